@@ -1,0 +1,3 @@
+//! Images from archives, folders and generators, and the random streams that everything draws from.
+
+pub mod random;

@@ -1,0 +1,22 @@
+//! `meanfield` regenerates the comparison tables of a deep-metric-learning paper from one YAML file.
+//!
+//! Two halves that meet only in [`stage`]:
+//!
+//! | half | rooms | knows |
+//! | --- | --- | --- |
+//! | engine | [`pipeline`], [`engine`], [`store`] | YAML, cells, digests, processes; no machine learning |
+//! | learning | [`data`], [`nn`], [`loss`], [`train`], [`eval`], [`report`] | images, networks, losses, metrics; no YAML, cells or store |
+//!
+//! The library never prints and never exits; [`cli`] shows what it returns.
+
+pub mod cli;
+pub mod data;
+pub mod engine;
+pub mod eval;
+pub mod loss;
+pub mod nn;
+pub mod pipeline;
+pub mod report;
+pub mod stage;
+pub mod store;
+pub mod train;

@@ -1,0 +1,75 @@
+//! The losses: one a file, one trait, one registry.
+//!
+//! A loss is a pure function of (embeddings, labels, its own parameters). It returns its value and the gradients in
+//! closed form: the caller puts them on a tape if it has one. Everything is generic over `f32` (training) and `f64`
+//! (reference checks).
+
+use thiserror::Error;
+
+/// A mini-batch as a loss sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a, T> {
+    /// `B x D`, row-major, as the network made them: a loss that wants unit vectors normalises them itself, and its
+    /// gradient goes through that normalisation.
+    pub embeddings: &'a [T],
+    /// `B` class indices, each below the number of classes.
+    pub labels: &'a [u32],
+    /// `D`, the length of one embedding.
+    pub dim: usize,
+}
+
+/// How a parameter starts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// Each element from N(0, 1).
+    Normal,
+    /// Each element from N(0, 2 / fan), fan being the number of rows (Kaiming normal, fan-out, of a rows x cols matrix).
+    KaimingNormalFanOut,
+}
+
+/// One matrix that a loss learns.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parameter {
+    /// Its name in checkpoints and logs: "mean_fields", "proxies".
+    pub name: &'static str,
+    /// Rows of the row-major matrix.
+    pub rows: usize,
+    /// Columns of it.
+    pub cols: usize,
+    /// How it starts.
+    pub init: Init,
+}
+
+/// The gradients of one evaluation, in the shapes of what they belong to.
+#[derive(Debug, Clone, Default)]
+pub struct Gradients<T> {
+    /// `B x D`.
+    pub embeddings: Vec<T>,
+    /// One for each of [`Loss::parameters`], in that order.
+    pub parameters: Vec<Vec<T>>,
+}
+
+/// Why a loss has no value for a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum LossError {
+    /// A length does not fit the others.
+    #[error("{what} has {found} elements, expected {expected}")]
+    Shape { what: String, found: usize, expected: usize },
+    /// A label is not a class.
+    #[error("label {label} at position {position} is not below the number of classes, {classes}")]
+    Label { label: u32, position: usize, classes: usize },
+    /// A NaN or an infinity came in.
+    #[error("{what} is not finite at position {position}")]
+    NotFinite { what: String, position: usize },
+}
+
+/// A metric-learning loss.
+pub trait Loss<T>: Send + Sync {
+    /// The matrices that this loss learns for `classes` classes and embeddings of length `dim`; empty for a loss
+    /// without parameters.
+    fn parameters(&self, classes: usize, dim: usize) -> Vec<Parameter>;
+
+    /// The value on `batch`, with its gradients written to `gradients` (resized as needed, so that one buffer serves
+    /// every step). `parameters` are row-major, in the order of [`Loss::parameters`].
+    fn evaluate(&self, batch: Batch<'_, T>, classes: usize, parameters: &[&[T]], gradients: &mut Gradients<T>) -> Result<T, LossError>;
+}
