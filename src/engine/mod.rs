@@ -1,1 +1,46 @@
-//! (room not yet furnished)
+//! Cells to results: which are up to date, why the others are not, and running those.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | [`fingerprint`] | the fields of a cell's key, read by the hasher and by the explainer |
+//! | [`sources`] | digests of the user's own files |
+//! | [`plan`] | cells -> what `run` will do, and why; the same decision serves both |
+//! | [`run`] | the scheduler: a ready cell, its resources, its outcome, the cells behind it |
+//! | [`execute`] | one cell: inputs laid out, attempt, outputs published |
+//! | [`executor`] | the five verbs behind which a cell runs; [`local`] is the one for this machine |
+//! | [`resources`] | cpu, gpu, memory and whatever else a cell may hold |
+//! | [`journal`] | one append-only file a run |
+//! | [`event`] | what a run tells while it goes |
+//!
+//! Nothing here knows what a stage kind does: a kind is a name, a version, parameters, and a program that is started.
+
+pub mod event;
+pub mod execute;
+pub mod executor;
+pub mod fingerprint;
+pub mod journal;
+pub mod local;
+pub mod plan;
+pub mod resources;
+pub mod run;
+pub mod sources;
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::store::StoreError;
+
+/// Why a plan or a run could not go on at all; the failure of a cell is not among these.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The journal could not be written.
+    #[error("cannot write the journal {}: {source}", path.display())]
+    Journal { path: PathBuf, source: std::io::Error },
+    /// A stage asks for more than there is.
+    #[error("stage `{stage}` asks for {asked} of `{resource}`, but this run has {capacity}; {advice}")]
+    Resource { stage: String, resource: String, asked: u64, capacity: u64, advice: String },
+}

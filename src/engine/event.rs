@@ -1,0 +1,82 @@
+//! What a run tells while it goes. The engine prints nothing; whoever watches decides what to show.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::plan::Counts;
+use crate::pipeline::model::CellId;
+use crate::store::Damage;
+use crate::store::digest::Digest;
+
+/// How far a cell has come, as the cell itself reports it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Units done.
+    pub done: u64,
+    /// Units in all; zero if that is not known.
+    pub total: u64,
+    /// What is counted: `epoch`, `image`, `byte`.
+    pub unit: String,
+    /// Named figures of the moment, such as loss and rate, in the order to show them.
+    #[serde(default)]
+    pub figures: Vec<(String, f64)>,
+}
+
+/// Why an attempt at a cell failed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Failure {
+    /// One sentence.
+    pub message: String,
+    /// The last lines of its log.
+    pub log_tail: Vec<String>,
+    /// Where the whole log is, if it holds anything.
+    pub log: Option<PathBuf>,
+}
+
+/// How a cell came to have a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// It was executed.
+    Executed,
+    /// Its key had a result once its inputs were known: the change stopped before it.
+    UpToDate,
+    /// Another run, or another cell of this one, executed the same key meanwhile.
+    Shared,
+}
+
+/// One thing that happened.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The plan is made.
+    Planned(Counts),
+    /// A stored object is gone or altered; the cell that made it runs again.
+    Damaged { cell: CellId, digest: Digest, damage: Damage },
+    /// A cell waits: another run executes its key.
+    Waiting { cell: CellId },
+    /// A cell was started.
+    Running { cell: CellId },
+    /// A running cell has come this far.
+    Progress { cell: CellId, progress: &'a Progress },
+    /// A cell has its result.
+    Finished { cell: CellId, how: How, seconds: f64 },
+    /// A cell that was run again gave other bytes than before; the first result stays.
+    Replicate { cell: CellId },
+    /// An attempt failed and the cell is tried again.
+    Retrying { cell: CellId, failure: &'a Failure, attempts_left: u32 },
+    /// A cell failed for good.
+    Failed { cell: CellId, failure: &'a Failure },
+    /// A cell cannot run because one before it failed.
+    Skipped { cell: CellId, because: CellId },
+    /// An output was put below the reports folder.
+    Published { path: &'a Path },
+    /// The user asked to stop; running cells are being stopped.
+    Interrupted,
+}
+
+/// Somebody who watches a run.
+pub trait Observer {
+    /// Called on the scheduler's thread, in order.
+    fn event(&mut self, event: &Event<'_>);
+}

@@ -1,0 +1,441 @@
+//! One cell, from its inputs laid out to its outputs published.
+//!
+//! A cell works in a staging folder of its own: `in/` holds its inputs, `out/` takes its outputs, `log` what it says.
+//! It starts with `out/` empty and leaves nothing anywhere else. Its outputs enter the store only after the program has
+//! ended well, every declared output is there, and the user's files that it read are still what they were.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::event::{Failure, How, Progress};
+use super::executor::{Executor, Exit, Job, Usage};
+use super::plan::{self, Context};
+use crate::pipeline::model::{Cell, CellId, Source, Task};
+use crate::store::blobs::Placement;
+use crate::store::digest::Digest;
+use crate::store::index::{Action, Origin, Record};
+use crate::store::staging::Staging;
+use crate::store::{Artifact, IoContext, StoreError};
+
+/// What a built-in kind's process is told, as JSON in a file whose path is its argument.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KindJob {
+    /// The kind.
+    pub kind: String,
+    /// Its resolved parameters.
+    pub parameters: Map<String, Value>,
+    /// Its inputs, in the order of the pipeline.
+    pub inputs: Vec<KindInput>,
+    /// Where each output goes, by name.
+    pub outputs: BTreeMap<String, PathBuf>,
+    /// A folder that survives a failed or killed attempt at the same key, for work that can go on.
+    pub resume: PathBuf,
+    /// How many threads it may compute with.
+    pub threads: usize,
+}
+
+/// One input of a built-in kind.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KindInput {
+    /// Its name.
+    pub name: String,
+    /// One path without a label, or the gathered ones, each with its axis values.
+    pub items: Vec<(Vec<(String, String)>, PathBuf)>,
+}
+
+/// The environment variables of this process that every cell sees. They say where things are, not what to do, and do
+/// not enter keys; everything else must be declared.
+const PASSED_ON: [&str; 13] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+];
+
+/// What executing cells needs beside the decisions.
+pub struct Workshop<'a, E: Executor> {
+    /// Pipeline, store, sources.
+    pub context: &'a Context<'a>,
+    /// Where programs run.
+    pub executor: &'a E,
+    /// Scratch folders.
+    pub staging: &'a Staging,
+    /// The program that runs built-in kinds, and the arguments before the job's path.
+    pub kind_program: (PathBuf, Vec<OsString>),
+    /// The name of this run.
+    pub run: &'a str,
+}
+
+/// A cell to execute.
+#[derive(Debug)]
+pub struct Order {
+    /// The cell.
+    pub cell: CellId,
+    /// Its key.
+    pub key: Digest,
+    /// The artifact of every input that is not the user's, in order; gathered ones one after the other.
+    pub inputs: Vec<Artifact>,
+    /// The fields of its key, for the index.
+    pub fields: Vec<(String, String)>,
+    /// Run it even if the index has its key by now.
+    pub forced: bool,
+    /// The GPUs it was given.
+    pub gpus: Vec<u64>,
+    /// How many threads it may compute with.
+    pub threads: usize,
+}
+
+/// A cell that has its result.
+#[derive(Debug)]
+pub struct Done {
+    /// Its outputs.
+    pub outputs: Vec<Artifact>,
+    /// How it came to have them.
+    pub how: How,
+    /// What it used.
+    pub usage: Usage,
+    /// Wall time.
+    pub wall: Duration,
+    /// Whether it gave other bytes than the first result of its key, which stays.
+    pub replicate: bool,
+}
+
+/// Why an attempt has no result.
+#[derive(Debug)]
+pub enum Fault {
+    /// The cell's own failure.
+    Failed(Failure, Usage),
+    /// The store's; no other cell will fare better.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Fault {
+        Fault::Store(error)
+    }
+}
+
+impl<E: Executor> Workshop<'_, E> {
+    /// Executes `order` unless another process does so first. `waiting` is told once if one is at it, `started` gets the ticket
+    /// of the running program, `progress` what it reports; `stop` ends a wait for another process.
+    pub fn execute(
+        &self,
+        order: &Order,
+        waiting: &mut dyn FnMut(),
+        started: &mut dyn FnMut(Arc<E::Ticket>),
+        progress: &mut dyn FnMut(Progress),
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Done, Fault> {
+        let store = self.context.store;
+        let _held = {
+            let mut told = false;
+            loop {
+                if let Some(lock) = store.locks.try_lock(&order.key)? {
+                    break lock;
+                }
+                if !std::mem::replace(&mut told, true) {
+                    waiting();
+                }
+                if stop() {
+                    return Err(Fault::Failed(plain("interrupted while waiting for another run"), Usage::default()));
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        store.index.refresh()?;
+        let before = store.index.outputs(&order.key).filter(|outputs| outputs.iter().all(|a| store.verify(a).is_ok()));
+        if let Some(outputs) = &before
+            && !order.forced
+        {
+            let (usage, wall) = (Usage::default(), Duration::ZERO);
+            return Ok(Done { outputs: outputs.clone(), how: How::Shared, usage, wall, replicate: false });
+        }
+        let start = Instant::now();
+        let folder = self.staging.cell()?;
+        let attempt = self.attempt(order, &folder, started, progress);
+        let outputs = attempt.map(|(outputs, usage)| (outputs, usage, start.elapsed()));
+        let _ = fs::remove_dir_all(&folder);
+        let (outputs, usage, wall) = outputs?;
+
+        let action = Action {
+            key: order.key,
+            outputs: outputs.clone(),
+            origin: Origin {
+                run: self.run.to_owned(),
+                cell: self.context.pipeline.cell_name(order.cell),
+                seconds: wall.as_secs_f64(),
+                peak_memory: Some(usage.peak_memory),
+                fields: order.fields.clone(),
+            },
+        };
+        let done = |outputs, replicate| Done { outputs, how: How::Executed, usage, wall, replicate };
+        match before {
+            Some(first) if first != outputs => {
+                store.index.add(Record::Replicate, &action)?;
+                Ok(done(first, true))
+            }
+            Some(first) => Ok(done(first, false)),
+            None => {
+                store.index.add(Record::Result, &action)?;
+                Ok(done(outputs, false))
+            }
+        }
+    }
+
+    fn attempt(
+        &self,
+        order: &Order,
+        folder: &Path,
+        started: &mut dyn FnMut(Arc<E::Ticket>),
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<(Vec<Artifact>, Usage), Fault> {
+        let store = self.context.store;
+        let cell = &self.context.pipeline.cells[order.cell.0 as usize];
+        let inputs = self.lay_out(order, cell, folder)?;
+        let out = folder.join("out");
+        fs::create_dir(&out).at("create", &out)?;
+        for output in &cell.outputs {
+            if let Some((parent, _)) = output.path.rsplit_once('/') {
+                fs::create_dir_all(out.join(parent)).at("create", &out)?;
+            }
+        }
+        let resume = store.staging().with_file_name("resume").join(order.key.to_string());
+        let job = self.job(order, cell, folder, inputs, &resume)?;
+
+        let fail = |message: String, usage: Usage| Fault::Failed(self.failure(message, order, folder), usage);
+        let ticket = match self.executor.submit(&job) {
+            Ok(ticket) => Arc::new(ticket),
+            Err(error) => return Err(fail(format!("cannot start {}: {error}", job.program.display()), Usage::default())),
+        };
+        started(ticket.clone());
+        let exit = self.executor.poll(&ticket, progress);
+        let usage = self.executor.collect(&ticket);
+        match exit {
+            Ok(Exit::Code(0)) => {}
+            Ok(Exit::Code(code)) => return Err(fail(format!("exited with code {code}"), usage)),
+            Ok(Exit::Signal(signal)) => return Err(fail(format!("was ended by {}", signal_name(signal)), usage)),
+            Err(error) => return Err(fail(format!("could not be watched: {error}"), usage)),
+        }
+        for input in &cell.inputs {
+            if let Source::Path(path) = &input.source
+                && !self.context.sources.get(path).is_ok_and(|snapshot| snapshot.is_current(path))
+            {
+                let message = format!(
+                    "its input {} changed while it ran, so that nobody can say what its outputs were made of; run again",
+                    path.display()
+                );
+                return Err(fail(message, usage));
+            }
+        }
+        let mut outputs = Vec::with_capacity(cell.outputs.len());
+        for output in &cell.outputs {
+            let path = out.join(&output.path);
+            if fs::symlink_metadata(&path).is_err() {
+                let message = format!("ended well but did not write its output `{}` ({})", output.name, output.path);
+                return Err(fail(message, usage));
+            }
+            outputs.push(match store.blobs.adopt(&path, &store.stat) {
+                Ok(artifact) => artifact,
+                Err(error @ StoreError::Unsupported { .. }) => return Err(fail(error.to_string(), usage)),
+                Err(error) => return Err(error.into()),
+            });
+        }
+        self.keep_log(order, folder);
+        let _ = fs::remove_dir_all(&resume);
+        Ok((outputs, usage))
+    }
+
+    /// Puts the inputs below `in/` and tells where each is. Built-in kinds, which never write to an input, get links
+    /// into the store; commands get read-only copies.
+    fn lay_out(&self, order: &Order, cell: &Cell, folder: &Path) -> Result<Vec<KindInput>, StoreError> {
+        let store = self.context.store;
+        let how = if matches!(cell.task, Task::Kind { .. }) { Placement::Link } else { Placement::ReadOnly };
+        let base = folder.join("in");
+        if !cell.inputs.is_empty() {
+            fs::create_dir(&base).at("create", &base)?;
+        }
+        let mut artifacts = order.inputs.iter();
+        let mut place = |target: PathBuf| -> Result<PathBuf, StoreError> {
+            if let Some(artifact) = artifacts.next() {
+                store.blobs.place(artifact, &target, how)?;
+            }
+            Ok(target)
+        };
+        let mut inputs = Vec::with_capacity(cell.inputs.len());
+        for input in &cell.inputs {
+            let extension = plan::extension(self.context.pipeline, &input.source);
+            let target = base.join(format!("{}{extension}", input.name));
+            let items = match &input.source {
+                Source::Path(path) => {
+                    let path = std::path::absolute(path).at("find", path)?;
+                    std::os::unix::fs::symlink(&path, &target).at("link", &target)?;
+                    vec![(Vec::new(), target)]
+                }
+                Source::Cell { .. } => vec![(Vec::new(), place(target)?)],
+                Source::Gathered { members, .. } => {
+                    let target = base.join(&*input.name);
+                    fs::create_dir(&target).at("create", &target)?;
+                    let item = |(label, _): &(Arc<str>, CellId)| {
+                        let name = if label.is_empty() { "all" } else { label };
+                        Ok((labels(label), place(target.join(format!("{name}{extension}")))?))
+                    };
+                    members.iter().map(item).collect::<Result<_, StoreError>>()?
+                }
+            };
+            inputs.push(KindInput { name: input.name.to_string(), items });
+        }
+        Ok(inputs)
+    }
+
+    fn job(
+        &self,
+        order: &Order,
+        cell: &Cell,
+        folder: &Path,
+        inputs: Vec<KindInput>,
+        resume: &Path,
+    ) -> Result<Job, StoreError> {
+        let mut reports = false;
+        let (program, arguments) = match &cell.task {
+            Task::Kind { name, parameters, .. } => {
+                reports = true;
+                let out = folder.join("out");
+                let outputs = cell.outputs.iter().map(|o| (o.name.to_string(), out.join(&o.path))).collect();
+                let job = KindJob {
+                    kind: name.to_string(),
+                    parameters: Map::clone(parameters),
+                    inputs,
+                    outputs,
+                    resume: resume.to_owned(),
+                    threads: order.threads,
+                };
+                let path = folder.join("job.json");
+                let text = serde_json::to_vec(&job).map_err(std::io::Error::from).at("write", &path)?;
+                fs::write(&path, text).at("write", &path)?;
+                let (program, first) = &self.kind_program;
+                let mut arguments = first.clone();
+                arguments.push(path.into());
+                (program.clone(), arguments)
+            }
+            Task::Shell(text) => {
+                let text = self.fill_in(text, cell);
+                ("/bin/sh".into(), vec!["-euc".into(), text.into()])
+            }
+            Task::Program(words) => {
+                let mut words = words.iter().map(|word| self.fill_in(word, cell));
+                let first = words.next().unwrap_or_default();
+                let program = self.context.sources.program_path(&first).map_or(PathBuf::from(&first), Path::to_owned);
+                (program, words.map(OsString::from).collect())
+            }
+        };
+        let environment = self.environment(order, cell);
+        let log = folder.join("log");
+        Ok(Job { program, arguments, environment, folder: folder.to_owned(), log, reports })
+    }
+
+    /// Replaces `${in.NAME}` and `${out.NAME}` by paths relative to the cell's folder, so that no command line and no
+    /// output depends on where the store lies.
+    fn fill_in(&self, text: &str, cell: &Cell) -> String {
+        let mut filled = text.to_owned();
+        for input in &cell.inputs {
+            let gathered = matches!(input.source, Source::Gathered { .. });
+            let extension =
+                if gathered { String::new() } else { plan::extension(self.context.pipeline, &input.source) };
+            filled = filled.replace(&format!("${{in.{}}}", input.name), &format!("in/{}{extension}", input.name));
+        }
+        for output in &cell.outputs {
+            filled = filled.replace(&format!("${{out.{}}}", output.name), &format!("out/{}", output.path));
+        }
+        filled
+    }
+
+    fn environment(&self, order: &Order, cell: &Cell) -> Vec<(OsString, OsString)> {
+        let mut environment: Vec<(OsString, OsString)> =
+            PASSED_ON.iter().filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?))).collect();
+        let gpus: Vec<String> = order.gpus.iter().map(u64::to_string).collect();
+        let threads = order.threads.to_string();
+        // A fixed locale and time zone: sorting and dates are part of results.
+        for (name, value) in [
+            ("LC_ALL", "C.UTF-8"),
+            ("TZ", "UTC"),
+            ("CUDA_VISIBLE_DEVICES", &gpus.join(",")),
+            ("MEANFIELD_THREADS", &threads),
+            ("RAYON_NUM_THREADS", &threads),
+            ("OMP_NUM_THREADS", &threads),
+            ("POLARS_MAX_THREADS", &threads),
+        ] {
+            environment.push((name.into(), value.into()));
+        }
+        environment.extend(cell.env.iter().map(|(name, value)| (name.into(), value.into())));
+        environment
+    }
+
+    fn failure(&self, message: String, order: &Order, folder: &Path) -> Failure {
+        let log = self.keep_log(order, folder);
+        let log_tail = log.as_deref().map(tail).unwrap_or_default();
+        Failure { message, log_tail, log }
+    }
+
+    /// Moves the log out of the staging folder; an empty one is not worth a file.
+    fn keep_log(&self, order: &Order, folder: &Path) -> Option<PathBuf> {
+        let log = folder.join("log");
+        if fs::metadata(&log).map_or(0, |metadata| metadata.len()) == 0 {
+            return None;
+        }
+        let logs = self.context.store.logs();
+        let kept = log_path(&logs, &order.key);
+        fs::create_dir_all(&logs).and_then(|()| fs::rename(&log, &kept)).ok().map(|()| kept)
+    }
+}
+
+/// Where the log of the last execution of `key` is kept.
+pub fn log_path(logs: &Path, key: &Digest) -> PathBuf {
+    logs.join(format!("{key}.log"))
+}
+
+/// The last lines of a log.
+fn tail(path: &Path) -> Vec<String> {
+    const BYTES: u64 = 16 * 1024;
+    const LINES: usize = 12;
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = fs::File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(BYTES)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let text = String::from_utf8_lossy(&read().unwrap_or_default()).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].iter().map(|line| (*line).to_owned()).collect()
+}
+
+/// `dataset=glyphs,seed=0` as pairs. Axis names and value names hold neither `,` nor `=`.
+fn labels(label: &str) -> Vec<(String, String)> {
+    label.split(',').filter_map(|pair| pair.split_once('=')).map(|(a, v)| (a.to_owned(), v.to_owned())).collect()
+}
+
+fn plain(message: &str) -> Failure {
+    Failure { message: message.to_owned(), log_tail: Vec::new(), log: None }
+}
+
+fn signal_name(signal: i32) -> String {
+    nix::sys::signal::Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |s| s.as_str().to_owned())
+}

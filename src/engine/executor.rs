@@ -1,0 +1,73 @@
+//! Where a cell's program runs: five verbs, so that another machine can take the place of this one.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::event::Progress;
+
+/// A program to run for a cell.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The file to execute.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// Its whole environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The folder it starts in.
+    pub folder: PathBuf,
+    /// The file that takes what it writes to standard error, and to standard output unless `reports`.
+    pub log: PathBuf,
+    /// Whether its standard output is a stream of [`Progress`] as JSON lines.
+    pub reports: bool,
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// What a program used.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Usage {
+    /// User and system time of it and of the processes it waited for.
+    pub cpu: Duration,
+    /// Peak memory of the largest of them, in bytes.
+    pub peak_memory: u64,
+}
+
+/// How hard to stop a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Let it clean up.
+    Ask,
+    /// At once.
+    Kill,
+}
+
+/// Somewhere to run programs.
+pub trait Executor: Sync {
+    /// A submitted program.
+    type Ticket: Send + Sync;
+
+    /// Starts a program, in a process group of its own or the equivalent.
+    fn submit(&self, job: &Job) -> io::Result<Self::Ticket>;
+
+    /// Waits until it has ended, handing on what it reports.
+    fn poll(&self, ticket: &Self::Ticket, progress: &mut dyn FnMut(Progress)) -> io::Result<Exit>;
+
+    /// Stops it with everything that it started.
+    fn cancel(&self, ticket: &Self::Ticket, how: Stop);
+
+    /// Finds a program that an earlier run submitted and that lives on; `None` where programs die with their run.
+    fn reattach(&self, id: &str) -> Option<Self::Ticket>;
+
+    /// What an ended program used.
+    fn collect(&self, ticket: &Self::Ticket) -> Usage;
+}

@@ -1,0 +1,93 @@
+//! The executor of this machine: one process group a cell, stopped as a whole.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+use wait4::Wait4;
+
+use super::event::Progress;
+use super::executor::{Executor, Exit, Job, Stop, Usage};
+
+/// Runs programs as children of this process.
+#[derive(Debug, Default)]
+pub struct Local;
+
+/// A child.
+#[derive(Debug)]
+pub struct Ticket {
+    group: Pid,
+    child: Mutex<Child>,
+    /// Once true, the group's number may belong to somebody else.
+    ended: Mutex<bool>,
+    usage: Mutex<Usage>,
+}
+
+impl Executor for Local {
+    type Ticket = Ticket;
+
+    fn submit(&self, job: &Job) -> io::Result<Ticket> {
+        let log = File::options().create(true).append(true).open(&job.log)?;
+        let output = if job.reports { Stdio::piped() } else { Stdio::from(log.try_clone()?) };
+        let child = Command::new(&job.program)
+            .args(&job.arguments)
+            .env_clear()
+            .envs(job.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir(&job.folder)
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(log)
+            .process_group(0)
+            .spawn()?;
+        let group = Pid::from_raw(child.id().cast_signed());
+        Ok(Ticket { group, child: Mutex::new(child), ended: Mutex::new(false), usage: Mutex::default() })
+    }
+
+    fn poll(&self, ticket: &Ticket, progress: &mut dyn FnMut(Progress)) -> io::Result<Exit> {
+        let mut child = ticket.child.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(output) = child.stdout.take() {
+            for line in BufReader::new(output).lines() {
+                // A line that is not a report is not worth failing a cell for.
+                if let Ok(report) = serde_json::from_str(&line?) {
+                    progress(report);
+                }
+            }
+        }
+        // Until it is reaped, its group's number cannot go to somebody else: see it end, stop what it left running in
+        // its group, close the door for late cancels, and only then reap it.
+        waitid(Id::Pid(ticket.group), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
+        {
+            let mut ended = ticket.ended.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = killpg(ticket.group, Signal::SIGKILL);
+            *ended = true;
+        }
+        let ended = child.wait4()?;
+        *ticket.usage.lock().unwrap_or_else(PoisonError::into_inner) =
+            Usage { cpu: ended.rusage.utime + ended.rusage.stime, peak_memory: ended.rusage.maxrss };
+        Ok(match (ended.status.code(), ended.status.signal()) {
+            (Some(code), _) => Exit::Code(code),
+            (None, signal) => Exit::Signal(signal.unwrap_or(0)),
+        })
+    }
+
+    fn cancel(&self, ticket: &Ticket, how: Stop) {
+        let ended = ticket.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*ended {
+            let signal = if how == Stop::Ask { Signal::SIGTERM } else { Signal::SIGKILL };
+            let _ = killpg(ticket.group, signal);
+        }
+    }
+
+    fn reattach(&self, _id: &str) -> Option<Ticket> {
+        None
+    }
+
+    fn collect(&self, ticket: &Ticket) -> Usage {
+        *ticket.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,292 @@
+//! The stat cache: a file whose (device, inode, size, mtime, ctime) is unchanged has the digest it had.
+//!
+//! A row is kept only if the file was old enough when it was read: a change within the clock tick of the last one
+//! would leave the times as they are ("racy" files; git has the same rule). Losing the cache costs time only.
+//!
+//! On disk: rows of [`ROW`] bytes, appended; a torn row is dropped, and the file is written anew when most of its rows
+//! are stale.
+
+use std::fs::{Metadata, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustc_hash::FxHashMap;
+
+use super::digest::Digest;
+use super::{IoContext, StoreError};
+
+/// Bytes of a row: device, inode, size, mtime, ctime, digest, check.
+const ROW: usize = 5 * 8 + 32 + 8;
+
+/// What `stat` says of a file, as far as it tells one content from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// Nanoseconds since the epoch.
+    mtime: i64,
+    ctime: i64,
+    /// The owner's x bit; not part of the row, since changing it changes ctime.
+    pub executable: bool,
+}
+
+impl Stamp {
+    /// The stamp in `metadata`.
+    pub fn of(metadata: &Metadata) -> Stamp {
+        let nanos = |seconds: i64, nanos: i64| seconds.saturating_mul(1_000_000_000).saturating_add(nanos);
+        Stamp {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            mtime: nanos(metadata.mtime(), metadata.mtime_nsec()),
+            ctime: nanos(metadata.ctime(), metadata.ctime_nsec()),
+            executable: metadata.mode() & 0o100 != 0,
+        }
+    }
+
+    /// Whether the file may have changed after this stamp was taken without changing it, when read at `now`.
+    ///
+    /// Local file systems stamp with the kernel's tick, ten milliseconds at the most; one whose times have no
+    /// fraction counts in seconds, and two of them cover FAT.
+    fn is_racy(&self, now: SystemTime) -> bool {
+        let newest = self.mtime.max(self.ctime);
+        let coarse = self.mtime % 1_000_000_000 == 0 && self.ctime % 1_000_000_000 == 0;
+        let window = if coarse { Duration::from_secs(2) } else { Duration::from_millis(20) };
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        i128::from(newest) + window.as_nanos() as i128 >= now.as_nanos() as i128
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    stamp: Stamp,
+    digest: Digest,
+}
+
+/// Digests of files by their stamps.
+#[derive(Debug)]
+pub struct StatCache {
+    path: PathBuf,
+    rows: RwLock<FxHashMap<(u64, u64), Row>>,
+    /// Encoded rows that are not on disk yet.
+    pending: Mutex<Vec<u8>>,
+}
+
+impl StatCache {
+    /// Reads the cache at `path`; a missing or unreadable one is empty.
+    pub fn open(path: &Path) -> Result<StatCache, StoreError> {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        let mut rows = FxHashMap::with_capacity_and_hasher(bytes.len() / ROW, Default::default());
+        for row in bytes.as_chunks::<ROW>().0.iter().filter_map(decode) {
+            rows.insert((row.stamp.device, row.stamp.inode), row);
+        }
+        let cache = StatCache { path: path.to_owned(), rows: RwLock::new(rows), pending: Mutex::default() };
+        let live = cache.read().len();
+        if bytes.len() / ROW > 2 * live + 4096 {
+            cache.rewrite()?;
+        }
+        Ok(cache)
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, FxHashMap<(u64, u64), Row>> {
+        self.rows.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The digest of the file with that stamp, if it is known.
+    pub fn get(&self, stamp: &Stamp) -> Option<Digest> {
+        let row = *self.read().get(&(stamp.device, stamp.inode))?;
+        let same = row.stamp.size == stamp.size && row.stamp.mtime == stamp.mtime && row.stamp.ctime == stamp.ctime;
+        same.then_some(row.digest)
+    }
+
+    /// Keeps that the file with `stamp`, taken before it was read, has `digest`.
+    pub fn put(&self, stamp: &Stamp, digest: Digest) {
+        if !stamp.is_racy(SystemTime::now()) {
+            self.keep(stamp, digest);
+        }
+    }
+
+    /// As [`StatCache::put`] for a blob that this process has just published: nothing else writes to it, so that no
+    /// change can hide in its last tick.
+    pub(super) fn put_own(&self, stamp: &Stamp, digest: Digest) {
+        self.keep(stamp, digest);
+    }
+
+    fn keep(&self, stamp: &Stamp, digest: Digest) {
+        let row = Row { stamp: *stamp, digest };
+        self.rows.write().unwrap_or_else(PoisonError::into_inner).insert((stamp.device, stamp.inode), row);
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&encode(&row));
+    }
+
+    /// Digest and stamp of the file at `path`, reading it only if its stamp is new.
+    pub fn digest_file(&self, path: &Path) -> Result<(Digest, Stamp), StoreError> {
+        let stamp = Stamp::of(&std::fs::metadata(path).at("read", path)?);
+        if let Some(digest) = self.get(&stamp) {
+            return Ok((digest, stamp));
+        }
+        let (digest, _) = Digest::of_file(path).at("read", path)?;
+        // A file that changed under our hands must not enter with the digest of neither version.
+        let after = Stamp::of(&std::fs::metadata(path).at("read", path)?);
+        if after == stamp {
+            self.put(&stamp, digest);
+        }
+        Ok((digest, stamp))
+    }
+
+    /// Appends what is new to the file. Cheap when nothing is.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        let pending = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let mut file = OpenOptions::new().append(true).create(true).open(&self.path).at("open", &self.path)?;
+        let length = file.metadata().at("read", &self.path)?.len();
+        if length % ROW as u64 != 0 {
+            // The tail of a killed process; rows of a second writer that may be lost with it cost time only.
+            file.set_len(length - length % ROW as u64).at("shorten", &self.path)?;
+        }
+        file.write_all(&pending).at("append to", &self.path)
+    }
+
+    fn rewrite(&self) -> Result<(), StoreError> {
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder).at("create a file in", folder)?;
+        let mut bytes = Vec::new();
+        self.read().values().for_each(|row| bytes.extend_from_slice(&encode(row)));
+        file.write_all(&bytes).at("write", &self.path)?;
+        file.persist(&self.path).map_err(|e| e.error).at("replace", &self.path)?;
+        Ok(())
+    }
+}
+
+fn encode(row: &Row) -> [u8; ROW] {
+    let mut bytes = [0; ROW];
+    let numbers =
+        [row.stamp.device, row.stamp.inode, row.stamp.size, row.stamp.mtime as u64, row.stamp.ctime as u64];
+    for (slot, number) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(numbers) {
+        *slot = number.to_le_bytes();
+    }
+    bytes[40..72].copy_from_slice(&row.digest.0);
+    let check = check(&bytes[..72]);
+    bytes[72..].copy_from_slice(&check);
+    bytes
+}
+
+fn decode(bytes: &[u8; ROW]) -> Option<Row> {
+    if check(&bytes[..72]) != bytes[72..] {
+        return None;
+    }
+    let number = |i: usize| u64::from_le_bytes(bytes.as_chunks::<8>().0[i]);
+    let mut digest = [0; 32];
+    digest.copy_from_slice(&bytes[40..72]);
+    Some(Row {
+        stamp: Stamp {
+            device: number(0),
+            inode: number(1),
+            size: number(2),
+            mtime: number(3) as i64,
+            ctime: number(4) as i64,
+            executable: false,
+        },
+        digest: Digest(digest),
+    })
+}
+
+/// Eight bytes that a torn or altered row does not have. A wrong digest would be a wrong result, so this is the
+/// cryptographic hash, cut; nobody forges the file without also being able to write the blobs.
+fn check(bytes: &[u8]) -> [u8; 8] {
+    let mut out = [0; 8];
+    out.copy_from_slice(&blake3::hash(bytes).as_bytes()[..8]);
+    out
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    fn age(path: &Path, seconds: u64) {
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
+    }
+
+    fn stamp(path: &Path) -> Stamp {
+        Stamp::of(&std::fs::metadata(path).unwrap())
+    }
+
+    /// A stamp as it will look once the file is old: ctime cannot be set, so the stamp is.
+    fn aged(path: &Path) -> Stamp {
+        let mut stamp = stamp(path);
+        stamp.ctime -= 10_000_000_000;
+        stamp.mtime -= 10_000_000_000;
+        stamp
+    }
+
+    #[test]
+    fn a_file_changed_within_the_tick_of_its_last_change_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let cache = StatCache::open(&folder.path().join("stat")).unwrap();
+        std::fs::write(&path, "one").unwrap();
+        age(&path, 60);
+        cache.put(&stamp(&path), Digest::of(b"one"));
+        assert_eq!(cache.get(&stamp(&path)), None, "ctime is now, so the row must not be trusted");
+        cache.put(&aged(&path), Digest::of(b"one"));
+        assert_eq!(cache.get(&aged(&path)), Some(Digest::of(b"one")));
+    }
+
+    #[test]
+    fn rows_survive_reopening_and_a_torn_or_altered_row_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().join("stat");
+        let stamps: Vec<Stamp> = (0..3)
+            .map(|i| {
+                let path = folder.path().join(format!("file{i}"));
+                std::fs::write(&path, "x").unwrap();
+                aged(&path)
+            })
+            .collect();
+        let cache = StatCache::open(&at).unwrap();
+        for (i, stamp) in stamps.iter().enumerate() {
+            cache.put(stamp, Digest::of(&[i as u8]));
+        }
+        cache.flush().unwrap();
+        let mut bytes = std::fs::read(&at).unwrap();
+        assert_eq!(bytes.len(), 3 * ROW);
+        bytes[ROW + 50] ^= 1;
+        bytes.truncate(3 * ROW - 1);
+        std::fs::write(&at, &bytes).unwrap();
+
+        let cache = StatCache::open(&at).unwrap();
+        let found: Vec<_> = stamps.iter().map(|s| cache.get(s)).collect();
+        assert_eq!(found, [Some(Digest::of(&[0])), None, None]);
+        cache.put(&stamps[2], Digest::of(&[2]));
+        cache.flush().unwrap();
+        assert_eq!(StatCache::open(&at).unwrap().get(&stamps[2]), Some(Digest::of(&[2])));
+    }
+
+    #[test]
+    fn any_difference_of_the_stamp_is_a_miss() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "x").unwrap();
+        let cache = StatCache::open(&folder.path().join("stat")).unwrap();
+        let stamp = aged(&path);
+        cache.put(&stamp, Digest::of(b"x"));
+        for other in [
+            Stamp { size: stamp.size + 1, ..stamp },
+            Stamp { mtime: stamp.mtime + 1, ..stamp },
+            Stamp { ctime: stamp.ctime + 1, ..stamp },
+            Stamp { inode: stamp.inode + 1, ..stamp },
+            Stamp { device: stamp.device + 1, ..stamp },
+        ] {
+            assert_eq!(cache.get(&other), None);
+        }
+    }
+}
