@@ -1,1 +1,7 @@
-fn main(){}
+//! The `meanfield` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    meanfield::cli::main()
+}

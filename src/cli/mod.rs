@@ -1,1 +1,167 @@
-//! (room not yet furnished)
+//! The command line: one file a command, and the only place that prints.
+//!
+//! Results go to standard output; progress, notes and errors to standard error. Exit codes: 0 all done or up to date,
+//! 1 a cell or a check failed, 2 the pipeline or the command line is wrong, 130 interrupted.
+
+mod eval;
+mod failure;
+mod graph;
+mod history;
+mod loss;
+mod paint;
+mod plan;
+mod progress;
+mod project;
+mod run;
+mod show;
+mod stage;
+mod status;
+mod table;
+mod why;
+
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use self::failure::Failure;
+use self::paint::Paint;
+
+/// Regenerates the comparison tables of a deep-metric-learning paper from one YAML file.
+#[derive(Debug, Parser)]
+#[command(name = "meanfield", version, max_term_width = 100, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+struct Global {
+    /// Folder of the store [default: `cache` beside the pipeline's folder]
+    #[arg(long, global = true, value_name = "DIR", env = "MEANFIELD_CACHE", help_heading = "Global options")]
+    cache: Option<PathBuf>,
+    /// Folder of reports and other published outputs [default: `reports` beside the pipeline's folder]
+    #[arg(long, global = true, value_name = "DIR", env = "MEANFIELD_REPORTS", help_heading = "Global options")]
+    reports: Option<PathBuf>,
+    /// Print only results and errors
+    #[arg(long, short, global = true, env = "MEANFIELD_QUIET", help_heading = "Global options")]
+    quiet: bool,
+    /// Print what the program does inside; twice for more
+    #[arg(long, short, global = true, action = clap::ArgAction::Count, env = "MEANFIELD_VERBOSE", help_heading = "Global options")]
+    verbose: u8,
+    /// When to use colours
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", env = "MEANFIELD_COLOR", help_heading = "Global options")]
+    color: Color,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run what is not up to date, and print the tables
+    Run(run::Args),
+    /// Print what `run` would do, and why
+    Plan(plan::Args),
+    /// Count the cells of each stage that are up to date
+    Status(status::Args),
+    /// Explain why cells will run or are up to date
+    Why(why::Args),
+    /// Draw the stages
+    Graph(graph::Args),
+    /// Print the resolved parameters, inputs and outputs of cells
+    Show(show::Args),
+    /// Print the tables of report stages
+    Table(table::Args),
+    /// List past runs
+    History(history::Args),
+    /// List the losses, or compare them with reference values
+    Loss(loss::Args),
+    /// Retrieval metrics of anyone's vectors
+    Eval(eval::Args),
+    /// Run a built-in stage kind on a job file; the engine calls this
+    #[command(hide = true)]
+    Stage(stage::Args),
+}
+
+/// What commands print with.
+struct Ui<'a> {
+    /// Standard output.
+    out: &'a mut dyn Write,
+    /// Colours for standard output.
+    paint: Paint,
+    /// Colours for standard error.
+    notes: Paint,
+    /// Print only results and errors.
+    quiet: bool,
+}
+
+/// Parses the command line, runs the command, prints its failure, and returns the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let paint = |terminal: bool| Paint::new(match cli.global.color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+    });
+    let notes = paint(io::IsTerminal::is_terminal(&io::stderr()));
+    log_to_stderr(cli.global.verbose, notes);
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut ui = Ui {
+        out: &mut out,
+        paint: paint(io::IsTerminal::is_terminal(&io::stdout())),
+        notes,
+        quiet: cli.global.quiet,
+    };
+    let result = dispatch(&cli, &mut ui).and_then(|()| out.flush().map_err(Failure::from));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Results come before the failure, whatever buffers hold. A closed pipe has been reported already.
+            let _ = out.flush();
+            failure.print(notes);
+            failure.exit_code()
+        }
+    }
+}
+
+fn dispatch(cli: &Cli, ui: &mut Ui<'_>) -> Result<(), Failure> {
+    match &cli.command {
+        Command::Run(args) => run::run(args, &cli.global, ui),
+        Command::Plan(args) => plan::run(args, &cli.global, ui),
+        Command::Status(args) => status::run(args, &cli.global, ui),
+        Command::Why(args) => why::run(args, &cli.global, ui),
+        Command::Graph(args) => graph::run(args, &cli.global, ui),
+        Command::Show(args) => show::run(args, &cli.global, ui),
+        Command::Table(args) => table::run(args, &cli.global, ui),
+        Command::History(args) => history::run(args, &cli.global, ui),
+        Command::Loss(args) => failure::from_check(loss::run(args, ui.out)),
+        Command::Eval(args) => failure::from_check(eval::run(args, ui.out)),
+        Command::Stage(args) => stage::run(args),
+    }
+}
+
+fn log_to_stderr(verbose: u8, paint: Paint) {
+    let level = match verbose {
+        0 => tracing::Level::WARN,
+        1 => tracing::Level::DEBUG,
+        _ => tracing::Level::TRACE,
+    };
+    // A second call, in tests that run commands in one process, keeps the first.
+    let _ = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_ansi(paint.on())
+        .with_target(verbose > 1)
+        .try_init();
+}

@@ -1,0 +1,117 @@
+//! Why a command failed, how that is printed, and its exit code.
+
+use std::io;
+use std::process::ExitCode;
+
+use super::paint::Paint;
+use crate::engine::EngineError;
+use crate::pipeline::problem::Problems;
+use crate::store::StoreError;
+
+/// A failed command.
+#[derive(Debug)]
+pub enum Failure {
+    /// The command line is wrong: one sentence, and a way out.
+    Usage { message: String, help: Option<String> },
+    /// The pipeline is wrong.
+    Pipeline(Box<Problems>),
+    /// Cells failed; they have been reported.
+    Cells,
+    /// A check found what it looks for; it has been printed.
+    Check,
+    /// The user stopped it.
+    Interrupted,
+    /// Anything that stops the engine or the store.
+    Broken(String),
+    /// Whoever read standard output has gone away; nothing to say.
+    PipeClosed,
+}
+
+impl Failure {
+    /// A wrong command line.
+    pub fn usage(message: impl Into<String>, help: impl Into<String>) -> Failure {
+        Failure::Usage { message: message.into(), help: Some(help.into()) }
+    }
+
+    /// The exit code of the process.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Failure::Usage { .. } | Failure::Pipeline(_) => ExitCode::from(2),
+            Failure::Cells | Failure::Check | Failure::Broken(_) => ExitCode::from(1),
+            Failure::Interrupted => ExitCode::from(130),
+            Failure::PipeClosed => ExitCode::SUCCESS,
+        }
+    }
+
+    /// Prints it to standard error.
+    pub fn print(&self, paint: Paint) {
+        match self {
+            Failure::Usage { message, help } => {
+                eprintln!("{}: {message}", paint.bad("error"));
+                if let Some(help) = help {
+                    eprintln!("{}: {help}", paint.busy("help"));
+                }
+            }
+            Failure::Pipeline(problems) => eprintln!("{}", problems.render(paint.on())),
+            Failure::Broken(message) => eprintln!("{}: {message}", paint.bad("error")),
+            Failure::Cells | Failure::Check | Failure::Interrupted | Failure::PipeClosed => {}
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        Failure::Broken(error.to_string())
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Failure {
+        match error {
+            EngineError::Resource { .. } => Failure::Usage { message: error.to_string(), help: None },
+            other => Failure::Broken(other.to_string()),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Failure::PipeClosed;
+        }
+        Failure::Broken(format!("cannot write the output: {error}"))
+    }
+}
+
+impl From<Problems> for Failure {
+    fn from(problems: Problems) -> Failure {
+        Failure::Pipeline(Box::new(problems))
+    }
+}
+
+/// The result of a command that answers yes or no.
+pub fn from_check(result: Result<bool, Box<dyn std::error::Error + Send + Sync>>) -> Result<(), Failure> {
+    match result {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::Check),
+        Err(error) => match error.downcast::<io::Error>() {
+            Ok(error) => Err((*error).into()),
+            Err(other) => Err(Failure::Usage { message: chain(&*other), help: None }),
+        },
+    }
+}
+
+/// An error with its causes, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,135 @@
+//! `meanfield history`: past runs, newest last; a polars query over the journals.
+
+use std::io::Write;
+
+use polars::prelude::*;
+use serde_json::{Value, json};
+
+use super::failure::Failure;
+use super::project;
+use super::{Global, Ui};
+use crate::engine::journal::{self, Line};
+
+/// Arguments of `history`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Show at most this many runs
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 20)]
+    limit: u32,
+    /// Only runs of this pipeline
+    #[arg(value_name = "PIPELINE")]
+    pipeline: Option<String>,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure> {
+    let cache = global.cache.clone().unwrap_or_else(|| project::root(std::path::Path::new("./pipeline.yaml")).join("cache"));
+    let store = crate::store::Store::open(&cache)?;
+    let journals = journal::read_all(&store.journals())?;
+    let table = runs(&journals).map_err(|error| Failure::Broken(error.to_string()))?;
+    let table = query(table, args).map_err(|error| Failure::Broken(error.to_string()))?;
+    let rows = rows(&table).map_err(|error| Failure::Broken(error.to_string()))?;
+    if args.json {
+        return Ok(writeln!(ui.out, "{:#}", json!({ "runs": rows }))?);
+    }
+    if rows.is_empty() {
+        return Ok(writeln!(ui.out, "no runs yet below {}", cache.display())?);
+    }
+    let heading = format!(
+        "{:<19}  {:<20}  {:>8}  {:>8}  {:>6}  {:>6}  {:>9}  command",
+        "started", "pipeline", "executed", "cached", "failed", "state", "seconds"
+    );
+    writeln!(ui.out, "{}", ui.paint.strong(heading))?;
+    for row in &rows {
+        let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
+        let number = |name: &str| row[name].as_u64().map_or("?".to_owned(), |n| n.to_string());
+        let seconds = row["seconds"].as_f64().map_or("?".to_owned(), |s| format!("{s:.1}"));
+        writeln!(
+            ui.out,
+            "{:<19}  {:<20}  {:>8}  {:>8}  {:>6}  {:>6}  {:>9}  {}",
+            local_time(&text("started")),
+            text("pipeline"),
+            number("executed"),
+            number("cached"),
+            number("failed"),
+            text("state"),
+            seconds,
+            ui.paint.faint(text("command"))
+        )?;
+    }
+    Ok(())
+}
+
+/// One row a run, in the order of the journals. A run without an end was killed or goes on.
+fn runs(journals: &[Vec<Line>]) -> PolarsResult<DataFrame> {
+    let mut started = Vec::new();
+    let mut pipelines = Vec::new();
+    let mut commands = Vec::new();
+    let mut states = Vec::new();
+    let mut numbers: [Vec<Option<u64>>; 3] = Default::default();
+    let mut seconds = Vec::new();
+    for journal in journals {
+        let Some(Line::Run { started: start, pipeline, command, .. }) = journal.first() else { continue };
+        started.push(start.clone());
+        pipelines.push(pipeline.clone());
+        commands.push(command.get(1..).unwrap_or_default().join(" "));
+        let end = journal.iter().rev().find_map(|line| match line {
+            Line::End { seconds, executed, cached, failed, interrupted, .. } => {
+                Some((*seconds, [*executed, *cached, *failed], *interrupted))
+            }
+            _ => None,
+        });
+        states.push(match end {
+            None => "killed",
+            Some((_, _, true)) => "stopped",
+            Some((_, [_, _, 0], _)) => "ok",
+            Some(_) => "failed",
+        });
+        seconds.push(end.map(|(seconds, ..)| seconds));
+        for (i, column) in numbers.iter_mut().enumerate() {
+            column.push(end.map(|(_, counts, _)| counts[i] as u64));
+        }
+    }
+    let [executed, cached, failed] = numbers;
+    df!(
+        "started" => started, "pipeline" => pipelines, "state" => states, "executed" => executed,
+        "cached" => cached, "failed" => failed, "seconds" => seconds, "command" => commands
+    )
+}
+
+fn query(table: DataFrame, args: &Args) -> PolarsResult<DataFrame> {
+    let mut lazy = table.lazy();
+    if let Some(pipeline) = &args.pipeline {
+        lazy = lazy.filter(col("pipeline").eq(lit(pipeline.clone())));
+    }
+    lazy.tail(args.limit).collect()
+}
+
+fn rows(table: &DataFrame) -> PolarsResult<Vec<Value>> {
+    let text = |name: &str| -> PolarsResult<Vec<Value>> {
+        Ok(table.column(name)?.str()?.iter().map(|value| json!(value)).collect())
+    };
+    let count = |name: &str| -> PolarsResult<Vec<Value>> {
+        Ok(table.column(name)?.u64()?.iter().map(|value| json!(value)).collect())
+    };
+    let columns = [
+        ("started", text("started")?),
+        ("pipeline", text("pipeline")?),
+        ("state", text("state")?),
+        ("executed", count("executed")?),
+        ("cached", count("cached")?),
+        ("failed", count("failed")?),
+        ("seconds", table.column("seconds")?.f64()?.iter().map(|value| json!(value)).collect()),
+        ("command", text("command")?),
+    ];
+    let row = |i: usize| Value::Object(columns.iter().map(|(name, values)| ((*name).to_owned(), values[i].clone())).collect());
+    Ok((0..table.height()).map(row).collect())
+}
+
+fn local_time(rfc3339: &str) -> String {
+    let Ok(time) = rfc3339.parse::<jiff::Timestamp>() else { return rfc3339.to_owned() };
+    time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}

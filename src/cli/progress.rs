@@ -1,0 +1,231 @@
+//! Watching a run: live lines on a terminal, one line an ended cell elsewhere.
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::paint::Paint;
+use crate::engine::event::{Event, Failure, How, Observer, Progress};
+use crate::engine::run::Summary;
+use crate::pipeline::model::{CellId, Pipeline};
+
+/// Shows a run on standard error, and remembers its failures.
+pub struct Watcher<'a> {
+    pipeline: &'a Pipeline,
+    paint: Paint,
+    quiet: bool,
+    live: Option<Live>,
+    /// Cells that are not up to date, and how many of them have ended.
+    total: usize,
+    ended: usize,
+    failures: Vec<Value>,
+    /// Messages already shown in full, with the cells that shared them later.
+    seen: HashMap<String, usize>,
+}
+
+/// The lines of a terminal that change.
+struct Live {
+    lines: MultiProgress,
+    overall: ProgressBar,
+    cells: HashMap<CellId, (ProgressBar, Instant)>,
+}
+
+impl<'a> Watcher<'a> {
+    /// Watches a run of `pipeline`; a quiet one shows failures only.
+    pub fn new(pipeline: &'a Pipeline, quiet: bool, paint: Paint) -> Watcher<'a> {
+        let live = (!quiet && std::io::stderr().is_terminal()).then(|| {
+            let lines = MultiProgress::new();
+            let overall = lines.add(ProgressBar::new(0));
+            overall.set_style(style("{prefix:>12.cyan.bold} [{bar:30}] {pos}/{len} {elapsed}"));
+            overall.set_prefix("Running");
+            Live { lines, overall, cells: HashMap::new() }
+        });
+        Watcher { pipeline, paint, quiet, live, total: 0, ended: 0, failures: Vec::new(), seen: HashMap::new() }
+    }
+
+    /// Takes the changing lines off the terminal.
+    pub fn close(&mut self) {
+        if let Some(live) = self.live.take() {
+            live.overall.finish_and_clear();
+            live.cells.values().for_each(|(bar, _)| bar.finish_and_clear());
+        }
+    }
+
+    /// The failures as JSON: cell, message, log.
+    pub fn failures(&self) -> &[Value] {
+        &self.failures
+    }
+
+    /// The last line.
+    pub fn summary(&self, summary: &Summary) {
+        if self.quiet && summary.failed == 0 && !summary.interrupted {
+            return;
+        }
+        let Summary { executed, cached, failed, skipped, interrupted, seconds } = *summary;
+        let mut parts = vec![format!("{executed} cells run"), format!("{cached} up to date")];
+        if failed > 0 {
+            parts.push(format!("{failed} failed"));
+        }
+        if skipped > 0 {
+            parts.push(format!("{skipped} not run"));
+        }
+        let (verb, rest) = match (interrupted, failed) {
+            (true, _) => (self.paint.notice("Interrupted"), "; run again to go on"),
+            (_, 0) => (self.paint.good(format!("{:>12}", "Finished")), ""),
+            _ => (self.paint.bad(format!("{:>12}", "Failed")), "; what is done is kept, run again after mending"),
+        };
+        eprintln!("{verb} {} in {}{rest}", parts.join(", "), duration(seconds));
+        for (message, more) in self.seen.iter().filter(|(_, more)| **more > 0) {
+            eprintln!("{:>12} {more} more cells: {message}", self.paint.bad("failed"));
+        }
+    }
+
+    fn say(&self, verb: String, text: &str) {
+        let line = format!("{verb} {text}");
+        match &self.live {
+            // A line that cannot be drawn is no reason to stop a run.
+            Some(live) => drop(live.lines.println(line)),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    fn name(&self, cell: CellId) -> String {
+        self.pipeline.cell_name(cell)
+    }
+
+    fn end(&mut self, cell: CellId) {
+        self.ended += 1;
+        if let Some(live) = &mut self.live {
+            live.overall.set_position(self.ended as u64);
+            if let Some((bar, _)) = live.cells.remove(&cell) {
+                bar.finish_and_clear();
+                live.lines.remove(&bar);
+            }
+        }
+    }
+
+    fn show_failure(&mut self, verb: &str, cell: CellId, failure: &Failure) {
+        let known = self.seen.contains_key(&failure.message);
+        let more = self.seen.entry(failure.message.clone()).or_default();
+        // One mistake often fails every cell of a stage: show its log a few times, then count.
+        *more += usize::from(known);
+        if *more > 3 {
+            return;
+        }
+        *more = 0;
+        self.say(self.paint.bad(format!("{verb:>12}")), &format!("{}: {}", self.name(cell), failure.message));
+        for line in &failure.log_tail {
+            self.say(format!("{:>12}", self.paint.faint("|")), line);
+        }
+        if let Some(log) = &failure.log {
+            self.say(format!("{:>12}", "log"), &log.display().to_string());
+        }
+    }
+}
+
+impl Observer for Watcher<'_> {
+    fn event(&mut self, event: &Event<'_>) {
+        if let Event::Failed { cell, failure } = event {
+            self.end(*cell);
+            self.failures.push(json!({ "cell": self.name(*cell), "message": failure.message, "log": failure.log }));
+            self.show_failure("Failed", *cell, failure);
+        }
+        if self.quiet {
+            return;
+        }
+        match event {
+            Event::Planned(counts) => {
+                self.total = counts.run + counts.may;
+                if let Some(live) = &self.live {
+                    live.overall.set_length(self.total as u64);
+                }
+            }
+            Event::Damaged { cell, digest, damage } => {
+                let what = format!("stored object {} of {} is {}; made again", digest.short(), self.name(*cell), damage.as_str());
+                self.say(self.paint.notice(format!("{:>12}", "Damaged")), &what);
+            }
+            Event::Waiting { cell } => {
+                self.say(format!("{:>12}", "Waiting"), &format!("{}: another run is at it", self.name(*cell)));
+            }
+            Event::Running { cell } => {
+                let name = self.name(*cell);
+                if let Some(live) = &mut self.live {
+                    let bar = live.lines.add(ProgressBar::new_spinner());
+                    bar.set_style(style("{prefix:>12.dim} {msg}"));
+                    bar.set_message(name);
+                    bar.enable_steady_tick(Duration::from_millis(500));
+                    live.cells.insert(*cell, (bar, Instant::now()));
+                }
+            }
+            Event::Progress { cell, progress } => {
+                let name = self.name(*cell);
+                if let Some((bar, start)) = self.live.as_ref().and_then(|live| live.cells.get(cell)) {
+                    bar.set_message(format!("{name} {}", describe(progress, start.elapsed())));
+                }
+            }
+            Event::Finished { cell, how, seconds } => {
+                self.end(*cell);
+                let (verb, tail) = match how {
+                    How::Executed => ("Done", format!("  {}", duration(*seconds))),
+                    How::UpToDate => ("Same", "  its inputs came out the same".to_owned()),
+                    How::Shared => ("Shared", "  done elsewhere meanwhile".to_owned()),
+                };
+                // On a terminal the bar tells of short cells.
+                if self.live.is_none() || *seconds >= 1.0 {
+                    let text = format!("[{}/{}] {}{}", self.ended, self.total, self.name(*cell), self.paint.faint(tail));
+                    self.say(self.paint.good(format!("{verb:>12}")), &text);
+                }
+            }
+            Event::Replicate { cell } => {
+                let text = format!("{}: came out different; the first result stays, this one is noted", self.name(*cell));
+                self.say(self.paint.notice(format!("{:>12}", "Different")), &text);
+            }
+            Event::Retrying { cell, failure, attempts_left } => {
+                let tail = format!("{}: {}; {attempts_left} attempts left", self.name(*cell), failure.message);
+                self.say(self.paint.notice(format!("{:>12}", "Retrying")), &tail);
+            }
+            Event::Skipped { cell, .. } => self.end(*cell),
+            Event::Published { path } => {
+                self.say(self.paint.good(format!("{:>12}", "Wrote")), &path.display().to_string());
+            }
+            Event::Interrupted => {
+                let text = "running cells; once more to kill them";
+                self.say(self.paint.notice(format!("{:>12}", "Stopping")), text);
+            }
+            Event::Failed { .. } => {}
+        }
+    }
+}
+
+/// A template of ours; the fallback is never seen.
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+}
+
+fn describe(progress: &Progress, elapsed: Duration) -> String {
+    let Progress { done, total, unit, figures } = progress;
+    let mut text = if *total > 0 { format!("{unit} {done}/{total}") } else { format!("{done} {unit}") };
+    for (name, value) in figures {
+        let value = if *value != 0.0 && value.abs() < 1e-3 { format!("{value:.1e}") } else { format!("{value:.4}") };
+        text.push_str(&format!("  {name} {value}"));
+    }
+    if *done > 0 && *total > *done {
+        let left = elapsed.as_secs_f64() / *done as f64 * (*total - *done) as f64;
+        text.push_str(&format!("  {} left", duration(left)));
+    }
+    text
+}
+
+/// Seconds for people: 0.04 s, 12.3 s, 4 min 5 s, 2 h 3 min.
+pub fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 if seconds < 1.0 => format!("{seconds:.2} s"),
+        0..60 => format!("{seconds:.1} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}

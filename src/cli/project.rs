@@ -1,0 +1,142 @@
+//! From words on the command line to a loaded pipeline, an opened store and selected cells.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::Global;
+use super::failure::Failure;
+use crate::engine::plan::{self, Context, Plan};
+use crate::engine::sources::Sources;
+use crate::pipeline::model::{CellId, Pipeline};
+use crate::pipeline::select;
+use crate::stage;
+use crate::store::Store;
+
+/// The arguments that name a pipeline and cells of it.
+#[derive(Debug, Args)]
+pub struct Target {
+    /// The pipeline (a .yaml file, or the name of one in `pipelines/`), then selectors of cells such as
+    /// `model[loss=mean_field*,seed=0..2]` [default: the only pipeline there is; all cells]
+    #[arg(value_name = "PIPELINE|SELECTOR")]
+    words: Vec<String>,
+    /// Set a value of the pipeline from outside, such as train.epochs=5
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// A pipeline with everything that it needs to be planned.
+pub struct Project {
+    /// The checked pipeline.
+    pub pipeline: Pipeline,
+    /// What earlier runs left.
+    pub store: Store,
+    /// The user's files.
+    pub sources: Sources,
+    /// Where published outputs go.
+    pub reports: PathBuf,
+    /// The cells that were selected.
+    pub selected: Vec<CellId>,
+    /// Whether selectors were given at all.
+    pub narrowed: bool,
+}
+
+impl Project {
+    /// Loads what `target` names.
+    pub fn open(target: &Target, global: &Global) -> Result<Project, Failure> {
+        let (file, selectors) = split(&target.words)?;
+        let overrides = target.set.iter().map(|word| assignment(word)).collect::<Result<Vec<_>, _>>()?;
+        let pipeline = crate::pipeline::load(&file, &overrides, &stage::kinds(), stage::DEFINITIONS)?;
+        let selected = if selectors.is_empty() {
+            (0..pipeline.cells.len()).map(|i| CellId(i as u32)).collect()
+        } else {
+            select::select(&pipeline, selectors).map_err(|error| Failure::Usage { message: error.to_string(), help: None })?
+        };
+        let root = root(&file);
+        let store = Store::open(&global.cache.clone().unwrap_or_else(|| root.join("cache")))?;
+        let home = file.parent().unwrap_or(Path::new("."));
+        let sources = Sources::read(&pipeline, home, &store.stat);
+        let reports = global.reports.clone().unwrap_or_else(|| root.join("reports"));
+        Ok(Project { pipeline, store, sources, reports, selected, narrowed: !selectors.is_empty() })
+    }
+
+    /// What decisions are made from.
+    pub fn context(&self) -> Context<'_> {
+        Context { pipeline: &self.pipeline, store: &self.store, sources: &self.sources }
+    }
+
+    /// The plan of the selected cells and what they need; with `force`, the selected ones run in any case.
+    pub fn plan(&self, force: bool) -> Result<Plan, Failure> {
+        let forced = if force { self.selected.iter().copied().collect() } else { Default::default() };
+        Ok(plan::plan(&self.context(), &self.selected, forced)?)
+    }
+
+    /// Writes what was learnt about the user's files, so that the next command need not read them.
+    pub fn close(&self) -> Result<(), Failure> {
+        Ok(self.store.stat.flush()?)
+    }
+}
+
+/// Where cache and reports lie by default: the folder above `pipelines/`, else the pipeline's own.
+pub fn root(file: &Path) -> PathBuf {
+    let folder = match file.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let full = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    if full.file_name().is_some_and(|name| name == "pipelines") {
+        return match folder.parent() {
+            Some(parent) if parent != Path::new("") => parent.to_owned(),
+            _ if folder == Path::new(".") => PathBuf::from(".."),
+            _ => PathBuf::from("."),
+        };
+    }
+    folder.to_owned()
+}
+
+/// The pipeline's file and the selectors among `words`.
+fn split(words: &[String]) -> Result<(PathBuf, &[String]), Failure> {
+    if let Some((first, rest)) = words.split_first() {
+        if first.ends_with(".yaml") || first.ends_with(".yml") {
+            return Ok((PathBuf::from(first), rest));
+        }
+        let named = Path::new("pipelines").join(format!("{first}.yaml"));
+        if named.is_file() {
+            return Ok((named, rest));
+        }
+    }
+    let only = Path::new("pipeline.yaml");
+    if only.is_file() {
+        return Ok((only.to_owned(), words));
+    }
+    let mut found: Vec<PathBuf> = std::fs::read_dir("pipelines")
+        .map(|items| items.filter_map(|item| Some(item.ok()?.path())).collect())
+        .unwrap_or_default();
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    found.sort_unstable();
+    match &found[..] {
+        [] => Err(Failure::usage(
+            "no pipeline here: neither pipeline.yaml nor a .yaml file in pipelines/",
+            "name one, as in: meanfield run path/to/pipeline.yaml",
+        )),
+        [one] => Ok((one.clone(), words)),
+        many => {
+            let names: Vec<_> = many.iter().filter_map(|path| path.file_stem()?.to_str()).collect();
+            let message = match words.first() {
+                Some(word) => format!("`{word}` is not a pipeline, and there are {} in pipelines/", many.len()),
+                None => format!("there are {} pipelines in pipelines/", many.len()),
+            };
+            Err(Failure::usage(message, format!("name one: {}", names.join(", "))))
+        }
+    }
+}
+
+fn assignment(word: &str) -> Result<(String, String), Failure> {
+    match word.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
+        _ => Err(Failure::usage(
+            format!("--set {word}: expected KEY=VALUE"),
+            "for example: --set epochs=5 --set axes.seed=[0]",
+        )),
+    }
+}

@@ -1,0 +1,186 @@
+//! `meanfield run`: make what is not up to date, and print the tables.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::json;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::failure::Failure;
+use super::progress::Watcher;
+use super::project::{Project, Target};
+use super::{Global, Ui, plan};
+use crate::engine::journal::{self, Journal, Line};
+use crate::engine::local::Local;
+use crate::engine::plan::{Decision, Plan};
+use crate::engine::resources::Capacities;
+use crate::engine::run::{self, Options, Summary};
+
+/// Arguments of `run`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    target: Target,
+    /// How many cells run at once [default: the number of cores]
+    #[arg(long, short, value_name = "N", env = "MEANFIELD_JOBS", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    /// Print the plan and run nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Run the selected cells even if they are up to date
+    #[arg(long)]
+    force: bool,
+    /// Go on with cells that do not depend on a failed one (the default)
+    #[arg(long, conflicts_with = "fail_fast")]
+    keep_going: bool,
+    /// Start nothing new after the first failure
+    #[arg(long)]
+    fail_fast: bool,
+    /// How much there is of a resource, such as gpu=2 or licence=1
+    #[arg(long = "resource", value_name = "NAME=AMOUNT")]
+    resources: Vec<String>,
+    /// Print one JSON document instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure> {
+    let project = Project::open(&args.target, global)?;
+    let plan = project.plan(args.force)?;
+    if args.dry_run {
+        return plan::print(&project, &plan, args.json, ui);
+    }
+    refuse_blocked(&project, &plan)?;
+    let capacities = capacities(&project, &args.resources)?;
+    capacities.check(&project.pipeline)?;
+
+    let now = jiff::Timestamp::now();
+    let name = journal::run_name(now);
+    let mut journal = Journal::create(&project.store.journals(), &name)?;
+    journal.write(&Line::Run {
+        run: name.clone(),
+        started: now.to_string(),
+        pipeline: project.pipeline.name.clone(),
+        file: project.pipeline.file.clone(),
+        command: std::env::args().collect(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })?;
+    let interrupts = watch_signals()?;
+    let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let program = std::env::current_exe().map_err(|error| Failure::Broken(format!("cannot find this program: {error}")))?;
+    let options = Options {
+        jobs,
+        fail_fast: args.fail_fast,
+        capacities: &capacities,
+        reports: &project.reports,
+        kind_program: (program, vec!["stage".into()]),
+        interrupts: &interrupts,
+        run: &name,
+    };
+    let mut watcher = Watcher::new(&project.pipeline, ui.quiet || args.json, ui.notes);
+    let result = run::run(&project.context(), &plan, &options, &Local, &mut journal, &mut watcher);
+    watcher.close();
+    let summary = result?;
+    journal.write(&Line::End {
+        ended: jiff::Timestamp::now().to_string(),
+        seconds: summary.seconds,
+        executed: summary.executed,
+        cached: summary.cached,
+        failed: summary.failed,
+        skipped: summary.skipped,
+        interrupted: summary.interrupted,
+    })?;
+    watcher.summary(&summary);
+
+    if args.json {
+        let failures = watcher.failures();
+        writeln!(ui.out, "{:#}", json!({ "run": name, "summary": summary, "failures": failures }))?;
+    } else {
+        print_tables(&project, &plan, ui)?;
+    }
+    outcome(&summary)
+}
+
+fn outcome(summary: &Summary) -> Result<(), Failure> {
+    if summary.interrupted {
+        Err(Failure::Interrupted)
+    } else if summary.failed > 0 {
+        Err(Failure::Cells)
+    } else {
+        Ok(())
+    }
+}
+
+/// Files of the user's that cannot be read are mistakes of the pipeline: nothing runs.
+fn refuse_blocked(project: &Project, plan: &Plan) -> Result<(), Failure> {
+    let mut blocked = plan.cells().filter_map(|(cell, decision)| match decision {
+        Decision::Blocked { message } => Some(format!("{}: {message}", project.pipeline.cell_name(cell))),
+        _ => None,
+    });
+    let Some(first) = blocked.next() else { return Ok(()) };
+    let more = blocked.count();
+    let tail = if more == 0 { String::new() } else { format!(", and {more} more cells cannot run") };
+    Err(Failure::usage(
+        format!("{first}{tail}"),
+        "make the file, or correct its path below `in:`; nothing has been run",
+    ))
+}
+
+/// This machine's resources, changed by the pipeline and then by the command line.
+fn capacities(project: &Project, words: &[String]) -> Result<Capacities, Failure> {
+    let mut capacities = Capacities::of_this_machine();
+    capacities.0.extend(project.pipeline.resources.clone());
+    for word in words {
+        let amount = word.split_once('=').and_then(|(name, amount)| {
+            let amount = if name == "memory" { parse_size::parse_size(amount).ok() } else { amount.parse().ok() };
+            Some((name.to_owned(), amount?))
+        });
+        let Some((name, amount)) = amount else {
+            return Err(Failure::usage(
+                format!("--resource {word}: expected NAME=AMOUNT"),
+                "for example: --resource gpu=2 --resource memory=16GiB",
+            ));
+        };
+        capacities.0.insert(name, amount);
+    }
+    Ok(capacities)
+}
+
+fn watch_signals() -> Result<Arc<AtomicUsize>, Failure> {
+    let count = Arc::new(AtomicUsize::new(0));
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let seen = count.clone();
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            seen.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    Ok(count)
+}
+
+/// Prints the text form of every table that was published.
+fn print_tables(project: &Project, plan: &Plan, ui: &mut Ui<'_>) -> Result<(), Failure> {
+    for (cell, _) in plan.cells() {
+        for output in &project.pipeline.cells[cell.0 as usize].outputs {
+            let Some(path) = &output.publish else { continue };
+            let folder = project.reports.join(path);
+            let form = if ui.paint.on() { "table.ansi" } else { "table.txt" };
+            if let Ok(text) = std::fs::read_to_string(folder.join(form)) {
+                writeln!(ui.out, "{}", text.trim_end())?;
+            }
+            let page = folder.join("index.html");
+            if page.is_file() && !ui.quiet {
+                writeln!(ui.out, "\n{} {}", ui.paint.faint("page:"), relative(&page).display())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A path as the user would write it from here.
+fn relative(path: &Path) -> &Path {
+    path.strip_prefix("./").unwrap_or(path)
+}

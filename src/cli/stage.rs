@@ -1,0 +1,36 @@
+//! The hidden command behind every cell of a built-in kind: runs one job file, reports on standard output.
+
+use std::path::PathBuf;
+
+use super::failure::Failure;
+use crate::stage;
+
+/// Arguments of `stage`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The job, as JSON
+    job: PathBuf,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    stop_with_parent();
+    // Not the buffered output of `ui`: a report must leave at once.
+    let mut report = |progress: &crate::engine::event::Progress| {
+        if let Ok(line) = serde_json::to_string(progress) {
+            println!("{line}");
+        }
+    };
+    stage::run_job(&args.job, &mut report).map_err(|error| Failure::Broken(super::failure::chain(&*error)))
+}
+
+/// Ends this process when the one that started it is gone: a killed run leaves no training behind.
+fn stop_with_parent() {
+    let parent = std::os::unix::process::parent_id();
+    std::thread::spawn(move || {
+        while std::os::unix::process::parent_id() == parent {
+            std::thread::sleep(std::time::Duration::from_millis(500));
+        }
+        std::process::exit(1);
+    });
+}

@@ -1,0 +1,53 @@
+//! `meanfield status`: one line a stage.
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+
+use super::failure::Failure;
+use super::project::{Project, Target};
+use super::{Global, Ui};
+use crate::engine::plan::{Counts, Decision};
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    target: Target,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure> {
+    let project = Project::open(&args.target, global)?;
+    let plan = project.plan(false)?;
+    let mut stages: Vec<Counts> = vec![Counts::default(); project.pipeline.stages.len()];
+    for (cell, decision) in plan.cells() {
+        let counts = &mut stages[project.pipeline.cells[cell.0 as usize].stage as usize];
+        match decision {
+            Decision::Cached { .. } => counts.cached += 1,
+            Decision::Run { .. } => counts.run += 1,
+            Decision::May { .. } => counts.may += 1,
+            Decision::Blocked { .. } => counts.blocked += 1,
+        }
+    }
+    let rows = project.pipeline.stages.iter().zip(&stages);
+    if args.json {
+        let rows: Vec<Value> = rows.map(|(stage, counts)| json!({ "stage": stage.name, "counts": counts })).collect();
+        let document = json!({ "pipeline": project.pipeline.name, "counts": plan.counts(), "stages": rows });
+        writeln!(ui.out, "{document:#}")?;
+        return project.close();
+    }
+    let width = project.pipeline.stages.iter().map(|stage| stage.name.chars().count()).max().unwrap_or(0).max(5);
+    let heading = format!("{:width$}  {:>10}  {:>7}  {:>7}  {:>7}", "stage", "up to date", "to run", "may run", "blocked");
+    writeln!(ui.out, "{}", ui.paint.strong(heading))?;
+    for (stage, counts) in rows {
+        let Counts { cached, run, may, blocked } = counts;
+        let line = format!("{:width$}  {cached:>10}  {run:>7}  {may:>7}  {blocked:>7}", stage.name);
+        let done = run + may + blocked == 0;
+        writeln!(ui.out, "{}", if done { ui.paint.faint(line) } else { line })?;
+    }
+    project.close()
+}

@@ -1,0 +1,66 @@
+//! `meanfield why`: the reason behind each cell's state, old value -> new value.
+
+use std::io::Write;
+
+use super::failure::Failure;
+use super::project::{Project, Target};
+use super::{Global, Ui, plan};
+use crate::engine::plan::{Decision, Reason};
+use crate::engine::run::why;
+
+/// Arguments of `why`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure> {
+    let project = Project::open(&args.target, global)?;
+    let answers = project.plan(false)?;
+    let selected: std::collections::HashSet<_> = project.selected.iter().copied().collect();
+    for (cell, decision) in answers.cells().filter(|(cell, _)| selected.contains(cell)) {
+        let name = project.pipeline.cell_name(cell);
+        match decision {
+            Decision::Cached { key, .. } => {
+                let origin = project.store.index.origin(key).unwrap_or_default();
+                let replicates = match project.store.index.replicates(key) {
+                    0 => String::new(),
+                    n => format!("; {n} later results differ from it"),
+                };
+                let state = ui.paint.good("up to date");
+                writeln!(
+                    ui.out,
+                    "{name}: {state}: made by run {} in {:.1} s, key {}{replicates}",
+                    origin.run,
+                    origin.seconds,
+                    key.short()
+                )?;
+            }
+            Decision::Run { reason, .. } => {
+                writeln!(ui.out, "{name}: {}: {}", ui.paint.busy("will run"), heading(reason))?;
+                if let Reason::Changed(changes) = reason {
+                    for change in changes {
+                        writeln!(ui.out, "    {change}")?;
+                    }
+                }
+            }
+            Decision::May { upstream } => {
+                let reason = plan::waits_for(&project, upstream);
+                writeln!(ui.out, "{name}: {}: {reason}", ui.paint.notice("may run"))?;
+            }
+            Decision::Blocked { message } => writeln!(ui.out, "{name}: {}: {message}", ui.paint.bad("cannot run"))?,
+        }
+    }
+    project.close()
+}
+
+fn heading(reason: &Reason) -> String {
+    match reason {
+        Reason::New => "no cell of this name has run before".to_owned(),
+        Reason::Changed(changes) if changes.is_empty() => "the way keys are made has changed".to_owned(),
+        Reason::Changed(_) => "these changed since it last ran:".to_owned(),
+        other => why(other).join("; "),
+    }
+}
