@@ -1,3 +1,17 @@
 //! Images from archives, folders and generators, and the random streams that everything draws from.
 
+pub mod archive;
+pub mod checksum;
+pub mod decode;
+pub mod download;
+pub mod error;
+pub mod folder;
+pub mod generate;
+pub mod preprocess;
 pub mod random;
+pub mod shard;
+pub mod split;
+
+/// What the `check` of a parameter struct refuses: the field's path (`split.list`), and half a sentence that says its
+/// value and the valid ones ("is 0, expected an integer in 1..=4096").
+pub type Problem = (String, String);

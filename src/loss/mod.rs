@@ -71,5 +71,11 @@ pub trait Loss<T>: Send + Sync {
 
     /// The value on `batch`, with its gradients written to `gradients` (resized as needed, so that one buffer serves
     /// every step). `parameters` are row-major, in the order of [`Loss::parameters`].
-    fn evaluate(&self, batch: Batch<'_, T>, classes: usize, parameters: &[&[T]], gradients: &mut Gradients<T>) -> Result<T, LossError>;
+    fn evaluate(
+        &self,
+        batch: Batch<'_, T>,
+        classes: usize,
+        parameters: &[&[T]],
+        gradients: &mut Gradients<T>,
+    ) -> Result<T, LossError>;
 }

@@ -1,0 +1,34 @@
+# Makes the decode fixtures: small images in every format and mode, and what Pillow makes of them at 8x8.
+import numpy as np, sys
+from PIL import Image
+rng=np.random.RandomState(1)
+def smooth(h,w,c):
+    a=rng.rand(5,6,c)*255
+    out=np.stack([np.asarray(Image.fromarray(a[:,:,k].astype(np.uint8)).resize((w,h),Image.BICUBIC)) for k in range(c)],-1)
+    return np.clip(out.astype(int)+rng.randint(-25,26,out.shape),0,255).astype(np.uint8)
+out=sys.argv[1]
+rgb=smooth(23,31,3); rgba=smooth(30,19,4)
+L=smooth(21,21,1)[:,:,0]; LA=smooth(17,24,2)
+Image.fromarray(rgb).save(f'{out}/rgb.png')
+Image.fromarray(rgba).save(f'{out}/rgba.png')
+Image.fromarray(L).save(f'{out}/grey.png')
+Image.fromarray(LA).save(f'{out}/grey_alpha.png')
+g16=(smooth(20,20,1)[:,:,0].astype(np.uint16)*257); Image.fromarray(g16).save(f'{out}/grey16.png')
+p=Image.fromarray(rgb).quantize(32); p.save(f'{out}/palette.png',transparency=3)
+Image.fromarray(rgb).save(f'{out}/photo.jpg',quality=90)
+Image.fromarray(L).save(f'{out}/grey.jpg',quality=90)
+Image.fromarray(rgb).save(f'{out}/rgb.bmp')
+a=Image.fromarray(rgb).quantize(64); b=Image.fromarray(255-rgb).quantize(64)
+a.save(f'{out}/two_frames.gif',save_all=True,append_images=[b],duration=100)
+Image.fromarray(rgba).save(f'{out}/lossless.webp',lossless=True,exact=True)
+Image.fromarray(smooth(6,5,3)).save(f'{out}/upscaled.png')
+import os
+S=8
+with open(f'{out}/expected.txt','w') as f:
+    for n in sorted(os.listdir(out)):
+        if n=='expected.txt': continue
+        im=Image.open(f'{out}/{n}')
+        if n=='grey16.png': im=Image.fromarray((np.asarray(im)//257).astype(np.uint8))
+        im=im.convert('RGBA'); bg=Image.new('RGBA',im.size,(255,)*4)
+        e=np.asarray(Image.alpha_composite(bg,im).convert('RGB').resize((S,S),Image.BILINEAR)).reshape(-1)
+        f.write(n+' '+' '.join(map(str,e))+'\n')
