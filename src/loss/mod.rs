@@ -4,6 +4,22 @@
 //! closed form: the caller puts them on a tape if it has one. Everything is generic over `f32` (training) and `f64`
 //! (reference checks).
 
+pub mod check;
+pub mod class_wise_multi_similarity;
+pub mod contrastive;
+pub mod fields;
+mod geometry;
+pub mod mean_field_class_wise_multi_similarity;
+pub mod mean_field_contrastive;
+pub mod multi_similarity;
+mod penalty;
+pub mod proxy_anchor;
+pub mod real;
+pub mod registry;
+mod smooth;
+#[cfg(test)]
+mod testing;
+
 use thiserror::Error;
 
 /// A mini-batch as a loss sees it.
@@ -52,6 +68,9 @@ pub struct Gradients<T> {
 /// Why a loss has no value for a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum LossError {
+    /// No samples, or samples without elements.
+    #[error("the batch has {labels} labels and embeddings of length {dim}, expected at least 1 of each")]
+    Empty { labels: usize, dim: usize },
     /// A length does not fit the others.
     #[error("{what} has {found} elements, expected {expected}")]
     Shape { what: String, found: usize, expected: usize },

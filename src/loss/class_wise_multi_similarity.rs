@@ -1,0 +1,149 @@
+//! Class-wise multi-similarity loss: the pair-based parent of the mean-field one.
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::fields::{Field, MARGIN, SCALE};
+use super::geometry::{Groups, embeddings, from_cosines, no_parameters};
+use super::real::Real;
+use super::smooth::{log_sum_exp, softplus};
+use super::{Batch, Gradients, Loss, LossError, Parameter};
+
+/// Class-wise multi-similarity loss over the classes of a batch.
+///
+/// ```text
+/// P_c  = 1/(2 n_c^2)   sum_{i,j in c}         exp(-alpha (s_ij - base))          (i = j included)
+/// N_cd = 1/(n_c n_d)   sum_{i in c, j in d}   exp( beta  (s_ij - base))
+/// L    = 1/(alpha K) sum_c log(1 + P_c) + 1/(2 beta K) sum_c sum_{d != c} log(1 + N_cd)
+/// ```
+///
+/// `s_ij = e_i . e_j` of unit embeddings, `n_c` the samples of class `c`, `K` the classes present. A batch of one class
+/// has only the first part; a class of one sample has the constant `P_c` of `s_ii = 1`.
+///
+/// # Shapes
+/// Embeddings `B x D`; no parameters.
+///
+/// # Parameters
+/// See [`ClassWiseMultiSimilarity::FIELDS`].
+///
+/// # Gradient
+/// With respect to `s_ij` as independent entries: same class `-exp(-alpha (s_ij - base)) / (2 K n_c^2 (1 + P_c))`,
+/// different classes `exp(beta (s_ij - base)) / (2 K n_c n_d (1 + N_cd))`.
+///
+/// # Cost
+/// O(B^2 D) time, O(B^2) memory.
+///
+/// # Source
+/// Furusawa, *Mean Field Theory in Deep Metric Learning*, ICLR 2024, and its code, which holds dense one-hot products in
+/// place of the groups, and plain exponentials in place of log-sum-exp.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClassWiseMultiSimilarity {
+    /// Sharpness on positives.
+    pub alpha: f64,
+    /// Sharpness on negatives.
+    pub beta: f64,
+    /// Cosine at which a pair is neutral.
+    pub base: f64,
+}
+
+impl ClassWiseMultiSimilarity {
+    /// Names, defaults and ranges.
+    pub const FIELDS: &'static [Field] = &[
+        Field::number("alpha", 0.01, SCALE, "sharpness on positive pairs (official code: 0.01)"),
+        Field::number("beta", 80.0, SCALE, "sharpness on negative pairs (official code: 80)"),
+        Field::number("base", 0.8, MARGIN, "cosine at which a pair is neutral (official code: 0.8)"),
+    ];
+}
+
+impl Default for ClassWiseMultiSimilarity {
+    fn default() -> Self {
+        Self { alpha: 0.01, beta: 80.0, base: 0.8 }
+    }
+}
+
+impl<T: Real> Loss<T> for ClassWiseMultiSimilarity {
+    fn parameters(&self, _classes: usize, _dim: usize) -> Vec<Parameter> {
+        Vec::new()
+    }
+
+    fn evaluate(
+        &self,
+        batch: Batch<'_, T>,
+        classes: usize,
+        parameters: &[&[T]],
+        gradients: &mut Gradients<T>,
+    ) -> Result<T, LossError> {
+        no_parameters(parameters)?;
+        let units = embeddings(batch, classes)?;
+        let cosines = units.cosines(&units);
+        let count = units.count;
+        let groups = Groups::new(batch.labels);
+        let present = groups.classes.len();
+        let base = T::of(self.base);
+
+        // Sharpness, normalising factor and weight of the block of classes (c, d).
+        let block = |c: usize, d: usize| {
+            let pairs = groups.members[c].len() as f64 * groups.members[d].len() as f64;
+            if c == d {
+                (-self.alpha, 2.0 * pairs, 1.0 / present as f64)
+            } else {
+                (self.beta, pairs, 0.5 / present as f64)
+            }
+        };
+        let logs: Vec<T> = (0..present * present)
+            .into_par_iter()
+            .map(|at| {
+                let (c, d) = (at / present, at % present);
+                let (sharpness, pairs, _) = block(c, d);
+                let terms =
+                    groups.members[c].iter().flat_map(|&i| groups.members[d].iter().map(move |&j| i * count + j));
+                softplus(log_sum_exp(terms.map(|at| T::of(sharpness) * (cosines[at] - base))) - T::of(pairs.ln()))
+            })
+            .collect();
+
+        let mut total = 0.0;
+        let mut gradient = vec![T::ZERO; count * count];
+        for c in 0..present {
+            for d in 0..present {
+                let (sharpness, pairs, weight) = block(c, d);
+                let log = logs[c * present + d];
+                total += weight * log.to_f64() / sharpness.abs();
+                for &i in &groups.members[c] {
+                    for &j in &groups.members[d] {
+                        let exponent = T::of(sharpness) * (cosines[i * count + j] - base) - T::of(pairs.ln());
+                        gradient[i * count + j] = T::of(sharpness.signum() * weight) * (exponent - log).exp();
+                    }
+                }
+            }
+        }
+        from_cosines(&units, &gradient, gradients);
+        Ok(T::of(total))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss::testing;
+
+    #[test]
+    fn it_equals_the_reference() {
+        testing::equals_reference("class_wise_multi_similarity", 6);
+    }
+
+    #[test]
+    fn its_gradient_is_the_slope_of_its_value() {
+        testing::slopes(&ClassWiseMultiSimilarity { alpha: 2.0, beta: 10.0, base: 0.3 });
+    }
+
+    #[test]
+    fn a_lone_sample_has_the_constant_of_its_cosine_with_itself() {
+        let loss = ClassWiseMultiSimilarity { alpha: 2.0, beta: 10.0, base: 0.5 };
+        let mut gradients = Gradients::default();
+        let value: f64 =
+            loss.evaluate(Batch { embeddings: &[3.0, 4.0], labels: &[0], dim: 2 }, 1, &[], &mut gradients).unwrap();
+        assert!((value - (1.0 + 0.5 * (-1f64).exp()).ln() / 2.0).abs() <= 1e-15, "{value}");
+        assert!(gradients.embeddings.iter().all(|g| g.abs() <= 1e-15), "{gradients:?}");
+    }
+}

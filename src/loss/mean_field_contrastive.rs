@@ -1,0 +1,158 @@
+//! Mean-field contrastive loss: samples against one learned mean field a class.
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::fields::{Field, MARGIN, Range, WEIGHT};
+use super::geometry::{class_vectors, embeddings, from_scores};
+use super::penalty::closeness;
+use super::real::Real;
+use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
+
+/// Mean-field contrastive loss.
+///
+/// ```text
+/// L = 1/B sum_i { [D_{i,y_i} - pos_margin]_+ + sum_{c != y_i} [neg_margin - D_ic]_+ }
+///   + mf_reg / C sum_c sum_{d != c} ([neg_margin - (1 - m_c . m_d)]_+)^mf_power
+/// ```
+///
+/// `D_ic = 1 - e_i . m_c`, `e` unit embeddings, `m` unit mean fields. The negative sum runs over all classes, present in
+/// the batch or not. A term at its kink has gradient 0.
+///
+/// # Shapes
+/// Embeddings `B x D`; `mean_fields` `C x D`.
+///
+/// # Parameters
+/// See [`MeanFieldContrastive::FIELDS`].
+///
+/// # Gradient
+/// With respect to `D_ic`: `1/B` for the own class if `D > pos_margin`, `-1/B` for another if `D < neg_margin`; then
+/// `-m_c` and `-e_i`, through both norms.
+///
+/// # Cost
+/// O(B C D) time, O(B C) memory; with `mf_reg > 0` also O(C^2 D) time in tiles of 256 classes.
+///
+/// # Source
+/// Furusawa, *Mean Field Theory in Deep Metric Learning*, ICLR 2024, and its code, which makes the `C x C` cosines even
+/// with `mf_reg = 0`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MeanFieldContrastive {
+    /// Samples closer than this to their own mean field cost nothing.
+    pub pos_margin: f64,
+    /// Samples farther than this from another mean field cost nothing.
+    pub neg_margin: f64,
+    /// Weight of the penalty on near mean fields.
+    pub mf_reg: f64,
+    /// Power of that penalty.
+    pub mf_power: f64,
+}
+
+impl MeanFieldContrastive {
+    /// Names, defaults and ranges.
+    pub const FIELDS: &'static [Field] = &[
+        Field::number(
+            "pos_margin",
+            0.02,
+            MARGIN,
+            "cosine distance to the own mean field that costs nothing (official code: 0.02)",
+        ),
+        Field::number(
+            "neg_margin",
+            0.3,
+            MARGIN,
+            "cosine distance to other mean fields that costs nothing (official code: 0.3)",
+        ),
+        Field::number("mf_reg", 0.0, WEIGHT, "weight of the penalty on near mean fields (released commands: 0)"),
+        Field::number("mf_power", 2.0, Range::Between(1.0, 16.0), "power of that penalty (official code: 2)"),
+    ];
+}
+
+impl Default for MeanFieldContrastive {
+    fn default() -> Self {
+        Self { pos_margin: 0.02, neg_margin: 0.3, mf_reg: 0.0, mf_power: 2.0 }
+    }
+}
+
+impl<T: Real> Loss<T> for MeanFieldContrastive {
+    fn parameters(&self, classes: usize, dim: usize) -> Vec<Parameter> {
+        vec![Parameter { name: "mean_fields", rows: classes, cols: dim, init: Init::Normal }]
+    }
+
+    fn evaluate(
+        &self,
+        batch: Batch<'_, T>,
+        classes: usize,
+        parameters: &[&[T]],
+        gradients: &mut Gradients<T>,
+    ) -> Result<T, LossError> {
+        let units = embeddings(batch, classes)?;
+        let fields = class_vectors("mean_fields", parameters, classes, batch.dim)?;
+        let (pos_margin, neg_margin) = (T::of(self.pos_margin), T::of(self.neg_margin));
+        let each = T::of(1.0 / units.count as f64);
+
+        // The cosines turn into the gradient with respect to them, in place.
+        let mut scores = units.cosines(&fields);
+        let sums: Vec<f64> = scores
+            .par_chunks_mut(classes)
+            .zip(batch.labels)
+            .map(|(row, &label)| {
+                let mut sum = 0.0;
+                for (class, score) in row.iter_mut().enumerate() {
+                    let distance = T::ONE - *score;
+                    let (term, slope) = if class == label as usize {
+                        (distance - pos_margin, -each)
+                    } else {
+                        (neg_margin - distance, each)
+                    };
+                    let active = term > T::ZERO;
+                    sum += if active { term.to_f64() } else { 0.0 };
+                    *score = if active { slope } else { T::ZERO };
+                }
+                sum
+            })
+            .collect();
+        let mut value = sums.iter().sum::<f64>() / units.count as f64;
+
+        let mut unit_gradient = None;
+        if self.mf_reg > 0.0 {
+            let excess = |cosine: T| {
+                let x = neg_margin - (T::ONE - cosine);
+                (x.max(T::ZERO), T::ONE)
+            };
+            let gradient = unit_gradient.insert(vec![T::ZERO; fields.rows.len()]);
+            value += closeness(&fields, self.mf_reg, self.mf_power, excess, gradient);
+        }
+        from_scores(&units, &fields, &scores, unit_gradient.as_deref(), gradients);
+        Ok(T::of(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss::testing;
+
+    #[test]
+    fn it_equals_the_reference_with_and_without_the_penalty() {
+        testing::equals_reference("mean_field_contrastive", 6);
+    }
+
+    #[test]
+    fn its_gradient_is_the_slope_of_its_value() {
+        testing::slopes(&MeanFieldContrastive { neg_margin: 0.9, ..Default::default() });
+        testing::slopes(&MeanFieldContrastive { neg_margin: 0.9, mf_reg: 0.7, mf_power: 3.0, ..Default::default() });
+    }
+
+    #[test]
+    fn classes_absent_from_the_batch_repel_it() {
+        let loss = MeanFieldContrastive { pos_margin: 0.0, neg_margin: 0.5, ..Default::default() };
+        let batch = Batch { embeddings: &[1.0, 0.0], labels: &[0], dim: 2 };
+        let mut gradients = Gradients::default();
+        let fields = [0.0, 1.0, 4.0, 3.0];
+        let value: f64 = loss.evaluate(batch, 2, &[&fields], &mut gradients).unwrap();
+        // Own field at distance 1; the absent class at distance 0.2 costs 0.3.
+        assert!((value - 1.3).abs() <= 1e-15, "{value}");
+        assert!(gradients.parameters[0][2..].iter().any(|&g| g != 0.0), "{gradients:?}");
+    }
+}

@@ -1,0 +1,163 @@
+//! Multi-similarity loss: soft maxima of the similarities of each anchor, with an optional pair miner.
+
+use serde::{Deserialize, Serialize};
+
+use super::fields::{Field, MARGIN, Range, SCALE, Value};
+use super::geometry::{embeddings, from_cosines, no_parameters};
+use super::real::Real;
+use super::smooth::log_1p_sum_exp;
+use super::{Batch, Gradients, Loss, LossError, Parameter};
+
+/// Multi-similarity loss over the anchors of a batch.
+///
+/// ```text
+/// L = 1/B sum_i { 1/alpha log(1 + sum_{j in P_i} exp(-alpha (s_ij - base)))
+///               + 1/beta  log(1 + sum_{j in N_i} exp( beta  (s_ij - base))) }
+/// ```
+///
+/// `s_ij = e_i . e_j` of unit embeddings; `P_i`, `N_i` are the other samples of the same and of different classes. With
+/// `miner: multi_similarity` only positives with `s_ij - miner_epsilon < max over N_i` and negatives with
+/// `s_ij + miner_epsilon > min over P_i` stay, so that an anchor without pairs of one kind keeps none of the other. A sum
+/// over nothing is 0: an anchor without pairs counts in `B` and adds nothing.
+///
+/// # Shapes
+/// Embeddings `B x D`; no parameters.
+///
+/// # Parameters
+/// See [`MultiSimilarity::FIELDS`].
+///
+/// # Gradient
+/// With respect to `s_ij`: `-exp(-alpha (s_ij - base)) / (1 + sum) / B` for a positive, and likewise with `+beta` for a
+/// negative; the miner's choice is held fixed.
+///
+/// # Cost
+/// O(B^2 D) time, O(B^2) memory.
+///
+/// # Source
+/// Wang et al., *Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning*, CVPR 2019. Equal to
+/// pytorch-metric-learning, but in log-sum-exp form, so that no exponent overflows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MultiSimilarity {
+    /// Sharpness on positives.
+    pub alpha: f64,
+    /// Sharpness on negatives.
+    pub beta: f64,
+    /// Cosine at which a pair is neutral.
+    pub base: f64,
+    /// Which pairs take part.
+    pub miner: Miner,
+    /// Slack of the miner.
+    pub miner_epsilon: f64,
+}
+
+/// Which pairs take part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Miner {
+    /// All.
+    None,
+    /// Those about as hard as the hardest of the other kind.
+    MultiSimilarity,
+}
+
+impl MultiSimilarity {
+    /// Names, defaults and ranges.
+    pub const FIELDS: &'static [Field] = &[
+        Field::number("alpha", 2.0, SCALE, "sharpness on positive pairs (MLRC found 0.01 to 14.35)"),
+        Field::number("beta", 50.0, SCALE, "sharpness on negative pairs (MLRC found 46.9 to 75.8)"),
+        Field::number("base", 0.5, MARGIN, "cosine at which a pair is neutral (original paper: 1)"),
+        Field {
+            name: "miner",
+            default: Value::Word("none"),
+            range: Range::Words(&["none", "multi_similarity"]),
+            about: "which pairs take part (Proxy-Anchor code: multi_similarity)",
+        },
+        Field::number("miner_epsilon", 0.1, MARGIN, "slack of the miner (MLRC found 0.34 to 0.72)"),
+    ];
+}
+
+impl Default for MultiSimilarity {
+    fn default() -> Self {
+        Self { alpha: 2.0, beta: 50.0, base: 0.5, miner: Miner::None, miner_epsilon: 0.1 }
+    }
+}
+
+impl<T: Real> Loss<T> for MultiSimilarity {
+    fn parameters(&self, _classes: usize, _dim: usize) -> Vec<Parameter> {
+        Vec::new()
+    }
+
+    fn evaluate(
+        &self,
+        batch: Batch<'_, T>,
+        classes: usize,
+        parameters: &[&[T]],
+        gradients: &mut Gradients<T>,
+    ) -> Result<T, LossError> {
+        no_parameters(parameters)?;
+        let units = embeddings(batch, classes)?;
+        let cosines = units.cosines(&units);
+        let count = units.count;
+        let each = T::of(1.0 / count as f64);
+        let mut gradient = vec![T::ZERO; count * count];
+        let mut total = 0.0;
+        for (i, (s, gradient)) in cosines.chunks(count).zip(gradient.chunks_mut(count)).enumerate() {
+            let (positives, negatives) = self.pairs(i, s, batch.labels);
+            for (kept, sharpness) in [(positives, -self.alpha), (negatives, self.beta)] {
+                let exponent = |j: usize| T::of(sharpness) * (s[j] - T::of(self.base));
+                let log = log_1p_sum_exp(kept.iter().map(|&j| exponent(j)));
+                total += log.to_f64() / sharpness.abs();
+                for &j in &kept {
+                    gradient[j] = T::of(sharpness.signum()) * each * (exponent(j) - log).exp();
+                }
+            }
+        }
+        from_cosines(&units, &gradient, gradients);
+        Ok(T::of(total / count as f64))
+    }
+}
+
+impl MultiSimilarity {
+    /// The positives and negatives of anchor `i` that take part, `s` being its cosines.
+    fn pairs<T: Real>(&self, i: usize, s: &[T], labels: &[u32]) -> (Vec<usize>, Vec<usize>) {
+        let others = (0..labels.len()).filter(|&j| j != i);
+        let (mut positives, mut negatives): (Vec<_>, Vec<_>) = others.partition(|&j| labels[j] == labels[i]);
+        if self.miner == Miner::MultiSimilarity {
+            let epsilon = T::of(self.miner_epsilon);
+            let hardest_negative = negatives.iter().fold(T::of(f64::NEG_INFINITY), |m, &j| m.max(s[j]));
+            let hardest_positive = positives.iter().fold(T::of(f64::INFINITY), |m, &j| -(-m).max(-s[j]));
+            positives.retain(|&j| s[j] - epsilon < hardest_negative);
+            negatives.retain(|&j| s[j] + epsilon > hardest_positive);
+        }
+        (positives, negatives)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss::testing;
+
+    #[test]
+    fn it_equals_the_reference_with_and_without_the_miner() {
+        testing::equals_reference("multi_similarity", 6);
+    }
+
+    #[test]
+    fn its_gradient_is_the_slope_of_its_value() {
+        testing::slopes(&MultiSimilarity { beta: 10.0, ..Default::default() });
+        testing::slopes(&MultiSimilarity { beta: 10.0, miner: Miner::MultiSimilarity, ..Default::default() });
+    }
+
+    #[test]
+    fn an_anchor_without_negatives_keeps_no_positives_under_the_miner() {
+        let loss = MultiSimilarity { miner: Miner::MultiSimilarity, ..Default::default() };
+        let batch = Batch { embeddings: &[1.0, 0.0, 0.0, 1.0], labels: &[3, 3], dim: 2 };
+        let value: f64 = loss.evaluate(batch, 4, &[], &mut Gradients::default()).unwrap();
+        assert_eq!(value, 0.0);
+        let all: f64 = MultiSimilarity::default().evaluate(batch, 4, &[], &mut Gradients::default()).unwrap();
+        // log(1 + exp(2 * 0.5)) / 2 for each of the two anchors.
+        assert!((all - (1.0 + 1f64.exp()).ln() / 2.0).abs() <= 1e-15, "{all}");
+    }
+}

@@ -1,0 +1,136 @@
+//! Proxy-anchor loss: each class proxy as an anchor over the samples of a batch.
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::fields::{Field, MARGIN, SCALE};
+use super::geometry::{class_vectors, embeddings, from_scores};
+use super::real::Real;
+use super::smooth::log_1p_sum_exp;
+use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
+
+/// Proxy-anchor loss.
+///
+/// ```text
+/// L = 1/K sum_{c in batch} log(1 + sum_{i: y_i = c}  exp(-alpha (q_ic - margin)))
+///   + 1/C sum_c            log(1 + sum_{i: y_i != c} exp( alpha (q_ic + margin)))
+/// ```
+///
+/// `q_ic = e_i . w_c`, `e` unit embeddings, `w` unit proxies, `K` the classes present. A sum over nothing is 0.
+///
+/// # Shapes
+/// Embeddings `B x D`; `proxies` `C x D`.
+///
+/// # Parameters
+/// See [`ProxyAnchor::FIELDS`].
+///
+/// # Gradient
+/// With respect to `q_ic`: own class `-alpha exp(-alpha (q - margin)) / (K (1 + sum))`, another
+/// `alpha exp(alpha (q + margin)) / (C (1 + sum))`.
+///
+/// # Cost
+/// O(B C D) time, O(B C) memory.
+///
+/// # Source
+/// Kim et al., *Proxy Anchor Loss for Deep Metric Learning*, CVPR 2020. Equal to its code and to pytorch-metric-learning,
+/// but in log-sum-exp form. That code also clips the gradient of the proxies by value at 10, which is the optimiser's
+/// business here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProxyAnchor {
+    /// Margin around a cosine of 0.
+    pub margin: f64,
+    /// Sharpness.
+    pub alpha: f64,
+}
+
+impl ProxyAnchor {
+    /// Names, defaults and ranges.
+    pub const FIELDS: &'static [Field] = &[
+        Field::number("margin", 0.1, MARGIN, "margin around a cosine of 0 (paper: 0.1)"),
+        Field::number("alpha", 32.0, SCALE, "sharpness (paper: 32)"),
+    ];
+}
+
+impl Default for ProxyAnchor {
+    fn default() -> Self {
+        Self { margin: 0.1, alpha: 32.0 }
+    }
+}
+
+impl<T: Real> Loss<T> for ProxyAnchor {
+    fn parameters(&self, classes: usize, dim: usize) -> Vec<Parameter> {
+        vec![Parameter { name: "proxies", rows: classes, cols: dim, init: Init::KaimingNormalFanOut }]
+    }
+
+    fn evaluate(
+        &self,
+        batch: Batch<'_, T>,
+        classes: usize,
+        parameters: &[&[T]],
+        gradients: &mut Gradients<T>,
+    ) -> Result<T, LossError> {
+        let units = embeddings(batch, classes)?;
+        let proxies = class_vectors("proxies", parameters, classes, batch.dim)?;
+        let scores = units.cosines(&proxies);
+        let (alpha, margin) = (T::of(self.alpha), T::of(self.margin));
+
+        // For each class: log(1 + sum) over its own samples, if it has any, and over the others.
+        let logs: Vec<(Option<T>, T)> = (0..classes)
+            .into_par_iter()
+            .map(|c| {
+                let of = |own: bool| (0..units.count).filter(move |&i| (batch.labels[i] as usize == c) == own);
+                let score = |i: usize| scores[i * classes + c];
+                let pull = log_1p_sum_exp(of(true).map(|i| -alpha * (score(i) - margin)));
+                let push = log_1p_sum_exp(of(false).map(|i| alpha * (score(i) + margin)));
+                (of(true).next().is_some().then_some(pull), push)
+            })
+            .collect();
+        let present = logs.iter().filter(|(pull, _)| pull.is_some()).count();
+        let (per_present, per_class) = (1.0 / present as f64, 1.0 / classes as f64);
+        let value: f64 = logs
+            .iter()
+            .map(|(pull, push)| pull.map_or(0.0, |log| log.to_f64() * per_present) + push.to_f64() * per_class)
+            .sum();
+
+        let mut gradient = vec![T::ZERO; scores.len()];
+        gradient.par_chunks_mut(classes).enumerate().for_each(|(i, row)| {
+            for (c, (out, &(pull, push))) in row.iter_mut().zip(&logs).enumerate() {
+                let score = scores[i * classes + c];
+                *out = match pull {
+                    Some(log) if batch.labels[i] as usize == c => {
+                        -T::of(self.alpha * per_present) * (-alpha * (score - margin) - log).exp()
+                    }
+                    _ => T::of(self.alpha * per_class) * (alpha * (score + margin) - push).exp(),
+                };
+            }
+        });
+        from_scores(&units, &proxies, &gradient, None, gradients);
+        Ok(T::of(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss::testing;
+
+    #[test]
+    fn it_equals_the_reference() {
+        testing::equals_reference("proxy_anchor", 3);
+    }
+
+    #[test]
+    fn its_gradient_is_the_slope_of_its_value() {
+        testing::slopes(&ProxyAnchor { margin: 0.1, alpha: 6.0 });
+    }
+
+    #[test]
+    fn an_absent_class_has_only_its_negative_part() {
+        let batch = Batch { embeddings: &[1.0, 0.0], labels: &[0], dim: 2 };
+        let loss = ProxyAnchor { margin: 0.5, alpha: 2.0 };
+        let value: f64 = loss.evaluate(batch, 2, &[&[2.0, 0.0, 0.0, 1.0]], &mut Gradients::default()).unwrap();
+        let expected = (1.0 + (-1f64).exp()).ln() + (1.0 + 1f64.exp()).ln() / 2.0;
+        assert!((value - expected).abs() <= 1e-15, "{value} {expected}");
+    }
+}

@@ -1,0 +1,264 @@
+//! The two number types of the losses, and the one place that calls the matrix product.
+//!
+//! [`product`] cuts its result into strips of a fixed width, each made by one thread. The width depends on nothing but
+//! the shape, so any number of threads gives the same bits.
+
+use std::fmt::Debug;
+use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
+
+use rayon::prelude::*;
+
+/// `f32` (training) or `f64` (reference checks).
+pub trait Real:
+    Copy
+    + Default
+    + Debug
+    + PartialOrd
+    + Send
+    + Sync
+    + 'static
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+    + SubAssign
+    + MulAssign
+    + DivAssign
+{
+    /// 0.
+    const ZERO: Self;
+    /// 1.
+    const ONE: Self;
+    /// The nearest number to `x`.
+    fn of(x: f64) -> Self;
+    /// This number, exactly.
+    fn to_f64(self) -> f64;
+    /// Its absolute value.
+    fn abs(self) -> Self;
+    /// Its square root.
+    fn sqrt(self) -> Self;
+    /// e to its power.
+    fn exp(self) -> Self;
+    /// Its natural logarithm.
+    fn ln(self) -> Self;
+    /// ln(1 + x), exact for small x.
+    fn ln_1p(self) -> Self;
+    /// Its power `p`.
+    fn powf(self, p: Self) -> Self;
+    /// Neither NaN nor infinite.
+    fn is_finite(self) -> bool;
+
+    /// The larger of two numbers; `other` if `self` is NaN.
+    fn max(self, other: Self) -> Self {
+        if self > other { self } else { other }
+    }
+}
+
+macro_rules! real {
+    ($t:ty) => {
+        impl Real for $t {
+            const ZERO: Self = 0.0;
+            const ONE: Self = 1.0;
+            fn of(x: f64) -> Self {
+                x as $t
+            }
+            fn to_f64(self) -> f64 {
+                f64::from(self)
+            }
+            fn abs(self) -> Self {
+                <$t>::abs(self)
+            }
+            fn sqrt(self) -> Self {
+                <$t>::sqrt(self)
+            }
+            fn exp(self) -> Self {
+                <$t>::exp(self)
+            }
+            fn ln(self) -> Self {
+                <$t>::ln(self)
+            }
+            fn ln_1p(self) -> Self {
+                <$t>::ln_1p(self)
+            }
+            fn powf(self, p: Self) -> Self {
+                <$t>::powf(self, p)
+            }
+            fn is_finite(self) -> bool {
+                <$t>::is_finite(self)
+            }
+        }
+    };
+}
+real!(f32);
+real!(f64);
+
+/// `a . b`, in eight interleaved sums: a fixed order that vectorises.
+///
+/// ```
+/// assert_eq!(meanfield::loss::real::dot(&[1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]), 32.0);
+/// ```
+pub fn dot<T: Real>(a: &[T], b: &[T]) -> T {
+    let mut lanes = [T::ZERO; 8];
+    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
+    let mut rest = T::ZERO;
+    for (&x, &y) in a8.remainder().iter().zip(b8.remainder()) {
+        rest += x * y;
+    }
+    for (x, y) in a8.zip(b8) {
+        for lane in 0..8 {
+            lanes[lane] += x[lane] * y[lane];
+        }
+    }
+    rest + ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]))
+}
+
+/// A borrowed matrix, row-major or the transpose of one.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a, T> {
+    data: &'a [T],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a, T> View<'a, T> {
+    /// `data` as a row-major `rows x cols` matrix.
+    ///
+    /// # Panics
+    /// If `data` does not hold `rows * cols` elements.
+    pub fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
+        assert_eq!(Some(data.len()), rows.checked_mul(cols), "a {rows} x {cols} view of {} elements", data.len());
+        Self { data, rows, cols, row_stride: cols, col_stride: 1 }
+    }
+
+    /// The same memory with rows and columns exchanged.
+    pub fn transposed(self) -> Self {
+        Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+    }
+}
+
+/// Whether a product replaces or adds to what its output holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Onto {
+    /// `out = left right`.
+    Replace,
+    /// `out += left right`.
+    Add,
+}
+
+/// Rows or columns of the result that one task makes.
+const STRIP: usize = 128;
+
+/// The matrix product of `left` (m x k) and `right` (k x n) into the row-major `out` (m x n).
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn product<T: Real>(left: View<'_, T>, right: View<'_, T>, onto: Onto, out: &mut [T]) {
+    let (m, k, n) = (left.rows, left.cols, right.cols);
+    assert_eq!(k, right.rows, "{m} x {k} times {} x {n}", right.rows);
+    assert_eq!(out.len(), m * n, "the output of a {m} x {n} product");
+    if onto == Onto::Replace && k == 0 {
+        out.fill(T::ZERO);
+    }
+    if out.is_empty() || k == 0 {
+        return;
+    }
+    let out = Output(out.as_mut_ptr());
+    let long = m.max(n);
+    (0..long.div_ceil(STRIP)).into_par_iter().for_each(|strip| {
+        let first = strip * STRIP;
+        let length = STRIP.min(long - first);
+        let (row, col, rows, cols) = if m >= n { (first, 0, length, n) } else { (0, first, m, length) };
+        // SAFETY: the views were checked to hold rows x cols elements under their strides, and the asserts above tie
+        // m, k, n and `out` together; so the block of rows `row..row + rows` and columns `col..col + cols` reads and
+        // writes in bounds. Blocks of different strips do not overlap, so no element has two writers.
+        unsafe {
+            gemm::gemm(
+                rows,
+                cols,
+                k,
+                out.at(row * n + col),
+                1,
+                n as isize,
+                onto == Onto::Add,
+                left.data.as_ptr().add(row * left.row_stride),
+                left.col_stride as isize,
+                left.row_stride as isize,
+                right.data.as_ptr().add(col * right.col_stride),
+                right.col_stride as isize,
+                right.row_stride as isize,
+                T::ONE,
+                T::ONE,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+    });
+}
+
+/// The output's pointer, for the strips.
+#[derive(Clone, Copy)]
+struct Output<T>(*mut T);
+
+// SAFETY: `product` hands each thread a block that no other thread touches, and outlives them all.
+unsafe impl<T: Send> Send for Output<T> {}
+// SAFETY: as above; the pointer itself is only copied.
+unsafe impl<T: Send> Sync for Output<T> {}
+
+impl<T> Output<T> {
+    /// # Safety
+    /// `offset` must lie inside the output.
+    unsafe fn at(self, offset: usize) -> *mut T {
+        // SAFETY: by the caller's promise.
+        unsafe { self.0.add(offset) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::random::stream;
+
+    fn random(count: usize, item: u64) -> Vec<f64> {
+        let mut s = stream(5, "product test", 0, item);
+        (0..count).map(|_| s.normal()).collect()
+    }
+
+    #[test]
+    fn products_equal_the_triple_loop_in_every_layout() {
+        for (m, k, n) in [(1, 1, 1), (3, 5, 2), (130, 7, 9), (9, 33, 300), (128, 4, 128), (2, 0, 3), (0, 2, 2)] {
+            let (a, b, start) = (random(m * k, 1), random(k * n, 2), random(m * n, 3));
+            let at = random(k * m, 1);
+            for transposed in [false, true] {
+                for onto in [Onto::Replace, Onto::Add] {
+                    let left = if transposed { View::new(&at, k, m).transposed() } else { View::new(&a, m, k) };
+                    let element = |i: usize, l: usize| if transposed { at[l * m + i] } else { a[i * k + l] };
+                    let mut out = start.clone();
+                    product(left, View::new(&b, k, n), onto, &mut out);
+                    for i in 0..m {
+                        for j in 0..n {
+                            let mut expected = if onto == Onto::Add { start[i * n + j] } else { 0.0 };
+                            expected += (0..k).map(|l| element(i, l) * b[l * n + j]).sum::<f64>();
+                            let found = out[i * n + j];
+                            assert!(
+                                (found - expected).abs() <= 1e-12,
+                                "{m} {k} {n} {transposed} {onto:?}: {found} {expected}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a 2 x 3 view of 5 elements")]
+    fn a_view_longer_than_its_memory_is_refused() {
+        View::new(&[0.0f32; 5], 2, 3);
+    }
+}

@@ -1,0 +1,139 @@
+//! Every loss by name: what a pipeline may write, checked and built.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::Loss;
+use super::fields::Field;
+use super::real::Real;
+use super::{
+    class_wise_multi_similarity::ClassWiseMultiSimilarity, contrastive::Contrastive,
+    mean_field_class_wise_multi_similarity::MeanFieldClassWiseMultiSimilarity,
+    mean_field_contrastive::MeanFieldContrastive, multi_similarity::MultiSimilarity, proxy_anchor::ProxyAnchor,
+};
+
+/// A loss and its parameters are outside their ranges.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("loss {loss}: {}", problems.iter().map(|(field, message)| format!("{field} {message}")).collect::<Vec<_>>().join("; "))]
+pub struct SpecError {
+    /// The loss.
+    pub loss: &'static str,
+    /// Each field at fault, and what is wrong with it.
+    pub problems: Vec<(&'static str, String)>,
+}
+
+macro_rules! losses {
+    ($($loss:ident = $name:literal),* $(,)?) => {
+        /// A loss with its parameters, as a pipeline writes it: `{ kind: contrastive, neg_margin: 0.5 }`.
+        ///
+        /// A parameter not given has its default; one that the loss does not have is refused.
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+        pub enum LossSpec {
+            $(#[doc = concat!("`", $name, "`: see [`", stringify!($loss), "`].")] $loss($loss),)*
+        }
+
+        impl LossSpec {
+            /// The names of all losses, as `kind` takes them.
+            pub const NAMES: &'static [&'static str] = &[$($name),*];
+
+            /// The name of this loss.
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$loss(_) => $name),* }
+            }
+
+            /// The loss of that name with its defaults.
+            pub fn named(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$loss($loss::default())),)* _ => None }
+            }
+
+            /// Names, defaults and ranges of this loss's parameters.
+            pub fn fields(&self) -> &'static [Field] {
+                match self { $(Self::$loss(_) => $loss::FIELDS),* }
+            }
+
+            /// The loss, if its parameters are within their ranges.
+            pub fn build<T: Real>(&self) -> Result<Box<dyn Loss<T>>, SpecError> {
+                let problems = self.check();
+                if !problems.is_empty() {
+                    return Err(SpecError { loss: self.name(), problems });
+                }
+                Ok(match self { $(Self::$loss(loss) => Box::new(loss.clone())),* })
+            }
+        }
+    };
+}
+
+losses! {
+    Contrastive = "contrastive",
+    MultiSimilarity = "multi_similarity",
+    ClassWiseMultiSimilarity = "class_wise_multi_similarity",
+    MeanFieldContrastive = "mean_field_contrastive",
+    MeanFieldClassWiseMultiSimilarity = "mean_field_class_wise_multi_similarity",
+    ProxyAnchor = "proxy_anchor",
+}
+
+impl LossSpec {
+    /// Each parameter outside its range, and what is wrong with it; empty if all is well.
+    pub fn check(&self) -> Vec<(&'static str, String)> {
+        let values = serde_json::to_value(self).unwrap_or_default();
+        self.fields().iter().filter_map(|field| Some((field.name, field.range.fault(&values[field.name])?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss::fields::Value;
+    use serde_json::json;
+
+    #[test]
+    fn every_name_parses_to_its_defaults_and_these_are_the_table() {
+        for name in LossSpec::NAMES {
+            let spec: LossSpec = serde_json::from_value(json!({ "kind": name })).unwrap();
+            assert_eq!(Some(&spec), LossSpec::named(name).as_ref());
+            assert_eq!(spec.name(), *name);
+            assert_eq!(spec.check(), [], "{name}");
+            let mut values = serde_json::to_value(&spec).unwrap();
+            let values = values.as_object_mut().unwrap();
+            assert_eq!(values.shift_remove("kind"), Some(json!(name)));
+            let table: serde_json::Map<_, _> = spec
+                .fields()
+                .iter()
+                .map(|field| {
+                    let value = match field.default {
+                        Value::Number(x) => json!(x),
+                        Value::Count(x) => json!(x),
+                        Value::Word(x) => json!(x),
+                    };
+                    assert_eq!(field.range.fault(&value), None, "{name}.{}", field.name);
+                    (field.name.to_owned(), value)
+                })
+                .collect();
+            assert_eq!(*values, table, "{name}");
+        }
+        assert_eq!(LossSpec::named("contrastiv"), None);
+    }
+
+    #[test]
+    fn an_unknown_loss_or_parameter_is_refused_by_name() {
+        for name in LossSpec::NAMES {
+            let error =
+                serde_json::from_value::<LossSpec>(json!({ "kind": name, "marginn": 1 })).unwrap_err().to_string();
+            assert!(error.contains("unknown field `marginn`"), "{name}: {error}");
+        }
+        let error = serde_json::from_value::<LossSpec>(json!({ "kind": "contrastiv" })).unwrap_err().to_string();
+        assert!(error.contains("unknown variant `contrastiv`"), "{error}");
+    }
+
+    #[test]
+    fn values_outside_their_range_are_all_named_and_not_built() {
+        let spec = LossSpec::ProxyAnchor(ProxyAnchor { margin: f64::NAN, alpha: 0.0 });
+        let error = spec.build::<f32>().err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "loss proxy_anchor: margin is not finite, expected a number in [-2.0, 4.0]; \
+             alpha is 0.0, expected a number in [1e-6, 1000000.0]"
+        );
+    }
+}
