@@ -1,1 +1,177 @@
-//! (room not yet furnished)
+//! The stage kinds: the only door between the engine and the learning half.
+//!
+//! A kind is a thin bridge. [`kinds`] declares them to the pipeline, [`run_job`] runs one in a process of its own: it
+//! reads the job that the engine wrote, calls one room of the other half, and writes the outputs. What a kind writes
+//! depends on its parameters and inputs alone: no clock, no host, no thread count.
+
+mod download;
+mod embed;
+mod evaluate;
+mod model;
+mod preprocess;
+mod report;
+mod train;
+mod vectors;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+pub use self::report::{TableFormat, makes_tables, render_table};
+use crate::engine::event::Progress;
+use crate::engine::execute::KindJob;
+use crate::pipeline::kinds::{Kinds, ParameterProblem};
+
+/// Anything that ends a job.
+pub type JobError = Box<dyn Error + Send + Sync>;
+
+/// Somebody who is told how far a job has come.
+pub type Report<'a> = &'a mut dyn FnMut(&Progress);
+
+/// A job that does not fit its kind: the engine and the kinds disagree, or somebody wrote a job file by hand.
+#[derive(Debug, Error)]
+enum JobMismatch {
+    #[error("cannot read the job {}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("there is no stage kind `{0}`")]
+    Kind(String),
+    #[error("the job has no input `{0}`")]
+    Input(&'static str),
+    #[error("the job has no output `{0}`")]
+    Output(&'static str),
+    #[error("the job's parameters: {0}")]
+    Parameters(String),
+}
+
+/// Stage definitions that come with the program, as (name, text). Files of the user's with the same name win.
+pub const DEFINITIONS: &[(&str, &str)] = &[
+    ("download", include_str!("../../stages/download.yaml")),
+    ("download/glyphs", include_str!("../../stages/download/glyphs.yaml")),
+    ("download/textures", include_str!("../../stages/download/textures.yaml")),
+    ("preprocess", include_str!("../../stages/preprocess.yaml")),
+    ("train", include_str!("../../stages/train.yaml")),
+    ("embed", include_str!("../../stages/embed.yaml")),
+    ("evaluate", include_str!("../../stages/evaluate.yaml")),
+    ("report", include_str!("../../stages/report.yaml")),
+];
+
+/// Every kind.
+pub fn kinds() -> Kinds {
+    Kinds(vec![download::KIND, preprocess::KIND, train::KIND, embed::KIND, evaluate::KIND, report::KIND])
+}
+
+/// Runs the job in the file at `path`.
+pub fn run_job(path: &Path, report: Report<'_>) -> Result<(), JobError> {
+    let text = std::fs::read(path).map_err(|source| JobMismatch::Unreadable { path: path.to_owned(), source })?;
+    let job: KindJob = serde_json::from_slice(&text)?;
+    match job.kind.as_str() {
+        "download" => download::run(&job, report),
+        "preprocess" => preprocess::run(&job, report),
+        "train" => train::run(&job, report),
+        "embed" => embed::run(&job, report),
+        "evaluate" => evaluate::run(&job),
+        "report" => report::run(&job),
+        other => Err(JobMismatch::Kind(other.to_owned()).into()),
+    }
+}
+
+/// The one path of an input that is not gathered; `None` if the pipeline does not give it.
+fn input<'a>(job: &'a KindJob, name: &str) -> Option<&'a Path> {
+    let input = job.inputs.iter().find(|input| input.name == name)?;
+    input.items.first().map(|(_, path)| path.as_path())
+}
+
+fn required<'a>(job: &'a KindJob, name: &'static str) -> Result<&'a Path, JobMismatch> {
+    input(job, name).ok_or(JobMismatch::Input(name))
+}
+
+fn output<'a>(job: &'a KindJob, name: &'static str) -> Result<&'a Path, JobMismatch> {
+    job.outputs.get(name).map(PathBuf::as_path).ok_or(JobMismatch::Output(name))
+}
+
+/// Resolved parameters as the type that a kind works with.
+fn parameters<T: DeserializeOwned>(map: &Map<String, Value>) -> Result<T, JobMismatch> {
+    serde_json::from_value(Value::Object(map.clone())).map_err(|error| JobMismatch::Parameters(error.to_string()))
+}
+
+/// The same for a check: what is wrong, in place of the value.
+fn parsed<T: DeserializeOwned>(map: &Map<String, Value>) -> Result<T, Vec<ParameterProblem>> {
+    parameters(map).map_err(|error| {
+        let message = match error {
+            JobMismatch::Parameters(message) => message,
+            other => other.to_string(),
+        };
+        vec![ParameterProblem { path: Vec::new(), message }]
+    })
+}
+
+/// (field path, message) pairs of the learning half, with paths such as `batch.classes` or `rows[0]`.
+fn problems<F: AsRef<str>>(found: Vec<(F, String)>) -> Vec<ParameterProblem> {
+    let path = |field: &str| {
+        field.split(['.', '[']).map(|part| part.trim_end_matches(']').to_owned()).filter(|p| !p.is_empty()).collect()
+    };
+    found.into_iter().map(|(field, message)| ParameterProblem { path: path(field.as_ref()), message }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss::fields::{Range, Value as Default};
+    use crate::loss::registry::LossSpec;
+    use serde_yaml::Value as Yaml;
+
+    /// The loss section of `stages/train.yaml` says of every loss what the loss says of itself.
+    #[test]
+    fn the_schema_of_losses_equals_the_registry() {
+        let train: Yaml = serde_yaml::from_str(DEFINITIONS.iter().find(|(name, _)| *name == "train").unwrap().1).unwrap();
+        let variants = train["params"]["loss"]["variants"].as_mapping().unwrap();
+        let names: Vec<&str> = variants.keys().map(|name| name.as_str().unwrap()).collect();
+        let mut known = LossSpec::NAMES.to_vec();
+        known.sort_unstable();
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, known);
+        for name in names {
+            let fields = LossSpec::named(name).unwrap().fields().to_vec();
+            let declared = variants[name].as_mapping().unwrap();
+            assert_eq!(declared.len(), fields.len(), "{name}");
+            for field in fields {
+                let schema = &declared[field.name];
+                let at = format!("{name}.{}", field.name);
+                let default = match field.default {
+                    Default::Number(x) => Yaml::from(x),
+                    Default::Count(x) => Yaml::from(x),
+                    Default::Word(x) => Yaml::from(x),
+                };
+                assert_eq!(schema["default"], default, "{at}");
+                let numbers = |key: &str| -> Vec<f64> {
+                    schema[key].as_sequence().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+                };
+                match field.range {
+                    Range::Between(low, high) => {
+                        assert_eq!((schema["type"].as_str(), numbers("range")), (Some("float"), vec![low, high]), "{at}");
+                    }
+                    Range::Counts(low, high) => {
+                        let range = vec![low as f64, high as f64];
+                        assert_eq!((schema["type"].as_str(), numbers("range")), (Some("int"), range), "{at}");
+                    }
+                    Range::Words(words) => {
+                        let listed: Vec<&str> =
+                            schema["one_of"].as_sequence().unwrap().iter().map(|x| x.as_str().unwrap()).collect();
+                        assert_eq!((schema["type"].as_str(), listed), (Some("string"), words.to_vec()), "{at}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn field_paths_of_the_learning_half_become_parameter_paths() {
+        let found = problems(vec![("batch.classes", "m".to_owned()), ("rows[0]", "m".to_owned())]);
+        let paths: Vec<Vec<String>> = found.into_iter().map(|problem| problem.path).collect();
+        assert_eq!(paths, [["batch", "classes"], ["rows", "0"]]);
+    }
+}

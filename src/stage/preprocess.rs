@@ -1,0 +1,46 @@
+//! `preprocess`: an image folder to one memory-mapped image set.
+
+use serde_json::{Map, Value};
+
+use super::{JobError, Report, output, parameters, parsed, problems, required};
+use crate::data::preprocess::{PreprocessConfig, preprocess};
+use crate::engine::event::Progress;
+use crate::engine::execute::KindJob;
+use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
+
+pub(super) const KIND: Kind = Kind {
+    name: "preprocess",
+    version: 1,
+    inputs: Inputs::Named(&[InputSpec { name: "raw", required: true }]),
+    outputs: &[("images", "images")],
+    publish: false,
+    check,
+};
+
+fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
+    match parsed::<PreprocessConfig>(map) {
+        Ok(config) => problems(config.check()),
+        Err(found) => found,
+    }
+}
+
+pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
+    let config: PreprocessConfig = parameters(&job.parameters)?;
+    let mut progress = |done: usize, total: usize| {
+        report(&Progress { done: done as u64, total: total as u64, unit: "image".to_owned(), figures: Vec::new() });
+    };
+    let summary = preprocess(&config, required(job, "raw")?, output(job, "images")?, &mut progress)?;
+    for broken in &summary.broken {
+        tracing::warn!("left out: {broken}");
+    }
+    tracing::info!(
+        "{} images of {} classes train, {} of {} test; {} other files, {} images not in the list",
+        summary.train.images,
+        summary.train.classes,
+        summary.test.images,
+        summary.test.classes,
+        summary.ignored,
+        summary.unlisted
+    );
+    Ok(())
+}
