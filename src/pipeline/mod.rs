@@ -1,6 +1,29 @@
 //! YAML to checked cells: what a pipeline says, and nothing about how it is run.
 //!
+//! [`load`] reads a file and gives a [`model::Pipeline`] or all its [`problem::Problems`]; [`select`] picks cells of it.
 //! [`model`] holds the values that the engine receives; [`kinds`] what a stage kind declares of itself.
 
+mod axes;
+mod command;
+mod definition;
+mod expand;
+#[cfg(test)]
+mod fixture;
+mod grid;
+mod interpolate;
 pub mod kinds;
+mod link;
+mod load;
+#[cfg(test)]
+mod mistakes;
 pub mod model;
+mod overrides;
+mod params;
+mod policy;
+pub mod problem;
+mod schema;
+pub mod select;
+mod stages;
+mod yaml;
+
+pub use load::load;

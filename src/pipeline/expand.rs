@@ -1,0 +1,348 @@
+//! Stages to cells.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::axes::{AxisSpec, Filter, MAX_CELLS, Rules};
+use super::command::{check_path, user_path};
+use super::definition::{Applied, Body as DefinitionBody};
+use super::grid::Grid;
+use super::link::Linked;
+use super::model::{Cell, CellId, Input, Output, Source};
+use super::problem::{Problem, Report, Span};
+use super::stages::{Body, Origin};
+
+/// A pipeline may have this many edges between cells.
+const MAX_EDGES: u64 = 20_000_000;
+
+/// Marks a point without a cell.
+const NO_CELL: u32 = u32::MAX;
+
+/// What the cells of all stages are made with.
+pub(super) struct Expansion<'a> {
+    /// The pipeline's name.
+    pub(super) name: &'a str,
+    /// The folder that relative paths of the user's start from.
+    pub(super) folder: &'a Path,
+    pub(super) axes: &'a [AxisSpec],
+    pub(super) rules: &'a Rules,
+    pub(super) stages: &'a [Linked<'a>],
+    /// The stages in the order of their cells.
+    pub(super) order: &'a [usize],
+}
+
+/// The cells of one stage by the number of their point.
+struct Table {
+    grid: Grid,
+    cells: Vec<u32>,
+}
+
+impl Expansion<'_> {
+    /// All cells, in order. Problems that only a cell can have go to the report.
+    pub(super) fn cells(&self, report: &mut Report) -> Vec<Cell> {
+        if !self.check_counts(report) {
+            return Vec::new();
+        }
+        let mut cells = Vec::new();
+        let mut tables: Vec<Option<Table>> = self.stages.iter().map(|_| None).collect();
+        for (position, &index) in self.order.iter().enumerate() {
+            let table = self.stage_cells(index, position as u32, &tables, &mut cells, report);
+            tables[index] = Some(table);
+        }
+        self.check_published(&cells, report);
+        cells
+    }
+
+    /// Refuses pipelines that would not fit, before anything is built.
+    fn check_counts(&self, report: &mut Report) -> bool {
+        let count = |stage: &Linked| Grid::new(stage.axes.iter().copied(), self.axes).len();
+        let total = self.stages.iter().map(count).fold(0, u64::saturating_add);
+        let Some(largest) = self.stages.iter().max_by_key(|stage| count(stage)) else { return true };
+        if total > MAX_CELLS {
+            let title = format!("the pipeline has {total} cells, more than {MAX_CELLS}");
+            let axes: Vec<String> = largest
+                .axes
+                .iter()
+                .map(|&axis| format!("{} {}", self.axes[axis].names.len(), self.axes[axis].name))
+                .collect();
+            let label = format!("{} of them are this stage's: {}", count(largest), axes.join(" x "));
+            report.add(Problem::new("too_many_cells", largest.draft.span, title).label(label));
+            return false;
+        }
+        for stage in self.stages {
+            for (input, over) in stage.draft.inputs.iter().zip(&stage.gathered) {
+                let over = over.iter().flatten().filter(|axis| !stage.axes.contains(axis)).copied();
+                let edges = count(stage).saturating_mul(Grid::new(over, self.axes).len());
+                if edges > MAX_EDGES {
+                    let title = format!("input `{}` gathers {edges} cells in all, more than {MAX_EDGES}", input.name);
+                    report.add(Problem::new("too_many_cells", input.span, title));
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn stage_cells(
+        &self,
+        index: usize,
+        position: u32,
+        tables: &[Option<Table>],
+        cells: &mut Vec<Cell>,
+        report: &mut Report,
+    ) -> Table {
+        let stage = &self.stages[index];
+        let grid = Grid::new(stage.axes.iter().copied(), self.axes);
+        let filter: Filter = self.rules.on(&stage.axes);
+        let mut table = vec![NO_CELL; grid.len() as usize];
+        let mut maker = Maker::new(self, stage, tables);
+        let (mut kept, mut number) = (0u64, 0);
+        grid.each(&mut vec![0; self.axes.len()], |point| {
+            if filter.keeps(point) {
+                kept += 1;
+                if let Some(cell) = maker.cell(position, grid.coordinates(point), point, report) {
+                    table[number] = cells.len() as u32;
+                    cells.push(cell);
+                }
+            }
+            number += 1;
+        });
+        if kept == 0 && grid.len() > 0 {
+            let title = format!("`include` and `exclude` leave stage `{}` no cell", stage.draft.name);
+            report.add(Problem::new("no_cells", stage.draft.span, title));
+        }
+        Table { grid, cells: table }
+    }
+
+    /// Refuses two cells that would put their outputs at one place below the reports folder.
+    fn check_published(&self, cells: &[Cell], report: &mut Report) {
+        let mut owners: FxHashMap<&str, (u32, Span)> = FxHashMap::default();
+        let published = || {
+            let outputs = cells.iter().flat_map(|cell| cell.outputs.iter().enumerate().map(move |out| (cell, out)));
+            outputs.filter_map(|(cell, (number, output))| Some((cell, number, output.publish.as_ref()?.to_str()?)))
+        };
+        let mut clash = |a: (u32, Span), b: (u32, Span), path: &str| {
+            let name = |stage: u32| &self.stages[self.order[stage as usize]].draft.name;
+            let title = match a.0 == b.0 {
+                true => format!("two outputs of stage `{}` would be `{path}`", name(a.0)),
+                false => format!("stages `{}` and `{}` would both write `{path}`", name(a.0), name(b.0)),
+            };
+            let (first, second) = if a.1 <= b.1 { (a, b) } else { (b, a) };
+            let problem = Problem::new("path_conflict", second.1, title).label("expected a path of its own");
+            report.add(if first.1 == second.1 { problem } else { problem.related(first.1, "written here too") });
+        };
+        for (cell, number, path) in published() {
+            let owner = (cell.stage, self.output_span(cell, number));
+            if let Some(other) = owners.insert(path, owner) {
+                clash(other, owner, path);
+            }
+        }
+        for (cell, number, path) in published() {
+            for (slash, _) in path.match_indices('/') {
+                if let Some(&other) = owners.get(&path[..slash]) {
+                    clash(other, (cell.stage, self.output_span(cell, number)), &path[..slash]);
+                }
+            }
+        }
+    }
+
+    fn output_span(&self, cell: &Cell, number: usize) -> Span {
+        let draft = &self.stages[self.order[cell.stage as usize]].draft;
+        match &draft.body {
+            Some(Body::Run { out, .. }) => out.get(number).map_or(draft.span, |out| out.path.span),
+            _ => draft.span,
+        }
+    }
+}
+
+/// Makes the cells of one stage.
+struct Maker<'a> {
+    expansion: &'a Expansion<'a>,
+    stage: &'a Linked<'a>,
+    tables: &'a [Option<Table>],
+    /// For a stage that uses a definition: what its cells do, by the axes that this depends on.
+    grid: Grid,
+    applied: Vec<Option<Option<Rc<Applied>>>>,
+    /// For each gathered input, its axes and the label of each of their points.
+    labels: Vec<Option<(Grid, Vec<Arc<str>>)>>,
+    /// For each output of a command, whether its path tells every cell of the stage from the others.
+    published: Vec<bool>,
+}
+
+impl<'a> Maker<'a> {
+    fn new(expansion: &'a Expansion<'a>, stage: &'a Linked<'a>, tables: &'a [Option<Table>]) -> Maker<'a> {
+        let mut mentioned = BTreeSet::new();
+        let mut published = Vec::new();
+        match &stage.draft.body {
+            Some(Body::Uses { name, with, .. }) => {
+                name.mentions(&mut mentioned);
+                with.mentions(&mut mentioned);
+            }
+            Some(Body::Run { out, .. }) => {
+                for out in out {
+                    let mut axes = BTreeSet::new();
+                    out.path.mentions(&mut axes);
+                    published.push(stage.axes.iter().all(|axis| axes.contains(axis)));
+                }
+            }
+            None => {}
+        }
+        let grid = Grid::new(mentioned, expansion.axes);
+        let applied = vec![None; grid.len() as usize];
+        let labels = stage.gathered.iter().map(|over| over.as_ref().map(|over| expansion.labels(over))).collect();
+        Maker { expansion, stage, tables, grid, applied, labels, published }
+    }
+
+    fn cell(&mut self, position: u32, coordinates: Box<[u32]>, point: &[u32], report: &mut Report) -> Option<Cell> {
+        let draft = &self.stage.draft;
+        let mut env: BTreeMap<String, String> = BTreeMap::new();
+        let (task, outputs) = match &draft.body {
+            Some(Body::Uses { .. }) => {
+                let applied = self.applied(point, report)?;
+                env.clone_from(&applied.env);
+                let publish = self.publishes(point).then(|| self.published_folder(point));
+                let output = |(name, path): &(Arc<str>, String)| Output {
+                    name: name.clone(),
+                    path: path.clone(),
+                    publish: publish.as_ref().map(|folder| PathBuf::from(format!("{folder}/{path}"))),
+                };
+                (applied.task.clone(), applied.outputs.iter().map(output).collect::<Vec<_>>())
+            }
+            Some(Body::Run { run, out }) => {
+                let mut outputs = Vec::with_capacity(out.len());
+                for (out, published) in out.iter().zip(&self.published) {
+                    let path = out.path.fill(point);
+                    if out.path.constant().is_none() && !check_path(&path, out.path.span, report) {
+                        return None;
+                    }
+                    let publish = published.then(|| PathBuf::from(format!("{}/{path}", self.expansion.name)));
+                    outputs.push(Output { name: out.name.clone(), path, publish });
+                }
+                (run.task(point), outputs)
+            }
+            None => return None,
+        };
+        self.check_own_paths(&outputs, report);
+        env.extend(draft.env.iter().map(|(name, text)| (name.clone(), text.fill(point))));
+        let inputs = self.inputs(point, report)?;
+        Some(Cell { stage: position, coordinates, task, inputs, outputs, env })
+    }
+
+    /// Refuses two outputs of one cell where one is the other or lies below it.
+    fn check_own_paths(&self, outputs: &[Output], report: &mut Report) {
+        for (number, output) in outputs.iter().enumerate() {
+            for (earlier, other) in outputs[..number].iter().enumerate() {
+                if below(&output.path, &other.path) || below(&other.path, &output.path) {
+                    let span = |number: usize| match &self.stage.draft.body {
+                        Some(Body::Run { out, .. }) => out[number].path.span,
+                        _ => self.stage.draft.span,
+                    };
+                    let title = format!("outputs `{}` and `{}` would both write `{}`", other.name, output.name, output.path);
+                    let problem = Problem::new("path_conflict", span(number), title);
+                    let problem = problem.label("expected a path of its own");
+                    let same = span(number) == span(earlier);
+                    report.add(if same { problem } else { problem.related(span(earlier), "written here too") });
+                }
+            }
+        }
+    }
+
+    fn applied(&mut self, point: &[u32], report: &mut Report) -> Option<Rc<Applied>> {
+        let Some(Body::Uses { with, with_span, .. }) = &self.stage.draft.body else { return None };
+        let variant = self.stage.variants.at(point)?;
+        let slot = &mut self.applied[self.grid.index(point)];
+        slot.get_or_insert_with(|| variant.apply(&with.fill(point), *with_span, report).map(Rc::new)).clone()
+    }
+
+    fn publishes(&self, point: &[u32]) -> bool {
+        let variant = self.stage.variants.at(point);
+        variant.is_some_and(|variant| matches!(&variant.body, DefinitionBody::Kind(kind, _) if kind.publish))
+    }
+
+    /// Where a kind's outputs are published: `pipeline/stage`, then `axis=value,...` if it has axes.
+    fn published_folder(&self, point: &[u32]) -> String {
+        let mut folder = format!("{}/{}", self.expansion.name, self.stage.draft.name);
+        if !self.stage.axes.is_empty() {
+            folder.push('/');
+            folder.push_str(&self.expansion.label(&self.stage.axes, point));
+        }
+        folder
+    }
+
+    fn inputs(&self, point: &[u32], report: &mut Report) -> Option<Vec<Input>> {
+        let draft = &self.stage.draft;
+        let mut inputs = Vec::with_capacity(draft.inputs.len());
+        if let Some(DefinitionBody::Run(command)) = self.stage.variants.at(point).map(|variant| &variant.body) {
+            let own = command.own.iter();
+            inputs.extend(own.map(|(name, path)| Input { name: name.clone(), source: Source::Path(path.clone()) }));
+        }
+        for (input, labels) in draft.inputs.iter().zip(&self.labels) {
+            let source = match (input.from.as_ref()?, labels) {
+                (Origin::Path(text), _) => Source::Path(user_path(self.expansion.folder, &text.fill(point))),
+                (Origin::Stage { stage, output, .. }, None) => {
+                    let table = self.tables[*stage].as_ref()?;
+                    Source::Cell { cell: table.cell(point)?, output: self.output(*stage, output)? }
+                }
+                (Origin::Stage { stage, output, .. }, Some((grid, labels))) => {
+                    let table = self.tables[*stage].as_ref()?;
+                    let mut members = Vec::new();
+                    let mut number = 0;
+                    grid.each(&mut point.to_vec(), |point| {
+                        members.extend(table.cell(point).map(|cell| (labels[number].clone(), cell)));
+                        number += 1;
+                    });
+                    if members.is_empty() {
+                        let title = format!("a cell of stage `{}` finds nothing to gather", draft.name);
+                        let label = "`include` and `exclude` leave it no cell of this stage";
+                        report.add(Problem::new("no_cells", input.span, title).label(label));
+                    }
+                    Source::Gathered { members, output: self.output(*stage, output)? }
+                }
+            };
+            inputs.push(Input { name: input.name.clone(), source });
+        }
+        Some(inputs)
+    }
+
+    fn output(&self, stage: usize, named: &Option<Arc<str>>) -> Option<Arc<str>> {
+        named.clone().or_else(|| self.expansion.stages[stage].outputs.as_ref()?.first().cloned())
+    }
+}
+
+impl Expansion<'_> {
+    /// The points of some axes, and `axis=value,...` for each of them.
+    fn labels(&self, axes: &[usize]) -> (Grid, Vec<Arc<str>>) {
+        let grid = Grid::new(axes.iter().copied(), self.axes);
+        let mut labels = Vec::with_capacity(grid.len() as usize);
+        grid.each(&mut vec![0; self.axes.len()], |point| labels.push(self.label(axes, point).into()));
+        (grid, labels)
+    }
+
+    fn label(&self, axes: &[usize], point: &[u32]) -> String {
+        let mut label = String::new();
+        for &axis in axes {
+            if !label.is_empty() {
+                label.push(',');
+            }
+            label.push_str(&self.axes[axis].name);
+            label.push('=');
+            label.push_str(&self.axes[axis].names[point[axis] as usize]);
+        }
+        label
+    }
+}
+
+impl Table {
+    fn cell(&self, point: &[u32]) -> Option<CellId> {
+        self.cells.get(self.grid.index(point)).filter(|&&cell| cell != NO_CELL).map(|&cell| CellId(cell))
+    }
+}
+
+/// Whether a path is another or lies below it.
+fn below(path: &str, folder: &str) -> bool {
+    path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}

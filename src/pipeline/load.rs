@@ -1,0 +1,182 @@
+//! From a file to a checked pipeline.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::axes::{self, Rules};
+use super::definition::Definitions;
+use super::expand::Expansion;
+use super::interpolate::{bind_text, resolve};
+use super::kinds::Kinds;
+use super::link::{link, reads};
+use super::model::{Pipeline, Stage};
+use super::overrides;
+use super::params::{Params, resolve_params};
+use super::policy::read_resources;
+use super::problem::{Problem, Problems, Report, Span, nearest, suggest};
+use super::schema::mismatch;
+use super::stages::Context;
+use super::yaml::{self, Data, Node};
+
+const KEYS: [&str; 8] = ["name", "description", "params", "axes", "include", "exclude", "resources", "stages"];
+
+/// Reads and checks a pipeline.
+///
+/// `overrides` are `--set` flags as (target, value). `kinds` are the stage kinds that the program has, and `definitions`
+/// the stage definitions that are built into it, as (name, YAML text); those below the nearest `stages/` folder at or
+/// above the file come first.
+///
+/// # Errors
+/// Everything that is wrong with the file, the flags and the definitions that it uses, all at once.
+pub fn load(
+    file: &Path,
+    overrides: &[(String, String)],
+    kinds: &Kinds,
+    definitions: &[(&str, &str)],
+) -> Result<Pipeline, Problems> {
+    let mut report = Report::default();
+    let pipeline = read(file, overrides, kinds, definitions, &mut report);
+    report.finish(pipeline)
+}
+
+fn read(
+    file: &Path,
+    overrides: &[(String, String)],
+    kinds: &Kinds,
+    embedded: &[(&str, &str)],
+    report: &mut Report,
+) -> Option<Pipeline> {
+    let text = read_text(file, report)?;
+    let source = report.source(file, text);
+    let mut root = yaml::parse(report, source)?;
+    if !matches!(root.data, Data::Map(_)) {
+        report.add(mismatch(&root, "a pipeline", "a mapping with a key `stages`"));
+        return None;
+    }
+    let restrictions = overrides::apply(&mut root, overrides, report);
+    for entry in root.entries() {
+        if !KEYS.contains(&entry.key.as_str()) {
+            let problem = Problem::new("unknown_key", entry.key_span, format!("a pipeline has no key `{}`", entry.key));
+            report.add(problem.help(suggest(&entry.key, KEYS)));
+        }
+    }
+    let empty = super::params::none(Span { source, start: 0, end: 0 });
+    let params = root.get("params").unwrap_or(&empty);
+    if !matches!(params.data, Data::Map(_) | Data::Null) {
+        report.add(mismatch(params, "params", "a mapping from names to values"));
+    }
+    let params = resolve_params(params, report);
+    let constant = |key: &str, report: &mut Report| {
+        root.get(key).map(|node| resolve(node, &mut Params(&params), report))
+    };
+
+    let name = pipeline_name(file, &root, &params, report);
+    let description =
+        root.get("description").and_then(|node| bind_text(node, "`description`", &mut Params(&params), report));
+    let capacity = read_resources(constant("resources", report).as_ref(), report);
+    let mut axes = axes::read(&constant("axes", report).unwrap_or(empty), report);
+    let (include, exclude) = (constant("include", report), constant("exclude", report));
+    let mut rules = Rules::read(include.as_ref(), exclude.as_ref(), &axes, report);
+    overrides::restrict(&mut axes, &mut rules, &restrictions, report);
+
+    let stages = root.get("stages");
+    let entries = stages.map_or(&[][..], Node::entries);
+    if entries.is_empty() {
+        let place = stages.map_or(Span { source, start: 0, end: 0 }, |stages| stages.span);
+        let problem = Problem::new("no_stages", place, "the pipeline has no stages");
+        report.add(problem.label("expected `stages:` with a name for each stage"));
+        return None;
+    }
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let context = Context {
+        params: &params,
+        axes: &axes,
+        stages: entries.iter().map(|entry| entry.key.as_str()).collect(),
+        folder,
+        capacity: &capacity,
+    };
+    let drafts = entries.iter().map(|entry| context.read(entry, report)).collect();
+    let mut definitions = Definitions::new(file, kinds, embedded);
+    let (linked, order) = link(drafts, &axes, &rules, &mut definitions, report);
+    let expansion =
+        Expansion { name: &name, folder, axes: &axes, rules: &rules, stages: &linked, order: &order };
+    let cells = expansion.cells(report);
+
+    let mut position = vec![0; order.len()];
+    order.iter().enumerate().for_each(|(place, &index)| position[index] = place);
+    let stages = order.iter().map(|&index| {
+        let stage = &linked[index];
+        let mut reads: Vec<usize> = reads(&stage.draft).into_iter().map(|from| position[from]).collect();
+        reads.sort_unstable();
+        Stage {
+            name: stage.draft.name.clone(),
+            description: stage.draft.description.clone(),
+            axes: stage.axes.clone(),
+            reads,
+            policy: stage.draft.policy.clone(),
+        }
+    });
+    Some(Pipeline {
+        name,
+        file: file.to_owned(),
+        description: description.map(|text| text.fill(&[])),
+        stages: stages.collect(),
+        axes: axes.iter().map(axes::AxisSpec::to_model).collect(),
+        cells,
+        resources: capacity,
+    })
+}
+
+/// `name:`, or the file's stem; it names a folder.
+fn pipeline_name(file: &Path, root: &Node, params: &Node, report: &mut Report) -> String {
+    let written = root.get("name");
+    let name = match written {
+        Some(node) => match bind_text(node, "`name`", &mut Params(params), report) {
+            Some(text) => text.fill(&[]),
+            None => return String::new(),
+        },
+        None => file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+    };
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if !name.chars().all(allowed) || !name.contains(|c: char| c.is_ascii_alphanumeric()) {
+        let place = written.map_or(Span { end: root.span.start, ..root.span }, |node| node.span);
+        let problem = Problem::new("bad_name", place, format!("`{name}` cannot name a pipeline"));
+        let help = written.is_none().then(|| "write a `name:`; without one it is the file's".to_owned());
+        report.add(problem.label("expected letters, digits, `.`, `_` or `-`").help(help));
+    }
+    name
+}
+
+/// Reads a file of UTF-8 text. If that fails, the report has heard why.
+pub(super) fn read_text(path: &Path, report: &mut Report) -> Option<Arc<str>> {
+    let mut refuse = |title: String, help: Option<String>| {
+        let source = report.source(path, "".into());
+        report.add(Problem::new("unreadable", Span { source, start: 0, end: 0 }, title).help(help));
+        None
+    };
+    let shown = path.display();
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let entries = std::fs::read_dir(folder).into_iter().flatten();
+            let mut names: Vec<String> =
+                entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+            names.sort();
+            let wanted = path.file_name().unwrap_or_default().to_string_lossy();
+            let near = nearest(&wanted, names.iter().map(String::as_str));
+            return refuse(format!("there is no file `{shown}`"), near.map(|near| format!("did you mean `{near}`?")));
+        }
+        Err(error) => return refuse(format!("`{shown}` cannot be read: {error}"), None),
+    };
+    match String::from_utf8(bytes) {
+        Ok(text) => Some(text.strip_prefix('\u{feff}').unwrap_or(&text).into()),
+        Err(error) => {
+            let valid = error.utf8_error().valid_up_to();
+            let line = error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
+            let help = Some("save it as UTF-8".to_owned());
+            refuse(format!("`{shown}` is not UTF-8 text: line {line} has the byte 0x{:02x}", error.as_bytes()[valid]), help)
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! `--set a.b=c`: changes to a pipeline from outside, before anything in it is looked up.
+
+use std::path::Path;
+
+use super::axes::{AxisSpec, Rules, pick};
+use super::problem::{Problem, Report, Span, suggest};
+use super::yaml::{self, Data, Entry, Node};
+
+/// A flag that keeps only some values of an axis.
+pub(super) struct Restriction {
+    axis: String,
+    place: Span,
+    values: Node,
+}
+
+/// Applies every flag to the tree of the file; those for axes come back, to be applied once the axes are known.
+pub(super) fn apply(root: &mut Node, overrides: &[(String, String)], report: &mut Report) -> Vec<Restriction> {
+    let mut restrictions = Vec::new();
+    for (target, value) in overrides {
+        let source = report.source(Path::new("--set"), format!("{target}={value}").into());
+        let place = Span { source, start: 0, end: target.len() as u32 };
+        let value = match value.trim() {
+            "" => Some(Node::new(place, Data::Null)),
+            _ => yaml::parse_from(report, source, target.len() + 1),
+        };
+        let Some(value) = value else { continue };
+        let names: Vec<&str> = target.split('.').collect();
+        let done = match names.as_slice() {
+            ["axes", axis] => {
+                restrictions.push(Restriction { axis: (*axis).to_owned(), place, values: value });
+                Ok(())
+            }
+            ["stages", stage, "with", key, rest @ ..] => set_parameter(root, stage, key, rest, value, place),
+            ["params", rest @ ..] if !rest.is_empty() => set_existing(root, rest, value, place),
+            rest => set_existing(root, rest, value, place),
+        };
+        if let Err(problem) = done {
+            report.add(problem);
+        }
+    }
+    restrictions
+}
+
+/// Keeps the values that the flags name.
+pub(super) fn restrict(axes: &mut [AxisSpec], rules: &mut Rules, restrictions: &[Restriction], report: &mut Report) {
+    for restriction in restrictions {
+        let Some(index) = axes.iter().position(|axis| *axis.name == *restriction.axis) else {
+            let title = format!("there is no axis `{}`", restriction.axis);
+            let problem = Problem::new("unknown_axis", restriction.place, title);
+            report.add(problem.help(suggest(&restriction.axis, axes.iter().map(|axis| &*axis.name))));
+            continue;
+        };
+        let before = report.count();
+        let keep = pick(&axes[index], &restriction.values, report);
+        if !keep.contains(&true) && report.count() == before {
+            let title = format!("axis `{}` would have no values", restriction.axis);
+            report.add(Problem::new("empty_axis", restriction.place, title));
+        }
+        // A flag that is wrong does not make the file look wrong.
+        if report.count() == before {
+            axes[index].restrict(&keep);
+            rules.restrict(index, &keep);
+        }
+    }
+}
+
+/// Replaces a value below `params`, which must be there.
+fn set_existing(root: &mut Node, names: &[&str], value: Node, place: Span) -> Result<(), Problem> {
+    let mut node = child_mut(root, "params");
+    let mut known = node.as_ref().map_or_else(Vec::new, |params| params.child_names());
+    for (depth, name) in names.iter().enumerate() {
+        let next = node.take().and_then(|node| child_mut(node, name));
+        let Some(next) = next else {
+            let written = names[..=depth].join(".");
+            let problem = Problem::new("unknown_parameter", place, format!("there is no parameter `{written}` to set"));
+            let help = suggest(name, known.iter().map(String::as_str));
+            let other = "also to be set: `axes.NAME` and `stages.NAME.with.KEY`".to_owned();
+            return Err(problem.help(help.map_or(Some(other), Some)));
+        };
+        known = next.child_names();
+        node = Some(next);
+    }
+    if let Some(node) = node {
+        *node = value;
+    }
+    Ok(())
+}
+
+/// Sets a parameter of a stage, which may still be at its default.
+fn set_parameter(
+    root: &mut Node,
+    stage: &str,
+    key: &str,
+    rest: &[&str],
+    value: Node,
+    place: Span,
+) -> Result<(), Problem> {
+    let known = child_mut(root, "stages").map_or_else(Vec::new, |stages| stages.child_names());
+    let Some(found) = child_mut(root, "stages").and_then(|stages| child_mut(stages, stage)) else {
+        let problem = Problem::new("unknown_stage", place, format!("there is no stage `{stage}`"));
+        return Err(problem.help(suggest(stage, known.iter().map(String::as_str))));
+    };
+    let mut node = found;
+    for name in std::iter::once("with").chain(std::iter::once(key)).chain(rest.iter().copied()) {
+        if node.data == Data::Null {
+            node.data = Data::Map(Vec::new());
+        }
+        let described = node.described();
+        let Data::Map(entries) = &mut node.data else {
+            let title = format!("`{name}` cannot be set below {described}");
+            let related = node.span;
+            return Err(Problem::new("wrong_type", place, title).related(related, "this is no mapping"));
+        };
+        let index = match entries.iter().position(|entry| entry.key == name) {
+            Some(index) => index,
+            None => {
+                let value = Node::new(place, Data::Null);
+                entries.push(Entry { key: name.to_owned(), key_span: place, value });
+                entries.len() - 1
+            }
+        };
+        node = &mut entries[index].value;
+    }
+    *node = value;
+    Ok(())
+}
+
+fn child_mut<'a>(node: &'a mut Node, name: &str) -> Option<&'a mut Node> {
+    match &mut node.data {
+        Data::Map(entries) => entries.iter_mut().find(|entry| entry.key == name).map(|entry| &mut entry.value),
+        Data::List(items) => name.parse::<usize>().ok().and_then(|index| items.get_mut(index)),
+        _ => None,
+    }
+}

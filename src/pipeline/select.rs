@@ -1,0 +1,163 @@
+//! Selectors: `model`, `model[loss=mean_field*,seed=0..2]`, `*`.
+
+use super::axes::matching;
+use super::model::{CellId, Pipeline};
+use super::problem::suggest;
+
+/// A selector that selects nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SelectError {
+    /// The text does not follow the grammar.
+    #[error("`{selector}` is no selector; write `stage` or `stage[axis=value,axis=value]`")]
+    Syntax {
+        /// The selector as given.
+        selector: String,
+    },
+    /// No stage has that name.
+    #[error("`{selector}`: there is no stage `{stage}`{hint}")]
+    UnknownStage {
+        /// The selector as given.
+        selector: String,
+        /// The name or pattern of the stage.
+        stage: String,
+        /// The nearest name.
+        hint: String,
+    },
+    /// No selected stage has that axis.
+    #[error("`{selector}`: stage `{stage}` has no axis `{axis}`{hint}")]
+    UnknownAxis {
+        /// The selector as given.
+        selector: String,
+        /// The stage.
+        stage: String,
+        /// The name of the axis.
+        axis: String,
+        /// The nearest name.
+        hint: String,
+    },
+    /// The axis has no such value.
+    #[error("`{selector}`: axis `{axis}` has no value `{value}`{hint}")]
+    UnknownValue {
+        /// The selector as given.
+        selector: String,
+        /// The axis.
+        axis: String,
+        /// The name, range or pattern of the value.
+        value: String,
+        /// The nearest name.
+        hint: String,
+    },
+    /// Everything that is named exists, but no cell has all of it.
+    #[error("`{selector}` selects no cell: `include` or `exclude` leaves none of these")]
+    NoCell {
+        /// The selector as given.
+        selector: String,
+    },
+}
+
+/// The cells that at least one selector selects, ascending; every cell if there is no selector.
+///
+/// ```text
+/// selector = stage [ "[" axis "=" values { "," axis "=" values } "]" ]
+/// values   = value { ( "|" | "," ) value }
+/// value    = name | range over whole numbers, such as 0..2 or 3.. | pattern with * and ?
+/// ```
+/// `stage` is a name or a pattern; a pattern selects among the stages that have all the axes that follow.
+///
+/// # Errors
+/// The first selector that names an unknown stage, axis or value, or that selects no cell.
+pub fn select(pipeline: &Pipeline, selectors: &[String]) -> Result<Vec<CellId>, SelectError> {
+    let mut chosen = vec![selectors.is_empty(); pipeline.cells.len()];
+    for selector in selectors {
+        let wanted = stages(pipeline, selector)?;
+        let mut any = false;
+        for (cell, chosen) in pipeline.cells.iter().zip(&mut chosen) {
+            let Some(values) = &wanted[cell.stage as usize] else { continue };
+            let axes = &pipeline.stages[cell.stage as usize].axes;
+            let holds = |(axis, kept): &(usize, Vec<bool>)| {
+                let at = axes.iter().position(|own| own == axis);
+                at.is_some_and(|at| kept[cell.coordinates[at] as usize])
+            };
+            if values.iter().all(holds) {
+                *chosen = true;
+                any = true;
+            }
+        }
+        if !any {
+            return Err(SelectError::NoCell { selector: selector.clone() });
+        }
+    }
+    Ok(chosen.iter().enumerate().filter(|(_, chosen)| **chosen).map(|(cell, _)| CellId(cell as u32)).collect())
+}
+
+/// The values that a selector allows on some axes, for each stage that it names.
+type Allowed = Vec<(usize, Vec<bool>)>;
+
+fn stages(pipeline: &Pipeline, selector: &str) -> Result<Vec<Option<Allowed>>, SelectError> {
+    let syntax = || SelectError::Syntax { selector: selector.to_owned() };
+    let (stage, conditions) = match selector.split_once('[') {
+        Some((stage, rest)) => (stage, conditions(rest.strip_suffix(']').ok_or_else(syntax)?).ok_or_else(syntax)?),
+        None => (selector, Vec::new()),
+    };
+    let names = || pipeline.stages.iter().map(|stage| &*stage.name);
+    let named = matching(names(), stage);
+    if !named.contains(&true) {
+        let hint = hint(stage, names());
+        return Err(SelectError::UnknownStage { selector: selector.to_owned(), stage: stage.to_owned(), hint });
+    }
+    let mut allowed = Vec::new();
+    for (axis, values) in &conditions {
+        let with_axis = |index: &usize| pipeline.stages[*index].axes.iter().find(|a| &*pipeline.axes[**a].name == *axis);
+        let mut among = named.iter().enumerate().filter(|(_, named)| **named).map(|(index, _)| index);
+        let Some(index) = among.clone().find_map(|index| with_axis(&index).copied()) else {
+            let known: Vec<&str> = among
+                .next()
+                .map(|index| pipeline.stages[index].axes.iter().map(|a| &*pipeline.axes[*a].name).collect())
+                .unwrap_or_default();
+            return Err(SelectError::UnknownAxis {
+                selector: selector.to_owned(),
+                stage: stage.to_owned(),
+                axis: (*axis).to_owned(),
+                hint: hint(axis, known),
+            });
+        };
+        let names = || pipeline.axes[index].values.iter().map(|value| &*value.name);
+        let mut kept = vec![false; pipeline.axes[index].values.len()];
+        for value in values {
+            let found = matching(names(), value);
+            if !found.contains(&true) {
+                return Err(SelectError::UnknownValue {
+                    selector: selector.to_owned(),
+                    axis: (*axis).to_owned(),
+                    value: (*value).to_owned(),
+                    hint: hint(value, names()),
+                });
+            }
+            kept.iter_mut().zip(found).for_each(|(kept, found)| *kept |= found);
+        }
+        allowed.push((index, kept));
+    }
+    let has_axes = |index: usize| allowed.iter().all(|(axis, _)| pipeline.stages[index].axes.contains(axis));
+    let wanted = named.into_iter().enumerate();
+    Ok(wanted.map(|(index, named)| (named && has_axes(index)).then(|| allowed.clone())).collect())
+}
+
+/// Splits `loss=a|b,c,seed=0..2`: a part without `=` is one more value of the axis before it.
+fn conditions(text: &str) -> Option<Vec<(&str, Vec<&str>)>> {
+    let mut conditions: Vec<(&str, Vec<&str>)> = Vec::new();
+    for part in text.split(',') {
+        let values = match part.split_once('=').filter(|(axis, _)| super::interpolate::is_name(axis)) {
+            Some((axis, values)) => {
+                conditions.push((axis, Vec::new()));
+                values
+            }
+            None => part,
+        };
+        conditions.last_mut()?.1.extend(values.split('|'));
+    }
+    conditions.iter().all(|(_, values)| values.iter().all(|value| !value.is_empty())).then_some(conditions)
+}
+
+fn hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    suggest(name, known).map_or_else(String::new, |hint| format!("; {hint}"))
+}

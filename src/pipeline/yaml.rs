@@ -1,0 +1,489 @@
+//! YAML to a tree whose every node knows its place.
+//!
+//! serde_yaml gives the values and saphyr-parser the positions; both read the same text and the two are walked side by
+//! side. In that text the braces of every `${...}` are replaced by two private-use characters, one for one, because a
+//! flow mapping such as `{ loss: ${loss} }` would otherwise end at the first closing brace.
+
+use std::fmt;
+
+use saphyr_parser::{Event, Parser};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use super::problem::{Problem, Report, Span};
+
+/// Texts above this many bytes are no pipelines; spans count in `u32`.
+const MAX_BYTES: usize = 64 << 20;
+
+/// A value and its place.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Node {
+    pub(super) span: Span,
+    pub(super) data: Data,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Data {
+    Null,
+    Bool(bool),
+    Number(Number),
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+}
+
+/// One key of a mapping with its value.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) key_span: Span,
+    pub(super) value: Node,
+}
+
+impl Node {
+    pub(super) fn new(span: Span, data: Data) -> Node {
+        Node { span, data }
+    }
+
+    /// The value of a key, if this is a mapping that has it.
+    pub(super) fn get(&self, key: &str) -> Option<&Node> {
+        self.entries().iter().find(|entry| entry.key == key).map(|entry| &entry.value)
+    }
+
+    /// The keys of a mapping; empty for anything else.
+    pub(super) fn entries(&self) -> &[Entry] {
+        match &self.data {
+            Data::Map(entries) => entries,
+            _ => &[],
+        }
+    }
+
+    /// The value of a key of a mapping or of an index of a list.
+    pub(super) fn child(&self, name: &str) -> Option<&Node> {
+        match &self.data {
+            Data::List(items) => name.parse::<usize>().ok().and_then(|index| items.get(index)),
+            _ => self.get(name),
+        }
+    }
+
+    /// The names that [`Node::child`] knows.
+    pub(super) fn child_names(&self) -> Vec<String> {
+        match &self.data {
+            Data::List(items) => (0..items.len()).map(|index| index.to_string()).collect(),
+            _ => self.entries().iter().map(|entry| entry.key.clone()).collect(),
+        }
+    }
+
+    /// The text of a scalar as it stands inside other text; nothing for null, lists and mappings.
+    pub(super) fn scalar(&self) -> Option<String> {
+        match &self.data {
+            Data::Bool(value) => Some(value.to_string()),
+            Data::Number(number) => Some(number.to_string()),
+            Data::Text(text) => Some(text.clone()),
+            Data::Null | Data::List(_) | Data::Map(_) => None,
+        }
+    }
+
+    /// What it is, for messages: "the number 3", "a list".
+    pub(super) fn described(&self) -> String {
+        match &self.data {
+            Data::Null => "nothing".into(),
+            Data::Bool(value) => format!("the boolean {value}"),
+            Data::Number(number) => format!("the number {number}"),
+            Data::Text(text) if text.chars().count() > 40 => "a text".into(),
+            Data::Text(text) => format!("the text `{text}`"),
+            Data::List(_) => "a list".into(),
+            Data::Map(_) => "a mapping".into(),
+        }
+    }
+
+    pub(super) fn to_json(&self) -> Value {
+        match &self.data {
+            Data::Null => Value::Null,
+            Data::Bool(value) => Value::Bool(*value),
+            Data::Number(number) => Value::Number(number.clone()),
+            Data::Text(text) => Value::String(text.clone()),
+            Data::List(items) => items.iter().map(Node::to_json).collect(),
+            Data::Map(_) => Value::Object(self.to_map()),
+        }
+    }
+
+    /// The keys of a mapping as a JSON object; empty for anything else.
+    pub(super) fn to_map(&self) -> Map<String, Value> {
+        self.entries().iter().map(|entry| (entry.key.clone(), entry.value.to_json())).collect()
+    }
+
+    /// Puts this node and everything below it at one place.
+    fn cover(&mut self, span: Span) {
+        self.span = span;
+        match &mut self.data {
+            Data::List(items) => items.iter_mut().for_each(|item| item.cover(span)),
+            Data::Map(entries) => {
+                for entry in entries {
+                    entry.key_span = span;
+                    entry.value.cover(span);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn each_text(&mut self, change: &impl Fn(&mut String)) {
+        match &mut self.data {
+            Data::Text(text) => change(text),
+            Data::List(items) => items.iter_mut().for_each(|item| item.each_text(change)),
+            Data::Map(entries) => {
+                for entry in entries {
+                    change(&mut entry.key);
+                    entry.value.each_text(change);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Reads one YAML document. What is wrong with it goes to the report; nothing comes back if it has no tree.
+pub(super) fn parse(report: &mut Report, source: u32) -> Option<Node> {
+    parse_from(report, source, 0)
+}
+
+/// Reads one YAML document that starts at a byte of a text.
+pub(super) fn parse_from(report: &mut Report, source: u32, start: usize) -> Option<Node> {
+    let whole = report.text(source);
+    let text = &whole[start..];
+    if text.len() > MAX_BYTES {
+        let title = format!("{} bytes are too many for a pipeline", text.len());
+        report.add(Problem::new("too_large", Span { source, start: 0, end: 1 }, title));
+        return None;
+    }
+    let shield = Shield::new(text);
+    let shielded = shield.close(text);
+    let places = Places::new(text, source, start);
+    match serde_yaml::from_str::<Node>(&shielded) {
+        Ok(mut node) => {
+            let events: Result<Vec<_>, _> = Parser::new_from_str(&shielded).collect();
+            match events {
+                Ok(events) => {
+                    let mut events = events.into_iter().map(|(event, span)| {
+                        (event, places.span(span.start.index(), span.end.index()))
+                    });
+                    place(&mut node, &mut events);
+                }
+                Err(error) => {
+                    let at = error.marker().index();
+                    report.add(syntax(&whole, places.span(at, at), error.info()));
+                    return None;
+                }
+            }
+            node.each_text(&|text| shield.open(text));
+            refuse_repeated_keys(&mut node, report);
+            Some(node)
+        }
+        Err(error) => {
+            let byte = error.location().map_or(0, |location| location.index());
+            let at = shielded.get(..byte).unwrap_or(&shielded).chars().count();
+            let message = error.to_string();
+            let message = match message.split(" at line ").next().unwrap_or_default() {
+                "EOF while parsing a value" => "expected `stages:` and the like, found nothing",
+                message => message,
+            };
+            report.add(syntax(&whole, places.span(at, at), message));
+            None
+        }
+    }
+}
+
+fn syntax(text: &str, span: Span, message: &str) -> Problem {
+    let line_start = text[..span.start as usize].rfind('\n').map_or(0, |at| at + 1);
+    let line = text[line_start..].lines().next().unwrap_or_default();
+    let blank = &line[..line.len() - line.trim_start().len()];
+    let help = if blank.contains('\t') {
+        Some("indent with spaces: YAML takes no tabs there".to_owned())
+    } else if line.contains("${") && !line.contains('}') {
+        Some("a `${` on this line has no `}`".to_owned())
+    } else {
+        None
+    };
+    Problem::new("syntax", span, "this is not YAML that a pipeline can be").label(message).help(help)
+}
+
+/// Gives every node the span of its event. Both parsers read one text, so the shapes are the same.
+fn place<'a>(node: &mut Node, events: &mut impl Iterator<Item = (Event<'a>, Span)>) {
+    while let Some((event, span)) = events.next() {
+        match event {
+            Event::Scalar(..) => node.span = span,
+            Event::Alias(_) => node.cover(span),
+            Event::SequenceStart(..) => {
+                node.span = span;
+                if let Data::List(items) = &mut node.data {
+                    items.iter_mut().for_each(|item| place(item, events));
+                }
+                node.span.end = events.next().map_or(span.end, |(_, end)| end.end);
+            }
+            Event::MappingStart(..) => {
+                node.span = span;
+                if let Data::Map(entries) = &mut node.data {
+                    for entry in entries {
+                        entry.key_span = events.next().map_or(span, |(_, key)| key);
+                        place(&mut entry.value, events);
+                    }
+                }
+                node.span.end = events.next().map_or(span.end, |(_, end)| end.end);
+            }
+            _ => continue,
+        }
+        return;
+    }
+}
+
+/// Reports every key that its mapping has twice and keeps the first.
+fn refuse_repeated_keys(node: &mut Node, report: &mut Report) {
+    match &mut node.data {
+        Data::List(items) => items.iter_mut().for_each(|item| refuse_repeated_keys(item, report)),
+        Data::Map(entries) => {
+            let mut first: rustc_hash::FxHashMap<String, Span> = Default::default();
+            entries.retain(|entry| {
+                if entry.key == "<<" {
+                    let problem = Problem::new("merge_key", entry.key_span, "`<<` merges nothing here");
+                    report.add(problem.help("write the keys out, or use a definition below stages/".to_owned()));
+                    return false;
+                }
+                let Some(&earlier) = first.get(&entry.key) else {
+                    first.insert(entry.key.clone(), entry.key_span);
+                    return true;
+                };
+                let title = format!("the key `{}` stands here twice", entry.key);
+                let problem = Problem::new("duplicate_key", entry.key_span, title).label("again here");
+                report.add(problem.related(earlier, "first here"));
+                false
+            });
+            entries.iter_mut().for_each(|entry| refuse_repeated_keys(&mut entry.value, report));
+        }
+        _ => {}
+    }
+}
+
+/// Stands in for the braces of `${...}` while YAML is parsed.
+struct Shield {
+    open: char,
+    close: char,
+}
+
+impl Shield {
+    /// Takes two private-use characters that the text does not have.
+    fn new(text: &str) -> Shield {
+        let mut free = ('\u{e000}'..='\u{f8ff}').filter(|&c| text.is_ascii() || !text.contains(c));
+        let open = free.next().unwrap_or('\u{e000}');
+        Shield { open, close: free.next().unwrap_or('\u{e001}') }
+    }
+
+    /// Replaces the braces of every `${...}` that closes on its line.
+    fn close(&self, text: &str) -> String {
+        let mut out = String::with_capacity(text.len() + 16);
+        let mut rest = text;
+        while let Some(at) = rest.find("${") {
+            let inside = &rest[at + 2..];
+            let end = inside.find(['{', '}', '\n']).filter(|&end| inside[end..].starts_with('}'));
+            match end {
+                Some(end) => {
+                    out.push_str(&rest[..=at]);
+                    out.push(self.open);
+                    out.push_str(&inside[..end]);
+                    out.push(self.close);
+                    rest = &inside[end + 1..];
+                }
+                None => {
+                    out.push_str(&rest[..at + 2]);
+                    rest = inside;
+                }
+            }
+        }
+        out.push_str(rest);
+        out
+    }
+
+    /// Puts the braces back.
+    fn open(&self, text: &mut String) {
+        if text.contains(self.open) {
+            *text = text.replace(self.open, "{").replace(self.close, "}");
+        }
+    }
+}
+
+/// From character counts, in which parsers give positions, to bytes.
+struct Places<'a> {
+    text: &'a str,
+    bytes: Option<Vec<u32>>,
+    source: u32,
+    /// The byte that the text starts at in its source.
+    offset: u32,
+}
+
+impl<'a> Places<'a> {
+    fn new(text: &'a str, source: u32, offset: usize) -> Places<'a> {
+        let bytes = (!text.is_ascii()).then(|| text.char_indices().map(|(byte, _)| byte as u32).collect());
+        Places { text, bytes, source, offset: offset as u32 }
+    }
+
+    fn byte(&self, index: usize) -> u32 {
+        match &self.bytes {
+            Some(bytes) => bytes.get(index).copied().unwrap_or(self.text.len() as u32),
+            None => (index as u32).min(self.text.len() as u32),
+        }
+    }
+
+    /// The bytes of a range of characters, without the blanks that a parser may count to it.
+    fn span(&self, start: usize, end: usize) -> Span {
+        let (start, end) = (self.byte(start), self.byte(end));
+        let inside = self.text.get(start as usize..end as usize).unwrap_or_default();
+        let start = start + self.offset;
+        Span { source: self.source, start, end: start + inside.trim_end().len() as u32 }
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Node, D::Error> {
+        deserializer.deserialize_any(NodeVisitor).map(|data| Node::new(Span::default(), data))
+    }
+}
+
+struct NodeVisitor;
+
+impl<'de> Visitor<'de> for NodeVisitor {
+    type Value = Data;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value without a YAML tag")
+    }
+
+    fn visit_unit<E>(self) -> Result<Data, E> {
+        Ok(Data::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Data, E> {
+        Ok(Data::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Data, E> {
+        Ok(Data::Number(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Data, E> {
+        Ok(Data::Number(value.into()))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Data, E> {
+        match Number::from_f64(value) {
+            Some(number) => Ok(Data::Number(number)),
+            None => Err(E::custom("neither `.nan` nor `.inf` is a number that a parameter can be")),
+        }
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Data, E> {
+        Ok(Data::Text(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Data, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = access.next_element()? {
+            items.push(item);
+        }
+        Ok(Data::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Data, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(key) = access.next_key::<Key>()? {
+            entries.push(Entry { key: key.0, key_span: Span::default(), value: access.next_value()? });
+        }
+        Ok(Data::Map(entries))
+    }
+}
+
+/// A key as it is written: `0` and `true` are names too.
+struct Key(String);
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Key, D::Error> {
+        String::deserialize(deserializer).map(Key).map_err(|_| D::Error::custom("a key must be a plain name"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn read(text: &str) -> Result<(Node, Arc<str>), String> {
+        let mut report = Report::default();
+        let source = report.source(Path::new("t.yaml"), text.into());
+        let node = parse(&mut report, source);
+        report.finish(node).map(|node| (node, text.into())).map_err(|problems| problems.to_string())
+    }
+
+    /// The text under a node's span.
+    fn at<'a>(text: &'a str, span: Span) -> &'a str {
+        &text[span.start as usize..span.end as usize]
+    }
+
+    #[test]
+    fn references_survive_flow_mappings_and_positions_stay_right() {
+        let (node, text) = read("é: ü\na: { loss: ${loss}, n: [1, '${params.x}', $${y}], t: 'ab' } # ${c}\n").unwrap();
+        let a = node.get("a").unwrap();
+        assert_eq!(a.get("loss").unwrap().data, Data::Text("${loss}".into()));
+        assert_eq!(at(&text, a.get("loss").unwrap().span), "${loss}");
+        assert_eq!(at(&text, a.entries()[1].key_span), "n");
+        assert_eq!(at(&text, a.get("n").unwrap().child("1").unwrap().span), "'${params.x}'");
+        assert_eq!(a.get("n").unwrap().child("2").unwrap().data, Data::Text("$${y}".into()));
+        assert_eq!(at(&text, a.get("t").unwrap().span), "'ab'");
+        assert_eq!(at(&text, node.entries()[0].key_span), "é");
+    }
+
+    #[test]
+    fn aliases_keep_their_own_place() {
+        let (node, text) = read("a: &x { k: 1 }\nb: *x\nc: 2\n").unwrap();
+        assert_eq!(at(&text, node.get("b").unwrap().get("k").unwrap().span), "*x");
+        assert_eq!(at(&text, node.get("c").unwrap().span), "2");
+        assert_eq!(node.get("b").unwrap().to_json(), serde_json::json!({"k": 1}));
+    }
+
+    #[test]
+    fn carriage_returns_count_as_characters() {
+        let (node, text) = read("a: 1\r\nb:\r\n  - x\r\n  - y\r\n").unwrap();
+        assert_eq!(at(&text, node.get("b").unwrap().child("1").unwrap().span), "y");
+    }
+
+    #[test]
+    fn keys_are_names_however_they_are_written() {
+        let (node, _) = read("0: a\ntrue: b\n1.50: c\n").unwrap();
+        assert_eq!(node.child_names(), ["0", "true", "1.50"]);
+    }
+
+    #[test]
+    fn both_characters_of_the_shield_may_stand_in_the_text() {
+        let (node, _) = read("a: \"\u{e000}\u{e001}${x}\"\n").unwrap();
+        assert_eq!(node.get("a").unwrap().data, Data::Text("\u{e000}\u{e001}${x}".into()));
+    }
+
+    #[test]
+    fn what_is_not_a_tree_is_refused_with_its_place() {
+        for (text, place, word) in [
+            ("a: [1, 2\n", "t.yaml:1:10", "expected ',' or ']'"),
+            ("a:\n\tb: 1\n", "t.yaml:2:1", "no tabs"),
+            ("a: 1\nb: .nan\n", "t.yaml:2:4", "`.nan`"),
+            ("a: 1\nb: !x 3\n", "t.yaml:2:4", "YAML tag"),
+            ("a: 1\n---\nb: 2\n", "t.yaml:1:1", "more than one document"),
+            ("a: *x\n", "t.yaml:1:4", "unknown anchor"),
+            ("? [a]\n: 1\n", "t.yaml:1:1", "plain name"),
+            ("a: 1\nb: 2\na: 3\n", "t.yaml:3:1", "first here"),
+            ("<<: {a: 1}\n", "t.yaml:1:1", "merges nothing"),
+        ] {
+            let message = read(text).map(|_| ()).unwrap_err();
+            assert!(message.contains(place) && message.contains(word), "{text:?} gave\n{message}");
+        }
+    }
+}
