@@ -106,6 +106,14 @@ struct Ui<'a> {
     quiet: bool,
 }
 
+impl Ui<'_> {
+    /// Columns of the terminal that standard output goes to; none if it is not one.
+    fn width(&self) -> Option<usize> {
+        let target = indicatif::ProgressDrawTarget::stdout();
+        io::IsTerminal::is_terminal(&io::stdout()).then(|| target.width().map(usize::from)).flatten()
+    }
+}
+
 /// Parses the command line, runs the command, prints its failure, and returns the exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();

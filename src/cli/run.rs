@@ -1,5 +1,6 @@
 //! `meanfield run`: make what is not up to date, and print the tables.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +17,10 @@ use crate::engine::journal::{self, Journal, Line};
 use crate::engine::local::Local;
 use crate::engine::plan::{Decision, Plan};
 use crate::engine::resources::Capacities;
-use crate::engine::run::{self, Options, Summary};
+use crate::engine::run::{self, Options, Outcome, Summary};
+use crate::pipeline::model::CellId;
+use crate::stage::{self, TableFormat};
+use crate::store::Artifact;
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -83,7 +87,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
     let mut watcher = Watcher::new(&project.pipeline, ui.quiet || args.json, ui.notes);
     let result = run::run(&project.context(), &plan, &options, &Local, &mut journal, &mut watcher);
     watcher.close();
-    let summary = result?;
+    let Outcome { summary, outputs } = result?;
     journal.write(&Line::End {
         ended: jiff::Timestamp::now().to_string(),
         seconds: summary.seconds,
@@ -99,7 +103,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
         let failures = watcher.failures();
         writeln!(ui.out, "{:#}", json!({ "run": name, "summary": summary, "failures": failures }))?;
     } else {
-        print_tables(&project, &plan, ui)?;
+        print_tables(&project, &plan, &outputs, ui)?;
     }
     outcome(&summary)
 }
@@ -161,20 +165,29 @@ fn watch_signals() -> Result<Arc<AtomicUsize>, Failure> {
     Ok(count)
 }
 
-/// Prints the text form of every table that was published.
-fn print_tables(project: &Project, plan: &Plan, ui: &mut Ui<'_>) -> Result<(), Failure> {
-    for (cell, _) in plan.cells() {
-        for output in &project.pipeline.cells[cell.0 as usize].outputs {
-            let Some(path) = &output.publish else { continue };
-            let folder = project.reports.join(path);
-            let form = if ui.paint.on() { "table.ansi" } else { "table.txt" };
-            if let Ok(text) = std::fs::read_to_string(folder.join(form)) {
-                writeln!(ui.out, "{}", text.trim_end())?;
-            }
-            let page = folder.join("index.html");
-            if page.is_file() && !ui.quiet {
-                writeln!(ui.out, "\n{} {}", ui.paint.faint("page:"), relative(&page).display())?;
-            }
+/// Prints the tables of the run's report stages that have a result.
+fn print_tables(
+    project: &Project,
+    plan: &Plan,
+    fresh: &HashMap<CellId, Vec<Artifact>>,
+    ui: &mut Ui<'_>,
+) -> Result<(), Failure> {
+    let format = TableFormat::Text { color: ui.paint.on(), width: ui.width() };
+    for (cell, decision) in plan.cells().filter(|(cell, _)| stage::makes_tables(&project.pipeline, *cell)) {
+        let outputs = match decision {
+            Decision::Cached { outputs, .. } => outputs,
+            _ => match fresh.get(&cell) {
+                Some(outputs) => outputs,
+                None => continue,
+            },
+        };
+        let text = stage::render_table(&project.store, outputs, format)
+            .map_err(|error| Failure::Broken(super::failure::chain(&*error)))?;
+        writeln!(ui.out, "{}", text.trim_end())?;
+        let published = project.pipeline.cells[cell.0 as usize].outputs.iter().find_map(|o| o.publish.as_ref());
+        if let Some(path) = published.filter(|_| !ui.quiet) {
+            let page = project.reports.join(path).join("index.html");
+            writeln!(ui.out, "\n{} {}\n", ui.paint.faint("page:"), relative(&page).display())?;
         }
     }
     Ok(())

@@ -53,7 +53,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
         let format = match args.format {
             _ if args.json => TableFormat::Json,
             Format::Json => TableFormat::Json,
-            Format::Text => TableFormat::Text { color: ui.paint.on() },
+            Format::Text => TableFormat::Text { color: ui.paint.on(), width: ui.width() },
             Format::Md => TableFormat::Markdown,
             Format::Csv => TableFormat::Csv,
         };

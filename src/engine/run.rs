@@ -64,6 +64,15 @@ pub struct Summary {
     pub seconds: f64,
 }
 
+/// What a run leaves.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub summary: Summary,
+    /// The outputs of the cells that the plan did not know to be up to date.
+    pub outputs: HashMap<CellId, Vec<Artifact>>,
+}
+
 /// How long a cell that was asked to stop may take before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -95,7 +104,7 @@ pub fn run<E: Executor>(
     executor: &E,
     journal: &mut Journal,
     observer: &mut dyn Observer,
-) -> Result<Summary, EngineError> {
+) -> Result<Outcome, EngineError> {
     let start = Instant::now();
     observer.event(&Event::Planned(plan.counts()));
     let mut scheduler = Scheduler::new(context, plan, options, journal, observer);
@@ -112,11 +121,11 @@ pub fn run<E: Executor>(
     }
     scheduler.publish_all()?;
     let last_keys = std::mem::take(&mut scheduler.last_keys);
-    let mut summary = scheduler.summary;
+    let Scheduler { mut summary, outputs, .. } = scheduler;
     context.store.index.set_last_keys(&last_keys)?;
     context.store.stat.flush()?;
     summary.seconds = start.elapsed().as_secs_f64();
-    Ok(summary)
+    Ok(Outcome { summary, outputs })
 }
 
 struct Scheduler<'a> {

@@ -4,10 +4,11 @@
 //! reads the job that the engine wrote, calls one room of the other half, and writes the outputs. What a kind writes
 //! depends on its parameters and inputs alone: no clock, no host, no thread count.
 
+mod device;
 mod download;
 mod embed;
 mod evaluate;
-mod model;
+
 mod preprocess;
 mod report;
 mod train;

@@ -1,0 +1,110 @@
+//! `train`: a network from the train split, with its log of epochs.
+
+use std::fmt::Write as _;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::device::{self, Work};
+use super::{JobError, Report, output, parameters, parsed, problems, required};
+use crate::data::shard::ImageSet;
+use crate::data::split::Split;
+use crate::engine::event::Progress;
+use crate::engine::execute::KindJob;
+use crate::loss::Loss;
+use crate::loss::registry::LossSpec;
+use crate::nn::Backend;
+use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
+use crate::train::{Config, EpochLog, TrainSet, train};
+
+pub(super) const KIND: Kind = Kind {
+    name: "train",
+    version: 1,
+    inputs: Inputs::Named(&[InputSpec { name: "images", required: true }]),
+    outputs: &[("model", "model.safetensors"), ("epochs", "epochs.csv")],
+    publish: false,
+    check,
+};
+
+/// The loss among the parameters, and the rest.
+fn split(map: &Map<String, Value>) -> (Map<String, Value>, Map<String, Value>) {
+    let mut rest = map.clone();
+    let loss = rest.shift_remove("loss").into_iter().map(|loss| ("loss".to_owned(), loss)).collect();
+    (loss, rest)
+}
+
+#[derive(Debug, Deserialize)]
+struct WithLoss {
+    loss: LossSpec,
+}
+
+fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
+    let (loss, rest) = split(map);
+    let mut found = match parsed::<Config>(&rest) {
+        Ok(config) => problems(config.check()),
+        Err(found) => found,
+    };
+    match parsed::<WithLoss>(&loss) {
+        Ok(WithLoss { loss }) => {
+            let faults = loss.check().into_iter().map(|(field, message)| (format!("loss.{field}"), message));
+            found.extend(problems(faults.collect()));
+        }
+        Err(faults) => found.extend(faults),
+    }
+    found
+}
+
+/// A training, whatever the device.
+struct Training<'a> {
+    config: &'a Config,
+    data: TrainSet<'a>,
+    loss: &'a dyn Loss<f32>,
+    on_epoch: &'a mut dyn FnMut(&EpochLog),
+}
+
+impl Work for Training<'_> {
+    /// The bytes of the weight file.
+    type Output = Result<Vec<u8>, JobError>;
+
+    fn on<B: Backend>(self, device: &B) -> Self::Output {
+        let trained = train(device, self.config, &self.data, self.loss, self.on_epoch)?;
+        Ok(trained.model.to_safetensors()?)
+    }
+}
+
+pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
+    let (loss, rest) = split(&job.parameters);
+    let config: Config = parameters(&rest)?;
+    let WithLoss { loss } = parameters(&loss)?;
+    let loss = loss.build::<f32>()?;
+    let images = ImageSet::open(required(job, "images")?)?;
+    let view = images.split(Split::Train);
+    let data = TrainSet {
+        pixels: view.pixels,
+        labels: view.labels,
+        height: view.size,
+        width: view.size,
+        classes: view.class_names.len(),
+    };
+    // No times here: the file is an output, and equal trainings have equal outputs. Times are in the cell's log.
+    let mut epochs = String::from("epoch,loss,learning_rate,loss_learning_rate\n");
+    let mut on_epoch = |log: &EpochLog| {
+        let EpochLog { epoch, mean_loss, learning_rate, loss_learning_rate, seconds, images_per_second, .. } = *log;
+        let _ = writeln!(epochs, "{epoch},{mean_loss},{learning_rate},{loss_learning_rate}");
+        tracing::info!(
+            "epoch {epoch}/{}: loss {mean_loss:.5}, rate {learning_rate:e}, loss rate {loss_learning_rate:e}, \
+             {seconds:.2} s, {images_per_second:.0} images/s",
+            config.epochs
+        );
+        report(&Progress {
+            done: u64::from(epoch),
+            total: u64::from(config.epochs),
+            unit: "epoch".to_owned(),
+            figures: vec![("loss".to_owned(), mean_loss), ("rate".to_owned(), learning_rate)],
+        });
+    };
+    let weights = device::run(Training { config: &config, data, loss: &*loss, on_epoch: &mut on_epoch })??;
+    std::fs::write(output(job, "model")?, weights)?;
+    std::fs::write(output(job, "epochs")?, epochs)?;
+    Ok(())
+}
