@@ -1,1 +1,4 @@
-//! (room not yet furnished)
+//! The command line: one file a command, and the only place that prints.
+
+pub mod eval;
+pub mod loss;
