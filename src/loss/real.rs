@@ -4,7 +4,7 @@
 //! the shape, so any number of threads gives the same bits.
 
 use std::fmt::Debug;
-use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
+use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Range, Sub, SubAssign};
 
 use rayon::prelude::*;
 
@@ -171,34 +171,61 @@ pub fn product<T: Real>(left: View<'_, T>, right: View<'_, T>, onto: Onto, out: 
     (0..long.div_ceil(STRIP)).into_par_iter().for_each(|strip| {
         let first = strip * STRIP;
         let length = STRIP.min(long - first);
-        let (row, col, rows, cols) = if m >= n { (first, 0, length, n) } else { (0, first, m, length) };
-        // SAFETY: the views were checked to hold rows x cols elements under their strides, and the asserts above tie
-        // m, k, n and `out` together; so the block of rows `row..row + rows` and columns `col..col + cols` reads and
-        // writes in bounds. Blocks of different strips do not overlap, so no element has two writers.
-        unsafe {
-            gemm::gemm(
-                rows,
-                cols,
-                k,
-                out.at(row * n + col),
-                1,
-                n as isize,
-                onto == Onto::Add,
-                left.data.as_ptr().add(row * left.row_stride),
-                left.col_stride as isize,
-                left.row_stride as isize,
-                right.data.as_ptr().add(col * right.col_stride),
-                right.col_stride as isize,
-                right.row_stride as isize,
-                T::ONE,
-                T::ONE,
-                false,
-                false,
-                false,
-                gemm::Parallelism::None,
-            );
-        }
+        let block = if m >= n { (first..first + length, 0..n) } else { (0..m, first..first + length) };
+        // SAFETY: the asserts above tie m, k, n and `out` together, and blocks of different strips do not overlap.
+        unsafe { multiply(left, right, onto, out, n, block) }
     });
+}
+
+/// As [`product`], on the calling thread: for loops that are parallel themselves.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn serial_product<T: Real>(left: View<'_, T>, right: View<'_, T>, out: &mut [T]) {
+    assert_eq!(left.cols, right.rows, "columns of the left matrix, rows of the right one");
+    assert_eq!(out.len(), left.rows * right.cols, "the output of a product");
+    // SAFETY: the asserts tie the shapes together; the only block is the whole output.
+    unsafe { multiply(left, right, Onto::Replace, Output(out.as_mut_ptr()), right.cols, (0..left.rows, 0..right.cols)) }
+}
+
+/// One block of a product, `width` being the number of columns of the whole.
+///
+/// # Safety
+/// `left.cols == right.rows`, `out` holds `left.rows x width` elements with `width == right.cols`, the block lies within
+/// these, and no other thread touches it.
+unsafe fn multiply<T: Real>(
+    left: View<'_, T>,
+    right: View<'_, T>,
+    onto: Onto,
+    out: Output<T>,
+    width: usize,
+    (rows, cols): (Range<usize>, Range<usize>),
+) {
+    // SAFETY: `View::new` checked that each view's memory holds its rows x cols elements under its strides, and the
+    // caller promises the rest.
+    unsafe {
+        gemm::gemm(
+            rows.len(),
+            cols.len(),
+            left.cols,
+            out.0.add(rows.start * width + cols.start),
+            1,
+            width as isize,
+            onto == Onto::Add,
+            left.data.as_ptr().add(rows.start * left.row_stride),
+            left.col_stride as isize,
+            left.row_stride as isize,
+            right.data.as_ptr().add(cols.start * right.col_stride),
+            right.col_stride as isize,
+            right.row_stride as isize,
+            T::ONE,
+            T::ONE,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
 }
 
 /// The output's pointer, for the strips.
@@ -209,15 +236,6 @@ struct Output<T>(*mut T);
 unsafe impl<T: Send> Send for Output<T> {}
 // SAFETY: as above; the pointer itself is only copied.
 unsafe impl<T: Send> Sync for Output<T> {}
-
-impl<T> Output<T> {
-    /// # Safety
-    /// `offset` must lie inside the output.
-    unsafe fn at(self, offset: usize) -> *mut T {
-        // SAFETY: by the caller's promise.
-        unsafe { self.0.add(offset) }
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,160 @@
+//! `meanfield loss`: the losses, and their comparison with reference values.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::loss::check::{Errors, Row, Tolerances, Verdict, check};
+use crate::loss::registry::LossSpec;
+
+/// List the losses, or compare them with reference values.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Compare values and gradients with those of another implementation.
+    Check(Check),
+    /// Print every loss with its parameters, their defaults and ranges.
+    List,
+}
+
+#[derive(Debug, clap::Args)]
+struct Check {
+    /// Reference cases: JSON with inputs, parameters, expected value and gradients.
+    file: PathBuf,
+    /// Largest relative error in 32 bits.
+    #[arg(long, default_value_t = 1e-4)]
+    tolerance: f64,
+    /// Largest relative error in 64 bits.
+    #[arg(long, default_value_t = 1e-9)]
+    tolerance_f64: f64,
+    /// Check only this loss (repeatable).
+    #[arg(long = "loss", value_name = "NAME")]
+    losses: Vec<String>,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command; true if all is within tolerance.
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+    match &args.command {
+        Command::List => list(out).map(|()| true),
+        Command::Check(args) => run_check(args, out),
+    }
+}
+
+fn list(out: &mut dyn Write) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    for spec in LossSpec::NAMES.iter().filter_map(|name| LossSpec::named(name)) {
+        writeln!(out, "{}", spec.name())?;
+        for field in spec.fields() {
+            writeln!(out, "  {:<18} {:<10} {}; {}", field.name, field.default.to_string(), field.range, field.about)?;
+        }
+    }
+    Ok(())
+}
+
+fn run_check(args: &Check, out: &mut dyn Write) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+    let named = |error: String| format!("{}: {error}", args.file.display());
+    let text = fs::read_to_string(&args.file).map_err(|e| named(e.to_string()))?;
+    let tolerances = Tolerances { f32: args.tolerance, f64: args.tolerance_f64 };
+    let rows = check(&text, &args.losses, tolerances).map_err(|e| named(e.to_string()))?;
+    if let Some(absent) = args.losses.iter().find(|name| rows.iter().all(|row| row.loss != **name)) {
+        return Err(named(format!("no case of the loss {absent:?}")).into());
+    }
+    let count = |verdict| rows.iter().filter(|row| row.verdict == verdict).count();
+    let (equal, differ, absent) = (count(Verdict::Equal), count(Verdict::Differs), count(Verdict::NotBuiltIn));
+    if args.json {
+        let document = json!({ "rows": rows, "equal": equal, "differ": differ, "not_built_in": absent });
+        writeln!(out, "{document:#}")?;
+    } else {
+        table(&rows, out)?;
+        writeln!(out, "{equal} equal, {differ} differ, {absent} not built in")?;
+    }
+    Ok(differ == 0)
+}
+
+fn table(rows: &[Row], out: &mut dyn Write) -> std::io::Result<()> {
+    let width = rows.iter().map(|row| row.loss.len()).max().unwrap_or(0).max("loss".len());
+    writeln!(
+        out,
+        "{:width$} {:>5} {:>5} {:>5}  {:>8} {:>8} {:>8}  {:>8} {:>8} {:>8}  verdict",
+        "loss", "B", "D", "C", "f32", "d/emb", "d/param", "f64", "d/emb", "d/param"
+    )?;
+    for row in rows {
+        let verdict = match row.verdict {
+            Verdict::Equal => "equal",
+            Verdict::Differs => "DIFFERS",
+            Verdict::NotBuiltIn => "not built in",
+        };
+        let (single, double) = (errors(row.f32), errors(row.f64));
+        writeln!(
+            out,
+            "{:width$} {:>5} {:>5} {:>5}  {single}  {double}  {verdict}",
+            row.loss, row.batch, row.dim, row.classes
+        )?;
+    }
+    Ok(())
+}
+
+fn errors(errors: Option<Errors>) -> String {
+    let cell = |error: Option<f64>| error.map_or("-".into(), |error| format!("{error:.1e}"));
+    let [value, embeddings, parameters] =
+        [errors.map(|e| e.value), errors.map(|e| e.embeddings), errors.and_then(|e| e.parameters)].map(cell);
+    format!("{value:>8} {embeddings:>8} {parameters:>8}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn call(words: &[&str]) -> (Result<bool, String>, String) {
+        let mut out = Vec::new();
+        let args = Line::parse_from(std::iter::once(&"loss").chain(words)).args;
+        let result = run(&args, &mut out).map_err(|e| e.to_string());
+        (result, String::from_utf8(out).unwrap())
+    }
+
+    const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/losses.json");
+
+    #[test]
+    fn the_reference_is_equal_and_a_tolerance_of_nothing_differs() {
+        let (result, out) = call(&["check", REFERENCE]);
+        assert_eq!(result, Ok(true), "{out}");
+        assert!(out.ends_with(" equal, 0 differ, 30 not built in\n"), "{out}");
+        let (result, out) = call(&["check", REFERENCE, "--tolerance", "0", "--loss", "proxy_anchor", "--json"]);
+        assert_eq!(result, Ok(false), "{out}");
+        let document: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((&document["differ"], &document["rows"][0]["verdict"]), (&json!(3), &json!("differs")));
+    }
+
+    #[test]
+    fn mistakes_name_the_file() {
+        assert!(call(&["check", "no/such.json"]).0.unwrap_err().starts_with("no/such.json: "));
+        let error = call(&["check", REFERENCE, "--loss", "contrastiv"]).0.unwrap_err();
+        assert!(error.ends_with("losses.json: no case of the loss \"contrastiv\""), "{error}");
+    }
+
+    #[test]
+    fn the_list_has_every_loss_and_parameter() {
+        let (result, out) = call(&["list"]);
+        assert_eq!(result, Ok(true));
+        for name in LossSpec::NAMES {
+            assert!(out.contains(&format!("{name}\n")), "{name}");
+        }
+        assert!(out.contains("  mf_reg             0          a number in [0.0, 1000000.0]; weight"), "{out}");
+    }
+}

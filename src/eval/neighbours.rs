@@ -1,0 +1,238 @@
+//! Exact nearest neighbours by cosine similarity.
+//!
+//! Blocks of 32-bit products propose candidates; whatever could still be among the nearest by the bound on their rounding
+//! error is scored again in 64 bits, and only those scores rank. So the result is that of a plain 64-bit computation:
+//! by similarity, then by index, whatever the number of threads and the block sizes.
+
+use std::cmp::Ordering;
+
+use rayon::prelude::*;
+
+use crate::loss::real::{Real, View, dot, serial_product};
+
+/// Rows of the query and gallery blocks whose similarities exist at one time on one thread.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Blocks {
+    pub queries: usize,
+    pub gallery: usize,
+}
+
+impl Default for Blocks {
+    fn default() -> Self {
+        Self { queries: 128, gallery: 1024 }
+    }
+}
+
+/// Rows ready for the search: unit vectors in 32 bits beside the raw rows and their norms.
+#[derive(Debug)]
+pub(super) struct Index<'a, T> {
+    raw: &'a [T],
+    units: Vec<f32>,
+    inverse_norms: Vec<f64>,
+    dim: usize,
+}
+
+/// The first row that has no direction: zero, or so small or large that its norm cannot be inverted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NoDirection {
+    pub row: usize,
+}
+
+impl<'a, T: Real> Index<'a, T> {
+    /// Prepares `raw`, finite rows of length `dim`.
+    pub fn new(raw: &'a [T], dim: usize) -> Result<Self, NoDirection> {
+        let mut units = vec![0.0f32; raw.len()];
+        let inverse_norms: Vec<f64> = raw
+            .par_chunks(dim)
+            .zip(units.par_chunks_mut(dim))
+            .map(|(row, unit)| {
+                let largest = row.iter().fold(0.0f64, |m, x| m.max(x.to_f64().abs()));
+                let squares: f64 = row.iter().map(|x| (x.to_f64() / largest) * (x.to_f64() / largest)).sum();
+                let inverse = 1.0 / squares.sqrt() / largest;
+                unit.iter_mut().zip(row).for_each(|(u, x)| *u = (x.to_f64() * inverse) as f32);
+                inverse
+            })
+            .collect();
+        match inverse_norms.iter().position(|inverse| !inverse.is_normal()) {
+            Some(row) => Err(NoDirection { row }),
+            None => Ok(Self { raw, units, inverse_norms, dim }),
+        }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.inverse_norms.len()
+    }
+
+    /// Row `i` in 64 bits, with unit length.
+    fn write_unit(&self, i: usize, out: &mut [f64]) {
+        let row = &self.raw[i * self.dim..(i + 1) * self.dim];
+        out.iter_mut().zip(row).for_each(|(out, x)| *out = x.to_f64() * self.inverse_norms[i]);
+    }
+
+    fn block(&self, first: usize, rows: usize) -> View<'_, f32> {
+        View::new(&self.units[first * self.dim..(first + rows) * self.dim], rows, self.dim)
+    }
+}
+
+/// For each query, `depth(query)` nearest rows of the gallery (or as many as there are), nearest first; with
+/// `skip_self`, a query is not its own neighbour. `visit(query, neighbours)` turns them into what is kept.
+///
+/// Memory: one block of similarities and `O(depth)` candidates a query of it, for each thread.
+pub(super) fn nearest<T: Real, R: Send>(
+    queries: &Index<'_, T>,
+    gallery: &Index<'_, T>,
+    skip_self: bool,
+    blocks: Blocks,
+    depth: impl Fn(usize) -> usize + Sync,
+    visit: impl Fn(usize, &[usize]) -> R + Sync,
+) -> Vec<R> {
+    let dim = queries.dim;
+    // A sum of dim products of 32-bit unit vectors, each factor rounded once, in any order: (dim + 3) half-epsilons bound
+    // its error; twice that is taken.
+    let slack = (dim as f64 + 3.0) * f64::from(f32::EPSILON);
+    let search = |first: usize| {
+        let rows = blocks.queries.min(queries.len() - first);
+        let mut nearest: Vec<Nearest> =
+            (0..rows).map(|row| Nearest::new(depth(first + row).min(gallery.len() - usize::from(skip_self)))).collect();
+        let mut units = vec![0.0f64; rows * dim];
+        units.chunks_mut(dim).enumerate().for_each(|(row, unit)| queries.write_unit(first + row, unit));
+        let mut other = vec![0.0f64; dim];
+        let mut similarities = Vec::new();
+        for start in (0..gallery.len()).step_by(blocks.gallery) {
+            let width = blocks.gallery.min(gallery.len() - start);
+            similarities.resize(rows * width, 0.0f32);
+            serial_product(queries.block(first, rows), gallery.block(start, width).transposed(), &mut similarities);
+            for (row, similarities) in similarities.chunks(width).enumerate() {
+                let nearest = &mut nearest[row];
+                let unit = &units[row * dim..(row + 1) * dim];
+                for (at, &similarity) in similarities.iter().enumerate() {
+                    if similarity >= nearest.cut && !(skip_self && start + at == first + row) {
+                        nearest.fresh.push(start + at);
+                        if nearest.fresh.len() == nearest.patience {
+                            nearest.settle(slack, |i| score(unit, gallery, i, &mut other));
+                        }
+                    }
+                }
+            }
+        }
+        let finish = |(row, mut nearest): (usize, Nearest)| {
+            let unit = &units[row * dim..(row + 1) * dim];
+            nearest.settle(slack, |i| score(unit, gallery, i, &mut other));
+            nearest.kept.sort_unstable_by(closer);
+            let ranked: Vec<usize> = nearest.kept.iter().map(|&(_, i)| i).collect();
+            visit(first + row, &ranked)
+        };
+        nearest.into_iter().enumerate().map(finish).collect::<Vec<R>>()
+    };
+    let firsts: Vec<usize> = (0..queries.len()).step_by(blocks.queries).collect();
+    firsts.into_par_iter().flat_map_iter(search).collect()
+}
+
+fn score<T: Real>(unit: &[f64], gallery: &Index<'_, T>, i: usize, other: &mut [f64]) -> f64 {
+    gallery.write_unit(i, other);
+    dot(unit, other)
+}
+
+/// Higher similarity first, then lower index: a total order, as no similarity is NaN.
+fn closer(a: &(f64, usize), b: &(f64, usize)) -> Ordering {
+    b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
+}
+
+/// The nearest rows that one query has met.
+#[derive(Debug)]
+struct Nearest {
+    wanted: usize,
+    /// At most `wanted`, scored in 64 bits.
+    kept: Vec<(f64, usize)>,
+    /// Met since, not scored yet.
+    fresh: Vec<usize>,
+    /// How many of those to gather before scoring them.
+    patience: usize,
+    /// A 32-bit similarity below this cannot be among the nearest.
+    cut: f32,
+}
+
+impl Nearest {
+    fn new(wanted: usize) -> Self {
+        let cut = if wanted == 0 { f32::INFINITY } else { f32::NEG_INFINITY };
+        Self { wanted, kept: Vec::new(), fresh: Vec::new(), patience: wanted.max(32), cut }
+    }
+
+    /// Scores the fresh candidates, keeps the nearest, and raises the cut.
+    fn settle(&mut self, slack: f64, mut score: impl FnMut(usize) -> f64) {
+        // Adding 0 turns -0 into 0, which the total order would tell apart.
+        self.kept.extend(self.fresh.drain(..).map(|i| (score(i) + 0.0, i)));
+        if self.kept.len() >= self.wanted && self.wanted > 0 {
+            let (_, &mut (worst, _), _) = self.kept.select_nth_unstable_by(self.wanted - 1, closer);
+            self.kept.truncate(self.wanted);
+            self.cut = ((worst - slack) as f32).next_down();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::random::stream;
+
+    /// All rows by a double loop in 64 bits.
+    fn plain(queries: &Index<'_, f32>, gallery: &Index<'_, f32>, skip_self: bool, depth: usize) -> Vec<Vec<usize>> {
+        let dim = queries.dim;
+        (0..queries.len())
+            .map(|q| {
+                let (mut unit, mut other) = (vec![0.0; dim], vec![0.0; dim]);
+                queries.write_unit(q, &mut unit);
+                let others = (0..gallery.len()).filter(|&i| !(skip_self && i == q));
+                let mut all: Vec<_> = others.map(|i| (score(&unit, gallery, i, &mut other) + 0.0, i)).collect();
+                all.sort_by(closer);
+                all.truncate(depth);
+                all.into_iter().map(|(_, i)| i).collect()
+            })
+            .collect()
+    }
+
+    fn rows(count: usize, dim: usize, item: u64) -> Vec<f32> {
+        let mut s = stream(11, "neighbours test", 0, item);
+        (0..count * dim).map(|_| s.normal() as f32).collect()
+    }
+
+    #[test]
+    fn any_blocks_and_threads_rank_as_the_double_loop() {
+        let mut gallery = rows(83, 7, 1);
+        // Exact twins, and rows closer to each other than 32 bits can tell.
+        gallery.copy_within(0..70, 7 * 40);
+        for row in 60..80 {
+            for k in 0..7 {
+                gallery[row * 7 + k] = 1.0 + if k == row % 7 { (row as f32) * 6e-8 } else { 0.0 };
+            }
+        }
+        let queries = rows(29, 7, 2);
+        let (gallery, queries) = (Index::new(&gallery, 7).unwrap(), Index::new(&queries, 7).unwrap());
+        for depth in [0, 1, 5, 40, 83, 200] {
+            let across = plain(&queries, &gallery, false, depth);
+            let within = plain(&gallery, &gallery, true, depth);
+            for (threads, blocks) in [(1, (128, 1024)), (2, (3, 5)), (4, (1, 1)), (3, (7, 83))] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let blocks = Blocks { queries: blocks.0, gallery: blocks.1 };
+                let keep = |_: usize, found: &[usize]| found.to_vec();
+                assert_eq!(pool.install(|| nearest(&queries, &gallery, false, blocks, |_| depth, keep)), across);
+                assert_eq!(pool.install(|| nearest(&gallery, &gallery, true, blocks, |_| depth, keep)), within);
+            }
+        }
+    }
+
+    #[test]
+    fn twins_rank_by_index() {
+        let gallery = [0.0f32, 1.0, 2.0, 0.0, 1.0, 0.0, 4.0, 0.0];
+        let gallery = Index::new(&gallery, 2).unwrap();
+        let found = nearest(&gallery, &gallery, true, Blocks::default(), |_| 3, |_, found| found.to_vec());
+        assert_eq!(found, [[1, 2, 3], [2, 3, 0], [1, 3, 0], [1, 2, 0]]);
+    }
+
+    #[test]
+    fn rows_without_direction_are_found() {
+        assert_eq!(Index::new(&[1.0f64, 0.0, 0.0, 0.0], 2).unwrap_err(), NoDirection { row: 1 });
+        assert_eq!(Index::new(&[1.0f32, 0.0, 1e-40, 1e30], 2).unwrap().len(), 2);
+    }
+}
