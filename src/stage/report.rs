@@ -19,7 +19,7 @@ pub(super) const KIND: Kind = Kind {
     name: "report",
     version: 1,
     inputs: Inputs::Gathered,
-    outputs: &[("report", ".")],
+    outputs: &[("report", "report")],
     publish: true,
     check,
 };
