@@ -1,7 +1,6 @@
 //! `meanfield graph`: the stages and what reads what, as DOT, Mermaid or SVG.
 
 use std::fmt::Write as _;
-use std::io::Write;
 
 use clap::ValueEnum;
 

@@ -1,6 +1,5 @@
 //! `meanfield history`: past runs, newest last; a polars query over the journals.
 
-use std::io::Write;
 
 use polars::prelude::*;
 use serde_json::{Value, json};

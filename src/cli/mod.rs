@@ -109,8 +109,8 @@ struct Ui<'a> {
 impl Ui<'_> {
     /// Columns of the terminal that standard output goes to; none if it is not one.
     fn width(&self) -> Option<usize> {
-        let target = indicatif::ProgressDrawTarget::stdout();
-        io::IsTerminal::is_terminal(&io::stdout()).then(|| target.width().map(usize::from)).flatten()
+        let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
+        Some(usize::from(width.0))
     }
 }
 

@@ -1,6 +1,5 @@
 //! `meanfield plan`: what `run` would do, cell by cell, with the reason.
 
-use std::io::Write;
 
 use serde_json::{Value, json};
 

@@ -37,8 +37,6 @@ pub struct Project {
     pub reports: PathBuf,
     /// The cells that were selected.
     pub selected: Vec<CellId>,
-    /// Whether selectors were given at all.
-    pub narrowed: bool,
 }
 
 impl Project {
@@ -57,7 +55,7 @@ impl Project {
         let home = file.parent().unwrap_or(Path::new("."));
         let sources = Sources::read(&pipeline, home, &store.stat);
         let reports = global.reports.clone().unwrap_or_else(|| root.join("reports"));
-        Ok(Project { pipeline, store, sources, reports, selected, narrowed: !selectors.is_empty() })
+        Ok(Project { pipeline, store, sources, reports, selected })
     }
 
     /// What decisions are made from.

@@ -1,7 +1,6 @@
 //! `meanfield run`: make what is not up to date, and print the tables.
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,6 +1,5 @@
 //! `meanfield show`: cells with everything resolved: parameters, inputs, outputs and where these lie.
 
-use std::io::Write;
 
 use serde_json::{Map, Value, json};
 

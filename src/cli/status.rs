@@ -1,6 +1,5 @@
 //! `meanfield status`: one line a stage.
 
-use std::io::Write;
 
 use serde_json::{Value, json};
 

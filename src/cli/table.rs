@@ -1,6 +1,5 @@
 //! `meanfield table`: the tables of report stages, in any format, from what is stored.
 
-use std::io::Write;
 
 use clap::ValueEnum;
 

@@ -31,7 +31,7 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     };
     let summary = preprocess(&config, required(job, "raw")?, output(job, "images")?, &mut progress)?;
     for broken in &summary.broken {
-        tracing::warn!("left out: {broken}");
+        tracing::warn!("left out {}: {}", broken.path, broken.reason);
     }
     tracing::info!(
         "{} images of {} classes train, {} of {} test; {} other files, {} images not in the list",
