@@ -56,7 +56,7 @@ impl PreprocessConfig {
             refuse("root", format!("is {:?}, expected a path below the raw folder", self.root));
         }
         if let SplitRule::List(file) = &self.split
-            && !(inside(file) && !file.is_empty())
+            && (!inside(file) || file.is_empty())
         {
             refuse("split.list", format!("is {file:?}, expected the path of a file below the raw folder"));
         }

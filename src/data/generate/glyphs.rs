@@ -39,7 +39,7 @@ impl Glyph {
             };
             strokes.push(Stroke::random(s, start));
         }
-        fit(strokes.iter_mut().flat_map(|stroke| &mut stroke.points), 0.68);
+        fit(strokes.iter_mut().flat_map(|stroke| &mut stroke.points), 0.72);
         Glyph { strokes }
     }
 
@@ -47,12 +47,12 @@ impl Glyph {
     pub(super) fn draw(&self, seed: u64, class: u64, sample: u64, size: usize) -> Vec<u8> {
         let s = &mut stream(seed, "glyph sample", class, sample);
         let affine = Affine::random(s);
-        let warp = Warp::random(s, 0.045);
+        let warp = Warp::random(s, 0.04);
         let width = s.between(0.055, 0.115);
         let mut ink = vec![0.0f64; size * size];
         for stroke in &self.strokes {
             let jittered: Vec<Point> =
-                stroke.points.iter().map(|p| [p[0] + 0.055 * s.normal(), p[1] + 0.055 * s.normal()]).collect();
+                stroke.points.iter().map(|p| [p[0] + 0.045 * s.normal(), p[1] + 0.045 * s.normal()]).collect();
             let drawn: Vec<Point> = stroke.trace(&jittered).into_iter().map(|p| warp.apply(affine.apply(p))).collect();
             // The pen presses unevenly: thicker in the middle of the stroke, or at one of its ends.
             let (press, lean) = (s.between(-0.25, 0.25), s.between(-0.3, 0.3));
@@ -251,7 +251,7 @@ mod tests {
             assert!((2..=5).contains(&glyph.strokes.len()));
             let points = || glyph.strokes.iter().flat_map(|stroke| stroke.points.iter().flatten());
             let furthest = points().fold(0.0f64, |m, v| m.max(v.abs()));
-            assert!((furthest - 0.68).abs() <= 1e-9, "{furthest}");
+            assert!((furthest - 0.72).abs() <= 1e-9, "{furthest}");
         }
     }
 }

@@ -63,7 +63,7 @@ impl Texture {
         let phases: Vec<f64> = self.gratings.iter().map(|_| s.between(0.0, TAU)).collect();
         let cells = Cells::random(s, self.cells);
         let palette = self.palette.map(|[h, saturation, value]| {
-            hsv(h + 0.04 * s.normal(), saturation * s.between(0.75, 1.2).min(1.0 / saturation), value)
+            hsv(h + 0.03 * s.normal(), saturation * s.between(0.8, 1.2).min(1.0 / saturation), value)
         });
         let light = Light::random(s);
         let grain = s.between(0.01, 0.05);
@@ -145,9 +145,9 @@ struct Light {
 impl Light {
     fn random(s: &mut Stream) -> Light {
         Light {
-            exposure: s.between(-0.12, 0.12),
-            contrast: s.between(0.7, 1.15),
-            slope: [s.between(-0.15, 0.15), s.between(-0.15, 0.15)],
+            exposure: s.between(-0.08, 0.08),
+            contrast: s.between(0.8, 1.15),
+            slope: [s.between(-0.1, 0.1), s.between(-0.1, 0.1)],
         }
     }
 

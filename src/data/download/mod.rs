@@ -4,8 +4,10 @@
 //! come from and the validator (ETag or Last-Modified) that the server gave. A later attempt asks for the rest with
 //! `Range` and `If-Range` (RFC 9110, sections 13.1.5 and 14.2), so a file that changed meanwhile comes whole.
 
+mod part;
+
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use ureq::http::{HeaderMap, header};
 
+use self::part::{Origin, Part, Resume};
 use super::Problem;
 use super::checksum::{Expected, Mismatch, Verified, Verifier};
 
@@ -214,7 +217,7 @@ pub fn download(
     let mut fetch = Fetch { config, expected: config.expected(), part: Part::new(config, part_dir), progress };
     let mut failures = Vec::new();
     for url in &config.urls {
-        match fetch.from_mirror(url)? {
+        match fetch.all_attempts(url)? {
             Ok(verified) => {
                 fetch.part.publish(destination)?;
                 return Ok(Fetched { url: url.clone(), verified });
@@ -284,7 +287,7 @@ struct Fetch<'a> {
 
 impl Fetch<'_> {
     /// All attempts at one URL.
-    fn from_mirror(&mut self, url: &str) -> Result<Result<Verified, Failure>, DownloadError> {
+    fn all_attempts(&mut self, url: &str) -> Result<Result<Verified, Failure>, DownloadError> {
         let mut pause = Duration::from_millis(self.config.backoff_ms);
         let mut attempts = 1;
         loop {
@@ -443,103 +446,6 @@ fn content_range(headers: &HeaderMap) -> Option<(u64, u64)> {
     Some((range.split_once('-')?.0.trim().parse().ok()?, total.trim().parse().ok()?))
 }
 
-/// Where the bytes of a part come from.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Origin {
-    url: String,
-    validator: Option<String>,
-    total: Option<u64>,
-}
-
-/// A part that the rest of the file can follow.
-struct Resume {
-    offset: u64,
-    origin: Origin,
-}
-
-/// The bytes so far, and the note of their origin.
-struct Part {
-    bytes: PathBuf,
-    note: PathBuf,
-}
-
-impl Part {
-    fn new(config: &DownloadConfig, dir: &Path) -> Part {
-        let mut hasher = blake3::Hasher::new();
-        let digests = [&config.sha256, &config.blake3, &config.md5].into_iter().flatten();
-        for text in config.urls.iter().chain(digests) {
-            hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
-        }
-        let name = &hasher.finalize().to_hex()[..16];
-        Part { bytes: dir.join(format!("{name}.part")), note: dir.join(format!("{name}.json")) }
-    }
-
-    /// Forgets what is there and notes where the next bytes come from.
-    ///
-    /// The bytes go first: a note beside an empty part resumes nothing.
-    fn begin(&self, origin: &Origin) -> Result<(), DownloadError> {
-        self.clear()?;
-        let scratch = self.note.with_extension("json.new");
-        let text = serde_json::to_vec(origin).map_err(|e| io::Error::new(ErrorKind::InvalidData, e));
-        text.and_then(|text| fs::write(&scratch, text)).map_err(DownloadError::io("write", &scratch))?;
-        fs::rename(&scratch, &self.note).map_err(DownloadError::io("write", &self.note))
-    }
-
-    fn clear(&self) -> Result<(), DownloadError> {
-        for path in [&self.bytes, &self.note] {
-            match fs::remove_file(path) {
-                Err(e) if e.kind() != ErrorKind::NotFound => return Err(DownloadError::io("remove", path)(e)),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// What a request to `url` may go on from. Without a validator only a digest can prove that the two halves belong
-    /// together.
-    fn resume(&self, url: &str, pinned: bool) -> Result<Option<Resume>, DownloadError> {
-        let offset = match fs::metadata(&self.bytes) {
-            Ok(metadata) => metadata.len(),
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(DownloadError::io("read", &self.bytes)(e)),
-        };
-        let origin = fs::read(&self.note).ok().and_then(|text| serde_json::from_slice::<Origin>(&text).ok());
-        Ok(origin
-            .filter(|origin| offset > 0 && origin.url == url && (origin.validator.is_some() || pinned))
-            .filter(|origin| origin.total.is_none_or(|total| offset <= total))
-            .map(|origin| Resume { offset, origin }))
-    }
-
-    fn read_into(&self, verifier: &mut Verifier) -> Result<(), DownloadError> {
-        let failed = || DownloadError::io("read", &self.bytes);
-        let mut file = File::open(&self.bytes).map_err(failed())?;
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            match file.read(&mut buffer).map_err(failed())? {
-                0 => return Ok(()),
-                read => verifier.update(&buffer[..read]),
-            }
-        }
-    }
-
-    fn append(&self) -> Result<File, DownloadError> {
-        OpenOptions::new().create(true).append(true).open(&self.bytes).map_err(DownloadError::io("open", &self.bytes))
-    }
-
-    fn publish(&self, destination: &Path) -> Result<(), DownloadError> {
-        let failed = || DownloadError::io("write", destination);
-        match fs::rename(&self.bytes, destination) {
-            Err(e) if e.kind() == ErrorKind::CrossesDevices => {
-                let mut near = destination.as_os_str().to_owned();
-                near.push(".new");
-                fs::copy(&self.bytes, &near).and_then(|_| fs::rename(&near, destination)).map_err(failed())?;
-            }
-            result => result.map_err(failed())?,
-        }
-        self.clear()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
@@ -558,6 +464,8 @@ mod tests {
         Properly,
         /// Announces everything, sends only so many bytes, and hangs up.
         Cut(usize),
+        /// As a cut, but the connection stays open and silent.
+        Stall(usize),
         /// Sends the whole file whatever range was asked for.
         Whole,
         /// Sends the whole file without saying how long it is.
@@ -583,6 +491,7 @@ mod tests {
         let (seen, mut script) = (ranges.clone(), VecDeque::from(script.to_vec()));
         let (mut content, mut tag) = (content.to_vec(), tag.map(str::to_owned));
         std::thread::spawn(move || {
+            let mut silent = Vec::new();
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
                 let Some(headers) = request(&stream) else { continue };
@@ -607,9 +516,9 @@ mod tests {
                     None => ("200 OK".to_owned(), 0, content.len()),
                 };
                 let mut length = format!("Content-Length: {}\r\n", to - from);
-                match answer {
+                match answer.clone() {
                     Answer::Properly | Answer::Changed(_) => {}
-                    Answer::Cut(n) => to = to.min(from + n),
+                    Answer::Cut(n) | Answer::Stall(n) => to = to.min(from + n),
                     Answer::Whole => head = "200 OK".to_owned(),
                     Answer::WithoutLength => length.clear(),
                     Answer::WrongRange => {
@@ -623,6 +532,9 @@ mod tests {
                 }
                 let _ = write!(stream, "HTTP/1.1 {head}\r\n{length}{tag_line}Connection: close\r\n\r\n");
                 let _ = stream.write_all(&content[from..to]);
+                if let Answer::Stall(_) = answer {
+                    silent.push(stream);
+                }
             }
         });
         Server { url, ranges }
@@ -720,6 +632,14 @@ mod tests {
     }
 
     #[test]
+    fn a_silent_server_is_given_up_and_the_part_kept() {
+        let (room, server) = (Room::new(), serve(&content(), None, &[Answer::Stall(70_000)]));
+        let config = DownloadConfig { timeout_s: 1, ..config(&[&server.url]) };
+        assert!(matches!(only_reason(room.fetch(&config)), Reason::Transport(_)));
+        assert_eq!(room.parts(), [70_000]);
+    }
+
+    #[test]
     fn a_complete_part_of_a_killed_process_needs_no_request() {
         let (room, server) = (Room::new(), serve(&content(), None, &[Answer::Cut(150_000)]));
         let config = DownloadConfig { sha256: sha256(&content()), ..config(&[&server.url]) };
@@ -732,9 +652,12 @@ mod tests {
 
     #[test]
     fn a_changed_file_an_ignored_range_and_a_wrong_range_restart() {
-        let other: Vec<u8> = content().into_iter().rev().chain([1, 2, 3]).collect();
+        // Of the same length, so that only If-Range tells.
+        let other: Vec<u8> = content().into_iter().rev().collect();
+        let longer = [other.clone(), vec![1, 2, 3]].concat();
         for (answer, result) in [
             (Answer::Changed(other.clone()), &other),
+            (Answer::Changed(longer.clone()), &longer),
             (Answer::Whole, &content()),
             (Answer::WrongRange, &content()),
             (Answer::Status(416), &content()),
