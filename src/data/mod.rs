@@ -1,6 +1,7 @@
 //! Images from archives, folders and generators, and the random streams that everything draws from.
 
 pub mod archive;
+pub mod augment;
 pub mod checksum;
 pub mod decode;
 pub mod download;
@@ -9,6 +10,7 @@ pub mod folder;
 pub mod generate;
 pub mod preprocess;
 pub mod random;
+pub mod sampler;
 pub mod shard;
 pub mod split;
 

@@ -1,1 +1,8 @@
-//! (room not yet furnished)
+//! Training a network with a metric-learning loss.
+
+mod config;
+mod optimiser;
+mod run;
+
+pub use config::{BatchShape, Config, Decay};
+pub use run::{EpochLog, LossParameter, TrainError, TrainSet, Trained, train};

@@ -1,0 +1,288 @@
+//! Batch normalisation, ReLU and 2x2 max pooling on CPU slices, in one pass each way.
+//!
+//! The normalisation is one multiplication and one addition a channel, and of four values only the largest passes the
+//! pooling: nothing of the size of the convolution's output is written except that output. In the backward pass the
+//! winner of each window is found again rather than stored.
+
+use std::ops::Range;
+
+use pulp::Arch;
+use rayon::prelude::*;
+
+/// The running statistics that evaluation uses move by this much of the batch's.
+const MOMENTUM: f64 = 0.1;
+/// Added to the variance.
+const EPSILON: f64 = 1e-5;
+/// Pixels whose sums are kept in single precision before they are added in double precision.
+const SUM_PIXELS: usize = 256;
+
+/// The shapes of one pooling: `N x H x W x C` to `N x H/2 x W/2 x C`, a last odd row or column left out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Windows {
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
+}
+
+impl Windows {
+    /// Elements of one image before pooling.
+    fn image(self) -> usize {
+        self.height * self.width * self.channels
+    }
+
+    /// Elements of one image after pooling.
+    pub fn pooled(self) -> usize {
+        (self.height / 2) * (self.width / 2) * self.channels
+    }
+}
+
+/// Count, mean and sum of squared deviations of each channel.
+#[derive(Debug, Clone)]
+pub(super) struct Moments {
+    pub count: f64,
+    pub mean: Vec<f64>,
+    pub squares: Vec<f64>,
+}
+
+impl Moments {
+    /// Of `values` (`pixels x C`): two passes, so that a mean far from zero costs no digits.
+    pub fn of(values: &[f32], channels: usize) -> Self {
+        let count = (values.len() / channels) as f64;
+        let mut mean = vec![0.0; channels];
+        let mut squares = vec![0.0; channels];
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                let mut sums = vec![0.0f32; channels];
+                for pixels in values.chunks(SUM_PIXELS * channels) {
+                    sums.fill(0.0);
+                    for pixel in pixels.chunks_exact(channels) {
+                        sums.iter_mut().zip(pixel).for_each(|(sum, x)| *sum += x);
+                    }
+                    mean.iter_mut().zip(&sums).for_each(|(mean, &sum)| *mean += f64::from(sum));
+                }
+                mean.iter_mut().for_each(|mean| *mean /= count);
+                let centre: Vec<f32> = mean.iter().map(|&mean| mean as f32).collect();
+                for pixels in values.chunks(SUM_PIXELS * channels) {
+                    sums.fill(0.0);
+                    for pixel in pixels.chunks_exact(channels) {
+                        sums.iter_mut().zip(pixel).zip(&centre).for_each(|((sum, x), m)| *sum += (x - m) * (x - m));
+                    }
+                    squares.iter_mut().zip(&sums).for_each(|(squares, &sum)| *squares += f64::from(sum));
+                }
+            },
+        );
+        Self { count, mean, squares }
+    }
+
+    /// Of both (Chan, Golub and LeVeque 1983).
+    pub fn merge(mut self, other: &Self) -> Self {
+        let count = self.count + other.count;
+        for channel in 0..self.mean.len() {
+            let difference = other.mean[channel] - self.mean[channel];
+            self.mean[channel] += difference * other.count / count;
+            self.squares[channel] +=
+                other.squares[channel] + difference * difference * self.count * other.count / count;
+        }
+        self.count = count;
+        self
+    }
+
+    /// Moves running statistics towards these; the running variance is the unbiased one, as PyTorch has it.
+    pub fn update_running(&self, mean: &mut [f32], variance: &mut [f32]) {
+        let freedom = (self.count - 1.0).max(1.0);
+        for (running, batch) in mean.iter_mut().zip(&self.mean) {
+            *running = ((1.0 - MOMENTUM) * f64::from(*running) + MOMENTUM * batch) as f32;
+        }
+        for (running, batch) in variance.iter_mut().zip(&self.squares) {
+            *running = ((1.0 - MOMENTUM) * f64::from(*running) + MOMENTUM * batch / freedom) as f32;
+        }
+    }
+
+    /// The normalisation by the batch's own statistics (biased variance).
+    pub fn normalisation(&self, weight: &[f32], bias: &[f32]) -> Normalisation {
+        let variances = self.squares.iter().map(|squares| squares / self.count);
+        Normalisation::new(self.mean.iter().copied().zip(variances), weight, bias)
+    }
+}
+
+/// `y = scale * x + shift` for each channel, and what the backward pass needs beside it.
+#[derive(Debug, Clone)]
+pub(super) struct Normalisation {
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+    mean: Vec<f32>,
+    /// 1 / sqrt(variance + epsilon)
+    inverse: Vec<f32>,
+}
+
+impl Normalisation {
+    /// From each channel's (mean, variance).
+    fn new(statistics: impl Iterator<Item = (f64, f64)>, weight: &[f32], bias: &[f32]) -> Self {
+        let mut this = Self { scale: Vec::new(), shift: Vec::new(), mean: Vec::new(), inverse: Vec::new() };
+        for (((mean, variance), &weight), &bias) in statistics.zip(weight).zip(bias) {
+            let inverse = (variance + EPSILON).sqrt().recip();
+            let scale = f64::from(weight) * inverse;
+            this.scale.push(scale as f32);
+            this.shift.push((f64::from(bias) - mean * scale) as f32);
+            this.mean.push(mean as f32);
+            this.inverse.push(inverse as f32);
+        }
+        this
+    }
+
+    /// By running statistics.
+    pub fn running(mean: &[f32], variance: &[f32], weight: &[f32], bias: &[f32]) -> Self {
+        Self::new(mean.iter().zip(variance).map(|(&m, &v)| (f64::from(m), f64::from(v))), weight, bias)
+    }
+
+    /// Writes normalised, rectified and pooled `x` (`N x H x W x C`) to `y` (`N x H/2 x W/2 x C`).
+    pub fn forward(&self, windows: Windows, x: &[f32], y: &mut [f32]) {
+        let image = windows.image();
+        y.par_chunks_mut(windows.pooled()).zip(x.par_chunks(image)).for_each(|(y, x)| {
+            Arch::new().dispatch(
+                #[inline(always)]
+                || {
+                    for (cell, y) in y.chunks_exact_mut(windows.channels).enumerate() {
+                        let values = window(windows, x, cell);
+                        for (c, y) in y.iter_mut().enumerate() {
+                            let [a, b, d, e] = values.map(|values| values[c] * self.scale[c] + self.shift[c]);
+                            *y = largest(largest(a, b), largest(d, e)).max(0.0);
+                        }
+                    }
+                },
+            );
+        });
+    }
+
+    /// The gradients of bias and weight: each channel's sums of the gradient that reaches `x`'s normalised value, and
+    /// of that gradient times the normalised value.
+    pub fn parameter_gradients(&self, windows: Windows, x: &[f32], dy: &[f32]) -> [Vec<f64>; 2] {
+        let channels = windows.channels;
+        let sums: Vec<[Vec<f32>; 2]> = dy
+            .par_chunks(windows.pooled())
+            .zip(x.par_chunks(windows.image()))
+            .map(|(dy, x)| {
+                let mut plain = vec![0.0f32; channels];
+                let mut weighted = vec![0.0f32; channels];
+                Arch::new().dispatch(
+                    #[inline(always)]
+                    || {
+                        for (cell, dy) in dy.chunks_exact(channels).enumerate() {
+                            let values = window(windows, x, cell);
+                            for c in 0..channels {
+                                let wins = self.winner(values.map(|values| values[c]), c);
+                                let value = values
+                                    .iter()
+                                    .zip(wins)
+                                    .fold(0.0, |sum, (values, win)| if win { values[c] } else { sum });
+                                let gradient = if wins.contains(&true) { dy[c] } else { 0.0 };
+                                plain[c] += gradient;
+                                weighted[c] += gradient * (value - self.mean[c]) * self.inverse[c];
+                            }
+                        }
+                    },
+                );
+                [plain, weighted]
+            })
+            .collect();
+        let total = |which: usize| {
+            let mut total = vec![0.0; channels];
+            for sums in &sums {
+                total.iter_mut().zip(&sums[which]).for_each(|(total, &sum)| *total += f64::from(sum));
+            }
+            total
+        };
+        [total(0), total(1)]
+    }
+
+    /// Writes the gradient of the images `range` of `x`, given [`Self::parameter_gradients`] of the whole batch of
+    /// `count` pixels.
+    pub fn input_gradient(
+        &self,
+        windows: Windows,
+        (x, dy): (&[f32], &[f32]),
+        [plain, weighted]: &[Vec<f64>; 2],
+        count: f64,
+        range: Range<usize>,
+        dx: &mut [f32],
+    ) {
+        let (image, pooled, channels) = (windows.image(), windows.pooled(), windows.channels);
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                let mut slope = vec![0.0; channels];
+                let mut offset = vec![0.0; channels];
+                for c in 0..channels {
+                    slope[c] = -self.scale[c] * self.inverse[c] * (weighted[c] / count) as f32;
+                    offset[c] = -self.scale[c] * (plain[c] / count) as f32 - self.mean[c] * slope[c];
+                }
+                for (index, dx) in range.zip(dx.chunks_exact_mut(image)) {
+                    let x = &x[index * image..][..image];
+                    for (dx, x) in dx.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+                        for c in 0..channels {
+                            dx[c] = x[c] * slope[c] + offset[c];
+                        }
+                    }
+                    for (cell, dy) in dy[index * pooled..][..pooled].chunks_exact(channels).enumerate() {
+                        let values = window(windows, x, cell);
+                        let [a, b, d, e] = window_mut(windows, dx, cell);
+                        for c in 0..channels {
+                            let gradient = dy[c] * self.scale[c];
+                            let wins = self.winner(values.map(|values| values[c]), c);
+                            a[c] += if wins[0] { gradient } else { 0.0 };
+                            b[c] += if wins[1] { gradient } else { 0.0 };
+                            d[c] += if wins[2] { gradient } else { 0.0 };
+                            e[c] += if wins[3] { gradient } else { 0.0 };
+                        }
+                    }
+                }
+            },
+        );
+    }
+
+    /// Which of a window's values of channel `c` passes: the first of the largest, if positive once normalised.
+    #[inline(always)]
+    fn winner(&self, values: [f32; 4], c: usize) -> [bool; 4] {
+        let [a, b, d, e] = values.map(|value| value * self.scale[c] + self.shift[c]);
+        let top = largest(largest(a, b), largest(d, e));
+        let alive = top > 0.0;
+        let first = a == top;
+        let second = !first & (b == top);
+        let third = !first & !second & (d == top);
+        [alive & first, alive & second, alive & third, alive & !first & !second & !third]
+    }
+}
+
+/// The larger of two; one comparison, where `f32::max` has a second one for NaN.
+#[inline(always)]
+fn largest(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+/// Where the four pixels of pooling window `cell` start in an image.
+#[inline(always)]
+fn corners(windows: Windows, cell: usize) -> [usize; 2] {
+    let (row, column) = (cell / (windows.width / 2), cell % (windows.width / 2));
+    let top = (2 * row * windows.width + 2 * column) * windows.channels;
+    [top, top + windows.width * windows.channels]
+}
+
+/// The four pixels of a window.
+#[inline(always)]
+fn window(windows: Windows, image: &[f32], cell: usize) -> [&[f32]; 4] {
+    let channels = windows.channels;
+    let [top, bottom] = corners(windows, cell).map(|start| &image[start..start + 2 * channels]);
+    [&top[..channels], &top[channels..], &bottom[..channels], &bottom[channels..]]
+}
+
+/// The four pixels of a window, to write to.
+#[inline(always)]
+fn window_mut(windows: Windows, image: &mut [f32], cell: usize) -> [&mut [f32]; 4] {
+    let channels = windows.channels;
+    let [top, bottom] = corners(windows, cell);
+    let (upper, lower) = image.split_at_mut(bottom);
+    let (a, b) = upper[top..top + 2 * channels].split_at_mut(channels);
+    let (d, e) = lower[..2 * channels].split_at_mut(channels);
+    [a, b, d, e]
+}
