@@ -1,1 +1,3 @@
 //! (room not yet furnished)
+
+pub mod statistics;
