@@ -120,31 +120,36 @@ impl Expansion<'_> {
 
     /// Refuses two cells that would put their outputs at one place below the reports folder.
     fn check_published(&self, cells: &[Cell], report: &mut Report) {
-        let mut owners: FxHashMap<&str, (u32, Span)> = FxHashMap::default();
+        let mut owners: FxHashMap<&str, &Cell> = FxHashMap::default();
         let published = || {
             let outputs = cells.iter().flat_map(|cell| cell.outputs.iter().enumerate().map(move |out| (cell, out)));
             outputs.filter_map(|(cell, (number, output))| Some((cell, number, output.publish.as_ref()?.to_str()?)))
         };
-        let mut clash = |a: (u32, Span), b: (u32, Span), path: &str| {
-            let name = |stage: u32| &self.stages[self.order[stage as usize]].draft.name;
-            let title = match a.0 == b.0 {
-                true => format!("two outputs of stage `{}` would be `{path}`", name(a.0)),
-                false => format!("stages `{}` and `{}` would both write `{path}`", name(a.0), name(b.0)),
+        let mut clash = |(cell, number): (&Cell, usize), other: &Cell, path: &str| {
+            // Outputs of one cell have been compared already, with the paths that they have there.
+            if std::ptr::eq(cell, other) {
+                return;
+            }
+            let name = |cell: &Cell| &self.stages[self.order[cell.stage as usize]].draft.name;
+            let title = match cell.stage == other.stage {
+                true => format!("two cells of stage `{}` would both write `{path}`", name(cell)),
+                false => format!("stages `{}` and `{}` would both write `{path}`", name(other), name(cell)),
             };
-            let (first, second) = if a.1 <= b.1 { (a, b) } else { (b, a) };
-            let problem = Problem::new("path_conflict", second.1, title).label("expected a path of its own");
-            report.add(if first.1 == second.1 { problem } else { problem.related(first.1, "written here too") });
+            let is_it = |output: &Output| output.publish.as_deref().is_some_and(|own| own == Path::new(path));
+            let theirs = self.output_span(other, other.outputs.iter().position(is_it).unwrap_or(0));
+            let ours = self.output_span(cell, number);
+            let problem = Problem::new("path_conflict", ours.max(theirs), title).label("expected a path of its own");
+            report.add(if ours == theirs { problem } else { problem.related(ours.min(theirs), "written here too") });
         };
         for (cell, number, path) in published() {
-            let owner = (cell.stage, self.output_span(cell, number));
-            if let Some(other) = owners.insert(path, owner) {
-                clash(other, owner, path);
+            if let Some(other) = owners.insert(path, cell) {
+                clash((cell, number), other, path);
             }
         }
         for (cell, number, path) in published() {
             for (slash, _) in path.match_indices('/') {
                 if let Some(&other) = owners.get(&path[..slash]) {
-                    clash(other, (cell.stage, self.output_span(cell, number)), &path[..slash]);
+                    clash((cell, number), other, &path[..slash]);
                 }
             }
         }
@@ -234,7 +239,7 @@ impl<'a> Maker<'a> {
         };
         self.check_own_paths(&outputs, report);
         env.extend(draft.env.iter().map(|(name, text)| (name.clone(), text.fill(point))));
-        let inputs = self.inputs(point, report)?;
+        let inputs = self.inputs(point, report);
         Some(Cell { stage: position, coordinates, task, inputs, outputs, env })
     }
 
@@ -261,7 +266,13 @@ impl<'a> Maker<'a> {
         let Some(Body::Uses { with, with_span, .. }) = &self.stage.draft.body else { return None };
         let variant = self.stage.variants.at(point)?;
         let slot = &mut self.applied[self.grid.index(point)];
-        slot.get_or_insert_with(|| variant.apply(&with.fill(point), *with_span, report).map(Rc::new)).clone()
+        slot.get_or_insert_with(|| {
+            let before = report.count();
+            let applied = variant.apply(&with.fill(point), *with_span, report).map(Rc::new);
+            report.used_at(before, *with_span, &format!("stage `{}` takes it here", self.stage.draft.name));
+            applied
+        })
+        .clone()
     }
 
     fn publishes(&self, point: &[u32]) -> bool {
@@ -279,7 +290,9 @@ impl<'a> Maker<'a> {
         folder
     }
 
-    fn inputs(&self, point: &[u32], report: &mut Report) -> Option<Vec<Input>> {
+    /// The inputs of a cell. One that is wrong has been reported and is left out, so that the cell's other problems
+    /// are found too.
+    fn inputs(&self, point: &[u32], report: &mut Report) -> Vec<Input> {
         let draft = &self.stage.draft;
         let mut inputs = Vec::with_capacity(draft.inputs.len());
         if let Some(DefinitionBody::Run(command)) = self.stage.variants.at(point).map(|variant| &variant.body) {
@@ -287,35 +300,43 @@ impl<'a> Maker<'a> {
             inputs.extend(own.map(|(name, path)| Input { name: name.clone(), source: Source::Path(path.clone()) }));
         }
         for (input, labels) in draft.inputs.iter().zip(&self.labels) {
-            let source = match (input.from.as_ref()?, labels) {
-                (Origin::Path(text), _) => Source::Path(user_path(self.expansion.folder, &text.fill(point))),
-                (Origin::Stage { stage, output, .. }, None) => {
-                    let table = self.tables[*stage].as_ref()?;
-                    Source::Cell { cell: table.cell(point)?, output: self.output(*stage, output)? }
+            let source = match &input.from {
+                Some(Origin::Path(text)) => Some(Source::Path(user_path(self.expansion.folder, &text.fill(point)))),
+                Some(Origin::Stage { stage, output, .. }) => {
+                    self.cells_of(*stage, output.as_ref(), labels.as_ref(), point).inspect(|source| {
+                        if matches!(source, Source::Gathered { members, .. } if members.is_empty()) {
+                            let title = format!("a cell of stage `{}` finds nothing to gather", draft.name);
+                            let label = "`include` and `exclude` leave it no cell of this stage";
+                            report.add(Problem::new("no_cells", input.span, title).label(label));
+                        }
+                    })
                 }
-                (Origin::Stage { stage, output, .. }, Some((grid, labels))) => {
-                    let table = self.tables[*stage].as_ref()?;
-                    let mut members = Vec::new();
-                    let mut number = 0;
-                    grid.each(&mut point.to_vec(), |point| {
-                        members.extend(table.cell(point).map(|cell| (labels[number].clone(), cell)));
-                        number += 1;
-                    });
-                    if members.is_empty() {
-                        let title = format!("a cell of stage `{}` finds nothing to gather", draft.name);
-                        let label = "`include` and `exclude` leave it no cell of this stage";
-                        report.add(Problem::new("no_cells", input.span, title).label(label));
-                    }
-                    Source::Gathered { members, output: self.output(*stage, output)? }
-                }
+                None => None,
             };
-            inputs.push(Input { name: input.name.clone(), source });
+            inputs.extend(source.map(|source| Input { name: input.name.clone(), source }));
         }
-        Some(inputs)
+        inputs
     }
 
-    fn output(&self, stage: usize, named: &Option<Arc<str>>) -> Option<Arc<str>> {
-        named.clone().or_else(|| self.expansion.stages[stage].outputs.as_ref()?.first().cloned())
+    fn cells_of(
+        &self,
+        stage: usize,
+        output: Option<&Arc<str>>,
+        gathered: Option<&(Grid, Vec<Arc<str>>)>,
+        point: &[u32],
+    ) -> Option<Source> {
+        let table = self.tables[stage].as_ref()?;
+        let output = output.or_else(|| self.expansion.stages[stage].outputs.as_ref()?.first())?.clone();
+        let Some((grid, labels)) = gathered else {
+            return Some(Source::Cell { cell: table.cell(point)?, output });
+        };
+        let mut members = Vec::new();
+        let mut labels = labels.iter();
+        grid.each(&mut point.to_vec(), |point| {
+            let label = labels.next();
+            members.extend(label.cloned().zip(table.cell(point)));
+        });
+        Some(Source::Gathered { members, output })
     }
 }
 

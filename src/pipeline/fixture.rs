@@ -53,13 +53,14 @@ pub(super) fn kinds() -> Kinds {
         InputSpec { name, required }
     }
     const TRAIN: &[InputSpec] = &[input("images", true), input("init", false)];
+    const EVALUATE: &[InputSpec] = &[input("model", true)];
     let kind = |name, inputs, outputs, publish| Kind { name, version: 1, inputs, outputs, publish, check: accept };
     let mut train = kind("train", Inputs::Named(TRAIN), &[("model", "model.bin"), ("log", "log.csv")], false);
-    train.check = refuse_even_epochs;
+    train.check = refuse_thirteen;
     Kinds(vec![
         kind("make", Inputs::Named(&[]), &[("images", "images")], false),
         train,
-        kind("evaluate", Inputs::Named(&[input("model", true)]), &[("scores", "scores.json")], false),
+        kind("evaluate", Inputs::Named(EVALUATE), &[("scores", "scores.json")], false),
         kind("report", Inputs::Gathered, &[("table", "table.md")], true),
     ])
 }
@@ -68,13 +69,11 @@ fn accept(_: &Map<String, Value>) -> Vec<ParameterProblem> {
     Vec::new()
 }
 
-fn refuse_even_epochs(parameters: &Map<String, Value>) -> Vec<ParameterProblem> {
-    match parameters["epochs"].as_i64() {
-        Some(epochs) if epochs == 13 => {
-            vec![ParameterProblem { path: vec!["epochs".into()], message: "is 13, which brings bad luck".into() }]
-        }
-        _ => Vec::new(),
+fn refuse_thirteen(parameters: &Map<String, Value>) -> Vec<ParameterProblem> {
+    if parameters["epochs"] != 13 {
+        return Vec::new();
     }
+    vec![ParameterProblem { path: vec!["epochs".into()], message: "is 13, expected another number".into() }]
 }
 
 /// Loads a text as `p.yaml` in a folder that has `notes.md` and `tool.sh`.

@@ -206,13 +206,19 @@ pub(super) fn bind_text(node: &Node, what: &str, scope: &mut dyn Scope, report: 
 
 fn bind_scalar(node: &Node, text: &str, scope: &mut dyn Scope, report: &mut Report) -> Template {
     let null = Template::Value(Node::new(node.span, Data::Null));
-    let Some(parts) = parse(text, node.span, report) else { return null };
+    let Some(parts) = parse(text, node.span, report) else {
+        report.give_up(node.span);
+        return null;
+    };
     if let [Part::Reference(reference)] = parts.as_slice() {
         match scope.lookup(reference, report) {
             Some(Found::Value(value)) => return Template::Value(value),
             Some(Found::Axis(field)) => return Template::Axis(field),
             Some(Found::Kept) => return Template::Value(node.clone()),
-            None => return null,
+            None => {
+                report.give_up(node.span);
+                return null;
+            }
         }
     }
     match bind_pieces(node.span, &parts, scope, report) {
@@ -220,7 +226,10 @@ fn bind_scalar(node: &Node, text: &str, scope: &mut dyn Scope, report: &mut Repo
             Some(constant) => Template::Value(Node::new(node.span, Data::Text(constant.to_owned()))),
             None => Template::Text(text),
         },
-        None => null,
+        None => {
+            report.give_up(node.span);
+            null
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `params:`: values of the user's that may refer to each other.
 
 use super::interpolate::{Found, Reference, Scope, resolve};
-use super::problem::{Problem, Report, Span, suggest};
+use super::problem::{Problem, Report, Span, nearest, suggest};
 use super::yaml::{Data, Node};
 
 /// Looks up every reference between the parameters. A cycle is reported and becomes null.
@@ -21,9 +21,13 @@ impl Scope for Between<'_> {
         let raw = self.raw;
         let target = find(raw, reference, report)?;
         if let Some(start) = self.path.iter().position(|(_, span)| *span == reference.span) {
-            let names: Vec<&str> = self.path[start..].iter().map(|(name, _)| name.as_str()).collect();
+            let circle = &mut self.path[start..];
+            // Every way into the circle finds it; told from one place, it is told once.
+            let first = circle.iter().enumerate().min_by_key(|(_, (_, span))| *span).map_or(0, |(index, _)| index);
+            circle.rotate_left(first);
+            let names: Vec<&str> = circle.iter().chain(circle.first()).map(|(name, _)| name.as_str()).collect();
             let title = format!("parameters refer to each other in a circle: {}", names.join(" -> "));
-            report.add(Problem::new("cycle", reference.span, title).label("needs its own value"));
+            report.add(Problem::new("cycle", circle[0].1, title).label("expected a value that does not lead back here"));
             return None;
         }
         self.path.push((reference.path.join("."), reference.span));
@@ -70,6 +74,9 @@ pub(super) fn unknown(reference: &Reference, known: &[&str], params: &Node) -> P
         return problem.help(format!("did you mean `${{params.{}}}`?", reference.path.join(".")));
     }
     let help = suggest(first, known.iter().copied()).unwrap_or_default();
+    if nearest(first, known.iter().copied()).is_some() {
+        return problem.help(help);
+    }
     problem.help(format!("{help}; write `$${{` for a `${{` that is not the pipeline's"))
 }
 

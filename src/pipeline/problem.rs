@@ -85,6 +85,7 @@ pub(super) struct Report {
     sources: Vec<Source>,
     problems: Vec<Problem>,
     seen: FxHashSet<(&'static str, Span, String)>,
+    broken: FxHashSet<Span>,
 }
 
 impl Report {
@@ -100,8 +101,26 @@ impl Report {
 
     /// Records a problem, once however many cells repeat it.
     pub(super) fn add(&mut self, problem: Problem) {
+        let related = problem.related.as_ref().map_or(problem.span, |(span, _)| *span);
+        if self.broken.contains(&problem.span) || self.broken.contains(&related) {
+            return;
+        }
         if self.seen.insert((problem.code, problem.span, problem.title.clone())) {
             self.problems.push(problem);
+        }
+    }
+
+    /// Says nothing more about a value that could not be looked up: the problem with it is known.
+    pub(super) fn give_up(&mut self, span: Span) {
+        self.broken.insert(span);
+    }
+
+    /// Tells where the values of the problems since `count` are used, if they are written elsewhere.
+    pub(super) fn used_at(&mut self, count: usize, span: Span, label: &str) {
+        for problem in &mut self.problems[count..] {
+            if !span.contains(problem.span) {
+                problem.related.get_or_insert_with(|| (span, label.to_owned()));
+            }
         }
     }
 
@@ -229,7 +248,8 @@ pub(super) fn shown_path(path: &Path, folder: &Path) -> String {
 
 /// The candidate that a wrong name most likely meant, if one is near enough.
 pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = (name.chars().count() / 3).max(1);
+    let length = name.chars().count();
+    let limit = (length / 3).max(1).min(length.saturating_sub(1));
     candidates
         .into_iter()
         .map(|candidate| (strsim::osa_distance(&name.to_lowercase(), &candidate.to_lowercase()), candidate))

@@ -224,7 +224,7 @@ impl Schema {
             (Type::Union(variants), Data::Map(_) | Data::Text(_)) => check_union(variants, node, path, report)?,
             _ => return refuse(node, path, self, report),
         };
-        self.check_range(&value, path, report)?;
+        self.check_range(node, &value, path, report)?;
         if !self.one_of.is_empty() && !self.one_of.iter().any(|allowed| same(&allowed.data, &value.data)) {
             let known: Vec<String> = self.one_of.iter().filter_map(Node::scalar).collect();
             let known: Vec<&str> = known.iter().map(String::as_str).collect();
@@ -237,13 +237,14 @@ impl Schema {
         Some(value)
     }
 
-    fn check_range(&self, node: &Node, path: &str, report: &mut Report) -> Option<()> {
-        let (Some((low, high)), Data::Number(number)) = (self.range, &node.data) else { return Some(()) };
+    fn check_range(&self, node: &Node, value: &Node, path: &str, report: &mut Report) -> Option<()> {
+        let (Some((low, high)), Data::Number(number)) = (self.range, &value.data) else { return Some(()) };
         let value = number.as_f64()?;
         if low.is_none_or(|low| value >= low) && high.is_none_or(|high| value <= high) {
             return Some(());
         }
-        let title = format!("`{path}` is {number}, out of its range");
+        let written = node.scalar().unwrap_or_default();
+        let title = format!("`{path}` is {written}, out of its range");
         report.add(Problem::new("out_of_range", node.span, title).label(format!("expected {}", self.expected())));
         None
     }
@@ -309,7 +310,8 @@ fn refuse<T>(node: &Node, path: &str, schema: &Schema, report: &mut Report) -> O
 
 /// The problem of a value that is not what its place takes.
 pub(super) fn mismatch(node: &Node, path: &str, expected: &str) -> Problem {
-    let problem = Problem::new("wrong_type", node.span, format!("`{path}` must be {expected}"));
+    let what = if path.contains(' ') { path.to_owned() } else { format!("`{path}`") };
+    let problem = Problem::new("wrong_type", node.span, format!("{what} must be {expected}"));
     problem.label(format!("found {}", node.described()))
 }
 

@@ -161,3 +161,54 @@ fn conditions(text: &str) -> Option<Vec<(&str, Vec<&str>)>> {
 fn hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     suggest(name, known).map_or_else(String::new, |hint| format!("; {hint}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::load_good;
+    use super::*;
+
+    const TEXT: &str = "axes: { loss: [contrastive, mean_field_a, mean_field_b], seed: 0..4 }
+exclude: [{ loss: contrastive, seed: 2.. }]
+stages:
+  model: { run: 'echo ${loss} ${seed}', out: [x] }
+  table: { uses: report, in: { m: model } }
+";
+
+    fn names(selectors: &[&str]) -> Result<Vec<String>, String> {
+        let pipeline = load_good(TEXT, &[]);
+        let selectors: Vec<String> = selectors.iter().map(|selector| (*selector).to_owned()).collect();
+        let cells = select(&pipeline, &selectors).map_err(|error| error.to_string())?;
+        Ok(cells.into_iter().map(|cell| pipeline.cell_name(cell)).collect())
+    }
+
+    #[test]
+    fn selectors_select() {
+        assert_eq!(names(&[]).unwrap().len(), 11);
+        assert_eq!(names(&["*"]).unwrap().len(), 11);
+        assert_eq!(names(&["model"]).unwrap().len(), 10);
+        assert_eq!(names(&["*[seed=0]"]).unwrap().len(), 3, "a pattern passes over stages without the axis");
+        let some = ["model[loss=mean_field_a,seed=0]", "model[loss=mean_field_b,seed=0]", "table"];
+        assert_eq!(names(&["table", "model[loss=mean_field*,seed=..1]"]).unwrap(), some);
+        let alternatives = ["model[loss=contrastive,seed=1]", "model[loss=mean_field_b,seed=1]"];
+        assert_eq!(names(&["model[seed=1,loss=contrastive|*_b]"]).unwrap(), alternatives);
+        assert_eq!(names(&["model[loss=contrastive,*_b,seed=1]"]).unwrap(), alternatives);
+    }
+
+    #[test]
+    fn a_selector_without_cells_says_why() {
+        for (selector, message) in [
+            ("modle", "`modle`: there is no stage `modle`; did you mean `model`?"),
+            ("model[sed=1]", "`model[sed=1]`: stage `model` has no axis `sed`; did you mean `seed`?"),
+            ("table[seed=1]", "`table[seed=1]`: stage `table` has no axis `seed`"),
+            ("model[seed=7]", "`model[seed=7]`: axis `seed` has no value `7`; known here: `0`, `1`, `2`, `3`"),
+            ("model[loss=contrastiv]", "axis `loss` has no value `contrastiv`; did you mean `contrastive`?"),
+            ("model[loss=contrastive,seed=3]", "selects no cell"),
+            ("model[seed=1", "is no selector"),
+            ("model[seed=]", "is no selector"),
+            ("model[]", "is no selector"),
+        ] {
+            let error = names(&[selector]).unwrap_err();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+}

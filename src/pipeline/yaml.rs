@@ -185,10 +185,10 @@ pub(super) fn parse_from(report: &mut Report, source: u32, start: usize) -> Opti
             let byte = error.location().map_or(0, |location| location.index());
             let at = shielded.get(..byte).unwrap_or(&shielded).chars().count();
             let message = error.to_string();
-            let message = match message.split(" at line ").next().unwrap_or_default() {
-                "EOF while parsing a value" => "expected `stages:` and the like, found nothing",
-                message => message,
-            };
+            let message = message.split(" at line ").next().unwrap_or_default();
+            if message == "EOF while parsing a value" {
+                return Some(Node::new(places.span(0, 0), Data::Null));
+            }
             report.add(syntax(&whole, places.span(at, at), message));
             None
         }
@@ -279,13 +279,13 @@ impl Shield {
         Shield { open, close: free.next().unwrap_or('\u{e001}') }
     }
 
-    /// Replaces the braces of every `${...}` that closes on its line.
+    /// Replaces the braces of every `${...}` that closes on its line and has no quotes inside.
     fn close(&self, text: &str) -> String {
         let mut out = String::with_capacity(text.len() + 16);
         let mut rest = text;
         while let Some(at) = rest.find("${") {
             let inside = &rest[at + 2..];
-            let end = inside.find(['{', '}', '\n']).filter(|&end| inside[end..].starts_with('}'));
+            let end = inside.find(['{', '}', '\n', '\'', '"']).filter(|&end| inside[end..].starts_with('}'));
             match end {
                 Some(end) => {
                     out.push_str(&rest[..=at]);
@@ -356,6 +356,10 @@ impl<'de> Visitor<'de> for NodeVisitor {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value without a YAML tag")
+    }
+
+    fn visit_none<E>(self) -> Result<Data, E> {
+        Ok(Data::Null)
     }
 
     fn visit_unit<E>(self) -> Result<Data, E> {
