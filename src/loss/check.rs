@@ -16,7 +16,16 @@ use super::registry::{LossSpec, SpecError};
 use super::{Batch, Gradients, LossError};
 
 /// What reference files say about how a loss is computed, in words: (loss, key, the value that holds here).
-pub const CONVENTIONS: &[(&str, &str, &str)] = &[("contrastive", "reducer", "avg_non_zero per pair type")];
+pub const CONVENTIONS: &[(&str, &str, &str)] = &[
+    ("contrastive", "reducer", "avg_non_zero per pair type"),
+    ("triplet", "distance", "lp2_normalized"),
+    ("triplet", "reducer", "avg_non_zero over all triplets"),
+    ("snr_contrastive", "distance", "snr: var(anchor-other)/var(anchor)"),
+    ("snr_contrastive", "reducer", "avg_non_zero per pair type"),
+    ("snr_contrastive", "regularizer", "none"),
+    ("margin", "nu", "0"),
+    ("margin", "triplets", "all"),
+];
 
 /// Reference cases.
 #[derive(Debug, Clone, Deserialize)]
@@ -326,6 +335,16 @@ mod tests {
     fn a_parameter_that_the_loss_does_not_have_is_refused() {
         let error = check(&case(|case| case["params"]["margn"] = json!(1)), &[], TOLERANCES).unwrap_err();
         assert!(error.to_string().contains("unknown field `margn`"), "{error}");
+    }
+
+    #[test]
+    fn a_convention_that_does_not_hold_here_is_refused() {
+        let other = |case: &mut Value| {
+            case["loss"] = json!("margin");
+            case["params"] = json!({ "nu": 0.1 });
+        };
+        let error = check(&case(other), &[], TOLERANCES).unwrap_err().to_string();
+        assert_eq!(error, "case 1 (margin): parameters {\"nu\":0.1}: nu is always 0 here");
     }
 
     #[test]

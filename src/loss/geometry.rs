@@ -199,6 +199,11 @@ pub fn from_scores<T: Real>(
     vectors.pull_back(out);
 }
 
+/// The other samples of the class of sample `i`, and the samples of other classes, both ascending.
+pub fn pairs(i: usize, labels: &[u32]) -> (Vec<usize>, Vec<usize>) {
+    (0..labels.len()).filter(|&j| j != i).partition(|&j| labels[j] == labels[i])
+}
+
 /// The samples of a batch, class by class.
 #[derive(Debug, Clone)]
 pub struct Groups {

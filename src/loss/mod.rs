@@ -4,21 +4,32 @@
 //! closed form: the caller puts them on a tape if it has one. Everything is generic over `f32` (training) and `f64`
 //! (reference checks).
 
+pub mod arcface;
 pub mod check;
 pub mod class_wise_multi_similarity;
 pub mod contrastive;
+pub mod cosface;
+pub mod fast_ap;
 pub mod fields;
 mod geometry;
+pub mod margin;
 pub mod mean_field_class_wise_multi_similarity;
 pub mod mean_field_contrastive;
 pub mod multi_similarity;
+pub mod normalized_softmax;
+pub mod nt_xent;
 mod penalty;
 pub mod proxy_anchor;
+pub mod proxy_nca;
 pub mod real;
 pub mod registry;
 mod smooth;
+pub mod snr_contrastive;
+pub mod soft_triple;
+mod softmax;
 #[cfg(test)]
 mod testing;
+pub mod triplet;
 
 use thiserror::Error;
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Field, MARGIN, Range, SCALE, Value};
-use super::geometry::{embeddings, from_cosines, no_parameters};
+use super::geometry::{embeddings, from_cosines, no_parameters, pairs};
 use super::real::Real;
 use super::smooth::log_1p_sum_exp;
 use super::{Batch, Gradients, Loss, LossError, Parameter};
@@ -103,7 +103,7 @@ impl<T: Real> Loss<T> for MultiSimilarity {
         let mut gradient = vec![T::ZERO; count * count];
         let mut total = 0.0;
         for (i, (s, gradient)) in cosines.chunks(count).zip(gradient.chunks_mut(count)).enumerate() {
-            let (positives, negatives) = self.pairs(i, s, batch.labels);
+            let (positives, negatives) = self.mine(i, s, batch.labels);
             for (kept, sharpness) in [(positives, -self.alpha), (negatives, self.beta)] {
                 let exponent = |j: usize| T::of(sharpness) * (s[j] - T::of(self.base));
                 let log = log_1p_sum_exp(kept.iter().map(|&j| exponent(j)));
@@ -120,9 +120,8 @@ impl<T: Real> Loss<T> for MultiSimilarity {
 
 impl MultiSimilarity {
     /// The positives and negatives of anchor `i` that take part, `s` being its cosines.
-    fn pairs<T: Real>(&self, i: usize, s: &[T], labels: &[u32]) -> (Vec<usize>, Vec<usize>) {
-        let others = (0..labels.len()).filter(|&j| j != i);
-        let (mut positives, mut negatives): (Vec<_>, Vec<_>) = others.partition(|&j| labels[j] == labels[i]);
+    fn mine<T: Real>(&self, i: usize, s: &[T], labels: &[u32]) -> (Vec<usize>, Vec<usize>) {
+        let (mut positives, mut negatives) = pairs(i, labels);
         if self.miner == Miner::MultiSimilarity {
             let epsilon = T::of(self.miner_epsilon);
             let hardest_negative = negatives.iter().fold(T::of(f64::NEG_INFINITY), |m, &j| m.max(s[j]));

@@ -7,9 +7,12 @@ use super::Loss;
 use super::fields::Field;
 use super::real::Real;
 use super::{
-    class_wise_multi_similarity::ClassWiseMultiSimilarity, contrastive::Contrastive,
+    arcface::ArcFace, class_wise_multi_similarity::ClassWiseMultiSimilarity, contrastive::Contrastive,
+    cosface::CosFace, fast_ap::FastAp, margin::Margin,
     mean_field_class_wise_multi_similarity::MeanFieldClassWiseMultiSimilarity,
-    mean_field_contrastive::MeanFieldContrastive, multi_similarity::MultiSimilarity, proxy_anchor::ProxyAnchor,
+    mean_field_contrastive::MeanFieldContrastive, multi_similarity::MultiSimilarity,
+    normalized_softmax::NormalizedSoftmax, nt_xent::NtXent, proxy_anchor::ProxyAnchor, proxy_nca::ProxyNca,
+    snr_contrastive::SnrContrastive, soft_triple::SoftTriple, triplet::Triplet,
 };
 
 /// A loss and its parameters are outside their ranges.
@@ -28,9 +31,9 @@ macro_rules! losses {
         ///
         /// A parameter not given has its default; one that the loss does not have is refused.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-        #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+        #[serde(tag = "kind")]
         pub enum LossSpec {
-            $(#[doc = concat!("`", $name, "`: see [`", stringify!($loss), "`].")] $loss($loss),)*
+            $(#[doc = concat!("`", $name, "`: see [`", stringify!($loss), "`].")] #[serde(rename = $name)] $loss($loss),)*
         }
 
         impl LossSpec {
@@ -71,6 +74,16 @@ losses! {
     MeanFieldContrastive = "mean_field_contrastive",
     MeanFieldClassWiseMultiSimilarity = "mean_field_class_wise_multi_similarity",
     ProxyAnchor = "proxy_anchor",
+    Triplet = "triplet",
+    NtXent = "nt_xent",
+    SnrContrastive = "snr_contrastive",
+    FastAp = "fast_ap",
+    Margin = "margin",
+    ProxyNca = "proxy_nca",
+    NormalizedSoftmax = "normalized_softmax",
+    CosFace = "cosface",
+    ArcFace = "arcface",
+    SoftTriple = "soft_triple",
 }
 
 impl LossSpec {

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use serde_json::json;
 
 use super::check::{Tolerances, Verdict, check};
 use super::registry::LossSpec;
@@ -166,9 +167,9 @@ fn steep(name: &str) -> Vec<LossSpec> {
     let plain = LossSpec::named(name).unwrap();
     let mut all = vec![plain.clone()];
     for field in plain.fields() {
-        for end in [1e-3, 1e3] {
+        for end in [json!(1e-3), json!(1e3), json!(1), json!(200)] {
             let mut values = serde_json::to_value(&plain).unwrap();
-            values[field.name] = serde_json::json!(end);
+            values[field.name] = end;
             if let Ok(spec) = serde_json::from_value::<LossSpec>(values)
                 && spec.check().is_empty()
             {
@@ -185,7 +186,7 @@ fn one_two_and_four_threads_give_the_same_bits() {
     for name in LossSpec::NAMES {
         let mut values = serde_json::to_value(LossSpec::named(name).unwrap()).unwrap();
         if values.get("mf_reg").is_some() {
-            values["mf_reg"] = serde_json::json!(0.5);
+            values["mf_reg"] = json!(0.5);
         }
         let loss = serde_json::from_value::<LossSpec>(values).unwrap().build::<f32>().unwrap();
         let double = LossSpec::named(name).unwrap().build::<f64>().unwrap();

@@ -1,0 +1,183 @@
+//! FastAP: average precision over a soft histogram of distances.
+
+use serde::{Deserialize, Serialize};
+
+use super::fields::{Field, Range, Value};
+use super::geometry::{embeddings, from_distances, no_parameters, pairs};
+use super::real::Real;
+use super::{Batch, Gradients, Loss, LossError, Parameter};
+
+/// FastAP loss.
+///
+/// ```text
+/// bins      num_bins + 1 centres, evenly over the squared distances [0, 4]; a distance is shared between its two neighbours
+/// H+_k, H_k soft counts in bin k of the query's own class, and of all other samples; C+_k, C_k their cumulative sums
+/// L         = mean over queries with a positive of 1 - 1/|P| sum_k H+_k C+_k / C_k
+/// ```
+///
+/// A batch without positive pairs costs 0.
+///
+/// # Shapes
+/// Embeddings `B x D`; no parameters.
+///
+/// # Parameters
+/// See [`FastAp::FIELDS`].
+///
+/// # Gradient
+/// Through `H` and `C` to the shares, which move linearly with the squared distance between two centres. At a centre the
+/// slope is that of the bin above.
+///
+/// # Cost
+/// O(B^2 (D + num_bins)) time, O(B^2) memory.
+///
+/// # Source
+/// Cakir et al., *Deep Metric Learning to Rank*, CVPR 2019. Equal to pytorch-metric-learning.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FastAp {
+    /// Bins over the squared distances.
+    pub num_bins: u64,
+}
+
+impl FastAp {
+    /// Names, defaults and ranges.
+    pub const FIELDS: &'static [Field] = &[Field {
+        name: "num_bins",
+        default: Value::Count(10),
+        range: Range::Counts(1, 10_000),
+        about: "bins over the squared distances (MLRC found 16 to 86)",
+    }];
+}
+
+impl Default for FastAp {
+    fn default() -> Self {
+        Self { num_bins: 10 }
+    }
+}
+
+impl<T: Real> Loss<T> for FastAp {
+    fn parameters(&self, _classes: usize, _dim: usize) -> Vec<Parameter> {
+        Vec::new()
+    }
+
+    fn evaluate(
+        &self,
+        batch: Batch<'_, T>,
+        classes: usize,
+        parameters: &[&[T]],
+        gradients: &mut Gradients<T>,
+    ) -> Result<T, LossError> {
+        no_parameters(parameters)?;
+        let units = embeddings(batch, classes)?;
+        let distances = units.distances();
+        let count = units.count;
+        let mut gradient = vec![T::ZERO; count * count];
+        let (mut sum, mut queries) = (0.0, 0.0);
+        for (i, (d, gradient)) in distances.chunks(count).zip(gradient.chunks_mut(count)).enumerate() {
+            let (positives, negatives) = pairs(i, batch.labels);
+            if !positives.is_empty() {
+                sum += self.query(d, &positives, &negatives, gradient);
+                queries += 1.0;
+            }
+        }
+        let each = 1.0 / f64::max(queries, 1.0);
+        gradient.iter_mut().for_each(|g| *g *= T::of(each));
+        from_distances(&units, &distances, &gradient, gradients);
+        Ok(T::of(sum * each))
+    }
+}
+
+impl FastAp {
+    /// `1 - AP` of one query, given its distances; writes the derivative with respect to them.
+    fn query<T: Real>(&self, distances: &[T], positives: &[usize], negatives: &[usize], gradient: &mut [T]) -> f64 {
+        let bins = self.num_bins as usize;
+        let width = T::of(4.0 / bins as f64);
+        let others = || positives.iter().map(|j| (*j, true)).chain(negatives.iter().map(|j| (*j, false)));
+        // The two bin centres around a squared distance, the share of the upper one, and whether it moves with it.
+        let place = |j: usize| {
+            let at = distances[j] * distances[j] / width;
+            let low = (at.to_f64() as usize).min(bins - 1);
+            let upper = at - T::of(low as f64);
+            if upper > T::ONE { (low, T::ONE, false) } else { (low, upper, true) }
+        };
+        let (mut own, mut all) = (vec![T::ZERO; bins + 1], vec![T::ZERO; bins + 1]);
+        for (j, positive) in others() {
+            let (low, upper, _) = place(j);
+            for (bin, share) in [(low, T::ONE - upper), (low + 1, upper)] {
+                all[bin] += share;
+                if positive {
+                    own[bin] += share;
+                }
+            }
+        }
+        let (mut own_sum, mut all_sum) = (T::ZERO, T::ZERO);
+        let sums: Vec<(T, T)> = own
+            .iter()
+            .zip(&all)
+            .map(|(&own, &all)| {
+                own_sum += own;
+                all_sum += all;
+                (own_sum, all_sum)
+            })
+            .collect();
+
+        // d AP / d own[k] = direct[k] + later[k] from its own sums, and d AP / d all[k] = -loss[k].
+        let number = T::of(positives.len() as f64);
+        let mut average = 0.0;
+        let (mut of_own, mut of_all) = (vec![T::ZERO; bins + 1], vec![T::ZERO; bins + 1]);
+        let (mut later, mut loss) = (T::ZERO, T::ZERO);
+        for bin in (0..=bins).rev() {
+            let (own_sum, all_sum) = sums[bin];
+            if all_sum > T::ZERO {
+                let precision = own_sum / all_sum;
+                average += (own[bin] * precision / number).to_f64();
+                later += own[bin] / all_sum / number;
+                loss += own[bin] * precision / all_sum / number;
+                of_own[bin] = precision / number + later;
+                of_all[bin] = -loss;
+            } else {
+                (of_own[bin], of_all[bin]) = (later, -loss);
+            }
+        }
+        for (j, positive) in others() {
+            let (low, _, moves) = place(j);
+            if moves {
+                let slope = |of: &[T]| of[low + 1] - of[low];
+                let rise = slope(&of_all) + if positive { slope(&of_own) } else { T::ZERO };
+                gradient[j] = -rise * T::of(2.0) * distances[j] / width;
+            }
+        }
+        1.0 - average
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss::testing;
+
+    #[test]
+    fn it_equals_the_reference() {
+        testing::equals_reference("fast_ap", 3);
+    }
+
+    #[test]
+    fn its_gradient_is_the_slope_of_its_value() {
+        testing::slopes(&FastAp { num_bins: 10 });
+        testing::slopes(&FastAp { num_bins: 3 });
+    }
+
+    #[test]
+    fn a_positive_nearer_than_all_negatives_costs_nothing_and_a_farther_one_half() {
+        let value = |x: f64| {
+            let batch = Batch { embeddings: &[1.0, 0.0, x, 1.0 - x.abs(), 0.0, 1.0], labels: &[0, 0, 1], dim: 2 };
+            FastAp { num_bins: 2 }.evaluate(batch, 2, &[], &mut Gradients::default()).unwrap()
+        };
+        // Query 0: positive at 0, negative at 2. Query 1 is its twin.
+        let near: f64 = value(1.0);
+        assert!(near.abs() <= 1e-12, "{near}");
+        // Query 0: positive at 4, negative at 2. Query 1: positive at 4, negative at 2.
+        let far: f64 = value(-1.0);
+        assert!((far - 0.5).abs() <= 1e-12, "{far}");
+    }
+}

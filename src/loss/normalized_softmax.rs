@@ -1,0 +1,97 @@
+//! Normalised softmax: cross-entropy of cosines with class vectors.
+
+use serde::{Deserialize, Serialize};
+
+use super::fields::{Field, SCALE};
+use super::geometry::{class_vectors, embeddings, from_scores};
+use super::real::Real;
+use super::softmax::cross_entropy;
+use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
+
+/// Normalised softmax loss.
+///
+/// ```text
+/// L = mean_i cross-entropy over c of (e_i . w_c / temperature), target y_i
+/// ```
+///
+/// `e` unit embeddings, `w` unit class vectors. With one class it is 0.
+///
+/// # Shapes
+/// Embeddings `B x D`; `class_vectors` `C x D`.
+///
+/// # Parameters
+/// See [`NormalizedSoftmax::FIELDS`].
+///
+/// # Gradient
+/// With respect to a logit: `(probability - [c = y_i]) / B`.
+///
+/// # Cost
+/// O(B C D) time, O(B C) memory.
+///
+/// # Source
+/// Zhai and Wu, *Classification is a Strong Baseline for Deep Metric Learning*, BMVC 2019. Equal to pytorch-metric-learning.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NormalizedSoftmax {
+    /// Divides the cosines.
+    pub temperature: f64,
+}
+
+impl NormalizedSoftmax {
+    /// Names, defaults and ranges.
+    pub const FIELDS: &'static [Field] =
+        &[Field::number("temperature", 0.05, SCALE, "divides the cosines (MLRC found 0.063 to 0.109)")];
+}
+
+impl Default for NormalizedSoftmax {
+    fn default() -> Self {
+        Self { temperature: 0.05 }
+    }
+}
+
+impl<T: Real> Loss<T> for NormalizedSoftmax {
+    fn parameters(&self, classes: usize, dim: usize) -> Vec<Parameter> {
+        vec![Parameter { name: "class_vectors", rows: classes, cols: dim, init: Init::Normal }]
+    }
+
+    fn evaluate(
+        &self,
+        batch: Batch<'_, T>,
+        classes: usize,
+        parameters: &[&[T]],
+        gradients: &mut Gradients<T>,
+    ) -> Result<T, LossError> {
+        let units = embeddings(batch, classes)?;
+        let vectors = class_vectors("class_vectors", parameters, classes, batch.dim)?;
+        let mut scores = units.cosines(&vectors);
+        let scale = T::of(1.0 / self.temperature);
+        let value = cross_entropy(&mut scores, batch.labels, classes, 1.0 / self.temperature, |q| (scale * q, scale));
+        from_scores(&units, &vectors, &scores, None, gradients);
+        Ok(T::of(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss::testing;
+
+    #[test]
+    fn it_equals_the_reference() {
+        testing::equals_reference("normalized_softmax", 3);
+    }
+
+    #[test]
+    fn its_gradient_is_the_slope_of_its_value() {
+        testing::slopes(&NormalizedSoftmax { temperature: 0.3 });
+    }
+
+    #[test]
+    fn two_classes_give_the_logistic_loss() {
+        let batch = Batch { embeddings: &[1.0, 0.0], labels: &[1], dim: 2 };
+        let loss = NormalizedSoftmax { temperature: 0.5 };
+        let value: f64 = loss.evaluate(batch, 2, &[&[3.0, 4.0, 1.0, 0.0]], &mut Gradients::default()).unwrap();
+        // Cosines 0.6 and 1.
+        assert!((value - (1.0 + (-0.8f64).exp()).ln()).abs() <= 1e-15, "{value}");
+    }
+}

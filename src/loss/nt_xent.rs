@@ -1,0 +1,122 @@
+//! NT-Xent: each positive pair against all negatives of its anchor.
+
+use serde::{Deserialize, Serialize};
+
+use super::fields::{Field, SCALE};
+use super::geometry::{embeddings, from_cosines, no_parameters, pairs};
+use super::real::Real;
+use super::smooth::{log_sum_exp, sigmoid, softplus};
+use super::{Batch, Gradients, Loss, LossError, Parameter};
+
+/// NT-Xent loss (normalised temperature-scaled cross-entropy) with labels.
+///
+/// ```text
+/// L = mean over ordered positive pairs (a, p) of log(1 + sum_{n in N_a} exp((s_an - s_ap) / temperature))
+/// ```
+///
+/// `s` cosines of embeddings, `N_a` the samples of other classes. Other positives of the anchor take no part in its
+/// denominator. Without positive pairs, or without negatives, it is 0.
+///
+/// # Shapes
+/// Embeddings `B x D`; no parameters.
+///
+/// # Parameters
+/// See [`NtXent::FIELDS`].
+///
+/// # Gradient
+/// With `r` the share of the negatives in a pair's softmax: `-r / (temperature pairs)` for `s_ap`, and the same, shared out
+/// over the negatives by their softmax, for `s_an`.
+///
+/// # Cost
+/// O(B^2 D) time, O(B^2) memory.
+///
+/// # Source
+/// Sohn, NIPS 2016; Chen et al., *A Simple Framework for Contrastive Learning of Visual Representations*, ICML 2020. Equal to
+/// pytorch-metric-learning.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NtXent {
+    /// Divides the cosines.
+    pub temperature: f64,
+}
+
+impl NtXent {
+    /// Names, defaults and ranges.
+    pub const FIELDS: &'static [Field] =
+        &[Field::number("temperature", 0.07, SCALE, "divides the cosines (MLRC found 0.0002 to 0.0415)")];
+}
+
+impl Default for NtXent {
+    fn default() -> Self {
+        Self { temperature: 0.07 }
+    }
+}
+
+impl<T: Real> Loss<T> for NtXent {
+    fn parameters(&self, _classes: usize, _dim: usize) -> Vec<Parameter> {
+        Vec::new()
+    }
+
+    fn evaluate(
+        &self,
+        batch: Batch<'_, T>,
+        classes: usize,
+        parameters: &[&[T]],
+        gradients: &mut Gradients<T>,
+    ) -> Result<T, LossError> {
+        no_parameters(parameters)?;
+        let units = embeddings(batch, classes)?;
+        let cosines = units.cosines(&units);
+        let (count, inverse) = (units.count, T::of(1.0 / self.temperature));
+        let mut gradient = vec![T::ZERO; count * count];
+        let (mut sum, mut terms) = (0.0, 0.0);
+        for (i, (s, gradient)) in cosines.chunks(count).zip(gradient.chunks_mut(count)).enumerate() {
+            let (positives, negatives) = pairs(i, batch.labels);
+            let all = log_sum_exp(negatives.iter().map(|&n| s[n] * inverse));
+            if negatives.is_empty() {
+                terms += positives.len() as f64;
+                continue;
+            }
+            let mut pushed = T::ZERO;
+            for &p in &positives {
+                let logit = all - s[p] * inverse;
+                sum += softplus(logit).to_f64();
+                terms += 1.0;
+                let share = sigmoid(logit);
+                pushed += share;
+                gradient[p] = -share;
+            }
+            for &n in &negatives {
+                gradient[n] = pushed * (s[n] * inverse - all).exp();
+            }
+        }
+        let each = 1.0 / f64::max(terms, 1.0);
+        gradient.iter_mut().for_each(|g| *g *= T::of(each / self.temperature));
+        from_cosines(&units, &gradient, gradients);
+        Ok(T::of(sum * each))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss::testing;
+
+    #[test]
+    fn it_equals_the_reference() {
+        testing::equals_reference("nt_xent", 3);
+    }
+
+    #[test]
+    fn its_gradient_is_the_slope_of_its_value() {
+        testing::slopes(&NtXent { temperature: 0.4 });
+    }
+
+    #[test]
+    fn two_pairs_and_one_negative_give_the_value_on_paper() {
+        let batch = Batch { embeddings: &[1.0, 0.0, 0.0, 1.0, -1.0, 0.0], labels: &[0, 0, 1], dim: 2 };
+        let value: f64 = NtXent { temperature: 0.5 }.evaluate(batch, 2, &[], &mut Gradients::default()).unwrap();
+        // Anchor 0: negative at -1; anchor 1: negative at 0; the positive pair at 0.
+        assert!((value - ((1.0 + (-2f64).exp()).ln() + 2f64.ln()) / 2.0).abs() <= 1e-15, "{value}");
+    }
+}

@@ -1,0 +1,103 @@
+//! ProxyNCA: soft nearest proxy by squared distance.
+
+use serde::{Deserialize, Serialize};
+
+use super::fields::{Field, SCALE};
+use super::geometry::{class_vectors, embeddings, from_scores};
+use super::real::Real;
+use super::softmax::cross_entropy;
+use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
+
+/// ProxyNCA loss.
+///
+/// ```text
+/// L = mean_i -log softmax_c(-softmax_scale |e_i - w_c|^2)[y_i]
+/// ```
+///
+/// `e` unit embeddings, `w` unit proxies, so that `|e - w|^2 = 2 - 2 e . w` and the 2 cancels in the softmax. With one class
+/// it is 0.
+///
+/// # Shapes
+/// Embeddings `B x D`; `proxies` `C x D`.
+///
+/// # Parameters
+/// See [`ProxyNca::FIELDS`].
+///
+/// # Gradient
+/// With respect to a logit: `(probability - [c = y_i]) / B`.
+///
+/// # Cost
+/// O(B C D) time, O(B C) memory.
+///
+/// # Source
+/// Movshovitz-Attias et al., *No Fuss Distance Metric Learning using Proxies*, ICCV 2017, which leaves the own proxy out of the
+/// denominator; here it stays, as in pytorch-metric-learning, whose default scale this is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProxyNca {
+    /// Multiplies the squared distances.
+    pub softmax_scale: f64,
+}
+
+impl ProxyNca {
+    /// Names, defaults and ranges.
+    pub const FIELDS: &'static [Field] = &[Field::number(
+        "softmax_scale",
+        1.0,
+        SCALE,
+        "multiplies squared distances (Proxy-Anchor code: 32; MLRC found 8 to 14)",
+    )];
+}
+
+impl Default for ProxyNca {
+    fn default() -> Self {
+        Self { softmax_scale: 1.0 }
+    }
+}
+
+impl<T: Real> Loss<T> for ProxyNca {
+    fn parameters(&self, classes: usize, dim: usize) -> Vec<Parameter> {
+        vec![Parameter { name: "proxies", rows: classes, cols: dim, init: Init::Normal }]
+    }
+
+    fn evaluate(
+        &self,
+        batch: Batch<'_, T>,
+        classes: usize,
+        parameters: &[&[T]],
+        gradients: &mut Gradients<T>,
+    ) -> Result<T, LossError> {
+        let units = embeddings(batch, classes)?;
+        let vectors = class_vectors("proxies", parameters, classes, batch.dim)?;
+        let mut scores = units.cosines(&vectors);
+        let scale = T::of(2.0 * self.softmax_scale);
+        let value = cross_entropy(&mut scores, batch.labels, classes, 2.0 * self.softmax_scale, |q| (scale * q, scale));
+        from_scores(&units, &vectors, &scores, None, gradients);
+        Ok(T::of(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss::testing;
+
+    #[test]
+    fn it_equals_the_reference() {
+        testing::equals_reference("proxy_nca", 3);
+    }
+
+    #[test]
+    fn its_gradient_is_the_slope_of_its_value() {
+        testing::slopes(&ProxyNca { softmax_scale: 3.0 });
+    }
+
+    #[test]
+    fn two_proxies_give_the_logistic_loss_of_their_squared_distances() {
+        let batch = Batch { embeddings: &[1.0, 0.0], labels: &[0], dim: 2 };
+        let loss = ProxyNca { softmax_scale: 1.5 };
+        let value: f64 = loss.evaluate(batch, 2, &[&[0.0, 1.0, -2.0, 0.0]], &mut Gradients::default()).unwrap();
+        // Squared distances 2 and 4.
+        assert!((value - (1.0 + (1.5f64 * (2.0 - 4.0)).exp()).ln()).abs() <= 1e-15, "{value}");
+    }
+}

@@ -1,0 +1,181 @@
+//! SoftTriple: softmax over classes with several centres each.
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::fields::{Field, MARGIN, Range, SCALE, Value, WEIGHT};
+use super::geometry::{Units, class_vectors, embeddings, from_scores};
+use super::real::{Real, dot};
+use super::smooth::log_sum_exp;
+use super::softmax::cross_entropy;
+use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
+
+/// SoftTriple loss.
+///
+/// ```text
+/// S_ic = sum_k softmax_k(e_i . w_ck / gamma) e_i . w_ck
+/// L    = mean_i cross-entropy over c of la (S_ic - margin [c = y_i]), target y_i
+///      + tau / (C K (K - 1)) sum_c sum_{k < l} sqrt(2 + 1e-5 - 2 w_ck . w_cl)
+/// ```
+///
+/// `e` unit embeddings, `w` unit centres, `K` centres a class.
+///
+/// # Shapes
+/// Embeddings `B x D`; `centres` `C K x D`, the centres of a class side by side.
+///
+/// # Parameters
+/// See [`SoftTriple::FIELDS`].
+///
+/// # Gradient
+/// With respect to `e_i . w_ck`: that of `S_ic` times `softmax_k (1 + (e_i . w_ck - S_ic) / gamma)`.
+///
+/// # Cost
+/// O(B C K D) time, O(B C K) memory; with `tau > 0` also O(C K^2 D) time.
+///
+/// # Source
+/// Qian et al., *SoftTriple Loss: Deep Metric Learning Without Triplet Sampling*, ICCV 2019. Equal to pytorch-metric-learning 2
+/// but for the start of the centres, there Kaiming-uniform: only their length differs, which does not enter the loss. `tau` is 0
+/// as there; the paper has 0.2.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SoftTriple {
+    /// Centres of a class.
+    pub centers_per_class: u64,
+    /// Multiplies the scores.
+    pub la: f64,
+    /// Temperature over the centres of a class.
+    pub gamma: f64,
+    /// Taken from the own score.
+    pub margin: f64,
+    /// Weight of the pull between centres of a class.
+    pub tau: f64,
+}
+
+impl SoftTriple {
+    /// Names, defaults and ranges.
+    pub const FIELDS: &'static [Field] = &[
+        Field {
+            name: "centers_per_class",
+            default: Value::Count(10),
+            range: Range::Counts(1, 1_000),
+            about: "centres of a class (paper: 10, SOP 2)",
+        },
+        Field::number("la", 20.0, SCALE, "multiplies the scores (paper: 20; MLRC found 17.7 to 100)"),
+        Field::number("gamma", 0.1, SCALE, "temperature over the centres (paper: 0.1; MLRC states 1 / gamma)"),
+        Field::number("margin", 0.01, MARGIN, "taken from the own score (paper: 0.01; MLRC found 0.31 to 0.70)"),
+        Field::number("tau", 0.0, WEIGHT, "weight of the pull between centres of a class (paper: 0.2)"),
+    ];
+}
+
+impl Default for SoftTriple {
+    fn default() -> Self {
+        Self { centers_per_class: 10, la: 20.0, gamma: 0.1, margin: 0.01, tau: 0.0 }
+    }
+}
+
+impl<T: Real> Loss<T> for SoftTriple {
+    fn parameters(&self, classes: usize, dim: usize) -> Vec<Parameter> {
+        vec![Parameter { name: "centres", rows: classes * self.centres(), cols: dim, init: Init::Normal }]
+    }
+
+    fn evaluate(
+        &self,
+        batch: Batch<'_, T>,
+        classes: usize,
+        parameters: &[&[T]],
+        gradients: &mut Gradients<T>,
+    ) -> Result<T, LossError> {
+        let units = embeddings(batch, classes)?;
+        let each = self.centres();
+        let centres = class_vectors("centres", parameters, classes * each, batch.dim)?;
+        let cosines = units.cosines(&centres);
+        let sharpness = T::of(1.0 / self.gamma);
+        let mut scores: Vec<T> = cosines
+            .par_chunks(each)
+            .map(|cosines| {
+                let log = log_sum_exp(cosines.iter().map(|&s| sharpness * s));
+                cosines.iter().fold(T::ZERO, |sum, &s| sum + (sharpness * s - log).exp() * s)
+            })
+            .collect();
+        let (scale, margin) = (T::of(self.la), T::of(self.margin));
+        let similarities = scores.clone();
+        let mut value =
+            cross_entropy(&mut scores, batch.labels, classes, self.la, |score| (scale * (score - margin), scale));
+
+        // From the scores to the cosines: the softmax over the centres moves too.
+        let mut gradient = vec![T::ZERO; cosines.len()];
+        let rows = cosines.par_chunks(each).zip(&similarities).zip(&scores);
+        gradient.par_chunks_mut(each).zip(rows).for_each(|(out, ((cosines, &score), &slope))| {
+            let log = log_sum_exp(cosines.iter().map(|&s| sharpness * s));
+            for (out, &s) in out.iter_mut().zip(cosines) {
+                *out = slope * (sharpness * s - log).exp() * (T::ONE + sharpness * (s - score));
+            }
+        });
+
+        let mut unit_gradient = None;
+        if self.tau > 0.0 && each > 1 {
+            let start = unit_gradient.insert(vec![T::ZERO; centres.rows.len()]);
+            value += self.spread(&centres, classes, start);
+        }
+        from_scores(&units, &centres, &gradient, unit_gradient.as_deref(), gradients);
+        Ok(T::of(value))
+    }
+}
+
+impl SoftTriple {
+    fn centres(&self) -> usize {
+        self.centers_per_class as usize
+    }
+
+    /// The regulariser, and its gradient with respect to the unit centres.
+    fn spread<T: Real>(&self, centres: &Units<T>, classes: usize, gradient: &mut [T]) -> f64 {
+        let (each, dim) = (self.centres(), centres.dim);
+        let weight = self.tau / (classes * each * (each - 1)) as f64;
+        let sums: Vec<f64> = gradient
+            .par_chunks_mut(each * dim)
+            .enumerate()
+            .map(|(class, out)| {
+                let row = |k: usize| centres.row(class * each + k);
+                let mut sum = 0.0;
+                for k in 0..each {
+                    for l in k + 1..each {
+                        let distance = (T::of(2.0 + 1e-5) - T::of(2.0) * dot(row(k), row(l))).max(T::of(1e-6)).sqrt();
+                        sum += distance.to_f64();
+                        let slope = -T::of(weight) / distance;
+                        for d in 0..dim {
+                            out[k * dim + d] += slope * row(l)[d];
+                            out[l * dim + d] += slope * row(k)[d];
+                        }
+                    }
+                }
+                sum
+            })
+            .collect();
+        weight * sums.iter().sum::<f64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss::testing;
+
+    #[test]
+    fn it_equals_the_reference() {
+        testing::equals_reference("soft_triple", 3);
+    }
+
+    #[test]
+    fn its_gradient_is_the_slope_of_its_value() {
+        testing::slopes(&SoftTriple { centers_per_class: 2, la: 3.0, gamma: 0.5, margin: 0.1, tau: 0.0 });
+        testing::slopes(&SoftTriple { centers_per_class: 3, la: 3.0, gamma: 0.5, margin: 0.1, tau: 0.4 });
+    }
+
+    #[test]
+    fn one_centre_a_class_is_a_softmax_with_a_margin() {
+        let batch = Batch { embeddings: &[1.0, 0.0], labels: &[1], dim: 2 };
+        let loss = SoftTriple { centers_per_class: 1, la: 2.0, margin: 0.3, ..Default::default() };
+        let value: f64 = loss.evaluate(batch, 2, &[&[3.0, 4.0, 1.0, 0.0]], &mut Gradients::default()).unwrap();
+        assert!((value - (1.0 + (2.0 * (0.6 - 0.7f64)).exp()).ln()).abs() <= 1e-15, "{value}");
+    }
+}

@@ -1,0 +1,43 @@
+//! Cross-entropy over class scores, shared by the classification losses.
+
+use rayon::prelude::*;
+
+use super::real::Real;
+use super::smooth::log_1p_sum_exp;
+
+/// `mean_i log(1 + sum_{c != y_i} exp(scale q_ic - target(q_{i,y_i})))`, which is the cross-entropy of the logits
+/// `scale q_ic` with the target's replaced.
+///
+/// `target` maps the own score to its logit and that logit's derivative. The `B x classes` scores turn into the gradient
+/// with respect to them.
+pub(super) fn cross_entropy<T: Real>(
+    scores: &mut [T],
+    labels: &[u32],
+    classes: usize,
+    scale: f64,
+    target: impl Fn(T) -> (T, T) + Sync,
+) -> f64 {
+    let (scale, each) = (T::of(scale), T::of(1.0 / labels.len() as f64));
+    let values: Vec<f64> = scores
+        .par_chunks_mut(classes)
+        .zip(labels)
+        .map(|(row, &label)| {
+            let label = label as usize;
+            let (own, slope) = target(row[label]);
+            row.iter_mut().for_each(|score| *score = scale * *score - own);
+            let (before, after) = (&row[..label], &row[label + 1..]);
+            let value = log_1p_sum_exp(before.iter().chain(after).copied());
+            let mut others = T::ZERO;
+            for (class, score) in row.iter_mut().enumerate() {
+                if class != label {
+                    let probability = (*score - value).exp();
+                    others += probability;
+                    *score = each * scale * probability;
+                }
+            }
+            row[label] = -each * slope * others;
+            value.to_f64()
+        })
+        .collect();
+    values.iter().sum::<f64>() / labels.len() as f64
+}
