@@ -210,10 +210,16 @@ impl<'a> Maker<'a> {
                 let applied = self.applied(point, report)?;
                 env.clone_from(&applied.env);
                 let publish = self.publishes(point).then(|| self.published_folder(point));
+                // An only output takes the place of the folder that several would share.
+                let alone = applied.outputs.len() == 1;
+                let place = |folder: &String, path: &str| match alone {
+                    true => PathBuf::from(folder),
+                    false => PathBuf::from(format!("{folder}/{path}")),
+                };
                 let output = |(name, path): &(Arc<str>, String)| Output {
                     name: name.clone(),
                     path: path.clone(),
-                    publish: publish.as_ref().map(|folder| PathBuf::from(format!("{folder}/{path}"))),
+                    publish: publish.as_ref().map(|folder| place(folder, path)),
                 };
                 (applied.task.clone(), applied.outputs.iter().map(output).collect::<Vec<_>>())
             }
@@ -246,7 +252,8 @@ impl<'a> Maker<'a> {
                         Some(Body::Run { out, .. }) => out[number].path.span,
                         _ => self.stage.draft.span,
                     };
-                    let title = format!("outputs `{}` and `{}` would both write `{}`", other.name, output.name, output.path);
+                    let title =
+                        format!("outputs `{}` and `{}` would both write `{}`", other.name, output.name, output.path);
                     let problem = Problem::new("path_conflict", span(number), title);
                     let problem = problem.label("expected a path of its own");
                     let same = span(number) == span(earlier);
