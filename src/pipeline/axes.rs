@@ -51,7 +51,8 @@ pub(super) fn read(node: &Node, report: &mut Report) -> Vec<AxisSpec> {
         let name = entry.key.as_str();
         if !is_name(name) || RESERVED.contains(&name) {
             let problem = Problem::new("bad_name", entry.key_span, format!("`{name}` cannot name an axis"));
-            report.add(problem.label("expected letters, digits, `_` or `-`, and none of `params`, `with`, `in`, `out`"));
+            report
+                .add(problem.label("expected letters, digits, `_` or `-`, and none of `params`, `with`, `in`, `out`"));
             continue;
         }
         let values = values(name, entry.key_span, &entry.value, report);
@@ -68,7 +69,8 @@ fn values(axis: &str, key: Span, node: &Node, report: &mut Report) -> Option<Vec
         let allowed = |c: char| c.is_ascii_alphanumeric() || "._+-".contains(c);
         if name.is_empty() || !name.chars().all(allowed) || name.chars().all(|c| c == '.') {
             let problem = Problem::new("bad_name", place, format!("`{name}` cannot name a value of axis `{axis}`"));
-            let help = format!("give it a name and a field: `{axis}: {{ name: {{ value: ... }} }}`, then `${{{axis}.value}}`");
+            let help =
+                format!("give it a name and a field: `{axis}: {{ name: {{ value: ... }} }}`, then `${{{axis}.value}}`");
             report.add(problem.label("expected letters, digits, `.`, `_`, `+` or `-`: it names files").help(help));
             return;
         }
@@ -89,7 +91,9 @@ fn values(axis: &str, key: Span, node: &Node, report: &mut Report) -> Option<Vec
                     None => {
                         let title = format!("a value of axis `{axis}` must be a scalar");
                         let problem = Problem::new("wrong_type", item.span, title);
-                        let help = format!("values with fields are written as a mapping: `{axis}: {{ name: {{ field: ... }} }}`");
+                        let help = format!(
+                            "values with fields are written as a mapping: `{axis}: {{ name: {{ field: ... }} }}`"
+                        );
                         report.add(problem.label(format!("found {}", item.described())).help(help));
                     }
                 }
@@ -99,9 +103,7 @@ fn values(axis: &str, key: Span, node: &Node, report: &mut Report) -> Option<Vec
             for entry in entries {
                 let value = match &entry.value.data {
                     Data::Null => Node::new(entry.key_span, Data::Text(entry.key.clone())),
-                    Data::Map(fields) if fields.is_empty() => {
-                        Node::new(entry.key_span, Data::Text(entry.key.clone()))
-                    }
+                    Data::Map(fields) if fields.is_empty() => Node::new(entry.key_span, Data::Text(entry.key.clone())),
                     Data::Map(_) => entry.value.clone(),
                     _ => {
                         let title = format!("the fields of `{}` on axis `{axis}` must be a mapping", entry.key);
@@ -194,7 +196,8 @@ pub(super) fn pick(axis: &AxisSpec, node: &Node, report: &mut Report) -> Vec<boo
         let Some(pattern) = item.scalar() else {
             let title = format!("the values of axis `{}` are named by texts", axis.name);
             let problem = Problem::new("wrong_type", item.span, title);
-            report.add(problem.label(format!("expected a name, a range or a list of them, found {}", item.described())));
+            report
+                .add(problem.label(format!("expected a name, a range or a list of them, found {}", item.described())));
             continue;
         };
         let found = matching(axis.names.iter().map(|name| &**name), &pattern);
@@ -227,7 +230,12 @@ pub(super) struct Rules {
 
 impl Rules {
     /// Reads both lists, whose parameters are already looked up.
-    pub(super) fn read(include: Option<&Node>, exclude: Option<&Node>, axes: &[AxisSpec], report: &mut Report) -> Rules {
+    pub(super) fn read(
+        include: Option<&Node>,
+        exclude: Option<&Node>,
+        axes: &[AxisSpec],
+        report: &mut Report,
+    ) -> Rules {
         let mut read = |key, node: Option<&Node>| node.map_or_else(Vec::new, |node| rules(key, node, axes, report));
         Rules { include: read("include", include), exclude: read("exclude", exclude) }
     }

@@ -139,11 +139,8 @@ pub(super) fn check_exists(folder: &Path, path: &str, span: Span, report: &mut R
         return;
     }
     let siblings = full.parent().and_then(|parent| std::fs::read_dir(parent).ok());
-    let mut siblings: Vec<String> = siblings
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect();
+    let mut siblings: Vec<String> =
+        siblings.into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     siblings.sort();
     let name = full.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let near = nearest(name, siblings.iter().map(String::as_str));
@@ -170,7 +167,10 @@ pub(super) fn read_env(node: Option<&Node>, scope: &mut dyn Scope, report: &mut 
     let mut variables = Vec::new();
     for entry in node.entries() {
         let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if !entry.key.chars().all(allowed) || entry.key.starts_with(|c: char| c.is_ascii_digit()) || entry.key.is_empty() {
+        if !entry.key.chars().all(allowed)
+            || entry.key.starts_with(|c: char| c.is_ascii_digit())
+            || entry.key.is_empty()
+        {
             let title = format!("`{}` cannot name an environment variable", entry.key);
             let problem = Problem::new("bad_name", entry.key_span, title);
             report.add(problem.label("expected letters, digits or `_`, no digit first"));

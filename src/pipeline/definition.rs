@@ -178,7 +178,11 @@ fn command(run: &Node, node: &Node, folder: Option<PathBuf>, report: &mut Report
                 own.push((name, user_path(folder, path)));
             }
             (Data::Text(_) | Data::Null, _) => inputs.push(name),
-            _ => report.add(mismatch(&entry.value, &entry.key, "a sentence about the input, or a path such as ./tool.py")),
+            _ => report.add(mismatch(
+                &entry.value,
+                &entry.key,
+                "a sentence about the input, or a path such as ./tool.py",
+            )),
         }
     }
     Command {
@@ -230,15 +234,12 @@ impl Definition<'_> {
                 let inputs: Vec<Arc<str>> =
                     command.inputs.iter().chain(command.own.iter().map(|(name, _)| name)).cloned().collect();
                 let files = Files { inputs: &inputs, outputs: &command.outputs };
-                let outputs = read_outputs(
-                    command.out.as_ref(),
-                    command.run.span,
-                    &mut self.scope(&parameters, None),
-                    report,
-                );
+                let outputs =
+                    read_outputs(command.out.as_ref(), command.run.span, &mut self.scope(&parameters, None), report);
                 let env = read_env(command.env.as_ref(), &mut self.scope(&parameters, None), report);
                 let run = Run::read(&command.run, &mut self.scope(&parameters, Some(files)), report)?;
-                let outputs: Vec<_> = outputs.into_iter().map(|out| (out.name, out.path.span, out.path.fill(&[]))).collect();
+                let outputs: Vec<_> =
+                    outputs.into_iter().map(|out| (out.name, out.path.span, out.path.fill(&[]))).collect();
                 if !outputs.iter().all(|(_, span, path)| check_path(path, *span, report)) || outputs.is_empty() {
                     return None;
                 }

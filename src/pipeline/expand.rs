@@ -252,7 +252,8 @@ impl<'a> Maker<'a> {
                         Some(Body::Run { out, .. }) => out[number].path.span,
                         _ => self.stage.draft.span,
                     };
-                    let title = format!("outputs `{}` and `{}` would both write `{}`", other.name, output.name, output.path);
+                    let title =
+                        format!("outputs `{}` and `{}` would both write `{}`", other.name, output.name, output.path);
                     let problem = Problem::new("path_conflict", span(number), title);
                     let problem = problem.label("expected a path of its own");
                     let same = span(number) == span(earlier);

@@ -232,7 +232,8 @@ fn cycle(members: &BTreeSet<usize>, stages: &[Linked]) -> Problem {
     way.push(way[0]);
     let names: Vec<String> = way.iter().map(|&index| format!("`{}`", stages[index].draft.name)).collect();
     let draft = &stages[way[0]].draft;
-    let input = draft.inputs.iter().find(|input| matches!(input.from, Some(Origin::Stage { stage, .. }) if stage == way[1]));
+    let input =
+        draft.inputs.iter().find(|input| matches!(input.from, Some(Origin::Stage { stage, .. }) if stage == way[1]));
     let title = format!("stages read each other in a circle: {}", names.join(" reads "));
     let problem = Problem::new("cycle", input.map_or(draft.span, |input| input.span), title);
     problem.label("expected a stage that does not depend on this one")
@@ -257,8 +258,11 @@ fn axes_of(
             Some(Gather::Axes(over)) => {
                 for axis in over.iter().filter(|axis| !theirs.contains(axis)) {
                     let (name, from) = (&specs[*axis].name, &stages[*from].draft.name);
-                    let problem =
-                        Problem::new("unknown_axis", input.span, format!("stage `{from}` has no axis `{name}` to gather"));
+                    let problem = Problem::new(
+                        "unknown_axis",
+                        input.span,
+                        format!("stage `{from}` has no axis `{name}` to gather"),
+                    );
                     report.add(problem.help(suggest(name, theirs.iter().map(|axis| &*specs[*axis].name))));
                 }
                 axes.extend(theirs.iter().filter(|axis| !over.contains(axis)));

@@ -67,9 +67,8 @@ fn read(
         report.add(mismatch(params, "params", "a mapping from names to values"));
     }
     let params = resolve_params(params, report);
-    let constant = |key: &str, report: &mut Report| {
-        root.get(key).map(|node| resolve(node, &mut Params(&params), report))
-    };
+    let constant =
+        |key: &str, report: &mut Report| root.get(key).map(|node| resolve(node, &mut Params(&params), report));
 
     let name = pipeline_name(file, &root, &params, report);
     let description =
@@ -99,8 +98,7 @@ fn read(
     let drafts = entries.iter().map(|entry| context.read(entry, report)).collect();
     let mut definitions = Definitions::new(file, kinds, embedded);
     let (linked, order) = link(drafts, &axes, &rules, &mut definitions, report);
-    let expansion =
-        Expansion { name: &name, folder, axes: &axes, rules: &rules, stages: &linked, order: &order };
+    let expansion = Expansion { name: &name, folder, axes: &axes, rules: &rules, stages: &linked, order: &order };
     let cells = expansion.cells(report);
 
     let mut position = vec![0; order.len()];
@@ -176,7 +174,10 @@ pub(super) fn read_text(path: &Path, report: &mut Report) -> Option<Arc<str>> {
             let valid = error.utf8_error().valid_up_to();
             let line = error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
             let help = Some("save it as UTF-8".to_owned());
-            refuse(format!("`{shown}` is not UTF-8 text: line {line} has the byte 0x{:02x}", error.as_bytes()[valid]), help)
+            refuse(
+                format!("`{shown}` is not UTF-8 text: line {line} has the byte 0x{:02x}", error.as_bytes()[valid]),
+                help,
+            )
         }
     }
 }
@@ -256,12 +257,15 @@ stages:
         assert_eq!(pipeline.stages[2].reads, [1]);
         assert_eq!(pipeline.stages[7].reads, [3]);
         let cells: Vec<_> = (0..pipeline.cells.len() as u32).map(|cell| pipeline.cell_name(CellId(cell))).collect();
-        assert_eq!(cells[..4], [
-            "images[set=glyphs]",
-            "images[set=textures]",
-            "model[set=glyphs,loss=contrastive,seed=0]",
-            "model[set=glyphs,loss=contrastive,seed=1]",
-        ]);
+        assert_eq!(
+            cells[..4],
+            [
+                "images[set=glyphs]",
+                "images[set=textures]",
+                "model[set=glyphs,loss=contrastive,seed=0]",
+                "model[set=glyphs,loss=contrastive,seed=1]",
+            ]
+        );
         // Six cells on glyphs; on textures only the first seed is left.
         assert_eq!(cells.iter().filter(|name| name.starts_with("model")).count(), 8);
         for (cell, found) in pipeline.cells.iter().enumerate() {
@@ -324,10 +328,10 @@ stages:
         assert_eq!((all.len(), output.as_str()), (8, "scores"));
         assert_eq!(all[6].0, "set=textures,loss=contrastive,seed=0");
         let (own, _) = found("by_set[set=textures]", 0);
-        assert_eq!(own[1], (
-            "loss=proxy_anchor,seed=0".to_owned(),
-            "scores[set=textures,loss=proxy_anchor,seed=0]".to_owned()
-        ));
+        assert_eq!(
+            own[1],
+            ("loss=proxy_anchor,seed=0".to_owned(), "scores[set=textures,loss=proxy_anchor,seed=0]".to_owned())
+        );
         let (seeds, output) = found("seeds[set=glyphs,loss=proxy_anchor]", 0);
         let labels: Vec<_> = seeds.iter().map(|(label, _)| label.as_str()).collect();
         assert_eq!((labels, output.as_str()), (vec!["seed=0", "seed=1", "seed=2"], "log"));
@@ -340,12 +344,15 @@ stages:
             let cell = &pipeline.cells[named(&pipeline, name).0 as usize];
             cell.outputs.iter().map(|output| output.publish.as_ref().map(|path| path.display().to_string())).collect()
         };
-        assert_eq!(published("table"), [Some("losses/table/table.md".into())]);
-        assert_eq!(published("by_set[set=glyphs]"), [Some("losses/by_set/set=glyphs/table.md".into())]);
+        assert_eq!(published("table"), [Some("losses/table".into())]);
+        assert_eq!(published("by_set[set=glyphs]"), [Some("losses/by_set/set=glyphs".into())]);
         assert_eq!(published("pack"), [Some("losses/a.tar".into())]);
         assert_eq!(published("images[set=glyphs]"), [None], "the kind does not publish");
         // A path that mentions every axis tells the cells apart; one that does not stays where it is.
-        assert_eq!(published("seeds[set=glyphs,loss=contrastive]"), [Some("losses/glyphs/contrastive.txt".into()), None]);
+        assert_eq!(
+            published("seeds[set=glyphs,loss=contrastive]"),
+            [Some("losses/glyphs/contrastive.txt".into()), None]
+        );
     }
 
     #[test]
@@ -458,7 +465,27 @@ stages:
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_text_is_too_broken_to_be_told_so(
+            edits in proptest::collection::vec((0..LOSSES.len(), 0..14usize), 1..6),
+            flag in "[a-z.]{0,8}",
+            value in "[\\[{:a1.*&}\\]é-]{0,4}",
+        ) {
+            const PIECES: [&str; 14] = ["", "{", "}", "[", "]", "${", "é", ":", "\n", "\t", "..", "*", "'", "- "];
+            let mut text: Vec<char> = LOSSES.chars().collect();
+            for (at, piece) in edits {
+                let at = at.min(text.len() - 1);
+                text.splice(at..=at, PIECES[piece].chars());
+            }
+            let folder = tempfile::tempdir().unwrap();
+            let text: String = text.into_iter().collect();
+            if let Err(problems) = load_in(folder.path(), text.as_bytes(), &[(&flag, &value)]) {
+                prop_assert!(problems.iter().count() > 0);
+                prop_assert!(problems.render(true).lines().count() > 2, "{}", text);
+            }
+        }
 
         #[test]
         fn order_and_comments_change_no_cell(

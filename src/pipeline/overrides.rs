@@ -35,7 +35,7 @@ pub(super) fn apply(root: &mut Node, overrides: &[(String, String)], report: &mu
             rest => set_existing(root, rest, value, place),
         };
         if let Err(problem) = done {
-            report.add(problem);
+            report.add(*problem);
         }
     }
     restrictions
@@ -65,7 +65,7 @@ pub(super) fn restrict(axes: &mut [AxisSpec], rules: &mut Rules, restrictions: &
 }
 
 /// Replaces a value below `params`, which must be there.
-fn set_existing(root: &mut Node, names: &[&str], value: Node, place: Span) -> Result<(), Problem> {
+fn set_existing(root: &mut Node, names: &[&str], value: Node, place: Span) -> Result<(), Box<Problem>> {
     let mut node = child_mut(root, "params");
     let mut known = node.as_ref().map_or_else(Vec::new, |params| params.child_names());
     for (depth, name) in names.iter().enumerate() {
@@ -75,7 +75,7 @@ fn set_existing(root: &mut Node, names: &[&str], value: Node, place: Span) -> Re
             let problem = Problem::new("unknown_parameter", place, format!("there is no parameter `{written}` to set"));
             let help = suggest(name, known.iter().map(String::as_str));
             let other = "also to be set: `axes.NAME` and `stages.NAME.with.KEY`".to_owned();
-            return Err(problem.help(help.map_or(Some(other), Some)));
+            return Err(Box::new(problem.help(help.or(Some(other)))));
         };
         known = next.child_names();
         node = Some(next);
@@ -94,11 +94,11 @@ fn set_parameter(
     rest: &[&str],
     value: Node,
     place: Span,
-) -> Result<(), Problem> {
+) -> Result<(), Box<Problem>> {
     let known = child_mut(root, "stages").map_or_else(Vec::new, |stages| stages.child_names());
     let Some(found) = child_mut(root, "stages").and_then(|stages| child_mut(stages, stage)) else {
         let problem = Problem::new("unknown_stage", place, format!("there is no stage `{stage}`"));
-        return Err(problem.help(suggest(stage, known.iter().map(String::as_str))));
+        return Err(Box::new(problem.help(suggest(stage, known.iter().map(String::as_str)))));
     };
     let mut node = found;
     for name in std::iter::once("with").chain(std::iter::once(key)).chain(rest.iter().copied()) {
@@ -109,7 +109,7 @@ fn set_parameter(
         let Data::Map(entries) = &mut node.data else {
             let title = format!("`{name}` cannot be set below {described}");
             let related = node.span;
-            return Err(Problem::new("wrong_type", place, title).related(related, "this is no mapping"));
+            return Err(Box::new(Problem::new("wrong_type", place, title).related(related, "this is no mapping")));
         };
         let index = match entries.iter().position(|entry| entry.key == name) {
             Some(index) => index,

@@ -27,7 +27,8 @@ impl Scope for Between<'_> {
             circle.rotate_left(first);
             let names: Vec<&str> = circle.iter().chain(circle.first()).map(|(name, _)| name.as_str()).collect();
             let title = format!("parameters refer to each other in a circle: {}", names.join(" -> "));
-            report.add(Problem::new("cycle", circle[0].1, title).label("expected a value that does not lead back here"));
+            report
+                .add(Problem::new("cycle", circle[0].1, title).label("expected a value that does not lead back here"));
             return None;
         }
         self.path.push((reference.path.join("."), reference.span));

@@ -51,7 +51,8 @@ pub(super) fn check_demand(
             (_, None) if !KNOWN.contains(&entry.key.as_str()) => {
                 let problem =
                     Problem::new("unknown_resource", entry.key_span, format!("there is no resource `{}`", entry.key));
-                let problem = problem.label("expected `cpu`, `gpu`, `memory` or a name of `resources:` at the top level");
+                let problem =
+                    problem.label("expected `cpu`, `gpu`, `memory` or a name of `resources:` at the top level");
                 let known = KNOWN.into_iter().chain(capacity.keys().map(String::as_str));
                 report.add(problem.help(suggest(&entry.key, known)));
             }

@@ -229,8 +229,10 @@ impl Schema {
             let known: Vec<String> = self.one_of.iter().filter_map(Node::scalar).collect();
             let known: Vec<&str> = known.iter().map(String::as_str).collect();
             let title = format!("`{path}` cannot be {}", node.described());
-            let problem = Problem::new("not_one_of", node.span, title).label(format!("expected one of {}", listed(&known)));
-            let near = node.scalar().and_then(|text| super::problem::nearest(&text, known.iter().copied()).map(str::to_owned));
+            let problem =
+                Problem::new("not_one_of", node.span, title).label(format!("expected one of {}", listed(&known)));
+            let near =
+                node.scalar().and_then(|text| super::problem::nearest(&text, known.iter().copied()).map(str::to_owned));
             report.add(problem.help(near.map(|near| format!("did you mean `{near}`?"))));
             return None;
         }
@@ -395,7 +397,8 @@ loss:
         let full = r#"{"epochs":12,"rate":1.0,"memory":1024,"patience":120.0,"sizes":[],"batch":{"classes":3,"free":["x"]},"loss":{"kind":"contrastive","pos_margin":0.0}}"#;
         assert_eq!(check("{ loss: contrastive }").as_deref(), Ok(full));
         assert_eq!(check("{ name: , loss: { pos_margin: 0, kind: contrastive }, rate: 1.0 }").as_deref(), Ok(full));
-        let given = check("{ batch: { free: { a: 1 } }, loss: plain, memory: 5, patience: 500ms, sizes: [2, 1], name: sgd }");
+        let given =
+            check("{ batch: { free: { a: 1 } }, loss: plain, memory: 5, patience: 500ms, sizes: [2, 1], name: sgd }");
         let expected = r#"{"epochs":12,"rate":1.0,"name":"sgd","memory":5,"patience":0.5,"sizes":[2,1],"batch":{"classes":3,"free":{"a":1}},"loss":{"kind":"plain"}}"#;
         assert_eq!(given.as_deref(), Ok(expected));
     }

@@ -107,7 +107,8 @@ fn stages(pipeline: &Pipeline, selector: &str) -> Result<Vec<Option<Allowed>>, S
     }
     let mut allowed = Vec::new();
     for (axis, values) in &conditions {
-        let with_axis = |index: &usize| pipeline.stages[*index].axes.iter().find(|a| &*pipeline.axes[**a].name == *axis);
+        let with_axis =
+            |index: &usize| pipeline.stages[*index].axes.iter().find(|a| &*pipeline.axes[**a].name == *axis);
         let mut among = named.iter().enumerate().filter(|(_, named)| **named).map(|(index, _)| index);
         let Some(index) = among.clone().find_map(|index| with_axis(&index).copied()) else {
             let known: Vec<&str> = among

@@ -172,12 +172,17 @@ impl Context<'_> {
                 Some(Body::Run { run, out })
             }
             (Some(_), Some(_)) => {
-                let problem = Problem::new("uses_or_run", entry.key_span, format!("stage `{}` has both `uses` and `run`", entry.key));
+                let problem = Problem::new(
+                    "uses_or_run",
+                    entry.key_span,
+                    format!("stage `{}` has both `uses` and `run`", entry.key),
+                );
                 report.add(problem.label("expected exactly one of them"));
                 None
             }
             (None, None) => {
-                let problem = Problem::new("uses_or_run", entry.key_span, format!("stage `{}` does nothing", entry.key));
+                let problem =
+                    Problem::new("uses_or_run", entry.key_span, format!("stage `{}` does nothing", entry.key));
                 report.add(problem.label("expected `uses: DEFINITION` or `run: COMMAND`"));
                 None
             }
@@ -223,7 +228,9 @@ impl Context<'_> {
         let Some(index) = self.stages.iter().position(|known| *known == stage) else {
             let title = format!("there is no stage `{stage}`");
             let problem = Problem::new("unknown_stage", node.span, title);
-            let help = if written.contains(['/', '~', '.']) && super::problem::nearest(stage, self.stages.iter().copied()).is_none() {
+            let help = if written.contains(['/', '~', '.'])
+                && super::problem::nearest(stage, self.stages.iter().copied()).is_none()
+            {
                 Some("a path of yours begins with `./`, `../` or `/`".to_owned())
             } else {
                 suggest(stage, self.stages.iter().copied())

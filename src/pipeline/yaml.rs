@@ -166,9 +166,9 @@ pub(super) fn parse_from(report: &mut Report, source: u32, start: usize) -> Opti
             let events: Result<Vec<_>, _> = Parser::new_from_str(&shielded).collect();
             match events {
                 Ok(events) => {
-                    let mut events = events.into_iter().map(|(event, span)| {
-                        (event, places.span(span.start.index(), span.end.index()))
-                    });
+                    let mut events = events
+                        .into_iter()
+                        .map(|(event, span)| (event, places.span(span.start.index(), span.end.index())));
                     place(&mut node, &mut events);
                 }
                 Err(error) => {
@@ -355,7 +355,7 @@ impl<'de> Visitor<'de> for NodeVisitor {
     type Value = Data;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value without a YAML tag")
+        f.write_str("a value without a YAML tag, numbers within 64 bits")
     }
 
     fn visit_none<E>(self) -> Result<Data, E> {
@@ -430,7 +430,7 @@ mod tests {
     }
 
     /// The text under a node's span.
-    fn at<'a>(text: &'a str, span: Span) -> &'a str {
+    fn at(text: &str, span: Span) -> &str {
         &text[span.start as usize..span.end as usize]
     }
 
