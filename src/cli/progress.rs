@@ -8,6 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::paint::Paint;
+use super::project::from_here;
 use crate::engine::event::{Event, Failure, How, Observer, Progress};
 use crate::engine::run::Summary;
 use crate::pipeline::model::{CellId, Pipeline};
@@ -121,7 +122,7 @@ impl<'a> Watcher<'a> {
             self.say(format!("{:>12}", self.paint.faint("|")), line);
         }
         if let Some(log) = &failure.log {
-            self.say(format!("{:>12}", "log"), &log.display().to_string());
+            self.say(format!("{:>12}", "log"), &from_here(log).display().to_string());
         }
     }
 }
@@ -189,7 +190,7 @@ impl Observer for Watcher<'_> {
             }
             Event::Skipped { cell, .. } => self.end(*cell),
             Event::Published { path } => {
-                self.say(self.paint.good(format!("{:>12}", "Wrote")), &path.display().to_string());
+                self.say(self.paint.good(format!("{:>12}", "Wrote")), &from_here(path).display().to_string());
             }
             Event::Interrupted => {
                 let text = "running cells; once more to kill them";

@@ -138,3 +138,9 @@ fn assignment(word: &str) -> Result<(String, String), Failure> {
         )),
     }
 }
+
+/// A path as the user would write it from here.
+pub fn from_here(path: &Path) -> &Path {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).or_else(|_| path.strip_prefix("./")).unwrap_or(path)
+}

@@ -1,7 +1,6 @@
 //! `meanfield run`: make what is not up to date, and print the tables.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,7 +9,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::failure::Failure;
 use super::progress::Watcher;
-use super::project::{Project, Target};
+use super::project::{Project, Target, from_here};
 use super::{Global, Ui, plan};
 use crate::engine::journal::{self, Journal, Line};
 use crate::engine::local::Local;
@@ -186,13 +185,8 @@ fn print_tables(
         let published = project.pipeline.cells[cell.0 as usize].outputs.iter().find_map(|o| o.publish.as_ref());
         if let Some(path) = published.filter(|_| !ui.quiet) {
             let page = project.reports.join(path).join("index.html");
-            writeln!(ui.out, "\n{} {}\n", ui.paint.faint("page:"), relative(&page).display())?;
+            writeln!(ui.out, "\n{} {}\n", ui.paint.faint("page:"), from_here(&page).display())?;
         }
     }
     Ok(())
-}
-
-/// A path as the user would write it from here.
-fn relative(path: &Path) -> &Path {
-    path.strip_prefix("./").unwrap_or(path)
 }

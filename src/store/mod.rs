@@ -117,7 +117,8 @@ const LAYOUT: &str = "v1";
 impl Store {
     /// Opens the store below `root`, creating what is missing.
     pub fn open(root: &Path) -> Result<Store, StoreError> {
-        let root = root.join(LAYOUT);
+        // Cells start in folders of their own, where a relative path would mean something else.
+        let root = std::path::absolute(root).at("find", root)?.join(LAYOUT);
         std::fs::create_dir_all(&root).at("create", &root)?;
         Ok(Store {
             blobs: Blobs::open(&root.join("blobs"))?,
