@@ -1,7 +1,7 @@
 //! `meanfield eval`: the retrieval metrics of anyone's vectors.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::eval::vectors::{Vectors, encode_labels, read_labels, read_vectors};
 use crate::eval::{Labelled, Options, Retrieval, retrieval};
@@ -59,8 +59,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Box<dyn std::error:
 
 fn read(
     args: &Args,
-    vectors: &PathBuf,
-    labels: &PathBuf,
+    vectors: &Path,
+    labels: &Path,
 ) -> Result<(Vectors, Vec<String>), Box<dyn std::error::Error + Send + Sync>> {
     let values = read_vectors(vectors, args.vectors_name.as_deref())?;
     let names = read_labels(labels, args.labels_name.as_deref())?;
@@ -99,7 +99,6 @@ mod tests {
     use clap::Parser;
     use npyz::WriterBuilder;
     use std::fs;
-    use std::path::Path;
 
     #[derive(Parser)]
     struct Line {

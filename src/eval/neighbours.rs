@@ -1,14 +1,14 @@
 //! Exact nearest neighbours by cosine similarity.
 //!
-//! Blocks of 32-bit products propose candidates; whatever could still be among the nearest by the bound on their rounding
-//! error is scored again in 64 bits, and only those scores rank. So the result is that of a plain 64-bit computation:
-//! by similarity, then by index, whatever the number of threads and the block sizes.
+//! Blocks of 32-bit products propose candidates; only what their rounding error's bound shows to be too far is dropped, and
+//! the rest is scored again in 64 bits, which alone ranks. So the result is that of a plain 64-bit computation: by
+//! similarity, then by index, whatever the number of threads and the block sizes.
 
 use std::cmp::Ordering;
 
 use rayon::prelude::*;
 
-use crate::loss::real::{Real, View, dot, serial_product};
+use crate::loss::real::{Real, View, serial_product};
 
 /// Rows of the query and gallery blocks whose similarities exist at one time on one thread.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +70,20 @@ impl<'a, T: Real> Index<'a, T> {
         out.iter_mut().zip(row).for_each(|(out, x)| *out = x.to_f64() * self.inverse_norms[i]);
     }
 
+    /// The cosine of a unit vector with row `i`, in 64 bits; never -0.
+    fn similarity(&self, unit: &[f64], i: usize) -> f64 {
+        let row = &self.raw[i * self.dim..(i + 1) * self.dim];
+        let mut lanes = [0.0f64; 8];
+        let (rows, units) = (row.chunks_exact(8), unit.chunks_exact(8));
+        let rest: f64 = rows.remainder().iter().zip(units.remainder()).map(|(x, u)| x.to_f64() * u).sum();
+        for (x, u) in rows.zip(units) {
+            for lane in 0..8 {
+                lanes[lane] += x[lane].to_f64() * u[lane];
+            }
+        }
+        (lanes.iter().sum::<f64>() + rest) * self.inverse_norms[i] + 0.0
+    }
+
     fn block(&self, first: usize, rows: usize) -> View<'_, f32> {
         View::new(&self.units[first * self.dim..(first + rows) * self.dim], rows, self.dim)
     }
@@ -97,7 +111,6 @@ pub(super) fn nearest<T: Real, R: Send>(
             (0..rows).map(|row| Nearest::new(depth(first + row).min(gallery.len() - usize::from(skip_self)))).collect();
         let mut units = vec![0.0f64; rows * dim];
         units.chunks_mut(dim).enumerate().for_each(|(row, unit)| queries.write_unit(first + row, unit));
-        let mut other = vec![0.0f64; dim];
         let mut similarities = Vec::new();
         for start in (0..gallery.len()).step_by(blocks.gallery) {
             let width = blocks.gallery.min(gallery.len() - start);
@@ -108,20 +121,17 @@ pub(super) fn nearest<T: Real, R: Send>(
                 let unit = &units[row * dim..(row + 1) * dim];
                 for (at, &similarity) in similarities.iter().enumerate() {
                     if similarity >= nearest.cut && !(skip_self && start + at == first + row) {
-                        nearest.fresh.push(start + at);
-                        if nearest.fresh.len() == nearest.patience {
-                            nearest.settle(slack, |i| score(unit, gallery, i, &mut other));
+                        nearest.candidates.push((similarity, start + at));
+                        if nearest.candidates.len() == nearest.capacity {
+                            nearest.prune(slack, |i| gallery.similarity(unit, i));
                         }
                     }
                 }
             }
         }
-        let finish = |(row, mut nearest): (usize, Nearest)| {
+        let finish = |(row, nearest): (usize, Nearest)| {
             let unit = &units[row * dim..(row + 1) * dim];
-            nearest.settle(slack, |i| score(unit, gallery, i, &mut other));
-            nearest.kept.sort_unstable_by(closer);
-            let ranked: Vec<usize> = nearest.kept.iter().map(|&(_, i)| i).collect();
-            visit(first + row, &ranked)
+            visit(first + row, &nearest.ranked(|i| gallery.similarity(unit, i)))
         };
         nearest.into_iter().enumerate().map(finish).collect::<Vec<R>>()
     };
@@ -129,26 +139,18 @@ pub(super) fn nearest<T: Real, R: Send>(
     firsts.into_par_iter().flat_map_iter(search).collect()
 }
 
-fn score<T: Real>(unit: &[f64], gallery: &Index<'_, T>, i: usize, other: &mut [f64]) -> f64 {
-    gallery.write_unit(i, other);
-    dot(unit, other)
-}
-
-/// Higher similarity first, then lower index: a total order, as no similarity is NaN.
+/// Higher similarity first, then lower index: a total order, as no similarity is NaN or -0.
 fn closer(a: &(f64, usize), b: &(f64, usize)) -> Ordering {
     b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
 }
 
-/// The nearest rows that one query has met.
+/// The rows that may be among the nearest `wanted` of one query.
 #[derive(Debug)]
 struct Nearest {
     wanted: usize,
-    /// At most `wanted`, scored in 64 bits.
-    kept: Vec<(f64, usize)>,
-    /// Met since, not scored yet.
-    fresh: Vec<usize>,
-    /// How many of those to gather before scoring them.
-    patience: usize,
+    /// Similarities in 32 bits, and rows; fewer than `capacity`.
+    candidates: Vec<(f32, usize)>,
+    capacity: usize,
     /// A 32-bit similarity below this cannot be among the nearest.
     cut: f32,
 }
@@ -156,18 +158,38 @@ struct Nearest {
 impl Nearest {
     fn new(wanted: usize) -> Self {
         let cut = if wanted == 0 { f32::INFINITY } else { f32::NEG_INFINITY };
-        Self { wanted, kept: Vec::new(), fresh: Vec::new(), patience: wanted.max(32), cut }
+        Self { wanted, candidates: Vec::new(), capacity: 2 * wanted + 32, cut }
     }
 
-    /// Scores the fresh candidates, keeps the nearest, and raises the cut.
-    fn settle(&mut self, slack: f64, mut score: impl FnMut(usize) -> f64) {
-        // Adding 0 turns -0 into 0, which the total order would tell apart.
-        self.kept.extend(self.fresh.drain(..).map(|i| (score(i) + 0.0, i)));
-        if self.kept.len() >= self.wanted && self.wanted > 0 {
-            let (_, &mut (worst, _), _) = self.kept.select_nth_unstable_by(self.wanted - 1, closer);
-            self.kept.truncate(self.wanted);
-            self.cut = ((worst - slack) as f32).next_down();
+    /// Drops candidates that cannot be among the nearest, at least a quarter of `capacity`.
+    fn prune(&mut self, slack: f64, exact: impl Fn(usize) -> f64) {
+        // `wanted` rows lie above the last similarity less the slack, and no row lies higher than its own plus the slack.
+        let (_, &mut (last, _), _) =
+            self.candidates.select_nth_unstable_by(self.wanted - 1, |a, b| b.0.total_cmp(&a.0));
+        self.raise((f64::from(last) - 2.0 * slack) as f32);
+        if self.candidates.len() > self.capacity * 3 / 4 {
+            // Too many within the slack of each other, such as twins: only their exact similarities tell.
+            let mut scored: Vec<_> = self.candidates.iter().map(|&(near, i)| ((exact(i), i), near)).collect();
+            let (_, &mut ((worst, _), _), _) =
+                scored.select_nth_unstable_by(self.wanted - 1, |a, b| closer(&a.0, &b.0));
+            scored.truncate(self.wanted);
+            self.candidates = scored.into_iter().map(|((_, i), near)| (near, i)).collect();
+            self.raise((worst - slack) as f32);
         }
+    }
+
+    fn raise(&mut self, cut: f32) {
+        let cut = self.cut.max(cut.next_down());
+        self.cut = cut;
+        self.candidates.retain(|&(near, _)| near >= cut);
+    }
+
+    /// The nearest, in order.
+    fn ranked(self, exact: impl Fn(usize) -> f64) -> Vec<usize> {
+        let mut scored: Vec<_> = self.candidates.into_iter().map(|(_, i)| (exact(i), i)).collect();
+        scored.sort_unstable_by(closer);
+        scored.truncate(self.wanted);
+        scored.into_iter().map(|(_, i)| i).collect()
     }
 }
 
@@ -181,10 +203,10 @@ mod tests {
         let dim = queries.dim;
         (0..queries.len())
             .map(|q| {
-                let (mut unit, mut other) = (vec![0.0; dim], vec![0.0; dim]);
+                let mut unit = vec![0.0; dim];
                 queries.write_unit(q, &mut unit);
                 let others = (0..gallery.len()).filter(|&i| !(skip_self && i == q));
-                let mut all: Vec<_> = others.map(|i| (score(&unit, gallery, i, &mut other) + 0.0, i)).collect();
+                let mut all: Vec<_> = others.map(|i| (gallery.similarity(&unit, i), i)).collect();
                 all.sort_by(closer);
                 all.truncate(depth);
                 all.into_iter().map(|(_, i)| i).collect()
@@ -220,6 +242,24 @@ mod tests {
                 assert_eq!(pool.install(|| nearest(&gallery, &gallery, true, blocks, |_| depth, keep)), within);
             }
         }
+    }
+
+    #[test]
+    fn a_gallery_of_nothing_but_twins_is_ranked_by_index_within_bounded_memory() {
+        let rows: Vec<f32> = [0.3, -0.5, 0.7].repeat(5_000);
+        let gallery = Index::new(&rows, 3).unwrap();
+        let query = Index::new(&rows[..3], 3).unwrap();
+        let found = nearest(&query, &gallery, false, Blocks::default(), |_| 100, |_, found| found.to_vec());
+        assert_eq!(found, [(0..100).collect::<Vec<_>>()]);
+        let mut kept = Nearest::new(4);
+        for i in (0..1_000).rev() {
+            kept.candidates.push((0.5, i));
+            if kept.candidates.len() == kept.capacity {
+                kept.prune(1e-6, |i| 0.5 - i as f64 * 1e-12);
+            }
+            assert!(kept.candidates.len() < kept.capacity);
+        }
+        assert_eq!(kept.ranked(|i| 0.5 - i as f64 * 1e-12), [0, 1, 2, 3]);
     }
 
     #[test]
