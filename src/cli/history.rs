@@ -1,6 +1,5 @@
 //! `meanfield history`: past runs, newest last; a polars query over the journals.
 
-
 use polars::prelude::*;
 use serde_json::{Value, json};
 
@@ -25,7 +24,8 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure> {
-    let cache = global.cache.clone().unwrap_or_else(|| project::root(std::path::Path::new("./pipeline.yaml")).join("cache"));
+    let cache =
+        global.cache.clone().unwrap_or_else(|| project::root(std::path::Path::new("./pipeline.yaml")).join("cache"));
     let store = crate::store::Store::open(&cache)?;
     let journals = journal::read_all(&store.journals())?;
     let table = runs(&journals).map_err(|error| Failure::Broken(error.to_string()))?;
@@ -124,7 +124,9 @@ fn rows(table: &DataFrame) -> PolarsResult<Vec<Value>> {
         ("seconds", table.column("seconds")?.f64()?.iter().map(|value| json!(value)).collect()),
         ("command", text("command")?),
     ];
-    let row = |i: usize| Value::Object(columns.iter().map(|(name, values)| ((*name).to_owned(), values[i].clone())).collect());
+    let row = |i: usize| {
+        Value::Object(columns.iter().map(|(name, values)| ((*name).to_owned(), values[i].clone())).collect())
+    };
     Ok((0..table.height()).map(row).collect())
 }
 

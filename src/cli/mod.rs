@@ -54,7 +54,14 @@ struct Global {
     #[arg(long, short, global = true, action = clap::ArgAction::Count, env = "MEANFIELD_VERBOSE", help_heading = "Global options")]
     verbose: u8,
     /// When to use colours
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", env = "MEANFIELD_COLOR", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        env = "MEANFIELD_COLOR",
+        help_heading = "Global options"
+    )]
     color: Color,
 }
 
@@ -117,20 +124,18 @@ impl Ui<'_> {
 /// Parses the command line, runs the command, prints its failure, and returns the exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let paint = |terminal: bool| Paint::new(match cli.global.color {
-        Color::Always => true,
-        Color::Never => false,
-        Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
-    });
+    let paint = |terminal: bool| {
+        Paint::new(match cli.global.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        })
+    };
     let notes = paint(io::IsTerminal::is_terminal(&io::stderr()));
     log_to_stderr(cli.global.verbose, notes);
     let mut out = BufWriter::new(io::stdout().lock());
-    let mut ui = Ui {
-        out: &mut out,
-        paint: paint(io::IsTerminal::is_terminal(&io::stdout())),
-        notes,
-        quiet: cli.global.quiet,
-    };
+    let mut ui =
+        Ui { out: &mut out, paint: paint(io::IsTerminal::is_terminal(&io::stdout())), notes, quiet: cli.global.quiet };
     let result = dispatch(&cli, &mut ui).and_then(|()| out.flush().map_err(Failure::from));
     match result {
         Ok(()) => ExitCode::SUCCESS,

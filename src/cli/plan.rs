@@ -1,6 +1,5 @@
 //! `meanfield plan`: what `run` would do, cell by cell, with the reason.
 
-
 use serde_json::{Value, json};
 
 use super::failure::Failure;

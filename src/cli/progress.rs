@@ -145,7 +145,12 @@ impl Observer for Watcher<'_> {
                 }
             }
             Event::Damaged { cell, digest, damage } => {
-                let what = format!("stored object {} of {} is {}; made again", digest.short(), self.name(*cell), damage.as_str());
+                let what = format!(
+                    "stored object {} of {} is {}; made again",
+                    digest.short(),
+                    self.name(*cell),
+                    damage.as_str()
+                );
                 self.say(self.paint.notice(format!("{:>12}", "Damaged")), &what);
             }
             Event::Waiting { cell } => {
@@ -176,12 +181,14 @@ impl Observer for Watcher<'_> {
                 };
                 // On a terminal the bar tells of short cells.
                 if self.live.is_none() || *seconds >= 1.0 {
-                    let text = format!("[{}/{}] {}{}", self.ended, self.total, self.name(*cell), self.paint.faint(tail));
+                    let text =
+                        format!("[{}/{}] {}{}", self.ended, self.total, self.name(*cell), self.paint.faint(tail));
                     self.say(self.paint.good(format!("{verb:>12}")), &text);
                 }
             }
             Event::Replicate { cell } => {
-                let text = format!("{}: came out different; the first result stays, this one is noted", self.name(*cell));
+                let text =
+                    format!("{}: came out different; the first result stays, this one is noted", self.name(*cell));
                 self.say(self.paint.notice(format!("{:>12}", "Different")), &text);
             }
             Event::Retrying { cell, failure, attempts_left } => {

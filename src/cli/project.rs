@@ -48,7 +48,8 @@ impl Project {
         let selected = if selectors.is_empty() {
             (0..pipeline.cells.len()).map(|i| CellId(i as u32)).collect()
         } else {
-            select::select(&pipeline, selectors).map_err(|error| Failure::Usage { message: error.to_string(), help: None })?
+            select::select(&pipeline, selectors)
+                .map_err(|error| Failure::Usage { message: error.to_string(), help: None })?
         };
         let root = root(&file);
         let store = Store::open(&global.cache.clone().unwrap_or_else(|| root.join("cache")))?;

@@ -72,7 +72,8 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
     })?;
     let interrupts = watch_signals()?;
     let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
-    let program = std::env::current_exe().map_err(|error| Failure::Broken(format!("cannot find this program: {error}")))?;
+    let program =
+        std::env::current_exe().map_err(|error| Failure::Broken(format!("cannot find this program: {error}")))?;
     let options = Options {
         jobs,
         fail_fast: args.fail_fast,

@@ -1,6 +1,5 @@
 //! `meanfield show`: cells with everything resolved: parameters, inputs, outputs and where these lie.
 
-
 use serde_json::{Map, Value, json};
 
 use super::failure::Failure;

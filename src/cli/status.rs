@@ -1,6 +1,5 @@
 //! `meanfield status`: one line a stage.
 
-
 use serde_json::{Value, json};
 
 use super::failure::Failure;
@@ -40,7 +39,8 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
         return project.close();
     }
     let width = project.pipeline.stages.iter().map(|stage| stage.name.chars().count()).max().unwrap_or(0).max(5);
-    let heading = format!("{:width$}  {:>10}  {:>7}  {:>7}  {:>7}", "stage", "up to date", "to run", "may run", "blocked");
+    let heading =
+        format!("{:width$}  {:>10}  {:>7}  {:>7}  {:>7}", "stage", "up to date", "to run", "may run", "blocked");
     writeln!(ui.out, "{}", ui.paint.strong(heading))?;
     for (stage, counts) in rows {
         let Counts { cached, run, may, blocked } = counts;

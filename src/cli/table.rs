@@ -1,6 +1,5 @@
 //! `meanfield table`: the tables of report stages, in any format, from what is stored.
 
-
 use clap::ValueEnum;
 
 use super::failure::Failure;
@@ -35,7 +34,8 @@ enum Format {
 pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure> {
     let project = Project::open(&args.target, global)?;
     let plan = project.plan(false)?;
-    let tables: Vec<CellId> = project.selected.iter().copied().filter(|&cell| stage::makes_tables(&project.pipeline, cell)).collect();
+    let tables: Vec<CellId> =
+        project.selected.iter().copied().filter(|&cell| stage::makes_tables(&project.pipeline, cell)).collect();
     if tables.is_empty() {
         return Err(Failure::usage(
             "no report stage among the selected cells",

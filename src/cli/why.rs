@@ -1,6 +1,5 @@
 //! `meanfield why`: the reason behind each cell's state, old value -> new value.
 
-
 use super::failure::Failure;
 use super::project::{Project, Target};
 use super::{Global, Ui, plan};

@@ -100,7 +100,10 @@ mod tests {
     #[test]
     fn without_chance_images_are_copied() {
         let id = BatchId { seed: 1, epoch: 2, step: 3 };
-        assert_eq!(run(Augment { flip: 0.0, shift: 0 }, id, &[1, 0]), [&pixels()[IMAGE..], &pixels()[..IMAGE]].concat());
+        assert_eq!(
+            run(Augment { flip: 0.0, shift: 0 }, id, &[1, 0]),
+            [&pixels()[IMAGE..], &pixels()[..IMAGE]].concat()
+        );
         assert_eq!(variation(1, &run(Augment { flip: 1.0, shift: 0 }, id, &[1])), (true, 0, 0));
     }
 

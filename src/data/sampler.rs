@@ -31,7 +31,13 @@ pub struct Sampler {
 
 impl Sampler {
     /// For images with the given labels, each below `count` classes.
-    pub fn new(labels: &[u32], count: usize, classes: usize, per_class: usize, seed: u64) -> Result<Self, SamplerError> {
+    pub fn new(
+        labels: &[u32],
+        count: usize,
+        classes: usize,
+        per_class: usize,
+        seed: u64,
+    ) -> Result<Self, SamplerError> {
         if classes == 0 || per_class == 0 {
             return Err(SamplerError::Empty { classes, per_class });
         }
@@ -120,7 +126,8 @@ mod tests {
 
     #[test]
     fn impossible_batches_are_refused() {
-        let error = |labels: &[u32], count, classes, per_class| Sampler::new(labels, count, classes, per_class, 0).unwrap_err();
+        let error =
+            |labels: &[u32], count, classes, per_class| Sampler::new(labels, count, classes, per_class, 0).unwrap_err();
         assert_eq!(error(&[0, 3], 3, 1, 1), SamplerError::Label { label: 3, image: 1, classes: 3 });
         assert_eq!(error(&[0, 2], 3, 3, 1), SamplerError::Classes { wanted: 3, found: 2 });
         assert_eq!(error(&[0], 1, 0, 1), SamplerError::Empty { classes: 0, per_class: 1 });

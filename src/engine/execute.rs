@@ -222,7 +222,9 @@ impl<E: Executor> Workshop<'_, E> {
         let fail = |message: String, usage: Usage| Fault::Failed(self.failure(message, order, folder), usage);
         let ticket = match self.executor.submit(&job) {
             Ok(ticket) => Arc::new(ticket),
-            Err(error) => return Err(fail(format!("cannot start {}: {error}", job.program.display()), Usage::default())),
+            Err(error) => {
+                return Err(fail(format!("cannot start {}: {error}", job.program.display()), Usage::default()));
+            }
         };
         started(ticket.clone());
         let exit = self.executor.poll(&ticket, progress);

@@ -48,7 +48,15 @@ pub enum Line {
         failure: Option<String>,
     },
     /// The last line; a journal without it belongs to a run that goes on or was killed.
-    End { ended: String, seconds: f64, executed: usize, cached: usize, failed: usize, skipped: usize, interrupted: bool },
+    End {
+        ended: String,
+        seconds: f64,
+        executed: usize,
+        cached: usize,
+        failed: usize,
+        skipped: usize,
+        interrupted: bool,
+    },
 }
 
 /// A journal being written.

@@ -337,10 +337,7 @@ impl<'a> Scheduler<'a> {
             let attempts = self.attempts.get(&id).copied().unwrap_or(0) + 1;
             self.attempts.insert(id, attempts);
             let why = why(&reason);
-            running.insert(
-                id,
-                Running { key, held, ticket: None, deadline: None, stopping: None, attempts, why },
-            );
+            running.insert(id, Running { key, held, ticket: None, deadline: None, stopping: None, attempts, why });
             if orders.send(Order { cell: id, key, inputs, fields, forced, gpus, threads }).is_err() {
                 break;
             }
@@ -368,12 +365,7 @@ impl<'a> Scheduler<'a> {
     }
 
     /// Takes the end of a running cell.
-    fn ended<T>(
-        &mut self,
-        id: CellId,
-        entry: Running<T>,
-        result: Result<Done, Fault>,
-    ) -> Result<(), EngineError> {
+    fn ended<T>(&mut self, id: CellId, entry: Running<T>, result: Result<Done, Fault>) -> Result<(), EngineError> {
         self.pool.give_back(entry.held);
         self.ready.extend(self.parked.remove(&entry.key).unwrap_or_default());
         match result {
@@ -382,7 +374,16 @@ impl<'a> Scheduler<'a> {
                     self.observer.event(&Event::Replicate { cell: id });
                 }
                 self.last_keys.push((plan::tag(self.context.pipeline, id), entry.key));
-                self.write_cell(id, entry.key, &outcome(done.how), entry.why, done.wall, done.usage, entry.attempts, None)?;
+                self.write_cell(
+                    id,
+                    entry.key,
+                    &outcome(done.how),
+                    entry.why,
+                    done.wall,
+                    done.usage,
+                    entry.attempts,
+                    None,
+                )?;
                 self.conclude(id, done.how, done.wall.as_secs_f64(), done.outputs);
                 Ok(())
             }
@@ -547,7 +548,8 @@ impl<'a> Scheduler<'a> {
 fn publish(context: &Context<'_>, artifact: &Artifact, target: &Path) -> Result<(), StoreError> {
     let parent = target.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).at("create", parent)?;
-    let scratch = tempfile::Builder::new().prefix(".publishing-").tempdir_in(parent).at("create a folder in", parent)?;
+    let scratch =
+        tempfile::Builder::new().prefix(".publishing-").tempdir_in(parent).at("create a folder in", parent)?;
     let fresh = scratch.path().join("new");
     context.store.blobs.place(artifact, &fresh, Placement::Writable)?;
     if target.is_dir() {

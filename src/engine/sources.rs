@@ -51,11 +51,8 @@ impl Sources {
         paths.dedup();
         let read = |path: &&PathBuf| ((*path).clone(), snapshot(path, stat).map_err(|error| error.to_string()));
         // Below a few files the threads cost more than they save.
-        let snapshots = if paths.len() < 64 {
-            paths.iter().map(read).collect()
-        } else {
-            paths.par_iter().map(read).collect()
-        };
+        let snapshots =
+            if paths.len() < 64 { paths.iter().map(read).collect() } else { paths.par_iter().map(read).collect() };
         Sources { snapshots, programs }
     }
 
@@ -116,9 +113,7 @@ fn snapshot(path: &Path, stat: &StatCache) -> Result<Snapshot, StoreError> {
     let entries = found.into_iter().zip(&files).map(|((name, _), file)| Entry {
         path: name,
         node: match file {
-            Some((digest, stamp)) => {
-                Node::File { executable: stamp.executable, digest: *digest, size: stamp.size }
-            }
+            Some((digest, stamp)) => Node::File { executable: stamp.executable, digest: *digest, size: stamp.size },
             None => Node::EmptyFolder,
         },
     });

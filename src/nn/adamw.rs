@@ -75,10 +75,12 @@ mod tests {
     fn ten_steps_follow_the_published_algorithm() {
         for (rate, decay, clip) in [(1e-3, 1e-4, 10.0), (0.1, 0.5, f64::INFINITY), (1e-2, 0.0, 0.3)] {
             for start in [0.7, -2.0, 0.0] {
-                let gradients: Vec<f64> = (0..10).map(|t| (1.7 * f64::from(t) + start).sin() * 20.0f64.powi(t % 3 - 1)).collect();
+                let gradients: Vec<f64> =
+                    (0..10).map(|t| (1.7 * f64::from(t) + start).sin() * 20.0f64.powi(t % 3 - 1)).collect();
                 let (mut value, mut mean, mut square) = ([start as f32], [0.0], [0.0]);
                 for (t, &gradient) in gradients.iter().enumerate() {
-                    let step = AdamWStep { learning_rate: rate, weight_decay: decay, clip: clip as f32, step: t as u32 + 1 };
+                    let step =
+                        AdamWStep { learning_rate: rate, weight_decay: decay, clip: clip as f32, step: t as u32 + 1 };
                     adamw(step, &mut value, &[gradient as f32], &mut mean, &mut square);
                 }
                 let expected = reference(rate, decay, clip, start, &gradients);

@@ -291,7 +291,8 @@ impl WithSimd for WeightGradient<'_> {
         for (index, sum) in sum.chunks_exact_mut(inputs * padded).enumerate() {
             let (frequency, ky) = (index / 3, index % 3);
             let a = &spectrum[(frequency * (height + 2) + ky) * row * pitch..][..positions * pitch];
-            let blocks = product[frequency * positions * padded..][..positions * padded].chunks_exact(positions * LANES);
+            let blocks =
+                product[frequency * positions * padded..][..positions * padded].chunks_exact(positions * LANES);
             let strides = Strides { a_run: 0, a_depth: pitch, a_row: 1, c_row: LANES };
             let size = Size { rows: inputs, runs: 1, depth: positions };
             for (b, c) in blocks.zip(sum.chunks_exact_mut(inputs * LANES)) {
@@ -360,8 +361,9 @@ fn transform_output(geometry: Geometry, product: &[f32], y: &mut [f32], add: boo
             for first in (0..outputs).step_by(LANES) {
                 let count = LANES.min(outputs - first);
                 let at = |frequency: usize| {
-                    let m: &[f32; LANES] =
-                        product[frequency * plane + first / LANES * block + start..].first_chunk().unwrap_or(&[0.0; LANES]);
+                    let m: &[f32; LANES] = product[frequency * plane + first / LANES * block + start..]
+                        .first_chunk()
+                        .unwrap_or(&[0.0; LANES]);
                     m
                 };
                 let [m0, m1, m2, m3, m4, m5] = [at(0), at(1), at(2), at(3), at(4), at(5)];
@@ -376,7 +378,11 @@ fn transform_output(geometry: Geometry, product: &[f32], y: &mut [f32], add: boo
                 }
                 for (out, values) in out.chunks_exact_mut(outputs).zip(&values) {
                     let pairs = out[first..first + count].iter_mut().zip(values);
-                    if add { pairs.for_each(|(out, value)| *out += value) } else { pairs.for_each(|(out, value)| *out = *value) }
+                    if add {
+                        pairs.for_each(|(out, value)| *out += value)
+                    } else {
+                        pairs.for_each(|(out, value)| *out = *value)
+                    }
                 }
             }
         }

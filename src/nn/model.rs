@@ -3,8 +3,10 @@
 use dfdx::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::backend::{Backend, BlockTensors, Flat, Images, Matrix, Recording, average_pool, download, l2_normalise, linear};
 use super::Error;
+use super::backend::{
+    Backend, BlockTensors, Flat, Images, Matrix, Recording, average_pool, download, l2_normalise, linear,
+};
 use crate::data::random::stream;
 
 /// A network's trunk.
@@ -144,8 +146,7 @@ impl<B: Backend> Model<B> {
         for (index, &outputs) in channels.iter().enumerate() {
             let mut random = stream(seed, "init", 0, index as u64);
             let bound = 1.0 / ((9 * inputs) as f64).sqrt();
-            let kernel: Vec<f32> =
-                (0..outputs * inputs * 9).map(|_| random.between(-bound, bound) as f32).collect();
+            let kernel: Vec<f32> = (0..outputs * inputs * 9).map(|_| random.between(-bound, bound) as f32).collect();
             let vector = |name: &str, kind, value| {
                 let name = format!("blocks.{index}.norm.{name}");
                 NamedTensor::new(device, name, vec![outputs], kind, &vec![value; outputs])
@@ -182,9 +183,7 @@ impl<B: Backend> Model<B> {
     pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut NamedTensor<B>> {
         self.blocks
             .iter_mut()
-            .flat_map(|b| {
-                [&mut b.kernel, &mut b.weight, &mut b.bias, &mut b.running_mean, &mut b.running_variance]
-            })
+            .flat_map(|b| [&mut b.kernel, &mut b.weight, &mut b.bias, &mut b.running_mean, &mut b.running_variance])
             .chain(&mut self.head)
     }
 
@@ -211,10 +210,7 @@ impl<B: Backend> Model<B> {
 
     fn head<T: Tape<f32, B>>(&self, x: Images<B, T>) -> Result<Matrix<B, T>, Error> {
         let [weight, bias] = self.head.each_ref().map(|tensor| &tensor.value);
-        average_pool(x)
-            .and_then(|x| linear(x, weight, bias))
-            .and_then(l2_normalise)
-            .map_err(Error::device("the head"))
+        average_pool(x).and_then(|x| linear(x, weight, bias)).and_then(l2_normalise).map_err(Error::device("the head"))
     }
 }
 

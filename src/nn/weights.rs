@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use serde::{Deserialize, Serialize};
 
+use super::Error;
 use super::backend::Backend;
 use super::model::{Architecture, DEVIATION, MEAN, Model};
-use super::Error;
 
 /// The one key of the file's metadata: a single one keeps the bytes of a file independent of any map's order.
 const KEY: &str = "meanfield";
@@ -74,8 +74,7 @@ impl<B: Backend> Model<B> {
                     expected: format!("{:?} {:?}", Dtype::F32, tensor.shape),
                 });
             }
-            let values: Vec<f32> =
-                view.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+            let values: Vec<f32> = view.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
             tensor.set(&values);
         }
         if !missing.is_empty() || !found.is_empty() {

@@ -17,7 +17,9 @@ pub(super) trait Work {
 #[derive(Debug, Error)]
 pub(super) enum DeviceError {
     #[cfg(not(feature = "cuda"))]
-    #[error("the stage has a GPU, but this program was built without CUDA; build it with --features cuda, or ask for no gpu")]
+    #[error(
+        "the stage has a GPU, but this program was built without CUDA; build it with --features cuda, or ask for no gpu"
+    )]
     WithoutCuda,
     #[cfg(feature = "cuda")]
     #[error("cannot open the GPU: {0}")]
@@ -32,7 +34,8 @@ pub(super) fn run<W: Work>(work: W) -> Result<W::Output, DeviceError> {
     }
     #[cfg(feature = "cuda")]
     {
-        let device = dfdx::tensor::Cuda::try_build(0, 0).map_err(|error| DeviceError::Unusable(format!("{error:?}")))?;
+        let device =
+            dfdx::tensor::Cuda::try_build(0, 0).map_err(|error| DeviceError::Unusable(format!("{error:?}")))?;
         Ok(work.on(&device))
     }
     #[cfg(not(feature = "cuda"))]

@@ -13,8 +13,14 @@ use crate::engine::event::Progress;
 use crate::engine::execute::KindJob;
 use crate::pipeline::kinds::{Inputs, Kind, ParameterProblem};
 
-pub(super) const KIND: Kind =
-    Kind { name: "download", version: 1, inputs: Inputs::Named(&[]), outputs: &[("data", "data")], publish: false, check };
+pub(super) const KIND: Kind = Kind {
+    name: "download",
+    version: 1,
+    inputs: Inputs::Named(&[]),
+    outputs: &[("data", "data")],
+    publish: false,
+    check,
+};
 
 /// What is asked for.
 enum Wanted {

@@ -74,7 +74,8 @@ fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
     }
     for (i, name) in parameters.metrics.iter().enumerate() {
         if Metric::parse(name).is_none() {
-            found.push((format!("metrics.{i}"), format!("is `{name}`, expected p1, rp, map_at_r, or r@K such as r@10")));
+            found
+                .push((format!("metrics.{i}"), format!("is `{name}`, expected p1, rp, map_at_r, or r@K such as r@10")));
         }
     }
     for (given, other, missing) in
@@ -98,8 +99,7 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
     };
     let (asked, asked_labels) = rows(&query)?;
     let searched = gallery.is_some().then(|| rows(&gallery)).transpose()?;
-    let wanted: Vec<(&String, Metric)> =
-        metrics.iter().filter_map(|name| Some((name, Metric::parse(name)?))).collect();
+    let wanted: Vec<(&String, Metric)> = metrics.iter().filter_map(|name| Some((name, Metric::parse(name)?))).collect();
     let mut recall_at: Vec<usize> = wanted
         .iter()
         .filter_map(|(_, metric)| match metric {

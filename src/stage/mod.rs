@@ -127,7 +127,8 @@ mod tests {
     /// The loss section of `stages/train.yaml` says of every loss what the loss says of itself.
     #[test]
     fn the_schema_of_losses_equals_the_registry() {
-        let train: Yaml = serde_yaml::from_str(DEFINITIONS.iter().find(|(name, _)| *name == "train").unwrap().1).unwrap();
+        let train: Yaml =
+            serde_yaml::from_str(DEFINITIONS.iter().find(|(name, _)| *name == "train").unwrap().1).unwrap();
         let variants = train["params"]["loss"]["variants"].as_mapping().unwrap();
         let names: Vec<&str> = variants.keys().map(|name| name.as_str().unwrap()).collect();
         let mut known = LossSpec::NAMES.to_vec();
@@ -153,7 +154,11 @@ mod tests {
                 };
                 match field.range {
                     Range::Between(low, high) => {
-                        assert_eq!((schema["type"].as_str(), numbers("range")), (Some("float"), vec![low, high]), "{at}");
+                        assert_eq!(
+                            (schema["type"].as_str(), numbers("range")),
+                            (Some("float"), vec![low, high]),
+                            "{at}"
+                        );
                     }
                     Range::Counts(low, high) => {
                         let range = vec![low as f64, high as f64];

@@ -83,7 +83,10 @@ pub fn makes_tables(pipeline: &Pipeline, cell: CellId) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TableFormat {
     /// For a terminal of that many columns, or of any width.
-    Text { color: bool, width: Option<usize> },
+    Text {
+        color: bool,
+        width: Option<usize>,
+    },
     Markdown,
     Csv,
     Json,

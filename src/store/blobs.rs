@@ -137,9 +137,13 @@ impl Blobs {
         let (digest, size) = Digest::of_file(path).at("read", path)?;
         // A link, or a file with a second name, may be written through that name: take a copy.
         let own = !path.is_symlink() && std::os::unix::fs::MetadataExt::nlink(metadata) == 1;
-        self.insert(&digest, stat, |target| {
-            if own { fs::rename(path, target).at("move", path) } else { copy(path, target) }
-        })?;
+        self.insert(
+            &digest,
+            stat,
+            |target| {
+                if own { fs::rename(path, target).at("move", path) } else { copy(path, target) }
+            },
+        )?;
         Ok((Stamp::of(metadata).executable, digest, size))
     }
 
@@ -185,13 +189,7 @@ impl Blobs {
         Ok(())
     }
 
-    fn place_file(
-        &self,
-        digest: &Digest,
-        executable: bool,
-        target: &Path,
-        how: Placement,
-    ) -> Result<(), StoreError> {
+    fn place_file(&self, digest: &Digest, executable: bool, target: &Path, how: Placement) -> Result<(), StoreError> {
         let blob = self.path(digest);
         if how == Placement::Link {
             let blob = std::path::absolute(&blob).at("find", &blob)?;

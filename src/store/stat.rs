@@ -166,8 +166,7 @@ impl StatCache {
 
 fn encode(row: &Row) -> [u8; ROW] {
     let mut bytes = [0; ROW];
-    let numbers =
-        [row.stamp.device, row.stamp.inode, row.stamp.size, row.stamp.mtime as u64, row.stamp.ctime as u64];
+    let numbers = [row.stamp.device, row.stamp.inode, row.stamp.size, row.stamp.mtime as u64, row.stamp.ctime as u64];
     for (slot, number) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(numbers) {
         *slot = number.to_le_bytes();
     }
@@ -204,7 +203,6 @@ fn check(bytes: &[u8]) -> [u8; 8] {
     out.copy_from_slice(&blake3::hash(bytes).as_bytes()[..8]);
     out
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -159,12 +159,8 @@ pub fn train<B: Backend>(
             let moving = gradients.embeddings.iter().any(|&element| element != 0.0);
             let mut tape = backward(device, embeddings, &gradients.embeddings)?;
             let count = epoch * steps + step + 1;
-            let step = AdamWStep {
-                learning_rate,
-                weight_decay: config.weight_decay,
-                clip: config.clip as f32,
-                step: count,
-            };
+            let step =
+                AdamWStep { learning_rate, weight_decay: config.weight_decay, clip: config.clip as f32, step: count };
             optimiser.step_network(device, &mut model, &mut tape, step, unchecked && moving)?;
             unchecked &= !moving;
             let step = AdamWStep {
