@@ -21,6 +21,8 @@ mod model;
 mod norm;
 #[cfg(any(test, feature = "cuda"))]
 mod portable;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 pub use adamw::{AdamWStep, adamw};

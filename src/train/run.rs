@@ -258,3 +258,72 @@ fn peak_memory() -> Option<u64> {
     let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
     u64::try_from(kibibytes).ok().map(|peak| peak * unit)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss::registry::LossSpec;
+    use crate::nn::embed;
+
+    /// Eight images of 16x16 in each of four classes: a class is a colour, a sample its noise.
+    fn images() -> (Vec<u8>, Vec<u32>) {
+        let mut random = stream(5, "test images", 0, 0);
+        let labels: Vec<u32> = (0..32).map(|i| i / 8).collect();
+        let mut pixels = Vec::new();
+        for &label in &labels {
+            for position in 0..16 * 16 * 3 {
+                let base = if position % 3 == label as usize % 3 { 60.0 + 90.0 * f64::from(label / 3) } else { 30.0 };
+                pixels.push((base + 40.0 * random.uniform()) as u8);
+            }
+        }
+        (pixels, labels)
+    }
+
+    fn run(loss: &str, epochs: u32) -> (Vec<u8>, Vec<f64>) {
+        let (pixels, labels) = images();
+        let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+        let text = r#"{"dim": 8, "steps_per_epoch": 4, "batch": {"classes": 4, "per_class": 4}, "seed": 9}"#;
+        let config = Config { epochs, ..serde_json::from_str(text).unwrap() };
+        let loss = LossSpec::named(loss).unwrap().build::<f32>().unwrap();
+        let mut losses = Vec::new();
+        let trained = train(&Cpu::default(), &config, &data, &*loss, &mut |log| losses.push(log.mean_loss)).unwrap();
+        let vectors = embed(&Cpu::default(), &trained.model, &pixels).unwrap();
+        let mut bits: Vec<u8> = vectors.iter().flat_map(|x| x.to_le_bytes()).collect();
+        bits.extend(trained.loss_parameters.iter().flat_map(|p| &p.values).flat_map(|x| x.to_le_bytes()));
+        (bits, losses)
+    }
+
+    #[test]
+    fn a_training_has_the_same_bits_on_any_number_of_threads() {
+        let on = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| run("mean_field_class_wise_multi_similarity", 2))
+        };
+        let one = on(1);
+        for threads in [2, 4, 7] {
+            assert!(on(threads) == one, "{threads} threads");
+        }
+    }
+
+    #[test]
+    fn every_loss_learns_a_set_that_is_easy() {
+        for loss in LossSpec::NAMES {
+            let (_, losses) = run(loss, 6);
+            assert!(losses[5] < losses[0], "{loss}: {losses:?}");
+        }
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_drawn_and_pixels_that_do_not_fit_are_refused() {
+        let (pixels, labels) = images();
+        let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
+        let go = |data: TrainSet<'_>| {
+            train(&Cpu::default(), &Config::default(), &data, &*loss, &mut |_| {}).err().unwrap().to_string()
+        };
+        let whole = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+        let message = go(TrainSet { pixels: &pixels[1..], ..whole });
+        assert!(message.contains("are not 32 RGB images of 16x16"), "{message}");
+        let message = go(whole);
+        assert!(message.contains("30") && message.contains('4'), "30 classes of 4: {message}");
+    }
+}

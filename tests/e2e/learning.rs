@@ -1,0 +1,71 @@
+//! A whole small paper: generated images, training, metrics, table.
+
+use crate::space::{Space, set};
+
+const PAPER: &str = r"
+name: paper
+axes:
+  dataset: [glyphs, textures]
+  loss:
+    contrastive: { kind: contrastive, neg_margin: 0.5 }
+    proxy_anchor: { kind: proxy_anchor, margin: 0.1 }
+  seed: 0..2
+stages:
+  raw: { uses: download/${dataset}, with: { classes: 8, per_class: 6, size: 16 } }
+  images: { uses: preprocess, in: { raw: raw }, with: { size: 16 } }
+  model:
+    uses: train
+    in: { images: images }
+    with: { loss: ${loss}, epochs: 2, steps_per_epoch: 3, dim: 8, batch: { classes: 4, per_class: 3 }, seed: ${seed} }
+  vectors: { uses: embed, in: { model: model, images: images } }
+  scores: { uses: evaluate, in: { vectors: vectors }, with: { metrics: [map_at_r, p1, r@2] } }
+  pixels: { uses: embed, in: { images: images } }
+  pixel_scores: { uses: evaluate, in: { vectors: pixels }, with: { metrics: [map_at_r, p1, r@2] } }
+  table:
+    uses: report
+    in: { scores: scores, raw_pixels: pixel_scores }
+    with: { rows: loss, columns: [dataset, metric], over: seed }
+";
+
+#[test]
+fn the_numbers_are_the_same_bits_for_any_jobs_and_threads() {
+    let (one, two) = (Space::new(PAPER), Space::new(PAPER));
+    two.edit("    uses: train", "    uses: train\n    resources: { cpu: 2 }");
+    let ran = one.run(&["run", "-j", "1"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.contains("raw pixels") && ran.out.contains("proxy_anchor"), "{}", ran.out);
+    let ran = two.run(&["run", "-j", "2", "--resource", "cpu=2"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    for file in ["table.json", "scores.csv", "index.html"] {
+        let name = format!("reports/paper/table/{file}");
+        assert_eq!(one.read(&name), two.read(&name), "{file}");
+    }
+    assert_eq!(one.executed(), set(&[]));
+    let again = one.run(&["table", "--format", "md"]);
+    assert!(again.out.contains("| proxy\\_anchor") || again.out.contains("| proxy_anchor"), "{}", again.out);
+}
+
+#[test]
+fn a_loss_changed_trains_its_cells_again_and_no_other() {
+    let space = Space::new(PAPER);
+    space.edit("seed: 0..2", "seed: 0..1");
+    assert_eq!(space.executed().len(), 2 + 2 + 4 + 4 + 4 + 2 + 2 + 1);
+    space.edit("margin: 0.1", "margin: 0.2");
+    let why = space.run(&["why", "model[dataset=glyphs,loss=proxy_anchor]"]).out;
+    assert!(why.contains("with.loss.margin: 0.1 -> 0.2"), "{why}");
+    let cells = |stage: &str| ["glyphs", "textures"].map(|d| format!("{stage}[dataset={d},loss=proxy_anchor,seed=0]"));
+    let executed = space.executed();
+    for cell in ["model", "vectors"].into_iter().flat_map(cells) {
+        assert!(executed.contains(&cell), "{cell}: {executed:?}");
+    }
+    assert!(executed.iter().all(|cell| cell.contains("loss=proxy_anchor") || cell == "table"), "{executed:?}");
+}
+
+#[test]
+fn a_parameter_of_a_loss_is_checked_before_anything_runs() {
+    let space = Space::new(PAPER);
+    space.edit("neg_margin: 0.5", "neg_marginn: 0.5");
+    let ran = space.run(&["run"]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("neg_marginn") && ran.err.contains("pipeline.yaml:6:"), "{}", ran.err);
+}

@@ -1,0 +1,7 @@
+//! The real binary on real files: what a user does, what goes wrong around it, and what must be left afterwards.
+
+mod faults;
+mod freshness;
+mod learning;
+mod running;
+mod space;
