@@ -305,7 +305,10 @@ impl<'a> Maker<'a> {
                 Some(Origin::Path(text)) => Some(Source::Path(user_path(self.expansion.folder, &text.fill(point)))),
                 Some(Origin::Stage { stage, output, .. }) => {
                     self.cells_of(*stage, output.as_ref(), labels.as_ref(), point).inspect(|source| {
-                        if matches!(source, Source::Gathered { members, .. } if members.is_empty()) {
+                        let none = matches!(source, Source::Gathered { members, .. } if members.is_empty());
+                        // A stage without any cell has been reported itself.
+                        let any = |table: &Table| table.cells.iter().any(|&cell| cell != NO_CELL);
+                        if none && self.tables[*stage].as_ref().is_some_and(any) {
                             let title = format!("a cell of stage `{}` finds nothing to gather", draft.name);
                             let label = "`include` and `exclude` leave it no cell of this stage";
                             report.add(Problem::new("no_cells", input.span, title).label(label));

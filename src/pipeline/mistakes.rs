@@ -58,7 +58,7 @@ mistakes! {
     resource_is_unknown: "resources: { licence: 2 }\nstages: { a: { run: 'true', out: [x], resources: { license: 1, licence: 3 } } }\n";
 
     // Axes.
-    axis_is_empty: "axes: { seed: [], i: 3..3 }\nstages: { a: { run: 'echo ${seed}${i}', out: [x] } }\n";
+    axis_is_empty: "axes: { seed: [], i: 3..3 }\nstages: { a: { run: 'echo ${seed}${i}', out: [x] }, b: { uses: report, in: { a: a } } }\n";
     axis_value_cannot_name_a_file: "axes: { path: [a/b, ok, ok, [1]] }\nstages: { a: { run: 'echo ${path}', out: [x] } }\n";
     axis_is_a_scalar: "axes: { seed: 3, in: [a], l: { x: 0.1 } }\nstages: { a: { run: 'echo ${seed}', out: [x] } }\n";
     excluded_axis_value_is_unknown: "axes: { set: [glyphs, textures], seed: 0..3 }\nexclude: [{ set: glyph, seed: 5.. }]\nstages: { a: { run: 'echo ${set}', out: [x] } }\n";
