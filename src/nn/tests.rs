@@ -4,7 +4,7 @@ use dfdx::prelude::*;
 
 use super::backend::{BlockTensors, Flat, Images, download};
 use super::portable::{self, Statistics};
-use super::{Architecture, Backbone, Backend, Model, embed};
+use super::{AdamWStep, Architecture, Backbone, Backend, Model, embed};
 use crate::data::random::stream;
 
 fn random(purpose: &str, len: usize) -> Vec<f32> {
@@ -79,8 +79,10 @@ fn evaluation_blocks_equal_a_plain_loop() {
         let mean = device.upload(&random("mean", outputs), (outputs,)).unwrap();
         let variance: Vec<f32> = random("variance", outputs).iter().map(|x| x * x + 0.1).collect();
         let variance = device.upload(&variance, (outputs,)).unwrap();
-        let block = BlockTensors { kernel, weight, bias };
-        let found = download(&device.block_eval(images.clone(), block, (&mean, &variance)).unwrap());
+        let block = || BlockTensors { kernel, weight, bias };
+        let found = download(&device.block_eval(images.clone(), block(), (&mean, &variance)).unwrap());
+        let statistics = Statistics::Running(&mean, &variance);
+        let portable = download(&portable::block(&device, images.clone(), block(), statistics).unwrap());
 
         let (x, k) = (download(&images), download(kernel));
         let [g, b, m, v] = [weight, bias, &mean, &variance].map(download);
@@ -109,9 +111,30 @@ fn evaluation_blocks_equal_a_plain_loop() {
                 }
             }
         }
-        let error = error(&found, &expected);
-        assert!(error <= 1e-5, "({n}, {h}, {w}, {c}) to {outputs}: off by {error}");
+        for (found, what) in [(&found, "ours"), (&portable, "dfdx's")] {
+            let error = error(found, &expected);
+            assert!(error <= 1e-5, "({n}, {h}, {w}, {c}) to {outputs}: {what} off by {error}");
+        }
     }
+}
+
+#[test]
+fn adamw_of_dfdx_operations_equals_ours() {
+    let device = Cpu::default();
+    let flat = |values: &[f32]| device.upload(values, (values.len(),)).unwrap();
+    let start = random("parameter", 37);
+    let moments = || [vec![0.0f32; 37], vec![0.0f32; 37]];
+    let (mut own, mut own_moments) = (flat(&start), moments().map(|m| flat(&m)));
+    let (mut portable, mut portable_moments) = (flat(&start), moments().map(|m| flat(&m)));
+    for step in 1..=5 {
+        let gradient = flat(&random("gradient", 37));
+        let step = AdamWStep { learning_rate: 0.1, weight_decay: 0.01, clip: 0.5, step };
+        device.adamw(step, &mut own, &gradient, &mut own_moments).unwrap();
+        portable::adamw_step(step, &mut portable, &gradient, &mut portable_moments).unwrap();
+    }
+    let moved = error(&download(&own), &start);
+    let error = error(&download(&portable), &download(&own));
+    assert!(moved > 0.1 && error <= 1e-5, "moved by {moved}, differ by {error}");
 }
 
 fn model() -> (Cpu, Model<Cpu>) {

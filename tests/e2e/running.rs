@@ -70,7 +70,9 @@ fn a_cell_that_takes_too_long_is_stopped_with_everything_it_started() {
 
 #[test]
 fn a_resource_that_there_is_not_enough_of_is_refused_before_anything_runs() {
-    let space = Space::new("stages: { big: { run: 'touch ${out.x}', out: [x], resources: { licence: 2 } } }");
+    let space = Space::new(
+        "resources: { licence: 1 }\nstages: { big: { run: 'touch ${out.x}', out: [x], resources: { licence: 2 } } }",
+    );
     let ran = space.run(&["run"]);
     assert_eq!(ran.code, 2);
     assert!(ran.err.contains("--resource licence=2"), "{}", ran.err);
