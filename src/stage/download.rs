@@ -76,7 +76,9 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
             let fetched_to = data.with_file_name("fetched");
             let fetched = download(&config, &job.resume, &fetched_to, &mut progress)?;
             match limits {
-                Some(limits) => drop(unpack(&fetched_to, data, &limits)?),
+                Some(limits) => {
+                    unpack(&fetched_to, data, &limits)?;
+                }
                 None => fs::rename(&fetched_to, data.join(file_name(&fetched.url)))?,
             }
         }

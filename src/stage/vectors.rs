@@ -9,6 +9,9 @@ use thiserror::Error;
 
 use super::JobError;
 
+/// The vectors and the labels of some rows.
+type Rows<'a> = (Cow<'a, [f32]>, Cow<'a, [u32]>);
+
 /// Vectors of labelled images.
 #[derive(Debug, PartialEq)]
 pub(super) struct Vectors {
@@ -75,7 +78,7 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = [u8; 4]> + '_ {
 
 impl Vectors {
     /// The rows of one group, or of all if none is named; `None` if there is no such group.
-    pub(super) fn of_group(&self, group: Option<&str>) -> Option<(Cow<'_, [f32]>, Cow<'_, [u32]>)> {
+    pub(super) fn of_group(&self, group: Option<&str>) -> Option<Rows<'_>> {
         let Some(group) = group else {
             return Some((Cow::Borrowed(&self.vectors), Cow::Borrowed(&self.labels)));
         };

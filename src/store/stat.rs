@@ -3,7 +3,7 @@
 //! A row is kept only if the file was old enough when it was read: a change within the clock tick of the last one
 //! would leave the times as they are ("racy" files; git has the same rule). Losing the cache costs time only.
 //!
-//! On disk: rows of [`ROW`] bytes, appended; a torn row is dropped, and the file is written anew when most of its rows
+//! On disk: rows of a fixed length, appended; a torn row is dropped, and the file is written anew when most of its rows
 //! are stale.
 
 use std::fs::{Metadata, OpenOptions};
