@@ -3,7 +3,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | `backend` | the seam: what a device must offer |
-//! | `conv`, `norm`, `cpu` | the CPU's operations and the backend made of them |
+//! | `conv`, `norm`, `simd`, `cpu` | the CPU's operations and the backend made of them |
 //! | `portable`, `cuda` | the same operations from dfdx's kernels, for the GPU |
 //! | `model` | the backbones, their parameters and how these start |
 //! | `weights` | weight files |
@@ -21,6 +21,7 @@ mod model;
 mod norm;
 #[cfg(any(test, feature = "cuda"))]
 mod portable;
+mod simd;
 #[cfg(test)]
 mod tests;
 mod weights;

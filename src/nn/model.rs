@@ -218,9 +218,10 @@ impl<B: Backend> Model<B> {
 pub(super) const MEAN: f32 = 0.5;
 pub(super) const DEVIATION: f32 = 0.5;
 
-/// What a network sees of a colour.
-pub fn normalise(colour: u8) -> f32 {
-    (f32::from(colour) / 255.0 - MEAN) / DEVIATION
+/// What a network sees of pixels.
+pub fn normalise(pixels: &[u8]) -> Vec<f32> {
+    let table: [f32; 256] = std::array::from_fn(|colour| (colour as f32 / 255.0 - MEAN) / DEVIATION);
+    pixels.iter().map(|&colour| table[usize::from(colour)]).collect()
 }
 
 /// Images whose embeddings are computed at a time.
@@ -235,9 +236,8 @@ pub fn embed<B: Backend>(device: &B, model: &Model<B>, pixels: &[u8]) -> Result<
     }
     let mut embeddings = Vec::with_capacity(pixels.len() / image * dim);
     for batch in pixels.chunks(EMBED_BATCH * image) {
-        let values: Vec<f32> = batch.iter().copied().map(normalise).collect();
         let x = device
-            .upload(&values, (batch.len() / image, height, width, COLOURS))
+            .upload(&normalise(batch), (batch.len() / image, height, width, COLOURS))
             .map_err(Error::device("uploading a batch"))?;
         embeddings.extend(download(&model.forward_eval(device, x)?));
     }

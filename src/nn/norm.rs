@@ -6,8 +6,9 @@
 
 use std::ops::Range;
 
-use pulp::Arch;
 use rayon::prelude::*;
+
+use super::simd::vectorise;
 
 /// The running statistics that evaluation uses move by this much of the batch's.
 const MOMENTUM: f64 = 0.1;
@@ -50,7 +51,7 @@ impl Moments {
         let count = (values.len() / channels) as f64;
         let mut mean = vec![0.0; channels];
         let mut squares = vec![0.0; channels];
-        Arch::new().dispatch(
+        vectorise(
             #[inline(always)]
             || {
                 let mut sums = vec![0.0f32; channels];
@@ -140,15 +141,11 @@ impl Normalisation {
     pub fn forward(&self, windows: Windows, x: &[f32], y: &mut [f32]) {
         let image = windows.image();
         y.par_chunks_mut(windows.pooled()).zip(x.par_chunks(image)).for_each(|(y, x)| {
-            Arch::new().dispatch(
+            vectorise(
                 #[inline(always)]
                 || {
                     for (cell, y) in y.chunks_exact_mut(windows.channels).enumerate() {
-                        let values = window(windows, x, cell);
-                        for (c, y) in y.iter_mut().enumerate() {
-                            let [a, b, d, e] = values.map(|values| values[c] * self.scale[c] + self.shift[c]);
-                            *y = largest(largest(a, b), largest(d, e)).max(0.0);
-                        }
+                        self.pool(window(windows, x, cell), y);
                     }
                 },
             );
@@ -165,21 +162,11 @@ impl Normalisation {
             .map(|(dy, x)| {
                 let mut plain = vec![0.0f32; channels];
                 let mut weighted = vec![0.0f32; channels];
-                Arch::new().dispatch(
+                vectorise(
                     #[inline(always)]
                     || {
                         for (cell, dy) in dy.chunks_exact(channels).enumerate() {
-                            let values = window(windows, x, cell);
-                            for c in 0..channels {
-                                let wins = self.winner(values.map(|values| values[c]), c);
-                                let value = values
-                                    .iter()
-                                    .zip(wins)
-                                    .fold(0.0, |sum, (values, win)| if win { values[c] } else { sum });
-                                let gradient = if wins.contains(&true) { dy[c] } else { 0.0 };
-                                plain[c] += gradient;
-                                weighted[c] += gradient * (value - self.mean[c]) * self.inverse[c];
-                            }
+                            self.sum(window(windows, x, cell), dy, &mut plain, &mut weighted);
                         }
                     },
                 );
@@ -208,7 +195,7 @@ impl Normalisation {
         dx: &mut [f32],
     ) {
         let (image, pooled, channels) = (windows.image(), windows.pooled(), windows.channels);
-        Arch::new().dispatch(
+        vectorise(
             #[inline(always)]
             || {
                 let mut slope = vec![0.0; channels];
@@ -217,41 +204,95 @@ impl Normalisation {
                     slope[c] = -self.scale[c] * self.inverse[c] * (weighted[c] / count) as f32;
                     offset[c] = -self.scale[c] * (plain[c] / count) as f32 - self.mean[c] * slope[c];
                 }
-                for (index, dx) in range.zip(dx.chunks_exact_mut(image)) {
+                for (index, dx) in range.clone().zip(dx.chunks_exact_mut(image)) {
                     let x = &x[index * image..][..image];
                     for (dx, x) in dx.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-                        for c in 0..channels {
-                            dx[c] = x[c] * slope[c] + offset[c];
+                        for (((dx, x), slope), offset) in dx.iter_mut().zip(x).zip(&slope).zip(&offset) {
+                            *dx = x * slope + offset;
                         }
                     }
                     for (cell, dy) in dy[index * pooled..][..pooled].chunks_exact(channels).enumerate() {
-                        let values = window(windows, x, cell);
                         let [a, b, d, e] = window_mut(windows, dx, cell);
-                        for c in 0..channels {
-                            let gradient = dy[c] * self.scale[c];
-                            let wins = self.winner(values.map(|values| values[c]), c);
-                            a[c] += if wins[0] { gradient } else { 0.0 };
-                            b[c] += if wins[1] { gradient } else { 0.0 };
-                            d[c] += if wins[2] { gradient } else { 0.0 };
-                            e[c] += if wins[3] { gradient } else { 0.0 };
-                        }
+                        self.spread(window(windows, x, cell), dy, a, b, d, e);
                     }
                 }
             },
         );
     }
 
-    /// Which of a window's values of channel `c` passes: the first of the largest, if positive once normalised.
+    // The loops over channels are functions of their own because the compiler takes their arguments not to overlap,
+    // and without that it does not vectorise them.
+
+    /// One pixel of the pooled output.
     #[inline(always)]
-    fn winner(&self, values: [f32; 4], c: usize) -> [bool; 4] {
-        let [a, b, d, e] = values.map(|value| value * self.scale[c] + self.shift[c]);
-        let top = largest(largest(a, b), largest(d, e));
-        let alive = top > 0.0;
-        let first = a == top;
-        let second = !first & (b == top);
-        let third = !first & !second & (d == top);
-        [alive & first, alive & second, alive & third, alive & !first & !second & !third]
+    fn pool(&self, [a, b, d, e]: [&[f32]; 4], y: &mut [f32]) {
+        let n = y.len();
+        let (scale, shift) = (&self.scale[..n], &self.shift[..n]);
+        let (a, b, d, e) = (&a[..n], &b[..n], &d[..n], &e[..n]);
+        for c in 0..n {
+            let (scale, shift) = (scale[c], shift[c]);
+            let [a, b, d, e] =
+                [a[c] * scale + shift, b[c] * scale + shift, d[c] * scale + shift, e[c] * scale + shift];
+            y[c] = largest(largest(largest(a, b), largest(d, e)), 0.0);
+        }
     }
+
+    /// Adds what one pixel of the pooled output's gradient contributes to the parameters' gradients.
+    #[inline(always)]
+    fn sum(&self, [a, b, d, e]: [&[f32]; 4], dy: &[f32], plain: &mut [f32], weighted: &mut [f32]) {
+        let n = dy.len();
+        let (scale, shift) = (&self.scale[..n], &self.shift[..n]);
+        let (mean, inverse) = (&self.mean[..n], &self.inverse[..n]);
+        let (a, b, d, e) = (&a[..n], &b[..n], &d[..n], &e[..n]);
+        let (plain, weighted) = (&mut plain[..n], &mut weighted[..n]);
+        for c in 0..n {
+            let [w, x, y, z] = winner([a[c], b[c], d[c], e[c]], scale[c], shift[c]);
+            let gradient = if w | x | y | z { dy[c] } else { 0.0 };
+            let value = if w { a[c] } else { 0.0 }
+                + if x { b[c] } else { 0.0 }
+                + if y { d[c] } else { 0.0 }
+                + if z { e[c] } else { 0.0 };
+            plain[c] += gradient;
+            weighted[c] += gradient * (value - mean[c]) * inverse[c];
+        }
+    }
+
+    /// Adds one pixel of the pooled output's gradient to the pixel it came from.
+    #[inline(always)]
+    fn spread(
+        &self,
+        [a, b, d, e]: [&[f32]; 4],
+        dy: &[f32],
+        da: &mut [f32],
+        db: &mut [f32],
+        dd: &mut [f32],
+        de: &mut [f32],
+    ) {
+        let n = dy.len();
+        let (scale, shift) = (&self.scale[..n], &self.shift[..n]);
+        let (a, b, d, e) = (&a[..n], &b[..n], &d[..n], &e[..n]);
+        let (da, db, dd, de) = (&mut da[..n], &mut db[..n], &mut dd[..n], &mut de[..n]);
+        for c in 0..n {
+            let [w, x, y, z] = winner([a[c], b[c], d[c], e[c]], scale[c], shift[c]);
+            let gradient = dy[c] * scale[c];
+            da[c] += if w { gradient } else { 0.0 };
+            db[c] += if x { gradient } else { 0.0 };
+            dd[c] += if y { gradient } else { 0.0 };
+            de[c] += if z { gradient } else { 0.0 };
+        }
+    }
+}
+
+/// Which of a window's values passes: the first of the largest, if positive once normalised.
+#[inline(always)]
+fn winner([a, b, d, e]: [f32; 4], scale: f32, shift: f32) -> [bool; 4] {
+    let [a, b, d, e] = [a * scale + shift, b * scale + shift, d * scale + shift, e * scale + shift];
+    let top = largest(largest(a, b), largest(d, e));
+    let alive = top > 0.0;
+    let first = a == top;
+    let second = !first & (b == top);
+    let third = !first & !second & (d == top);
+    [alive & first, alive & second, alive & third, alive & !first & !second & !third]
 }
 
 /// The larger of two; one comparison, where `f32::max` has a second one for NaN.
@@ -272,7 +313,8 @@ fn corners(windows: Windows, cell: usize) -> [usize; 2] {
 #[inline(always)]
 fn window(windows: Windows, image: &[f32], cell: usize) -> [&[f32]; 4] {
     let channels = windows.channels;
-    let [top, bottom] = corners(windows, cell).map(|start| &image[start..start + 2 * channels]);
+    let [top, bottom] = corners(windows, cell);
+    let (top, bottom) = (&image[top..top + 2 * channels], &image[bottom..bottom + 2 * channels]);
     [&top[..channels], &top[channels..], &bottom[..channels], &bottom[channels..]]
 }
 

@@ -138,9 +138,8 @@ pub fn train<B: Backend>(
             let images = sampler.batch(u64::from(epoch), u64::from(step));
             let id = BatchId { seed: config.seed, epoch: u64::from(epoch), step: u64::from(step) };
             config.augment.batch(id, pixels, (height, width), &images, &mut bytes);
-            let values: Vec<f32> = bytes.iter().copied().map(normalise).collect();
             let x = device
-                .upload(&values, (batch_len, height, width, 3))
+                .upload(&normalise(&bytes), (batch_len, height, width, 3))
                 .map_err(nn::Error::device("uploading a batch"))?;
             let embeddings = model.forward_train(device, x)?;
 

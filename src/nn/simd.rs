@@ -1,0 +1,22 @@
+//! Running a loop with the vector instructions of this machine.
+
+use pulp::{Arch, Simd, WithSimd};
+
+/// Runs `loops` compiled for the best instruction set that the machine has. The closure must be marked
+/// `#[inline(always)]`, and so must what it calls, or it stays compiled for the oldest machine.
+#[inline(always)]
+pub(super) fn vectorise(loops: impl FnMut()) {
+    Arch::new().dispatch(Loops(loops));
+}
+
+/// `FnMut`, not `FnOnce` as pulp's own implementation for closures: that is called through a shim, which is not inlined.
+struct Loops<F>(F);
+
+impl<F: FnMut()> WithSimd for Loops<F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, _: S) {
+        (self.0)();
+    }
+}
