@@ -245,6 +245,16 @@ mod tests {
     }
 
     #[test]
+    fn rows_that_32_bits_cannot_tell_apart_rank_by_their_64_bit_cosines() {
+        let mut gallery = rows(700, 16, 3);
+        gallery.iter_mut().for_each(|x| *x = 1.0 + 1e-4 * *x);
+        let query = vec![1.0f32; 16];
+        let (gallery, query) = (Index::new(&gallery, 16).unwrap(), Index::new(&query, 16).unwrap());
+        let found = nearest(&query, &gallery, false, Blocks::default(), |_| 9, |_, found| found.to_vec());
+        assert_eq!(found, plain(&query, &gallery, false, 9));
+    }
+
+    #[test]
     fn a_gallery_of_nothing_but_twins_is_ranked_by_index_within_bounded_memory() {
         let rows: Vec<f32> = [0.3, -0.5, 0.7].repeat(5_000);
         let gallery = Index::new(&rows, 3).unwrap();
