@@ -231,8 +231,7 @@ impl Normalisation {
         let (a, b, d, e) = (&a[..n], &b[..n], &d[..n], &e[..n]);
         for c in 0..n {
             let (scale, shift) = (scale[c], shift[c]);
-            let [a, b, d, e] =
-                [a[c] * scale + shift, b[c] * scale + shift, d[c] * scale + shift, e[c] * scale + shift];
+            let [a, b, d, e] = [a[c] * scale + shift, b[c] * scale + shift, d[c] * scale + shift, e[c] * scale + shift];
             y[c] = largest(largest(largest(a, b), largest(d, e)), 0.0);
         }
     }

@@ -70,13 +70,12 @@ fn a_cell_that_takes_too_long_is_stopped_with_everything_it_started() {
 
 #[test]
 fn a_resource_that_there_is_not_enough_of_is_refused_before_anything_runs() {
-    let space = Space::new(
-        "resources: { licence: 1 }\nstages: { big: { run: 'touch ${out.x}', out: [x], resources: { licence: 2 } } }",
-    );
-    let ran = space.run(&["run"]);
+    let space = Space::new("stages: { big: { run: 'touch ${out.x}', out: [x], resources: { gpu: 1 } } }");
+    let run = |words: &[&str]| Ran::from(space.command(words).env("CUDA_VISIBLE_DEVICES", "").output().unwrap());
+    let ran = run(&["run"]);
     assert_eq!(ran.code, 2);
-    assert!(ran.err.contains("--resource licence=2"), "{}", ran.err);
-    assert_eq!(space.run(&["run", "--resource", "licence=2"]).code, 0);
+    assert!(ran.err.contains("--resource gpu=1"), "{}", ran.err);
+    assert_eq!(run(&["run", "--resource", "gpu=1"]).code, 0);
 }
 
 #[test]
