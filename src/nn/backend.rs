@@ -29,7 +29,7 @@ pub struct BlockTensors<'a, B: Backend> {
 }
 
 /// A dfdx device with the operations of the networks.
-pub trait Backend: Device<f32> {
+pub trait Backend: Device<f32> + Cache {
     /// Convolution 3x3 with padding 1, batch normalisation by the batch's statistics, ReLU, and 2x2 max pooling:
     /// `N x H x W x C` to `N x H/2 x W/2 x O`. `running` are the running mean and variance, which move towards the
     /// batch's. Without `input_gradient` the gradient stops here, as it may below the first layer.
@@ -61,7 +61,7 @@ pub trait Backend: Device<f32> {
 
     /// Copies `values` to the device in the given shape, which must have as many elements.
     fn upload<S: Shape>(&self, values: &[f32], shape: S) -> Result<Tensor<S, f32, Self>, Self::Err> {
-        // Not `tensor_from_vec`: dfdx would keep every such vector for reuse without ever reusing it.
+        // Not `tensor_from_vec`: with its cache on, dfdx would keep every such vector without ever reusing it.
         let mut tensor = self.try_zeros_like(&shape)?;
         tensor.copy_from(values);
         Ok(tensor)

@@ -15,6 +15,8 @@ use std::ops::Range;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::buffer::Buffer;
+
 /// Outputs of one tile.
 const TILE: usize = 4;
 /// Frequencies of one tile: its outputs and the kernel's other two taps.
@@ -138,36 +140,33 @@ pub(super) fn backward(
         Some(gradient) => gradient.chunks_mut(part * pixels * inputs).map(Some).collect(),
         None => (0..images.div_ceil(part)).map(|_| None).collect(),
     };
-    let partial_sums: Vec<Vec<f32>> = gradients
-        .par_iter_mut()
-        .enumerate()
-        .map(|(index, dx)| {
-            let mut kernel_gradient = vec![0.0; FREQUENCIES * 3 * inputs * geometry.padded()];
-            let end = images.min((index + 1) * part);
-            for first in (index * part..end).step_by(group) {
-                let range = first..end.min(first + group);
-                let x = &x[range.start * pixels * inputs..range.end * pixels * inputs];
-                let dx = dx.as_deref_mut().map(|dx| {
-                    let start = (first - index * part) * pixels * inputs;
-                    &mut dx[start..start + x.len()]
-                });
-                SCRATCH.with_borrow_mut(|scratch| {
-                    let mut buffer = std::mem::take(&mut scratch.gradient);
-                    let dy = sized(&mut buffer, range.len() * pixels * geometry.outputs);
-                    output_gradient(range, dy);
-                    let sum = &mut kernel_gradient;
-                    Arch::new().dispatch(WeightGradient { geometry, x, dy, sum, scratch });
-                    if let (Some(dx), Some(kernel)) = (dx, &flipped) {
-                        let geometry = geometry.adjoint();
-                        Arch::new().dispatch(Correlate { geometry, x: dy, kernel, y: dx, add: true, scratch });
-                    }
-                    scratch.gradient = buffer;
-                });
-            }
-            kernel_gradient
-        })
-        .collect();
-    add_kernel_gradient(geometry, &partial_sums, weight_gradient);
+    let sum_len = FREQUENCIES * 3 * inputs * geometry.padded();
+    let mut sums = Buffer::new(gradients.len() * sum_len);
+    gradients.par_iter_mut().zip(sums.par_chunks_mut(sum_len)).enumerate().for_each(|(index, (dx, sum))| {
+        sum.fill(0.0);
+        let end = images.min((index + 1) * part);
+        for first in (index * part..end).step_by(group) {
+            let range = first..end.min(first + group);
+            let x = &x[range.start * pixels * inputs..range.end * pixels * inputs];
+            let dx = dx.as_deref_mut().map(|dx| {
+                let start = (first - index * part) * pixels * inputs;
+                &mut dx[start..start + x.len()]
+            });
+            SCRATCH.with_borrow_mut(|scratch| {
+                let mut buffer = std::mem::take(&mut scratch.gradient);
+                let dy = sized(&mut buffer, range.len() * pixels * geometry.outputs);
+                output_gradient(range, dy);
+                let sum = &mut *sum;
+                Arch::new().dispatch(WeightGradient { geometry, x, dy, sum, scratch });
+                if let (Some(dx), Some(kernel)) = (dx, &flipped) {
+                    let geometry = geometry.adjoint();
+                    Arch::new().dispatch(Correlate { geometry, x: dy, kernel, y: dx, add: true, scratch });
+                }
+                scratch.gradient = buffer;
+            });
+        }
+    });
+    add_kernel_gradient(geometry, &sums, weight_gradient);
 }
 
 /// Kernel taps to frequencies: Lavin and Gray's G.
@@ -182,9 +181,9 @@ const KERNEL: [[f32; 3]; FREQUENCIES] = [
 
 /// `3 x 3 x C x O` weights to frequencies, `6 x (padded O / LANES) x (3 C) x LANES`: the order in which the product
 /// reads them.
-fn transform_weights(geometry: Geometry, weights: &[f32]) -> Vec<f32> {
+fn transform_weights(geometry: Geometry, weights: &[f32]) -> Buffer {
     let Geometry { inputs, outputs, .. } = geometry;
-    let mut kernel = vec![0.0; FREQUENCIES * 3 * inputs * geometry.padded()];
+    let mut kernel = Buffer::new(FREQUENCIES * 3 * inputs * geometry.padded());
     let blocks = geometry.padded() / LANES;
     for (index, block) in kernel.chunks_exact_mut(3 * inputs * LANES).enumerate() {
         let (g, first) = (KERNEL[index / blocks], index % blocks * LANES);
@@ -192,7 +191,9 @@ fn transform_weights(geometry: Geometry, weights: &[f32]) -> Vec<f32> {
         for (row, out) in block.chunks_exact_mut(LANES).enumerate() {
             let (ky, channel) = (row / inputs, row % inputs);
             let tap = |kx: usize| &weights[((ky * 3 + kx) * inputs + channel) * outputs + first..][..count];
-            for (((out, a), b), c) in out.iter_mut().zip(tap(0)).zip(tap(1)).zip(tap(2)) {
+            let (used, padding) = out.split_at_mut(count);
+            padding.fill(0.0);
+            for (((out, a), b), c) in used.iter_mut().zip(tap(0)).zip(tap(1)).zip(tap(2)) {
                 *out = g[0] * a + g[1] * b + g[2] * c;
             }
         }
@@ -201,9 +202,9 @@ fn transform_weights(geometry: Geometry, weights: &[f32]) -> Vec<f32> {
 }
 
 /// `3 x 3 x C x O` weights turned by half a turn with their channels exchanged: `3 x 3 x O x C`.
-fn flip(geometry: Geometry, weights: &[f32]) -> Vec<f32> {
+fn flip(geometry: Geometry, weights: &[f32]) -> Buffer {
     let Geometry { inputs, outputs, .. } = geometry;
-    let mut flipped = vec![0.0; weights.len()];
+    let mut flipped = Buffer::new(weights.len());
     for (tap, out) in flipped.chunks_exact_mut(inputs * outputs).enumerate() {
         let source = &weights[(8 - tap) * inputs * outputs..][..inputs * outputs];
         for (output, row) in out.chunks_exact_mut(inputs).enumerate() {
@@ -213,15 +214,16 @@ fn flip(geometry: Geometry, weights: &[f32]) -> Vec<f32> {
     flipped
 }
 
-/// Takes the sum of the partial gradients of the frequencies (`6 x 3 x (padded O / LANES) x C x LANES` each) back to `3 x 3 x C x O`.
-fn add_kernel_gradient(geometry: Geometry, partial_sums: &[Vec<f32>], weight_gradient: &mut [f32]) {
+/// Takes the sum of the partial gradients of the frequencies (`6 x 3 x (padded O / LANES) x C x LANES` each) back to
+/// `3 x 3 x C x O`.
+fn add_kernel_gradient(geometry: Geometry, sums: &[f32], weight_gradient: &mut [f32]) {
     let Geometry { inputs, outputs, .. } = geometry;
     let padded = geometry.padded();
     weight_gradient.par_chunks_mut(outputs).enumerate().for_each(|(row, out)| {
         let (ky, kx, channel) = (row / (3 * inputs), row / inputs % 3, row % inputs);
         for (frequency, g) in KERNEL.iter().map(|g| g[kx]).enumerate().filter(|(_, g)| *g != 0.0) {
             let start = (frequency * 3 + ky) * inputs * padded + channel * LANES;
-            for partial in partial_sums {
+            for partial in sums.chunks_exact(FREQUENCIES * 3 * inputs * padded) {
                 for (out, sum) in out.chunks_mut(LANES).zip(partial[start..].chunks(inputs * LANES)) {
                     out.iter_mut().zip(sum).for_each(|(out, sum)| *out += g * sum);
                 }
@@ -360,12 +362,7 @@ fn transform_output(geometry: Geometry, product: &[f32], y: &mut [f32], add: boo
             let start = ((row * group + image) * tiles + tile) * LANES;
             for first in (0..outputs).step_by(LANES) {
                 let count = LANES.min(outputs - first);
-                let at = |frequency: usize| {
-                    let m: &[f32; LANES] = product[frequency * plane + first / LANES * block + start..]
-                        .first_chunk()
-                        .unwrap_or(&[0.0; LANES]);
-                    m
-                };
+                let at = |frequency: usize| load(&product[frequency * plane + first / LANES * block + start..], LANES);
                 let [m0, m1, m2, m3, m4, m5] = [at(0), at(1), at(2), at(3), at(4), at(5)];
                 let mut values = [[0.0; LANES]; TILE];
                 for c in 0..LANES {
@@ -377,12 +374,7 @@ fn transform_output(geometry: Geometry, product: &[f32], y: &mut [f32], add: boo
                     values[3][c] = difference + 8.0 * far_difference + m5[c];
                 }
                 for (out, values) in out.chunks_exact_mut(outputs).zip(&values) {
-                    let pairs = out[first..first + count].iter_mut().zip(values);
-                    if add {
-                        pairs.for_each(|(out, value)| *out += value)
-                    } else {
-                        pairs.for_each(|(out, value)| *out = *value)
-                    }
+                    store(&mut out[first..], values, count, add);
                 }
             }
         }
@@ -402,11 +394,8 @@ fn transform_output_gradient(geometry: Geometry, dy: &[f32], product: &mut [f32]
         for (tile, pixels) in line.chunks(TILE * outputs).enumerate() {
             for first in (0..outputs).step_by(LANES) {
                 let count = LANES.min(outputs - first);
-                let mut values = [[0.0; LANES]; TILE];
-                for (values, pixel) in values.iter_mut().zip(pixels.chunks_exact(outputs)) {
-                    values[..count].copy_from_slice(&pixel[first..first + count]);
-                }
-                let [d0, d1, d2, d3] = &values;
+                let at = |j: usize| load(pixels.get(j * outputs + first..).unwrap_or_default(), count);
+                let [d0, d1, d2, d3] = [at(0), at(1), at(2), at(3)];
                 let start = first / LANES * block + ((row * group + image) * tiles + tile) * LANES;
                 let [m0, m1, m2, m3, m4, m5] = planes.each_mut().map(|plane| &mut plane[start..start + LANES]);
                 for c in 0..LANES {
@@ -419,6 +408,35 @@ fn transform_output_gradient(geometry: Geometry, dy: &[f32], product: &mut [f32]
                     m4[c] = far_even - far_odd;
                     m5[c] = d3[c];
                 }
+            }
+        }
+    }
+}
+
+/// The first `count` lanes of `from`, the others zero; all zero if `from` is shorter.
+#[inline(always)]
+fn load(from: &[f32], count: usize) -> [f32; LANES] {
+    match from.first_chunk() {
+        Some(all) if count == LANES => *all,
+        _ => {
+            let mut lanes = [0.0; LANES];
+            if let Some(from) = from.get(..count) {
+                lanes[..count].copy_from_slice(from);
+            }
+            lanes
+        }
+    }
+}
+
+/// Writes the first `count` lanes to `to`, or adds them.
+#[inline(always)]
+fn store(to: &mut [f32], lanes: &[f32; LANES], count: usize, add: bool) {
+    match to.first_chunk_mut::<LANES>() {
+        Some(to) if count == LANES && add => to.iter_mut().zip(lanes).for_each(|(to, lane)| *to += lane),
+        Some(to) if count == LANES => *to = *lanes,
+        _ => {
+            for (to, lane) in to.iter_mut().zip(&lanes[..count]) {
+                *to = if add { *to + lane } else { *lane };
             }
         }
     }

@@ -3,68 +3,13 @@
 //! Their intermediate values (the convolution's output above all) never become dfdx tensors. They live in buffers that
 //! the training thread keeps from step to step, and the closure on the tape hands them back.
 
-use std::cell::RefCell;
-use std::ops::{Deref, DerefMut};
-
 use dfdx::prelude::*;
 
 use super::adamw::{AdamWStep, adamw};
 use super::backend::{Backend, BlockTensors, Flat, Images, Recording, download};
+use super::buffer::Buffer;
 use super::conv::{self, Geometry};
 use super::norm::{Moments, Normalisation, Windows};
-
-thread_local! {
-    static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// A buffer that returns to its thread's free list.
-struct Buffer(Vec<f32>);
-
-impl Buffer {
-    /// Of `len` elements, what they hold being unspecified.
-    fn new(len: usize) -> Self {
-        let kept = FREE.with_borrow_mut(|free| {
-            free.iter().position(|buffer| buffer.len() == len).map(|index| free.swap_remove(index))
-        });
-        Self(kept.unwrap_or_else(|| vec![0.0; len]))
-    }
-
-    /// With the tensor's elements.
-    fn of<S: Shape, T>(tensor: &Tensor<S, f32, Cpu, T>) -> Self {
-        let mut buffer = Self::new(tensor.shape().num_elements());
-        tensor.copy_into(&mut buffer);
-        buffer
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        /// More than the blocks of one network hold at a time.
-        const KEPT: usize = 32;
-        let buffer = std::mem::take(&mut self.0);
-        // At the end of a thread the list may be gone already; the buffer is then simply freed.
-        let _ = FREE.try_with(|free| {
-            let mut free = free.borrow_mut();
-            if free.len() == KEPT {
-                free.remove(0);
-            }
-            free.push(buffer);
-        });
-    }
-}
-
-impl Deref for Buffer {
-    type Target = [f32];
-    fn deref(&self) -> &[f32] {
-        &self.0
-    }
-}
-
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.0
-    }
-}
 
 /// The shapes of a block's convolution and of its pooling.
 fn shapes(x: (usize, usize, usize, usize), block: &BlockTensors<'_, Cpu>) -> (Geometry, Windows) {
@@ -83,7 +28,7 @@ impl Backend for Cpu {
     ) -> Result<Images<Self, Recording<Self>>, CpuError> {
         let (x, mut tape) = x.split_tape();
         let (geometry, windows) = shapes(*x.shape(), &block);
-        let (input, kernel) = (Buffer::of(&x), download(block.kernel));
+        let (input, kernel) = (Buffer::of(&x), Buffer::of(block.kernel));
         let mut output = Buffer::new(geometry.images * geometry.pixels() * geometry.outputs);
         let groups = conv::forward(geometry, &input, &kernel, &mut output, |y| Moments::of(y, geometry.outputs));
         let Some(moments) = groups.into_iter().reduce(|all, group| all.merge(&group)) else {
@@ -137,7 +82,7 @@ impl Backend for Cpu {
     ) -> Result<Images<Self>, CpuError> {
         let (geometry, windows) = shapes(*x.shape(), &block);
         let mut output = Buffer::new(geometry.images * geometry.pixels() * geometry.outputs);
-        conv::forward(geometry, &Buffer::of(&x), &download(block.kernel), &mut output, |_| ());
+        conv::forward(geometry, &Buffer::of(&x), &Buffer::of(block.kernel), &mut output, |_| ());
         let (mean, variance) = (download(running.0), download(running.1));
         let normalisation = Normalisation::running(&mean, &variance, &download(block.weight), &download(block.bias));
         let mut pooled = Buffer::new(geometry.images * windows.pooled());
@@ -152,8 +97,8 @@ impl Backend for Cpu {
         gradient: &Flat<Self>,
         moments: &mut [Flat<Self>; 2],
     ) -> Result<(), CpuError> {
-        let (mut values, gradient) = (download(parameter), download(gradient));
-        let [mut mean, mut square] = [download(&moments[0]), download(&moments[1])];
+        let (mut values, gradient) = (Buffer::of(parameter), Buffer::of(gradient));
+        let [mut mean, mut square] = [Buffer::of(&moments[0]), Buffer::of(&moments[1])];
         adamw(step, &mut values, &gradient, &mut mean, &mut square);
         parameter.copy_from(&values);
         moments[0].copy_from(&mean);

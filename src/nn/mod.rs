@@ -3,7 +3,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | `backend` | the seam: what a device must offer |
-//! | `conv`, `norm`, `simd`, `cpu` | the CPU's operations and the backend made of them |
+//! | `conv`, `norm`, `simd`, `buffer`, `cpu` | the CPU's operations and the backend made of them |
 //! | `portable`, `cuda` | the same operations from dfdx's kernels, for the GPU |
 //! | `model` | the backbones, their parameters and how these start |
 //! | `weights` | weight files |
@@ -13,6 +13,7 @@
 
 mod adamw;
 mod backend;
+mod buffer;
 mod conv;
 mod cpu;
 #[cfg(feature = "cuda")]

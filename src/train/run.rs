@@ -129,6 +129,8 @@ pub fn train<B: Backend>(
     let mut gradients = LossGradients::default();
     let mut bytes = vec![0; batch_len * image];
     let mut unchecked = true;
+    // Every step allocates the same tensors: dfdx reuses them instead of asking the system for fresh memory.
+    device.try_enable_cache().map_err(nn::Error::device("keeping memory for reuse"))?;
     for epoch in 0..config.epochs {
         let begin = Instant::now();
         let scale = config.schedule(epoch);
@@ -183,6 +185,7 @@ pub fn train<B: Backend>(
             peak_memory: peak_memory(),
         });
     }
+    device.try_disable_cache().map_err(nn::Error::device("releasing memory"))?;
     Ok(Trained { model, loss_parameters })
 }
 
