@@ -6,7 +6,6 @@ use super::failure::Failure;
 use super::project::{Project, Target};
 use super::{Global, Ui};
 use crate::engine::plan::{Decision, Plan};
-use crate::engine::run::why;
 use crate::pipeline::model::CellId;
 
 /// Arguments of `plan`.
@@ -43,7 +42,7 @@ pub fn print(project: &Project, plan: &Plan, as_json: bool, ui: &mut Ui<'_>) -> 
         match decision {
             Decision::Cached { .. } => {}
             Decision::Run { reason, .. } => {
-                let why = why(reason).join("; ");
+                let why = reason.lines().join("; ");
                 writeln!(ui.out, "{}  {name}  {}", ui.paint.busy("run"), ui.paint.faint(why))?;
             }
             Decision::May { upstream } => {
@@ -81,7 +80,7 @@ pub fn describe(project: &Project, cell: CellId, decision: &Decision) -> Value {
             json!({ "cell": name, "stage": stage, "decision": "cached", "key": key.to_string() })
         }
         Decision::Run { key, reason } => {
-            json!({ "cell": name, "stage": stage, "decision": "run", "key": key.to_string(), "why": why(reason) })
+            json!({ "cell": name, "stage": stage, "decision": "run", "key": key.to_string(), "why": reason.lines() })
         }
         Decision::May { upstream } => {
             let names: Vec<String> = upstream.iter().map(|&cell| project.pipeline.cell_name(cell)).collect();

@@ -1,6 +1,6 @@
 //! Watching a run: live lines on a terminal, one line an ended cell elsewhere.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ pub struct Watcher<'a> {
     ended: usize,
     failures: Vec<Value>,
     /// Messages already shown in full, with the cells that shared them later.
-    seen: HashMap<String, usize>,
+    seen: BTreeMap<String, usize>,
 }
 
 /// The lines of a terminal that change.
@@ -44,7 +44,7 @@ impl<'a> Watcher<'a> {
             overall.set_prefix("Running");
             Live { lines, overall, cells: HashMap::new() }
         });
-        Watcher { pipeline, paint, quiet, live, total: 0, ended: 0, failures: Vec::new(), seen: HashMap::new() }
+        Watcher { pipeline, paint, quiet, live, total: 0, ended: 0, failures: Vec::new(), seen: BTreeMap::new() }
     }
 
     /// Takes the changing lines off the terminal.

@@ -54,7 +54,7 @@ impl Project {
         let root = root(&file);
         let store = Store::open(&global.cache.clone().unwrap_or_else(|| root.join("cache")))?;
         let home = file.parent().unwrap_or(Path::new("."));
-        let sources = Sources::read(&pipeline, home, &store.stat);
+        let sources = Sources::read(&pipeline, &plan::needed(&pipeline, &selected), home, &store.stat);
         let reports = global.reports.clone().unwrap_or_else(|| root.join("reports"));
         Ok(Project { pipeline, store, sources, reports, selected })
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -50,6 +51,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure> {
+    let start = Instant::now();
     let project = Project::open(&args.target, global)?;
     let plan = project.plan(args.force)?;
     if args.dry_run {
@@ -82,6 +84,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
         kind_program: (program, vec!["stage".into()]),
         interrupts: &interrupts,
         run: &name,
+        start,
     };
     let mut watcher = Watcher::new(&project.pipeline, ui.quiet || args.json, ui.notes);
     let result = run::run(&project.context(), &plan, &options, &Local, &mut journal, &mut watcher);

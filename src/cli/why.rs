@@ -4,7 +4,6 @@ use super::failure::Failure;
 use super::project::{Project, Target};
 use super::{Global, Ui, plan};
 use crate::engine::plan::{Decision, Reason};
-use crate::engine::run::why;
 
 /// Arguments of `why`.
 #[derive(Debug, clap::Args)]
@@ -59,6 +58,6 @@ fn heading(reason: &Reason) -> String {
         Reason::New => "no cell of this name has run before".to_owned(),
         Reason::Changed(changes) if changes.is_empty() => "the way keys are made has changed".to_owned(),
         Reason::Changed(_) => "these changed since it last ran:".to_owned(),
-        other => why(other).join("; "),
+        other => other.lines().join("; "),
     }
 }

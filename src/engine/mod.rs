@@ -5,9 +5,12 @@
 //! | [`fingerprint`] | the fields of a cell's key, read by the hasher and by the explainer |
 //! | [`sources`] | digests of the user's own files |
 //! | [`plan`] | cells -> what `run` will do, and why; the same decision serves both |
-//! | [`run`] | the scheduler: a ready cell, its resources, its outcome, the cells behind it |
+//! | [`run`] | a plan, how to run it, and how it ended |
+//! | `scheduler` | a ready cell, its resources, its outcome, the cells behind it |
+//! | `worker` | a thread that takes cells from the scheduler |
 //! | [`execute`] | one cell: inputs laid out, attempt, outputs published |
 //! | [`executor`] | the five verbs behind which a cell runs; [`local`] is the one for this machine |
+//! | `publish` | outputs that people look at, below the reports folder |
 //! | [`resources`] | cpu, gpu, memory and whatever else a cell may hold |
 //! | [`journal`] | one append-only file a run |
 //! | [`event`] | what a run tells while it goes |
@@ -21,9 +24,14 @@ pub mod fingerprint;
 pub mod journal;
 pub mod local;
 pub mod plan;
+mod publish;
 pub mod resources;
 pub mod run;
+mod scheduler;
 pub mod sources;
+#[cfg(test)]
+mod tests;
+mod worker;
 
 use std::path::PathBuf;
 

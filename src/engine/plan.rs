@@ -54,6 +54,21 @@ pub enum Reason {
     Forced,
 }
 
+impl Reason {
+    /// In words, one line a changed field.
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Self::New => vec!["new".to_owned()],
+            Self::Changed(changes) => changes.iter().map(Change::to_string).collect(),
+            Self::Unfinished => vec!["has no result yet".to_owned()],
+            Self::Damaged { digest, damage } => {
+                vec![format!("stored object {} is {}", digest.short(), damage.as_str())]
+            }
+            Self::Forced => vec!["forced".to_owned()],
+        }
+    }
+}
+
 /// What a run will do.
 pub struct Plan {
     /// One for each cell of the pipeline; `None` for those that were not asked for and that nothing asked for needs.
@@ -109,9 +124,9 @@ pub fn reads(cell: &Cell) -> impl Iterator<Item = CellId> {
     })
 }
 
-/// Plans `wanted` and everything that it needs. Cells in `forced` run even if they are up to date.
-pub fn plan(context: &Context<'_>, wanted: &[CellId], forced: HashSet<CellId>) -> Result<Plan, StoreError> {
-    let cells = &context.pipeline.cells;
+/// Whether each cell is among `wanted` or something that these need.
+pub fn needed(pipeline: &Pipeline, wanted: &[CellId]) -> Vec<bool> {
+    let cells = &pipeline.cells;
     let mut needed = vec![false; cells.len()];
     wanted.iter().for_each(|cell| needed[cell.0 as usize] = true);
     // A cell stands after its inputs: one pass from the end reaches everything.
@@ -120,6 +135,13 @@ pub fn plan(context: &Context<'_>, wanted: &[CellId], forced: HashSet<CellId>) -
             reads(&cells[i]).for_each(|input| needed[input.0 as usize] = true);
         }
     }
+    needed
+}
+
+/// Plans `wanted` and everything that it needs. Cells in `forced` run even if they are up to date.
+pub fn plan(context: &Context<'_>, wanted: &[CellId], forced: HashSet<CellId>) -> Result<Plan, StoreError> {
+    let cells = &context.pipeline.cells;
+    let needed = needed(context.pipeline, wanted);
     let mut decisions: Vec<Option<Decision>> = Vec::with_capacity(cells.len());
     // Cells of one stage are neighbours and do not read each other.
     for stage in cells.chunk_by(|a, b| a.stage == b.stage) {

@@ -31,12 +31,12 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Reads what the cells of `pipeline` name: their paths, and the programs of their commands. `home` is the folder
-    /// that a program written as a relative path is relative to.
-    pub fn read(pipeline: &Pipeline, home: &Path, stat: &StatCache) -> Sources {
+    /// Reads what the `needed` cells of `pipeline` name: their paths, and the programs of their commands. `home` is the
+    /// folder that a program written as a relative path is relative to.
+    pub fn read(pipeline: &Pipeline, needed: &[bool], home: &Path, stat: &StatCache) -> Sources {
         let mut paths: Vec<&PathBuf> = Vec::new();
         let mut programs: HashMap<String, Option<(PathBuf, Digest)>> = HashMap::new();
-        for cell in &pipeline.cells {
+        for cell in pipeline.cells.iter().zip(needed).filter_map(|(cell, needed)| needed.then_some(cell)) {
             paths.extend(cell.inputs.iter().filter_map(|input| match &input.source {
                 Source::Path(path) => Some(path),
                 _ => None,

@@ -160,3 +160,25 @@ fn a_weight_file_gives_the_same_embeddings_bit_for_bit() {
         assert!(Model::from_safetensors(&device, &bytes[..cut]).is_err(), "cut at {cut}");
     }
 }
+
+#[test]
+fn tensors_of_another_name_or_shape_are_named() {
+    let (device, model) = model();
+    let bytes = model.to_safetensors().unwrap();
+    // The header is JSON of a known length: only replacements of equal length keep the file whole.
+    let edited = |from: &str, to: &str| {
+        let text: Vec<u8> = from.bytes().collect();
+        let mut edited = bytes.clone();
+        let at = edited.windows(text.len()).position(|window| window == text).unwrap();
+        edited[at..at + text.len()].copy_from_slice(to.as_bytes());
+        Model::from_safetensors(&device, &edited).err().unwrap().to_string()
+    };
+    let name = &model.tensors().next().unwrap().name;
+    let other = name.to_uppercase();
+    assert_eq!(
+        edited(name, &other),
+        format!("tensors missing from the weight file: [{name}]; unexpected in it: [{other}]")
+    );
+    let message = edited("\"shape\":[32,3,3,3]", "\"shape\":[3,32,3,3]");
+    assert!(message.contains("is F32 [3, 32, 3, 3] in the weight file, expected F32 [32, 3, 3, 3]"), "{message}");
+}

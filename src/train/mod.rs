@@ -3,6 +3,8 @@
 mod config;
 mod optimiser;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub use config::{BatchShape, Config, Decay};
 pub use run::{EpochLog, LossParameter, TrainError, TrainSet, Trained, train};

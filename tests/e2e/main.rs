@@ -3,5 +3,6 @@
 mod faults;
 mod freshness;
 mod learning;
+mod network;
 mod running;
 mod space;

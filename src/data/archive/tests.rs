@@ -1,0 +1,258 @@
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use proptest::prelude::*;
+use tar::{EntryType, Header};
+use zip::write::SimpleFileOptions;
+
+use super::*;
+
+/// A tar of (name, type, content), without the end mark.
+fn tar_blocks(entries: &[(&[u8], EntryType, &[u8])]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, kind, content) in entries {
+        let mut header = Header::new_ustar();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name);
+        header.set_entry_type(*kind);
+        header.set_mode(0o6777);
+        let size = if matches!(kind, EntryType::Regular) { content.len() } else { 0 };
+        header.set_size(size as u64);
+        if matches!(kind, EntryType::Symlink | EntryType::Link) {
+            header.set_link_name_literal(content).unwrap();
+        }
+        header.set_cksum();
+        out.extend_from_slice(header.as_bytes());
+        out.extend_from_slice(&content[..size]);
+        out.resize(out.len().next_multiple_of(BLOCK as usize), 0);
+    }
+    out
+}
+
+fn tar(entries: &[(&[u8], EntryType, &[u8])]) -> Vec<u8> {
+    let mut out = tar_blocks(entries);
+    out.resize(out.len() + 1024, 0);
+    out
+}
+
+fn gz(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn zip_of(entries: &[(&str, u32, &[u8])]) -> Vec<u8> {
+    let mut writer = zip::ZipWriter::new(io::Cursor::new(Vec::new()));
+    for (name, mode, content) in entries {
+        let options = SimpleFileOptions::default().unix_permissions(*mode);
+        writer.start_file(*name, options).unwrap();
+        writer.write_all(content).unwrap();
+    }
+    writer.finish().unwrap().into_inner()
+}
+
+fn unpack_bytes(bytes: &[u8], limits: &UnpackLimits) -> (tempfile::TempDir, Result<Unpacked, ArchiveError>) {
+    let room = tempfile::tempdir().unwrap();
+    let archive = room.path().join("archive");
+    fs::write(&archive, bytes).unwrap();
+    let result = unpack(&archive, &room.path().join("outer/out"), limits);
+    (room, result)
+}
+
+fn message(bytes: &[u8]) -> String {
+    unpack_bytes(bytes, &UnpackLimits::default()).1.unwrap_err().to_string()
+}
+
+const FILE: EntryType = EntryType::Regular;
+
+#[test]
+fn the_three_formats_give_the_same_files_with_plain_modes() {
+    use std::os::unix::fs::PermissionsExt;
+    let entries: [(&[u8], EntryType, &[u8]); 3] = [
+        (b"./set/", EntryType::Directory, b""),
+        (b"./set/a.txt", FILE, b"alpha"),
+        (b"set/deep/er/b.bin", FILE, &[7; 700]),
+    ];
+    let zipped = zip_of(&[("set/a.txt", 0o777, b"alpha"), ("set/deep/er/b.bin", 0o600, &[7; 700])]);
+    for bytes in [tar(&entries), gz(&tar(&entries)), zipped] {
+        let (room, result) = unpack_bytes(&bytes, &UnpackLimits::default());
+        assert_eq!(result.unwrap(), Unpacked { files: 2, bytes: 705 });
+        let out = room.path().join("outer/out/set");
+        assert_eq!(fs::read(out.join("a.txt")).unwrap(), b"alpha");
+        assert_eq!(fs::read(out.join("deep/er/b.bin")).unwrap(), [7; 700]);
+        assert_eq!(fs::metadata(out.join("a.txt")).unwrap().permissions().mode() & 0o7111, 0);
+    }
+}
+
+#[test]
+fn long_names_and_global_headers_of_real_tars_are_understood() {
+    let long = format!("{}/file.png", "folder".repeat(30));
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut global = Header::new_ustar();
+    global.set_entry_type(EntryType::XGlobalHeader);
+    global.set_size(0);
+    global.set_cksum();
+    builder.append(&global, io::empty()).unwrap();
+    let mut header = Header::new_gnu();
+    header.set_size(3);
+    builder.append_data(&mut header, &long, &b"abc"[..]).unwrap();
+    let (room, result) = unpack_bytes(&builder.into_inner().unwrap(), &UnpackLimits::default());
+    assert_eq!(result.unwrap().files, 1);
+    assert_eq!(fs::read(room.path().join("outer/out").join(long)).unwrap(), b"abc");
+}
+
+#[test]
+fn entries_that_lead_out_or_are_no_files_are_refused_by_name() {
+    let hostile: [(&[u8], EntryType, &[u8], &str); 11] = [
+        (b"../evil", FILE, b"x", "leads out"),
+        (b"a/../../evil", FILE, b"x", "leads out"),
+        (b"/evil", FILE, b"x", "absolute"),
+        (b"C:/evil", FILE, b"x", "drive"),
+        (b"a\\..\\evil", FILE, b"x", "backslash"),
+        (b"evil", EntryType::Symlink, b"/etc", "link"),
+        (b"evil", EntryType::Symlink, b"inside", "link"),
+        (b"evil", EntryType::Link, b"../evil", "link"),
+        (b"evil", EntryType::Char, b"", "neither"),
+        (b"evil", EntryType::Fifo, b"", "neither"),
+        (b"./", FILE, b"", ""),
+    ];
+    for (name, kind, content, why) in hostile {
+        let (room, result) =
+            unpack_bytes(&tar(&[(b"ok", FILE, b"1"), (name, kind, content)]), &UnpackLimits::default());
+        if why.is_empty() {
+            assert!(result.is_ok(), "an old tar marks a folder only by its slash");
+            continue;
+        }
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains(why) && message.contains("evil"), "{message}");
+        assert!(!room.path().join("evil").exists() && !room.path().join("outer/evil").exists());
+    }
+    for (name, mode) in [("../evil", 0o644), ("/evil", 0o644), ("x\\evil", 0o644)] {
+        let message = message(&zip_of(&[(name, mode, b"x")]));
+        assert!(message.contains("entry") && message.contains("evil"), "{message}");
+    }
+}
+
+#[test]
+fn a_link_in_a_zip_is_refused() {
+    let mut writer = zip::ZipWriter::new(io::Cursor::new(Vec::new()));
+    writer.add_symlink("evil", "/etc", SimpleFileOptions::default()).unwrap();
+    let message = message(&writer.finish().unwrap().into_inner());
+    assert!(message.contains("\"evil\" is a link"), "{message}");
+}
+
+#[test]
+fn a_path_twice_is_refused() {
+    let twice = tar(&[(b"a", FILE, b"1"), (b"./a", FILE, b"2")]);
+    let file_as_folder = tar(&[(b"a", FILE, b"1"), (b"a/b", FILE, b"2")]);
+    let folder_as_file = tar(&[(b"a/b", FILE, b"1"), (b"a", FILE, b"2")]);
+    // Two names of one length, made equal in both the local header and the directory.
+    let mut zip = zip_of(&[("aaaa", 0o644, b"1"), ("bbbb", 0o644, b"2")]);
+    for i in 0..zip.len() - 4 {
+        if zip[i..i + 4] == *b"bbbb" {
+            zip[i..i + 4].copy_from_slice(b"aaaa");
+        }
+    }
+    for bytes in [twice, file_as_folder, folder_as_file, zip] {
+        let message = message(&bytes);
+        assert!(message.contains("twice"), "{message}");
+    }
+}
+
+#[test]
+fn limits_on_entries_bytes_and_ratio_hold() {
+    let limits = UnpackLimits { entries: 2, bytes: 1 << 20, ratio: 200 };
+    let three: [(&[u8], EntryType, &[u8]); 3] = [(b"a", FILE, b""), (b"b", FILE, b""), (b"c", FILE, b"")];
+    let large = vec![0; (1 << 20) + 1];
+    let bomb = vec![0; 70 << 20];
+    for (bytes, limits, word) in [
+        (tar(&three), &limits, "2 entries"),
+        (tar(&[(b"c", FILE, &large)]), &limits, "1048576 bytes"),
+        (gz(&tar(&[(b"c", FILE, &large)])), &limits, "1048576 bytes"),
+        (zip_of(&[("c", 0o644, &large)]), &limits, "1048576 bytes"),
+        (gz(&tar(&[(b"c", FILE, &bomb)])), &UnpackLimits::default(), "ratio"),
+        (zip_of(&[("c", 0o644, &bomb)]), &UnpackLimits::default(), "ratio"),
+    ] {
+        let message = unpack_bytes(&bytes, limits).1.unwrap_err().to_string();
+        assert!(message.contains(word) && message.contains("\"c\""), "{message}");
+    }
+    // A gzip tail of zeros after the end mark is a bomb as well.
+    let message = message(&gz(&[tar(&three), bomb].concat()));
+    assert!(message.contains("ratio"), "{message}");
+}
+
+#[test]
+fn a_zip_that_understates_its_size_is_damaged() {
+    let mut zip = zip_of(&[("a", 0o644, &[9; 100])]);
+    // The uncompressed size of the directory entry: byte 24 after its signature.
+    let at = zip.windows(4).position(|w| w == b"PK\x01\x02").unwrap() + 24;
+    zip[at] = 50;
+    let (_, result) = unpack_bytes(&zip, &UnpackLimits::default());
+    assert!(matches!(result, Err(ArchiveError::Damaged { .. })), "{result:?}");
+}
+
+#[test]
+fn every_truncation_is_noticed() {
+    let entries: [(&[u8], EntryType, &[u8]); 2] = [(b"a", FILE, &[1; 600]), (b"b", FILE, &[2; 512])];
+    let (blocks, whole) = (tar_blocks(&entries), tar(&entries));
+    for cut in [1, 512, 700, 1536, 1537, 2048, blocks.len() - 1, blocks.len()] {
+        let (_, result) = unpack_bytes(&whole[..cut], &UnpackLimits::default());
+        assert!(result.is_err(), "tar cut at {cut}");
+    }
+    let zipped = gz(&whole);
+    for cut in 1..zipped.len() {
+        let (_, result) = unpack_bytes(&zipped[..cut], &UnpackLimits::default());
+        assert!(result.is_err(), "tar.gz cut at {cut}");
+    }
+    let zip = zip_of(&[("a", 0o644, &[1; 600])]);
+    for cut in 1..zip.len() {
+        assert!(unpack_bytes(&zip[..cut], &UnpackLimits::default()).1.is_err(), "zip cut at {cut}");
+    }
+}
+
+#[test]
+fn damage_names_the_entry_or_the_place() {
+    let mut zip = zip_of(&[("kept", 0o644, b"12345")]);
+    let content = zip.windows(4).position(|w| w == b"kept").unwrap() + 4;
+    zip[content + 1] ^= 0x55;
+    let message_of_zip = message(&zip);
+    assert!(message_of_zip.contains("\"kept\""), "{message_of_zip}");
+
+    let mut tar = tar(&[(b"a", FILE, b"1"), (b"b", FILE, b"2")]);
+    tar[1024 + 5] ^= 1;
+    let message_of_tar = message(&tar);
+    assert!(message_of_tar.contains("at byte 1536"), "{message_of_tar}");
+}
+
+#[test]
+fn other_formats_and_filled_folders_are_refused() {
+    let message = message(b"\xfd7zXZ\0 and so on");
+    assert!(message.contains("fd 37 7a 58"), "{message}");
+    let room = tempfile::tempdir().unwrap();
+    let archive = room.path().join("a");
+    fs::write(&archive, tar(&[])).unwrap();
+    let result = unpack(&archive, room.path(), &UnpackLimits::default());
+    assert!(matches!(result, Err(ArchiveError::NotEmpty { .. })));
+}
+
+proptest! {
+    /// Whatever the name, the path stays below the folder.
+    #[test]
+    fn no_name_leads_out(name in prop::collection::vec(prop::sample::select(b"/\\.:aC\0".to_vec()), 0..12)) {
+        if let Ok(path) = safe_path(&name) {
+            let all_normal = path.components().all(|c| matches!(c, std::path::Component::Normal(_)));
+            prop_assert!(all_normal, "{path:?}");
+            prop_assert!(path.is_relative());
+        }
+    }
+
+    /// No byte sequence makes the unpacker panic or write outside.
+    #[test]
+    fn altered_archives_never_panic(at in 0usize..4096, bit in 0u8..8, which in 0usize..3) {
+        let tar = tar(&[(b"a", FILE, &[3; 300]), (b"b/c", FILE, b"22")]);
+        let mut bytes = [tar.clone(), gz(&tar), zip_of(&[("a", 0o644, &[3; 300]), ("b/c", 0o644, b"22")])][which].clone();
+        let at = at % bytes.len();
+        bytes[at] ^= 1 << bit;
+        let (room, _) = unpack_bytes(&bytes, &UnpackLimits::default());
+        prop_assert_eq!(fs::read_dir(room.path()).unwrap().count(), 2);
+        prop_assert_eq!(fs::read_dir(room.path().join("outer")).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,313 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::super::fixture::{load_good, load_in};
+use super::super::model::{CellId, Source, Task};
+use super::*;
+
+const LOSSES: &str = "name: losses
+description: of ${params.what}
+params: { what: glyphs, epochs: 3, nested: { rate: 0.5, same: '${params.epochs}' } }
+axes:
+  set: [glyphs, textures]
+  loss:
+    contrastive: { kind: contrastive, neg_margin: 1 }
+    proxy_anchor: { kind: proxy_anchor }
+  seed: 0..3
+exclude: [{ set: textures, seed: 1.. }]
+resources: { memory: 2GiB, licence: 2 }
+stages:
+  table: { uses: report, in: { scores: scores, notes: ./notes.md } }
+  by_set: { uses: report, in: { scores: scores }, with: { rows: '${set}' } }
+  images: { uses: 'make/${set}', description: makes ${params.what} }
+  model:
+    uses: train
+    in: { images: images }
+    with: { loss: ${loss}, seed: ${seed}, epochs: ${params.nested.same} }
+    resources: { memory: 1GiB, gpu: 1, licence: 1 }
+    retry: 2
+    timeout: 1m 30s
+    env: { SEED: 's${seed}', ONE: 1 }
+  scores: { uses: evaluate, in: { model: model.model } }
+  small: { uses: convert, in: { from: images }, with: { size: 8 }, env: { SIZE: over } }
+  seeds:
+    run: [cat, '${in.logs}', '${loss.kind} $${x}', '${out.all}']
+    in: { logs: { from: model.log, gather: [seed] } }
+    out: { all: '${set}/${loss}.txt', side: side.txt }
+  pack: { run: 'tar ${in.table}', in: { table: table }, out: [a.tar] }
+";
+
+/// What a cell does and reads, in words.
+fn told(pipeline: &Pipeline, cell: CellId) -> String {
+    let found = &pipeline.cells[cell.0 as usize];
+    let source = |source: &Source| match source {
+        Source::Cell { cell, output } => format!("{}:{output}", pipeline.cell_name(*cell)),
+        Source::Gathered { members, output } => {
+            let member = |(label, cell): &(Arc<str>, CellId)| format!("{label}={}", pipeline.cell_name(*cell));
+            format!("{:?}:{output}", members.iter().map(member).collect::<Vec<_>>())
+        }
+        Source::Path(path) => path.file_name().unwrap().to_string_lossy().into_owned(),
+    };
+    let inputs: Vec<_> =
+        found.inputs.iter().map(|input| format!("{}<-{}", input.name, source(&input.source))).collect();
+    let (task, outputs, env) = (&found.task, &found.outputs, &found.env);
+    format!("{}: {task:?} {inputs:?} {outputs:?} {env:?}", pipeline.cell_name(cell))
+}
+
+fn all_told(pipeline: &Pipeline) -> Vec<String> {
+    (0..pipeline.cells.len() as u32).map(|cell| told(pipeline, CellId(cell))).collect()
+}
+
+fn named(pipeline: &Pipeline, name: &str) -> CellId {
+    let found = (0..pipeline.cells.len() as u32).map(CellId).find(|cell| pipeline.cell_name(*cell) == name);
+    found.unwrap_or_else(|| panic!("no cell {name}"))
+}
+
+#[test]
+fn stages_and_cells_stand_in_order() {
+    let pipeline = load_good(LOSSES, &[]);
+    let names: Vec<_> = pipeline.stages.iter().map(|stage| &*stage.name).collect();
+    assert_eq!(names, ["images", "model", "scores", "table", "by_set", "small", "seeds", "pack"]);
+    assert_eq!(pipeline.stages[2].reads, [1]);
+    assert_eq!(pipeline.stages[7].reads, [3]);
+    let cells: Vec<_> = (0..pipeline.cells.len() as u32).map(|cell| pipeline.cell_name(CellId(cell))).collect();
+    assert_eq!(
+        cells[..4],
+        [
+            "images[set=glyphs]",
+            "images[set=textures]",
+            "model[set=glyphs,loss=contrastive,seed=0]",
+            "model[set=glyphs,loss=contrastive,seed=1]",
+        ]
+    );
+    // Six cells on glyphs; on textures only the first seed is left.
+    assert_eq!(cells.iter().filter(|name| name.starts_with("model")).count(), 8);
+    for (cell, found) in pipeline.cells.iter().enumerate() {
+        for input in &found.inputs {
+            let sources: Vec<CellId> = match &input.source {
+                Source::Cell { cell, .. } => vec![*cell],
+                Source::Gathered { members, .. } => members.iter().map(|(_, cell)| *cell).collect(),
+                Source::Path(_) => Vec::new(),
+            };
+            assert!(sources.iter().all(|source| (source.0 as usize) < cell), "a cell stands after its inputs");
+            assert!(sources.is_sorted());
+        }
+    }
+    assert_eq!(pipeline.description.as_deref(), Some("of glyphs"));
+    assert_eq!(pipeline.stages[0].description.as_deref(), Some("makes glyphs"));
+    assert_eq!(pipeline.resources, [("licence".to_owned(), 2), ("memory".to_owned(), 2 << 30)].into());
+}
+
+#[test]
+fn a_cell_has_resolved_parameters_inputs_environment_and_policy() {
+    let pipeline = load_good(LOSSES, &[]);
+    let cell = named(&pipeline, "model[set=glyphs,loss=contrastive,seed=2]");
+    let found = &pipeline.cells[cell.0 as usize];
+    let Task::Kind { name, version, parameters } = &found.task else { panic!("{:?}", found.task) };
+    assert_eq!((&**name, *version), ("train", 1));
+    let loss = json!({ "kind": "contrastive", "pos_margin": 0.0, "neg_margin": 1.0 });
+    let expected =
+        json!({ "epochs": 3, "rate": 0.1, "seed": 2, "backbone": "convnet4", "loss": loss }).as_object().cloned();
+    assert_eq!(Some(&**parameters), expected.as_ref());
+    assert_eq!(found.env, [("ONE".to_owned(), "1".to_owned()), ("SEED".to_owned(), "s2".to_owned())].into());
+    assert!(told(&pipeline, cell).contains("images<-images[set=glyphs]:images"));
+    let policy = &pipeline.stage_of(cell).policy;
+    assert_eq!((policy.retry, policy.timeout.unwrap().as_secs()), (2, 90));
+    assert_eq!(policy.resources["memory"], 1 << 30);
+    let scores = told(&pipeline, named(&pipeline, "scores[set=glyphs,loss=contrastive,seed=2]"));
+    assert!(scores.contains("model<-model[set=glyphs,loss=contrastive,seed=2]:model"), "{scores}");
+}
+
+#[test]
+fn definitions_of_commands_get_parameters_and_environment() {
+    let pipeline = load_good(LOSSES, &[]);
+    let found = &pipeline.cells[named(&pipeline, "small[set=textures]").0 as usize];
+    assert_eq!(found.task, Task::Shell("convert ${in.from} --size 8 > ${out.to}".into()));
+    assert_eq!((found.outputs[0].path.as_str(), &found.outputs[0].publish), ("images.bin", &None));
+    assert_eq!(found.env["SIZE"], "over", "a stage's own environment comes last");
+}
+
+#[test]
+fn gathering_takes_the_axes_that_the_reader_lacks() {
+    let pipeline = load_good(LOSSES, &[]);
+    let found = |name: &str, input: usize| {
+        let cell = named(&pipeline, name);
+        let Source::Gathered { members, output } = &pipeline.cells[cell.0 as usize].inputs[input].source else {
+            panic!("{}", told(&pipeline, cell))
+        };
+        let members = members.iter().map(|(label, cell)| (label.to_string(), pipeline.cell_name(*cell)));
+        (members.collect::<Vec<_>>(), output.to_string())
+    };
+    let (all, output) = found("table", 0);
+    assert_eq!((all.len(), output.as_str()), (8, "scores"));
+    assert_eq!(all[6].0, "set=textures,loss=contrastive,seed=0");
+    let (own, _) = found("by_set[set=textures]", 0);
+    assert_eq!(
+        own[1],
+        ("loss=proxy_anchor,seed=0".to_owned(), "scores[set=textures,loss=proxy_anchor,seed=0]".to_owned())
+    );
+    let (seeds, output) = found("seeds[set=glyphs,loss=proxy_anchor]", 0);
+    let labels: Vec<_> = seeds.iter().map(|(label, _)| label.as_str()).collect();
+    assert_eq!((labels, output.as_str()), (vec!["seed=0", "seed=1", "seed=2"], "log"));
+}
+
+#[test]
+fn outputs_are_published_where_no_two_can_meet() {
+    let pipeline = load_good(LOSSES, &[]);
+    let published = |name: &str| -> Vec<Option<String>> {
+        let cell = &pipeline.cells[named(&pipeline, name).0 as usize];
+        cell.outputs.iter().map(|output| output.publish.as_ref().map(|path| path.display().to_string())).collect()
+    };
+    assert_eq!(published("table"), [Some("losses/table".into())]);
+    assert_eq!(published("by_set[set=glyphs]"), [Some("losses/by_set/set=glyphs".into())]);
+    assert_eq!(published("pack"), [Some("losses/a.tar".into())]);
+    assert_eq!(published("images[set=glyphs]"), [None], "the kind does not publish");
+    // A path that mentions every axis tells the cells apart; one that does not stays where it is.
+    assert_eq!(published("seeds[set=glyphs,loss=contrastive]"), [Some("losses/glyphs/contrastive.txt".into()), None]);
+}
+
+#[test]
+fn commands_keep_references_to_their_files() {
+    let pipeline = load_good(LOSSES, &[]);
+    let words = ["cat", "${in.logs}", "contrastive ${x}", "${out.all}"].map(str::to_owned).to_vec();
+    let cell = named(&pipeline, "seeds[set=glyphs,loss=contrastive]");
+    assert_eq!(pipeline.cells[cell.0 as usize].task, Task::Program(words));
+}
+
+#[test]
+fn flags_change_parameters_axes_and_stages() {
+    let flags = [
+        ("epochs", "7"),
+        ("params.what", "forms"),
+        ("axes.loss", "proxy_anchor"),
+        ("axes.seed", "1.."),
+        ("axes.set", "[glyphs]"),
+        ("stages.model.with.rate", "0.25"),
+        ("stages.images.with.classes", "4"),
+    ];
+    let pipeline = load_good(LOSSES, &flags);
+    let models: Vec<_> = (0..pipeline.cells.len() as u32)
+        .map(|cell| pipeline.cell_name(CellId(cell)))
+        .filter(|name| name.starts_with("model"))
+        .collect();
+    let expected = ["model[set=glyphs,loss=proxy_anchor,seed=1]", "model[set=glyphs,loss=proxy_anchor,seed=2]"];
+    assert_eq!(models, expected, "the rule about textures stands, although no texture is left");
+    let Task::Kind { parameters, .. } = &pipeline.cells[named(&pipeline, &models[1]).0 as usize].task else {
+        panic!("a kind")
+    };
+    assert_eq!((&parameters["epochs"], &parameters["rate"]), (&json!(7), &json!(0.25)));
+    let images = &pipeline.cells[named(&pipeline, "images[set=glyphs]").0 as usize].task;
+    assert!(matches!(images, Task::Kind { parameters, .. } if parameters["classes"] == json!(4)), "{images:?}");
+    assert_eq!(pipeline.description.as_deref(), Some("of forms"));
+}
+
+#[test]
+fn include_keeps_what_agrees_on_shared_axes() {
+    let text = "axes: { a: [x, y], b: 0..3 }
+include: [{ a: x, b: [0, 2] }, { a: y }]
+stages:
+  one: { run: 'echo ${a}', out: [o] }
+  two: { run: 'echo ${b}', in: { one: one }, out: [o] }
+";
+    let pipeline = load_good(text, &[]);
+    let cells: Vec<_> = (0..pipeline.cells.len() as u32).map(|cell| pipeline.cell_name(CellId(cell))).collect();
+    let two = ["two[a=x,b=0]", "two[a=x,b=2]", "two[a=y,b=0]", "two[a=y,b=1]", "two[a=y,b=2]"];
+    assert_eq!(cells, [["one[a=x]", "one[a=y]"].as_slice(), &two].concat());
+}
+
+#[test]
+fn a_definition_beside_the_pipeline_comes_before_a_built_in_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let stages = folder.path().join("stages/tools");
+    std::fs::create_dir_all(&stages).unwrap();
+    std::fs::create_dir_all(folder.path().join("pipelines")).unwrap();
+    std::fs::write(folder.path().join("stages/train.yaml"), "run: echo\nout: [model]\n").unwrap();
+    let own = "run: 'sh ${in.script} ${in.raw}'\nin: { script: ./tool.sh, raw: the archive }\nout: [x]\n";
+    std::fs::write(stages.join("own.yaml"), own).unwrap();
+    std::fs::write(stages.join("tool.sh"), "").unwrap();
+    let text = "stages: { a: { uses: train }, b: { uses: tools/own, in: { raw: a } }, c: { uses: make/glyphs } }";
+    let pipeline = load_in(&folder.path().join("pipelines"), text.as_bytes(), &[]).unwrap();
+    assert_eq!(pipeline.name, "p");
+    assert_eq!(pipeline.cells[0].task, Task::Shell("echo".into()));
+    let Source::Path(script) = &pipeline.cells[1].inputs[0].source else { panic!("{:?}", pipeline.cells[1]) };
+    assert_eq!(script, &stages.join("tool.sh"));
+    assert_eq!(&*pipeline.cells[1].inputs[1].name, "raw");
+}
+
+#[test]
+fn anchors_stand_for_what_they_name() {
+    let text = "params: { a: &a { rate: 0.5, epochs: 2 } }
+stages:
+  images: { uses: make/glyphs }
+  model: { uses: train, in: { images: images }, with: { loss: contrastive, epochs: ${params.b.epochs} } }
+"
+    .replace("} }\nstages", "}, b: *a }\nstages");
+    let pipeline = load_good(&text, &[]);
+    assert!(matches!(&pipeline.cells[1].task, Task::Kind { parameters, .. } if parameters["epochs"] == json!(2)));
+}
+
+/// The stages of [`LOSSES`] and the entries of the model stage, to be shuffled.
+fn shuffled(stages: &[usize], keys: &[usize], comments: &[bool]) -> String {
+    let (head, rest) = LOSSES.split_once("stages:\n").unwrap();
+    let mut blocks: Vec<String> = Vec::new();
+    for line in rest.lines() {
+        if line.starts_with("    ") {
+            let block = blocks.last_mut().unwrap();
+            block.push_str(line);
+            block.push('\n');
+        } else {
+            blocks.push(format!("{line}\n"));
+        }
+    }
+    for block in &mut blocks {
+        if block.starts_with("  model") {
+            let lines: Vec<&str> = block.lines().collect();
+            let moved: Vec<&str> = keys.iter().map(|&key| lines[1 + key]).collect();
+            *block = format!("{}\n{}\n", lines[0], moved.join("\n"));
+        }
+    }
+    let mut text = format!("stages:\n{}", stages.iter().map(|&stage| blocks[stage].as_str()).collect::<String>());
+    text.push_str(head);
+    let commented = text.lines().zip(comments.iter().cycle()).map(|(line, comment)| match comment {
+        true => format!("# a: {{ comment\n{line} # more\n"),
+        false => format!("{line}\n"),
+    });
+    commented.collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_text_is_too_broken_to_be_told_so(
+        edits in proptest::collection::vec((0..LOSSES.len(), 0..14usize), 1..6),
+        flag in "[a-z.]{0,8}",
+        value in "[\\[{:a1.*&}\\]é-]{0,4}",
+    ) {
+        const PIECES: [&str; 14] = ["", "{", "}", "[", "]", "${", "é", ":", "\n", "\t", "..", "*", "'", "- "];
+        let mut text: Vec<char> = LOSSES.chars().collect();
+        for (at, piece) in edits {
+            let at = at.min(text.len() - 1);
+            text.splice(at..=at, PIECES[piece].chars());
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let text: String = text.into_iter().collect();
+        if let Err(problems) = load_in(folder.path(), text.as_bytes(), &[(&flag, &value)]) {
+            prop_assert!(problems.iter().count() > 0);
+            prop_assert!(problems.render(true).lines().count() > 2, "{}", text);
+        }
+    }
+
+    #[test]
+    fn order_and_comments_change_no_cell(
+        stages in Just((0..8).collect::<Vec<usize>>()).prop_shuffle(),
+        keys in Just((0..7).collect::<Vec<usize>>()).prop_shuffle(),
+        comments in proptest::collection::vec(any::<bool>(), 1..9),
+    ) {
+        let mut plain = all_told(&load_good(LOSSES, &[]));
+        let mut moved = all_told(&load_good(&shuffled(&stages, &keys, &comments), &[]));
+        plain.sort();
+        moved.sort();
+        prop_assert_eq!(plain, moved);
+    }
+}
