@@ -21,8 +21,8 @@ pub enum Failure {
     Check,
     /// The user stopped it.
     Interrupted,
-    /// Anything that stops the engine or the store.
-    Broken(String),
+    /// Anything that stops the engine or the store, and a way out if there is a known one.
+    Broken { message: String, help: Option<&'static str> },
     /// Whoever read standard output has gone away; nothing to say.
     PipeClosed,
 }
@@ -33,11 +33,16 @@ impl Failure {
         Failure::Usage { message: message.into(), help: Some(help.into()) }
     }
 
+    /// Something that cannot go on, without a known way out.
+    pub fn broken(message: impl Into<String>) -> Failure {
+        Failure::Broken { message: message.into(), help: None }
+    }
+
     /// The exit code of the process.
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Failure::Usage { .. } | Failure::Pipeline(_) => ExitCode::from(2),
-            Failure::Cells | Failure::Check | Failure::Broken(_) => ExitCode::from(1),
+            Failure::Cells | Failure::Check | Failure::Broken { .. } => ExitCode::from(1),
             Failure::Interrupted => ExitCode::from(130),
             Failure::PipeClosed => ExitCode::SUCCESS,
         }
@@ -53,7 +58,12 @@ impl Failure {
                 }
             }
             Failure::Pipeline(problems) => eprintln!("{}", problems.render(paint.on())),
-            Failure::Broken(message) => eprintln!("{}: {message}", paint.bad("error")),
+            Failure::Broken { message, help } => {
+                eprintln!("{}: {message}", paint.bad("error"));
+                if let Some(help) = help {
+                    eprintln!("{}: {help}", paint.busy("help"));
+                }
+            }
             Failure::Cells | Failure::Check | Failure::Interrupted | Failure::PipeClosed => {}
         }
     }
@@ -61,7 +71,7 @@ impl Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
-        Failure::Broken(error.to_string())
+        Failure::Broken { message: error.to_string(), help: way_out(&error) }
     }
 }
 
@@ -69,7 +79,7 @@ impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Failure {
         match error {
             EngineError::Resource { .. } => Failure::Usage { message: error.to_string(), help: None },
-            other => Failure::Broken(other.to_string()),
+            other => Failure::Broken { message: other.to_string(), help: way_out(&other) },
         }
     }
 }
@@ -79,13 +89,28 @@ impl From<io::Error> for Failure {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Failure::PipeClosed;
         }
-        Failure::Broken(format!("cannot write the output: {error}"))
+        Failure::broken(format!("cannot write the output: {error}"))
     }
 }
 
 impl From<Problems> for Failure {
     fn from(problems: Problems) -> Failure {
         Failure::Pipeline(Box::new(problems))
+    }
+}
+
+/// What to do about a store that the system refuses to write.
+fn way_out(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let refusal = causes.find_map(|error| error.downcast_ref::<io::Error>())?;
+    match refusal.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Some("free some space, or keep the store elsewhere with --cache; what is done is kept, run again to go on")
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            Some("name a folder that you may write to with --cache or --reports")
+        }
+        _ => None,
     }
 }
 

@@ -28,9 +28,9 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
         global.cache.clone().unwrap_or_else(|| project::root(std::path::Path::new("./pipeline.yaml")).join("cache"));
     let store = crate::store::Store::open(&cache)?;
     let journals = journal::read_all(&store.journals())?;
-    let table = runs(&journals).map_err(|error| Failure::Broken(error.to_string()))?;
-    let table = query(table, args).map_err(|error| Failure::Broken(error.to_string()))?;
-    let rows = rows(&table).map_err(|error| Failure::Broken(error.to_string()))?;
+    let table = runs(&journals).map_err(|error| Failure::broken(error.to_string()))?;
+    let table = query(table, args).map_err(|error| Failure::broken(error.to_string()))?;
+    let rows = rows(&table).map_err(|error| Failure::broken(error.to_string()))?;
     if args.json {
         return Ok(writeln!(ui.out, "{:#}", json!({ "runs": rows }))?);
     }

@@ -132,7 +132,7 @@ pub fn main() -> ExitCode {
         })
     };
     let notes = paint(io::IsTerminal::is_terminal(&io::stderr()));
-    log_to_stderr(cli.global.verbose, notes);
+    log_to_stderr(cli.global.verbose);
     let mut out = BufWriter::new(io::stdout().lock());
     let mut ui =
         Ui { out: &mut out, paint: paint(io::IsTerminal::is_terminal(&io::stdout())), notes, quiet: cli.global.quiet };
@@ -164,7 +164,7 @@ fn dispatch(cli: &Cli, ui: &mut Ui<'_>) -> Result<(), Failure> {
     }
 }
 
-fn log_to_stderr(verbose: u8, paint: Paint) {
+fn log_to_stderr(verbose: u8) {
     let level = match verbose {
         0 => tracing::Level::WARN,
         1 => tracing::Level::DEBUG,
@@ -174,7 +174,7 @@ fn log_to_stderr(verbose: u8, paint: Paint) {
     let _ = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(io::stderr)
-        .with_ansi(paint.on())
+        .with_ansi(false)
         .with_target(verbose > 1)
         .try_init();
 }

@@ -1,6 +1,6 @@
 //! Watching a run: live lines on a terminal, one line an ended cell elsewhere.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
@@ -23,8 +23,8 @@ pub struct Watcher<'a> {
     total: usize,
     ended: usize,
     failures: Vec<Value>,
-    /// Messages already shown in full, with the cells that shared them later.
-    seen: BTreeMap<String, usize>,
+    /// Failures already shown in full.
+    shown: HashSet<(String, Vec<String>)>,
 }
 
 /// The lines of a terminal that change.
@@ -44,7 +44,7 @@ impl<'a> Watcher<'a> {
             overall.set_prefix("Running");
             Live { lines, overall, cells: HashMap::new() }
         });
-        Watcher { pipeline, paint, quiet, live, total: 0, ended: 0, failures: Vec::new(), seen: BTreeMap::new() }
+        Watcher { pipeline, paint, quiet, live, total: 0, ended: 0, failures: Vec::new(), shown: HashSet::new() }
     }
 
     /// Takes the changing lines off the terminal.
@@ -79,9 +79,6 @@ impl<'a> Watcher<'a> {
             _ => (self.paint.bad(format!("{:>12}", "Failed")), "; what is done is kept, run again after mending"),
         };
         eprintln!("{verb} {} in {}{rest}", parts.join(", "), duration(seconds));
-        for (message, more) in self.seen.iter().filter(|(_, more)| **more > 0) {
-            eprintln!("{:>12} {more} more cells: {message}", self.paint.bad("failed"));
-        }
     }
 
     fn say(&self, verb: String, text: &str) {
@@ -109,17 +106,15 @@ impl<'a> Watcher<'a> {
     }
 
     fn show_failure(&mut self, verb: &str, cell: CellId, failure: &Failure) {
-        let known = self.seen.contains_key(&failure.message);
-        let more = self.seen.entry(failure.message.clone()).or_default();
-        // One mistake often fails every cell of a stage: show its log a few times, then count.
-        *more += usize::from(known);
-        if *more > 3 {
+        // One mistake often fails every cell of a stage: its log is shown once.
+        let known = !self.shown.insert((failure.message.clone(), failure.log_tail.clone()));
+        let tail = if known { ", with the same last words as one above" } else { "" };
+        self.say(self.paint.bad(format!("{verb:>12}")), &format!("{}: {}{tail}", self.name(cell), failure.message));
+        if known {
             return;
         }
-        *more = 0;
-        self.say(self.paint.bad(format!("{verb:>12}")), &format!("{}: {}", self.name(cell), failure.message));
         for line in &failure.log_tail {
-            self.say(format!("{:>12}", self.paint.faint("|")), line);
+            self.say(self.paint.faint(format!("{:>12}", "|")), line);
         }
         if let Some(log) = &failure.log {
             self.say(format!("{:>12}", "log"), &from_here(log).display().to_string());

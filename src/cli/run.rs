@@ -75,7 +75,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
     let interrupts = watch_signals()?;
     let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let program =
-        std::env::current_exe().map_err(|error| Failure::Broken(format!("cannot find this program: {error}")))?;
+        std::env::current_exe().map_err(|error| Failure::broken(format!("cannot find this program: {error}")))?;
     let options = Options {
         jobs,
         fail_fast: args.fail_fast,
@@ -184,7 +184,7 @@ fn print_tables(
             },
         };
         let text = stage::render_table(&project.store, outputs, format)
-            .map_err(|error| Failure::Broken(super::failure::chain(&*error)))?;
+            .map_err(|error| Failure::broken(super::failure::chain(&*error)))?;
         writeln!(ui.out, "{}", text.trim_end())?;
         let published = project.pipeline.cells[cell.0 as usize].outputs.iter().find_map(|o| o.publish.as_ref());
         if let Some(path) = published.filter(|_| !ui.quiet) {

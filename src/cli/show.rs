@@ -31,7 +31,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
     if args.json {
         writeln!(ui.out, "{:#}", Value::Object(cells))?;
     } else {
-        let text = serde_yaml::to_string(&cells).map_err(|error| Failure::Broken(error.to_string()))?;
+        let text = serde_yaml::to_string(&cells).map_err(|error| Failure::broken(error.to_string()))?;
         write!(ui.out, "{text}")?;
     }
     project.close()

@@ -21,7 +21,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             println!("{line}");
         }
     };
-    stage::run_job(&args.job, &mut report).map_err(|error| Failure::Broken(super::failure::chain(&*error)))
+    stage::run_job(&args.job, &mut report).map_err(|error| Failure::broken(super::failure::chain(&*error)))
 }
 
 /// Ends this process when the one that started it is gone: a killed run leaves no training behind.

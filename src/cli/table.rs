@@ -44,7 +44,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
     }
     for (i, &cell) in tables.iter().enumerate() {
         let Some(Decision::Cached { outputs, .. }) = &plan.decisions[cell.0 as usize] else {
-            return Err(Failure::Broken(format!(
+            return Err(Failure::broken(format!(
                 "{} is not up to date; `meanfield run` makes it, `meanfield why` says what is missing",
                 project.pipeline.cell_name(cell)
             )));
@@ -57,7 +57,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
             Format::Csv => TableFormat::Csv,
         };
         let text = stage::render_table(&project.store, outputs, format)
-            .map_err(|error| Failure::Broken(super::failure::chain(&*error)))?;
+            .map_err(|error| Failure::broken(super::failure::chain(&*error)))?;
         if i > 0 {
             writeln!(ui.out)?;
         }
