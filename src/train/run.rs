@@ -6,12 +6,14 @@ use dfdx::prelude::*;
 use thiserror::Error;
 
 use super::config::Config;
+use super::measure::{Measured, measure};
+use super::mode::{Averages, MeanFields};
 use super::optimiser::Optimiser;
 use crate::data::augment::BatchId;
 use crate::data::random::stream;
 use crate::data::sampler::{Sampler, SamplerError};
 use crate::loss::{Batch, Gradients as LossGradients, Init, Loss, LossError, Parameter};
-use crate::nn::{self, AdamWStep, Architecture, Backend, Matrix, Model, Recording, download, normalise};
+use crate::nn::{self, AdamWStep, Architecture, Backend, Matrix, Model, Recording, download, embed, normalise};
 
 /// The images a network is trained on.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +47,8 @@ pub struct EpochLog {
     pub images_per_second: f64,
     /// The most memory that the process has held so far, in bytes, where the system tells.
     pub peak_memory: Option<u64>,
+    /// What was measured after it, where the settings ask for that.
+    pub measured: Option<Measured>,
 }
 
 /// A matrix that the loss learned.
@@ -86,6 +90,9 @@ pub enum TrainError {
     /// The loss has no value.
     #[error("epoch {epoch}, step {step}: {source}")]
     Loss { epoch: u32, step: u32, source: LossError },
+    /// The loss has no value on a batch that is measured.
+    #[error("measuring after epoch {epoch}: {source}")]
+    Measure { epoch: u32, source: LossError },
     /// The loss, or a gradient of it, is NaN or infinite.
     #[error("epoch {epoch}, step {step}: the {what} is not finite; lower the learning rates or look at the data")]
     NotFinite { epoch: u32, step: u32, what: String },
@@ -107,7 +114,8 @@ pub fn train<B: Backend>(
     loss: &dyn Loss<f32>,
     on_epoch: &mut dyn FnMut(&EpochLog),
 ) -> Result<Trained<B>, TrainError> {
-    let mistakes = config.check();
+    let mut mistakes = config.check();
+    mistakes.extend(config.check_loss(loss));
     if !mistakes.is_empty() {
         return Err(TrainError::Config(mistakes));
     }
@@ -127,54 +135,71 @@ pub fn train<B: Backend>(
     let mut loss_parameters = start(loss.parameters(classes, config.dim), config.seed);
     let mut optimiser = Optimiser::new();
     let mut gradients = LossGradients::default();
-    let mut bytes = vec![0; batch_len * image];
+    let mut bytes = Vec::new();
     let mut unchecked = true;
+    let setup = Setup { device, config, data, loss, sampler };
+    // Steps that moved the network and the loss's parameters, and classes that a moving average has begun for.
+    let (mut network_steps, mut loss_steps, mut begun) = (0, 0, vec![false; classes]);
     // Every step allocates the same tensors: dfdx reuses them instead of asking the system for fresh memory.
     device.try_enable_cache().map_err(nn::Error::device("keeping memory for reuse"))?;
     for epoch in 0..config.epochs {
         let begin = Instant::now();
         let scale = config.schedule(epoch);
         let (learning_rate, loss_learning_rate) = (config.learning_rate * scale, config.loss_learning_rate * scale);
+        if config.mean_fields.averages_at(epoch) {
+            let averages = Averages::new(&embed(device, &model, pixels)?, labels, classes, config.dim);
+            averages.draw(&mut loss_parameters[0].values, |_| 0.0);
+        }
         let mut total = 0.0;
         for step in 0..steps {
-            let images = sampler.batch(u64::from(epoch), u64::from(step));
-            let id = BatchId { seed: config.seed, epoch: u64::from(epoch), step: u64::from(step) };
-            config.augment.batch(id, pixels, (height, width), &images, &mut bytes);
-            let x = device
-                .upload(&normalise(&bytes), (batch_len, height, width, 3))
-                .map_err(nn::Error::device("uploading a batch"))?;
-            let embeddings = model.forward_train(device, x)?;
-
-            let host = download(&embeddings);
-            let batch_labels: Vec<u32> = images.iter().map(|&image| labels[image]).collect();
-            let batch = Batch { embeddings: &host, labels: &batch_labels, dim: config.dim };
+            let at = (u64::from(epoch), u64::from(step));
+            let Drawn { labels, values, embeddings } = setup.draw(&mut model, at, &mut bytes)?;
+            let batch = Batch { embeddings: &values, labels: &labels, dim: config.dim };
             let matrices: Vec<&[f32]> = loss_parameters.iter().map(|matrix| &matrix.values[..]).collect();
             let at = |source| TrainError::Loss { epoch: epoch + 1, step: step + 1, source };
             let value = loss.evaluate(batch, classes, &matrices, &mut gradients).map_err(at)?;
-            check(value, &gradients, &loss_parameters, host.len()).map_err(|problem| match problem {
+            check(value, &gradients, &loss_parameters, values.len()).map_err(|problem| match problem {
                 Problem::NotFinite(what) => TrainError::NotFinite { epoch: epoch + 1, step: step + 1, what },
                 Problem::Length(error) => error,
             })?;
             total += f64::from(value);
 
-            let moving = gradients.embeddings.iter().any(|&element| element != 0.0);
-            let mut tape = backward(device, embeddings, &gradients.embeddings)?;
-            let count = epoch * steps + step + 1;
-            let step =
-                AdamWStep { learning_rate, weight_decay: config.weight_decay, clip: config.clip as f32, step: count };
-            optimiser.step_network(device, &mut model, &mut tape, step, unchecked && moving)?;
-            unchecked &= !moving;
-            let step = AdamWStep {
-                learning_rate: loss_learning_rate,
-                weight_decay: config.loss_weight_decay,
-                clip: f32::INFINITY,
-                step: count,
-            };
-            for (matrix, gradient) in loss_parameters.iter_mut().zip(&gradients.parameters) {
-                optimiser.step_loss(matrix.parameter.name, &mut matrix.values, gradient, step);
+            let (move_network, move_loss) = config.mean_fields.moves(epoch * steps + step);
+            if move_network {
+                network_steps += 1;
+                let moving = gradients.embeddings.iter().any(|&element| element != 0.0);
+                let mut tape = backward(device, embeddings, &gradients.embeddings)?;
+                let (weight_decay, clip) = (config.weight_decay, config.clip as f32);
+                let step = AdamWStep { learning_rate, weight_decay, clip, step: network_steps };
+                optimiser.step_network(device, &mut model, &mut tape, step, unchecked && moving)?;
+                unchecked &= !moving;
+            }
+            if move_loss {
+                loss_steps += 1;
+                let step = AdamWStep {
+                    learning_rate: loss_learning_rate,
+                    weight_decay: config.loss_weight_decay,
+                    clip: f32::INFINITY,
+                    step: loss_steps,
+                };
+                for (matrix, gradient) in loss_parameters.iter_mut().zip(&gradients.parameters) {
+                    optimiser.step_loss(matrix.parameter.name, &mut matrix.values, gradient, step);
+                }
+            }
+            if let MeanFields::MovingAverage { momentum } = config.mean_fields {
+                let averages = Averages::new(&values, &labels, classes, config.dim);
+                averages.draw(&mut loss_parameters[0].values, |class| if begun[class] { momentum } else { 0.0 });
+                averages.present().for_each(|(class, _)| begun[class] = true);
             }
         }
         let seconds = begin.elapsed().as_secs_f64();
+        let measured = match config.measure.filter(|measure| (epoch + 1).is_multiple_of(measure.every)) {
+            Some(wanted) => {
+                let matrices: Vec<&[f32]> = loss_parameters.iter().map(|matrix| &matrix.values[..]).collect();
+                Some(measure(&setup, &model, &matrices, wanted.batches, epoch + 1)?)
+            }
+            None => None,
+        };
         on_epoch(&EpochLog {
             epoch: epoch + 1,
             mean_loss: total / f64::from(steps),
@@ -183,10 +208,52 @@ pub fn train<B: Backend>(
             seconds,
             images_per_second: f64::from(steps) * batch_len as f64 / seconds,
             peak_memory: peak_memory(),
+            measured,
         });
     }
     device.try_disable_cache().map_err(nn::Error::device("releasing memory"))?;
     Ok(Trained { model, loss_parameters })
+}
+
+/// What the steps of a training share.
+pub(super) struct Setup<'a, B: Backend> {
+    pub device: &'a B,
+    pub config: &'a Config,
+    pub data: &'a TrainSet<'a>,
+    pub loss: &'a dyn Loss<f32>,
+    pub sampler: Sampler,
+}
+
+/// A batch after its forward pass.
+pub(super) struct Drawn<B: Backend> {
+    pub labels: Vec<u32>,
+    /// The embeddings on the host.
+    pub values: Vec<f32>,
+    pub embeddings: Matrix<B, Recording<B>>,
+}
+
+impl<B: Backend> Setup<'_, B> {
+    /// Draws the batch of (epoch, step), varies its images and embeds them in training mode. `bytes` is kept from one
+    /// batch to the next.
+    pub fn draw(
+        &self,
+        model: &mut Model<B>,
+        (epoch, step): (u64, u64),
+        bytes: &mut Vec<u8>,
+    ) -> Result<Drawn<B>, nn::Error> {
+        let TrainSet { pixels, labels, height, width, .. } = *self.data;
+        let images = self.sampler.batch(epoch, step);
+        bytes.resize(images.len() * height * width * 3, 0);
+        let id = BatchId { seed: self.config.seed, epoch, step };
+        self.config.augment.batch(id, pixels, (height, width), &images, bytes);
+        let x = self
+            .device
+            .upload(&normalise(bytes), (images.len(), height, width, 3))
+            .map_err(nn::Error::device("uploading a batch"))?;
+        let embeddings = model.forward_train(self.device, x)?;
+        let labels = images.iter().map(|&image| labels[image]).collect();
+        Ok(Drawn { labels, values: download(&embeddings), embeddings })
+    }
 }
 
 /// The loss's matrices as `seed` starts them.
@@ -239,7 +306,7 @@ fn check(
 
 /// Takes a known gradient of the embeddings back through the network: the gradient of the scalar
 /// `sum(embeddings * gradient)`, in which `gradient` is constant.
-fn backward<B: Backend>(
+pub(super) fn backward<B: Backend>(
     device: &B,
     embeddings: Matrix<B, Recording<B>>,
     gradient: &[f32],
@@ -281,25 +348,56 @@ mod tests {
         (pixels, labels)
     }
 
-    fn run(loss: &str, epochs: u32) -> (Vec<u8>, Vec<f64>) {
+    fn config(fields: &str) -> Config {
+        let text =
+            r#"{"dim": 8, "epochs": 2, "steps_per_epoch": 4, "batch": {"classes": 4, "per_class": 4}, "seed": 9"#;
+        serde_json::from_str(&format!("{text}{fields}}}")).unwrap()
+    }
+
+    fn trained(loss: &str, config: &Config) -> (Trained<Cpu>, Vec<EpochLog>) {
         let (pixels, labels) = images();
         let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
-        let text = r#"{"dim": 8, "steps_per_epoch": 4, "batch": {"classes": 4, "per_class": 4}, "seed": 9}"#;
-        let config = Config { epochs, ..serde_json::from_str(text).unwrap() };
         let loss = LossSpec::named(loss).unwrap().build::<f32>().unwrap();
-        let mut losses = Vec::new();
-        let trained = train(&Cpu::default(), &config, &data, &*loss, &mut |log| losses.push(log.mean_loss)).unwrap();
-        let vectors = embed(&Cpu::default(), &trained.model, &pixels).unwrap();
-        let mut bits: Vec<u8> = vectors.iter().flat_map(|x| x.to_le_bytes()).collect();
-        bits.extend(trained.loss_parameters.iter().flat_map(|p| &p.values).flat_map(|x| x.to_le_bytes()));
-        (bits, losses)
+        let mut logs = Vec::new();
+        let trained = train(&Cpu::default(), config, &data, &*loss, &mut |log| logs.push(log.clone())).unwrap();
+        (trained, logs)
+    }
+
+    /// The bits of the embeddings of all images and of the loss's matrices.
+    fn bits(trained: &Trained<Cpu>) -> Vec<u32> {
+        let vectors = embed(&Cpu::default(), &trained.model, &images().0).unwrap();
+        vectors.iter().chain(trained.loss_parameters.iter().flat_map(|p| &p.values)).map(|x| x.to_bits()).collect()
+    }
+
+    /// The network and the mean fields as the settings of [`config`] start them.
+    fn beginning() -> (Model<Cpu>, Vec<f32>) {
+        let architecture = Architecture { backbone: config("").backbone, dim: 8, height: 16, width: 16 };
+        let loss = LossSpec::named("mean_field_contrastive").unwrap().build::<f32>().unwrap();
+        let mut fields = start(loss.parameters(4, 8), 9);
+        (Model::new(&Cpu::default(), architecture, 9).unwrap(), fields.remove(0).values)
+    }
+
+    fn parameters(model: &Model<Cpu>) -> Vec<f32> {
+        let learned = model.tensors().filter(|tensor| tensor.kind == nn::Kind::Parameter);
+        learned.flat_map(|tensor| tensor.file_order()).collect()
     }
 
     #[test]
     fn a_training_has_the_same_bits_on_any_number_of_threads() {
         let on = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| run("mean_field_class_wise_multi_similarity", 2))
+            pool.install(|| {
+                let all = [
+                    "",
+                    r#", "mean_fields": {"kind": "class_means", "every": 1}, "measure": {"batches": 3}"#,
+                    r#", "mean_fields": {"kind": "moving_average", "momentum": 0.9}"#,
+                ];
+                all.map(|fields| {
+                    let (trained, logs) = trained("mean_field_class_wise_multi_similarity", &config(fields));
+                    let logged: Vec<_> = logs.iter().map(|log| (log.mean_loss.to_bits(), log.measured)).collect();
+                    (bits(&trained), logged)
+                })
+            })
         };
         let one = on(1);
         for threads in [2, 4, 7] {
@@ -308,10 +406,74 @@ mod tests {
     }
 
     #[test]
+    fn each_mode_moves_what_it_says() {
+        let (network, fields) = beginning();
+        let run = |mode: &str| trained("mean_field_contrastive", &config(&format!(r#", "mean_fields": {mode}"#))).0;
+        let joint = run(r#"{"kind": "joint"}"#);
+        assert!(bits(&joint) == bits(&trained("mean_field_contrastive", &config("")).0));
+        assert!(joint.loss_parameters[0].values != fields && parameters(&joint.model) != parameters(&network));
+        let frozen = run(r#"{"kind": "frozen"}"#);
+        assert!(frozen.loss_parameters[0].values == fields && parameters(&frozen.model) != parameters(&network));
+        // Turns longer than the training: the network's never comes.
+        let turns = run(r#"{"kind": "alternating", "steps": 8}"#);
+        assert!(turns.loss_parameters[0].values != fields && parameters(&turns.model) == parameters(&network));
+        let turns = run(r#"{"kind": "alternating", "steps": 4}"#);
+        assert!(parameters(&turns.model) != parameters(&network));
+    }
+
+    #[test]
+    fn class_means_are_the_averages_of_the_embeddings() {
+        let (pixels, labels) = images();
+        let (network, _) = beginning();
+        let averages = Averages::new(&embed(&Cpu::default(), &network, &pixels).unwrap(), &labels, 4, 8);
+        let expected: Vec<f32> = averages.rows.iter().map(|&x| x as f32).collect();
+        // Both epochs have the averages of the start.
+        let fields = r#", "mean_fields": {"kind": "class_means", "every": 2}"#;
+        let (found, _) = trained("mean_field_contrastive", &config(fields));
+        assert_eq!(found.loss_parameters[0].values, expected);
+        let fields = r#", "mean_fields": {"kind": "class_means", "every": 1}"#;
+        let (found, _) = trained("mean_field_contrastive", &config(fields));
+        assert_ne!(found.loss_parameters[0].values, expected);
+        // A moving average of averages of unit vectors is no longer than 1, whatever the vectors were at the start.
+        let fields = r#", "mean_fields": {"kind": "moving_average", "momentum": 0.99}"#;
+        let (found, _) = trained("mean_field_contrastive", &config(fields));
+        for field in found.loss_parameters[0].values.chunks(8) {
+            let length = field.iter().map(|x| x * x).sum::<f32>().sqrt();
+            assert!(0.5 < length && length <= 1.0 + 1e-5, "{length}");
+        }
+    }
+
+    #[test]
+    fn measuring_leaves_no_trace_in_the_training() {
+        let smooth = ["mean_field_class_wise_multi_similarity", "mean_field_binomial_deviance"];
+        for loss in smooth.into_iter().chain(["proxy_anchor", "class_wise_multi_similarity"]) {
+            let (plain, _) = trained(loss, &config(""));
+            let (measured, logs) = trained(loss, &config(r#", "measure": {"every": 2, "batches": 3}"#));
+            assert!(bits(&plain) == bits(&measured), "{loss}");
+            assert_eq!(logs[0].measured, None);
+            let Measured { field_angle, spread, parent_gap, noise, parent_noise } = logs[1].measured.unwrap();
+            assert!((0.0..=1.0).contains(&spread) && noise.is_some_and(|noise| noise > 0.0), "{loss}: {:?}", logs[1]);
+            let pairs = loss.starts_with("mean_field");
+            assert_eq!((parent_gap.is_some(), parent_noise.is_some()), (pairs, pairs), "{loss}");
+            assert_eq!(field_angle.is_some(), loss != "class_wise_multi_similarity", "{loss}");
+        }
+    }
+
+    #[test]
+    fn a_mode_that_the_loss_has_no_vectors_for_is_refused() {
+        let (pixels, labels) = images();
+        let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+        let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
+        let config = config(r#", "mean_fields": {"kind": "frozen"}"#);
+        let error = train(&Cpu::default(), &config, &data, &*loss, &mut |_| {}).err().unwrap().to_string();
+        assert!(error.contains("mean_fields needs a loss with one vector for each class"), "{error}");
+    }
+
+    #[test]
     fn every_loss_learns_a_set_that_is_easy() {
         for loss in LossSpec::NAMES {
-            let (_, losses) = run(loss, 6);
-            assert!(losses[5] < losses[0], "{loss}: {losses:?}");
+            let (_, logs) = trained(loss, &Config { epochs: 6, ..config("") });
+            assert!(logs[5].mean_loss < logs[0].mean_loss, "{loss}: {logs:?}");
         }
     }
 
