@@ -143,10 +143,10 @@ impl Config {
         let flip = self.augment.flip;
         require((0.0..=1.0).contains(&flip), "augment.flip", "between 0 and 1", &flip);
         match self.mean_fields {
-            MeanFields::Joint | MeanFields::Frozen => {}
+            MeanFields::Joint | MeanFields::Frozen { .. } => {}
             MeanFields::Alternating { steps } => require(steps >= 1, "mean_fields.steps", "at least 1", &steps),
-            MeanFields::ClassMeans { every } => require(every >= 1, "mean_fields.every", "at least 1", &every),
-            MeanFields::MovingAverage { momentum } => {
+            MeanFields::ClassMeans { every, .. } => require(every >= 1, "mean_fields.every", "at least 1", &every),
+            MeanFields::MovingAverage { momentum, .. } => {
                 let valid = (0.0..1.0).contains(&momentum);
                 require(valid, "mean_fields.momentum", "at least 0 and below 1", &momentum);
             }
@@ -206,7 +206,7 @@ mod tests {
             decay: Some(Decay { every: 0, factor: f64::NAN }),
             clip: f64::NAN,
             augment: Augment { flip: 1.5, shift: 0 },
-            mean_fields: MeanFields::MovingAverage { momentum: 1.0 },
+            mean_fields: MeanFields::MovingAverage { momentum: 1.0, after: 0 },
             measure: Some(Measure { every: 0, batches: 1 }),
             ..Config::default()
         };
@@ -214,14 +214,14 @@ mod tests {
         let expected = "dim epochs steps_per_epoch batch.classes batch.per_class learning_rate loss_learning_rate \
                         weight_decay loss_weight_decay decay.every decay.factor clip augment.flip mean_fields.momentum measure.every measure.batches";
         assert_eq!(paths.join(" "), expected);
-        for mean_fields in [MeanFields::Alternating { steps: 0 }, MeanFields::ClassMeans { every: 0 }] {
+        for mean_fields in [MeanFields::Alternating { steps: 0 }, MeanFields::ClassMeans { every: 0, after: 0 }] {
             assert_eq!(Config { mean_fields, ..Config::default() }.check().len(), 1, "{mean_fields:?}");
         }
     }
 
     #[test]
     fn modes_are_for_losses_with_one_vector_for_each_class() {
-        let frozen = Config { mean_fields: MeanFields::Frozen, ..Config::default() };
+        let frozen = Config { mean_fields: MeanFields::Frozen { after: 0 }, ..Config::default() };
         let fits = |name: &str| {
             let loss = LossSpec::named(name).unwrap().build::<f32>().unwrap();
             assert_eq!(Config::default().check_loss(&*loss), [], "{name}");

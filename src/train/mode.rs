@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The ways. All but `joint` need a loss with one vector for each class.
+/// The ways. All but `joint` need a loss with one vector for each class. Those with `after` learn jointly for that many
+/// epochs first; 0 unless given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum MeanFields {
@@ -15,21 +16,40 @@ pub enum MeanFields {
         steps: u32,
     },
     /// Set to the averages of the classes: the embeddings of all training images in evaluation mode, one pass over them
-    /// each time.
+    /// each time, at the start of an epoch.
     ClassMeans {
-        /// Epochs from one time to the next, the first at the start.
+        /// Epochs from one time to the next.
         every: u32,
+        #[serde(default)]
+        after: u32,
     },
     /// Moved towards the averages of the classes of each batch, after its step.
     MovingAverage {
         /// The share that a vector keeps, in [0, 1). The average that a class is first seen with is taken over whole.
         momentum: f64,
+        #[serde(default)]
+        after: u32,
     },
-    /// Left as they start.
-    Frozen,
+    /// Left as they are.
+    Frozen {
+        #[serde(default)]
+        after: u32,
+    },
 }
 
 impl MeanFields {
+    /// The way in `epoch`, counted from 0: joint as long as the other one waits.
+    pub(super) fn in_epoch(self, epoch: u32) -> Self {
+        match self {
+            Self::ClassMeans { after, .. } | Self::MovingAverage { after, .. } | Self::Frozen { after }
+                if epoch < after =>
+            {
+                Self::Joint
+            }
+            _ => self,
+        }
+    }
+
     /// Whether step `step` of the training, counted from 0, moves (the network, the loss's parameters) by gradients.
     pub(super) fn moves(self, step: u32) -> (bool, bool) {
         match self {
@@ -38,13 +58,14 @@ impl MeanFields {
                 let network = (step / steps.max(1)) % 2 == 1;
                 (network, !network)
             }
-            Self::ClassMeans { .. } | Self::MovingAverage { .. } | Self::Frozen => (true, false),
+            Self::ClassMeans { .. } | Self::MovingAverage { .. } | Self::Frozen { .. } => (true, false),
         }
     }
 
     /// Whether the class vectors are set to the averages at the start of `epoch`, counted from 0.
     pub(super) fn averages_at(self, epoch: u32) -> bool {
-        matches!(self, Self::ClassMeans { every } if epoch.is_multiple_of(every.max(1)))
+        matches!(self, Self::ClassMeans { every, after }
+            if epoch.checked_sub(after).is_some_and(|epoch| epoch.is_multiple_of(every.max(1))))
     }
 }
 
@@ -105,6 +126,14 @@ mod tests {
     }
 
     #[test]
+    fn a_way_that_waits_is_joint_until_its_epoch() {
+        let means = MeanFields::ClassMeans { every: 2, after: 3 };
+        assert_eq!([2, 3].map(|epoch| means.in_epoch(epoch)), [MeanFields::Joint, means]);
+        let averaged: Vec<u32> = (0..9).filter(|&epoch| means.averages_at(epoch)).collect();
+        assert_eq!(averaged, [3, 5, 7]);
+    }
+
+    #[test]
     fn averages_are_of_each_class_alone_and_move_no_other() {
         let averages = Averages::new(&[1.0, 0.0, 0.0, 4.0, 3.0, 2.0], &[2, 0, 2], 3, 2);
         assert_eq!(averages.rows, [0.0, 4.0, 0.0, 0.0, 2.0, 1.0]);
@@ -120,7 +149,7 @@ mod tests {
             parse(r#"{"kind": "moving_average", "momentum": 0.9}"#).unwrap(),
             MeanFields::MovingAverage { momentum: 0.9 }
         );
-        assert_eq!(parse(r#"{"kind": "frozen"}"#).unwrap(), MeanFields::Frozen);
+        assert_eq!(parse(r#"{"kind": "frozen"}"#).unwrap(), MeanFields::Frozen { after: 0 });
         assert!(parse(r#"{"kind": "class_means", "evry": 1}"#).is_err());
     }
 }

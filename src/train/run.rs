@@ -146,7 +146,8 @@ pub fn train<B: Backend>(
         let begin = Instant::now();
         let scale = config.schedule(epoch);
         let (learning_rate, loss_learning_rate) = (config.learning_rate * scale, config.loss_learning_rate * scale);
-        if config.mean_fields.averages_at(epoch) {
+        let mode = config.mean_fields.in_epoch(epoch);
+        if mode.averages_at(epoch) {
             let averages = Averages::new(&embed(device, &model, pixels)?, labels, classes, config.dim);
             averages.draw(&mut loss_parameters[0].values, |_| 0.0);
         }
@@ -164,7 +165,7 @@ pub fn train<B: Backend>(
             })?;
             total += f64::from(value);
 
-            let (move_network, move_loss) = config.mean_fields.moves(epoch * steps + step);
+            let (move_network, move_loss) = mode.moves(epoch * steps + step);
             if move_network {
                 network_steps += 1;
                 let moving = gradients.embeddings.iter().any(|&element| element != 0.0);
@@ -186,7 +187,7 @@ pub fn train<B: Backend>(
                     optimiser.step_loss(matrix.parameter.name, &mut matrix.values, gradient, step);
                 }
             }
-            if let MeanFields::MovingAverage { momentum } = config.mean_fields {
+            if let MeanFields::MovingAverage { momentum, .. } = mode {
                 let averages = Averages::new(&values, &labels, classes, config.dim);
                 averages.draw(&mut loss_parameters[0].values, |class| if begun[class] { momentum } else { 0.0 });
                 averages.present().for_each(|(class, _)| begun[class] = true);
@@ -417,6 +418,9 @@ mod tests {
         // Turns longer than the training: the network's never comes.
         let turns = run(r#"{"kind": "alternating", "steps": 8}"#);
         assert!(turns.loss_parameters[0].values != fields && parameters(&turns.model) == parameters(&network));
+        let later = run(r#"{"kind": "frozen", "after": 1}"#);
+        let one = trained("mean_field_contrastive", &Config { epochs: 1, ..config("") }).0;
+        assert!(later.loss_parameters == one.loss_parameters && later.loss_parameters != joint.loss_parameters);
         let turns = run(r#"{"kind": "alternating", "steps": 4}"#);
         assert!(parameters(&turns.model) != parameters(&network));
     }
