@@ -83,7 +83,7 @@ fn read(path: &Path) -> Result<Vec<(String, f64)>, ReportInputError> {
 /// Names and numbers of the last line of a CSV file with a heading, empty fields left out.
 fn last_line(text: &str) -> Option<Vec<(String, f64)>> {
     let mut lines = text.lines().filter(|line| !line.is_empty());
-    let (names, last) = (lines.next()?.split(','), lines.last()?.split(','));
+    let (names, last) = (lines.next()?.split(','), lines.next_back()?.split(','));
     let filled = names.zip(last).filter(|(_, value)| !value.is_empty());
     filled.map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()
 }

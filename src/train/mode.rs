@@ -146,8 +146,8 @@ mod tests {
     fn documents_name_a_mode_by_its_kind() {
         let parse = |text: &str| serde_json::from_str::<MeanFields>(text);
         assert_eq!(
-            parse(r#"{"kind": "moving_average", "momentum": 0.9}"#).unwrap(),
-            MeanFields::MovingAverage { momentum: 0.9 }
+            parse(r#"{"kind": "moving_average", "momentum": 0.9, "after": 2}"#).unwrap(),
+            MeanFields::MovingAverage { momentum: 0.9, after: 2 }
         );
         assert_eq!(parse(r#"{"kind": "frozen"}"#).unwrap(), MeanFields::Frozen { after: 0 });
         assert!(parse(r#"{"kind": "class_means", "evry": 1}"#).is_err());
