@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::class_wise_multi_similarity::ClassWiseMultiSimilarity;
 use super::fields::{Field, MARGIN, Range, SCALE, WEIGHT};
 use super::geometry::{Groups, class_vectors, embeddings, from_scores};
 use super::penalty::closeness;
@@ -78,6 +79,10 @@ impl Default for MeanFieldClassWiseMultiSimilarity {
 impl<T: Real> Loss<T> for MeanFieldClassWiseMultiSimilarity {
     fn parameters(&self, classes: usize, dim: usize) -> Vec<Parameter> {
         vec![Parameter { name: "mean_fields", rows: classes, cols: dim, init: Init::Normal }]
+    }
+
+    fn parent(&self) -> Option<Box<dyn Loss<T>>> {
+        Some(Box::new(ClassWiseMultiSimilarity { alpha: self.alpha, beta: self.beta, base: self.base }))
     }
 
     fn evaluate(

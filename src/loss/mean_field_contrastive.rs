@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::class_wise_contrastive::ClassWiseContrastive;
 use super::fields::{Field, MARGIN, Range, WEIGHT};
 use super::geometry::{class_vectors, embeddings, from_scores};
 use super::penalty::closeness;
@@ -77,6 +78,10 @@ impl Default for MeanFieldContrastive {
 impl<T: Real> Loss<T> for MeanFieldContrastive {
     fn parameters(&self, classes: usize, dim: usize) -> Vec<Parameter> {
         vec![Parameter { name: "mean_fields", rows: classes, cols: dim, init: Init::Normal }]
+    }
+
+    fn parent(&self) -> Option<Box<dyn Loss<T>>> {
+        Some(Box::new(ClassWiseContrastive { pos_margin: self.pos_margin, neg_margin: self.neg_margin }))
     }
 
     fn evaluate(

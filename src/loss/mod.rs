@@ -5,19 +5,25 @@
 //! (reference checks).
 
 pub mod arcface;
+pub mod binomial_deviance;
 pub mod check;
+pub mod class_wise_contrastive;
 pub mod class_wise_multi_similarity;
+pub mod class_wise_triplet;
 pub mod contrastive;
 pub mod cosface;
 pub mod fast_ap;
 pub mod fields;
 mod geometry;
 pub mod margin;
+pub mod mean_field_binomial_deviance;
 pub mod mean_field_class_wise_multi_similarity;
 pub mod mean_field_contrastive;
+pub mod mean_field_triplet;
 pub mod multi_similarity;
 pub mod normalized_softmax;
 pub mod nt_xent;
+pub mod pairwise;
 mod penalty;
 pub mod proxy_anchor;
 pub mod proxy_nca;
@@ -99,6 +105,11 @@ pub trait Loss<T>: Send + Sync {
     /// without parameters.
     fn parameters(&self, classes: usize, dim: usize) -> Vec<Parameter>;
 
+    /// The loss over pairs whose mean-field form this one is; none for a loss that is no such form.
+    fn parent(&self) -> Option<Box<dyn Loss<T>>> {
+        None
+    }
+
     /// The value on `batch`, with its gradients written to `gradients` (resized as needed, so that one buffer serves
     /// every step). `parameters` are row-major, in the order of [`Loss::parameters`].
     fn evaluate(
@@ -108,4 +119,31 @@ pub trait Loss<T>: Send + Sync {
         parameters: &[&[T]],
         gradients: &mut Gradients<T>,
     ) -> Result<T, LossError>;
+}
+
+/// Whether `loss` learns one matrix with a row a class, such as mean fields or proxies, and nothing else.
+pub fn has_class_vectors<T>(loss: &dyn Loss<T>) -> bool {
+    // Two shapes without a common factor: a row a class by chance at the one is none at the other.
+    [(5, 3), (7, 4)].into_iter().all(|(classes, dim)| {
+        matches!(&loss.parameters(classes, dim)[..], [matrix] if (matrix.rows, matrix.cols) == (classes, dim))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::registry::LossSpec;
+    use super::*;
+
+    #[test]
+    fn every_mean_field_loss_has_a_parent_over_pairs_and_no_other_has() {
+        for name in LossSpec::NAMES {
+            let loss = LossSpec::named(name).unwrap().build::<f64>().unwrap();
+            let parent = loss.parent();
+            assert_eq!(parent.is_some(), name.starts_with("mean_field"), "{name}");
+            if let Some(parent) = parent {
+                assert!(has_class_vectors(&*loss), "{name}");
+                assert_eq!(parent.parameters(5, 3), [], "{name}");
+            }
+        }
+    }
 }

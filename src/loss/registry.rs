@@ -7,12 +7,15 @@ use super::Loss;
 use super::fields::Field;
 use super::real::Real;
 use super::{
-    arcface::ArcFace, class_wise_multi_similarity::ClassWiseMultiSimilarity, contrastive::Contrastive,
-    cosface::CosFace, fast_ap::FastAp, margin::Margin,
+    arcface::ArcFace, binomial_deviance::BinomialDeviance, class_wise_contrastive::ClassWiseContrastive,
+    class_wise_multi_similarity::ClassWiseMultiSimilarity, class_wise_triplet::ClassWiseTriplet,
+    contrastive::Contrastive, cosface::CosFace, fast_ap::FastAp, margin::Margin,
+    mean_field_binomial_deviance::MeanFieldBinomialDeviance,
     mean_field_class_wise_multi_similarity::MeanFieldClassWiseMultiSimilarity,
-    mean_field_contrastive::MeanFieldContrastive, multi_similarity::MultiSimilarity,
-    normalized_softmax::NormalizedSoftmax, nt_xent::NtXent, proxy_anchor::ProxyAnchor, proxy_nca::ProxyNca,
-    snr_contrastive::SnrContrastive, soft_triple::SoftTriple, triplet::Triplet,
+    mean_field_contrastive::MeanFieldContrastive, mean_field_triplet::MeanFieldTriplet,
+    multi_similarity::MultiSimilarity, normalized_softmax::NormalizedSoftmax, nt_xent::NtXent,
+    proxy_anchor::ProxyAnchor, proxy_nca::ProxyNca, snr_contrastive::SnrContrastive, soft_triple::SoftTriple,
+    triplet::Triplet,
 };
 
 /// A loss and its parameters are outside their ranges.
@@ -84,6 +87,11 @@ losses! {
     CosFace = "cosface",
     ArcFace = "arcface",
     SoftTriple = "soft_triple",
+    ClassWiseContrastive = "class_wise_contrastive",
+    BinomialDeviance = "binomial_deviance",
+    MeanFieldBinomialDeviance = "mean_field_binomial_deviance",
+    ClassWiseTriplet = "class_wise_triplet",
+    MeanFieldTriplet = "mean_field_triplet",
 }
 
 impl LossSpec {

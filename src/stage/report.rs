@@ -1,4 +1,6 @@
 //! `report`: gathered scores to a table in every format; and drawing a stored table again.
+//!
+//! Scores are JSON as `evaluate` writes it, or a CSV log as `train` writes it: its last line counts.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -33,6 +35,8 @@ enum ReportInputError {
     Unreadable { path: std::path::PathBuf, source: std::io::Error },
     #[error("{} holds no scores (a JSON object with `metrics`): {source}", path.display())]
     NoScores { path: std::path::PathBuf, source: serde_json::Error },
+    #[error("{} holds no scores: neither a JSON object nor a CSV log with numbers in its last line", path.display())]
+    NoLog { path: std::path::PathBuf },
     #[error("the report holds no {TABLE}")]
     NoTable,
 }
@@ -55,23 +59,33 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
     let mut records = Vec::new();
     for input in &job.inputs {
         for (labels, path) in &input.items {
-            let Scores { metrics } = read(path)?;
-            let metrics = metrics.iter().map(|(name, value)| (name.clone(), value.as_f64().unwrap_or(f64::NAN)));
-            records.push(Record {
-                input: input.name.clone(),
-                labels: labels.clone(),
-                metrics: metrics.collect(),
-                cost: None,
-            });
+            let metrics = read(path)?;
+            records.push(Record { input: input.name.clone(), labels: labels.clone(), metrics, cost: None });
         }
     }
     let table = report::build(&config, &Records::new(records))?;
     Ok(report::write(&table, output(job, "report")?)?)
 }
 
-fn read(path: &Path) -> Result<Scores, ReportInputError> {
-    let text = std::fs::read(path).map_err(|source| ReportInputError::Unreadable { path: path.to_owned(), source })?;
-    serde_json::from_slice(&text).map_err(|source| ReportInputError::NoScores { path: path.to_owned(), source })
+/// The metrics in a file of scores.
+fn read(path: &Path) -> Result<Vec<(String, f64)>, ReportInputError> {
+    let named = |path: &Path| path.to_owned();
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ReportInputError::Unreadable { path: named(path), source })?;
+    if !text.trim_start().starts_with('{') {
+        return last_line(&text).ok_or_else(|| ReportInputError::NoLog { path: named(path) });
+    }
+    let Scores { metrics } =
+        serde_json::from_str(&text).map_err(|source| ReportInputError::NoScores { path: named(path), source })?;
+    Ok(metrics.into_iter().map(|(name, value)| (name, value.as_f64().unwrap_or(f64::NAN))).collect())
+}
+
+/// Names and numbers of the last line of a CSV file with a heading, empty fields left out.
+fn last_line(text: &str) -> Option<Vec<(String, f64)>> {
+    let mut lines = text.lines().filter(|line| !line.is_empty());
+    let (names, last) = (lines.next()?.split(','), lines.next_back()?.split(','));
+    let filled = names.zip(last).filter(|(_, value)| !value.is_empty());
+    filled.map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()
 }
 
 /// Whether a cell makes tables.
@@ -106,4 +120,19 @@ pub fn render_table(store: &Store, outputs: &[Artifact], format: TableFormat) ->
         TableFormat::Csv => report::csv::cells(&table)?,
         TableFormat::Json => text,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_log_the_last_line_counts_without_its_empty_fields() {
+        let found = last_line("epoch,loss,noise,gap\n1,0.5,2.5,\n2,-0.25,,1e-3\n");
+        let expected = [("epoch", 2.0), ("loss", -0.25), ("gap", 1e-3)].map(|(name, value)| (name.to_owned(), value));
+        assert_eq!(found, Some(expected.to_vec()));
+        for text in ["", "epoch,loss\n", "epoch,loss\n1,low\n", "not a table"] {
+            assert_eq!(last_line(text), None, "{text:?}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ use crate::loss::Loss;
 use crate::loss::registry::LossSpec;
 use crate::nn::Backend;
 use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
-use crate::train::{Config, EpochLog, TrainSet, train};
+use crate::train::{Config, EpochLog, Measured, TrainSet, train};
 
 pub(super) const KIND: Kind = Kind {
     name: "train",
@@ -48,6 +48,9 @@ fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
         Ok(WithLoss { loss }) => {
             let faults = loss.check().into_iter().map(|(field, message)| (format!("loss.{field}"), message));
             found.extend(problems(faults.collect()));
+            if let (Ok(config), Ok(loss)) = (parsed::<Config>(&rest), loss.build::<f32>()) {
+                found.extend(problems(config.check_loss(&*loss)));
+            }
         }
         Err(faults) => found.extend(faults),
     }
@@ -87,13 +90,29 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
         classes: view.class_names.len(),
     };
     // No times here: the file is an output, and equal trainings have equal outputs. Times are in the cell's log.
-    let mut epochs = String::from("epoch,loss,learning_rate,loss_learning_rate\n");
+    let mut epochs = String::from("epoch,loss,learning_rate,loss_learning_rate");
+    if config.measure.is_some() {
+        Measured::NAMES.iter().for_each(|name| epochs.extend([",", name]));
+    }
+    epochs.push('\n');
     let mut on_epoch = |log: &EpochLog| {
         let EpochLog { epoch, mean_loss, learning_rate, loss_learning_rate, seconds, images_per_second, .. } = *log;
-        let _ = writeln!(epochs, "{epoch},{mean_loss},{learning_rate},{loss_learning_rate}");
+        let _ = write!(epochs, "{epoch},{mean_loss},{learning_rate},{loss_learning_rate}");
+        let mut told = String::new();
+        if config.measure.is_some() {
+            for (name, value) in Measured::NAMES.iter().zip(log.measured.map(|m| m.values()).unwrap_or_default()) {
+                // The field of what has no value, or none after this epoch, stays empty.
+                epochs.push(',');
+                if let Some(value) = value {
+                    let _ = write!(epochs, "{value}");
+                    let _ = write!(told, ", {name} {value:.4}");
+                }
+            }
+        }
+        epochs.push('\n');
         tracing::info!(
             "epoch {epoch}/{}: loss {mean_loss:.5}, rate {learning_rate:e}, loss rate {loss_learning_rate:e}, \
-             {seconds:.2} s, {images_per_second:.0} images/s",
+             {seconds:.2} s, {images_per_second:.0} images/s{told}",
             config.epochs
         );
         report(&Progress {

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::measure::Measure;
+use super::mode::MeanFields;
 use crate::data::augment::Augment;
+use crate::loss::{Loss, has_class_vectors};
 use crate::nn::Backbone;
 
 /// Classes and images of a mini-batch.
@@ -47,6 +50,8 @@ pub struct Decay {
 /// | `decay` | none | `every` at least 1, `factor` in (0, 1] |
 /// | `clip` | 10 | above 0, may be infinite |
 /// | `augment` | flip 0.5, shift 3 | `flip` in [0, 1] |
+/// | `mean_fields` | joint | a [`MeanFields`] |
+/// | `measure` | none | a [`Measure`] |
 /// | `seed` | 0 | any |
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -75,6 +80,10 @@ pub struct Config {
     pub clip: f64,
     /// Random variation of the images.
     pub augment: Augment,
+    /// How the loss's vectors of the classes come about.
+    pub mean_fields: MeanFields,
+    /// What is measured on the way; nothing if absent.
+    pub measure: Option<Measure>,
     /// Everything random follows from it.
     pub seed: u64,
 }
@@ -94,6 +103,8 @@ impl Default for Config {
             decay: None,
             clip: 10.0,
             augment: Augment::default(),
+            mean_fields: MeanFields::default(),
+            measure: None,
             seed: 0,
         }
     }
@@ -131,7 +142,29 @@ impl Config {
         require(self.clip > 0.0, "clip", "above 0", &self.clip);
         let flip = self.augment.flip;
         require((0.0..=1.0).contains(&flip), "augment.flip", "between 0 and 1", &flip);
+        match self.mean_fields {
+            MeanFields::Joint | MeanFields::Frozen { .. } => {}
+            MeanFields::Alternating { steps } => require(steps >= 1, "mean_fields.steps", "at least 1", &steps),
+            MeanFields::ClassMeans { every, .. } => require(every >= 1, "mean_fields.every", "at least 1", &every),
+            MeanFields::MovingAverage { momentum, .. } => {
+                let valid = (0.0..1.0).contains(&momentum);
+                require(valid, "mean_fields.momentum", "at least 0 and below 1", &momentum);
+            }
+        }
+        if let Some(Measure { every, batches }) = self.measure {
+            require(every >= 1, "measure.every", "at least 1", &every);
+            require(batches >= 2, "measure.batches", "at least 2", &batches);
+        }
         mistakes
+    }
+
+    /// What of it does not fit `loss`, in the form of [`Config::check`].
+    pub fn check_loss(&self, loss: &dyn Loss<f32>) -> Vec<(String, String)> {
+        if self.mean_fields == MeanFields::Joint || has_class_vectors(loss) {
+            return Vec::new();
+        }
+        let message = "needs a loss with one vector for each class, which this one has not; only `joint` fits it";
+        vec![("mean_fields".into(), message.into())]
     }
 
     /// What both learning rates are multiplied by in `epoch`, counted from 0.
@@ -143,6 +176,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::loss::registry::LossSpec;
 
     #[test]
     fn defaults_pass_and_an_empty_document_is_the_default() {
@@ -172,12 +206,33 @@ mod tests {
             decay: Some(Decay { every: 0, factor: f64::NAN }),
             clip: f64::NAN,
             augment: Augment { flip: 1.5, shift: 0 },
+            mean_fields: MeanFields::MovingAverage { momentum: 1.0, after: 0 },
+            measure: Some(Measure { every: 0, batches: 1 }),
             ..Config::default()
         };
         let paths: Vec<String> = bad.check().into_iter().map(|(path, _)| path).collect();
         let expected = "dim epochs steps_per_epoch batch.classes batch.per_class learning_rate loss_learning_rate \
-                        weight_decay loss_weight_decay decay.every decay.factor clip augment.flip";
+                        weight_decay loss_weight_decay decay.every decay.factor clip augment.flip mean_fields.momentum measure.every measure.batches";
         assert_eq!(paths.join(" "), expected);
+        for mean_fields in [MeanFields::Alternating { steps: 0 }, MeanFields::ClassMeans { every: 0, after: 0 }] {
+            assert_eq!(Config { mean_fields, ..Config::default() }.check().len(), 1, "{mean_fields:?}");
+        }
+    }
+
+    #[test]
+    fn modes_are_for_losses_with_one_vector_for_each_class() {
+        let frozen = Config { mean_fields: MeanFields::Frozen { after: 0 }, ..Config::default() };
+        let fits = |name: &str| {
+            let loss = LossSpec::named(name).unwrap().build::<f32>().unwrap();
+            assert_eq!(Config::default().check_loss(&*loss), [], "{name}");
+            frozen.check_loss(&*loss).is_empty()
+        };
+        for name in ["mean_field_contrastive", "mean_field_triplet", "proxy_anchor", "cosface"] {
+            assert!(fits(name), "{name}");
+        }
+        for name in ["contrastive", "class_wise_multi_similarity", "soft_triple"] {
+            assert!(!fits(name), "{name}");
+        }
     }
 
     #[test]

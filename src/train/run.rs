@@ -6,12 +6,14 @@ use dfdx::prelude::*;
 use thiserror::Error;
 
 use super::config::Config;
+use super::measure::{Measured, measure};
+use super::mode::{Averages, MeanFields};
 use super::optimiser::Optimiser;
 use crate::data::augment::BatchId;
 use crate::data::random::stream;
 use crate::data::sampler::{Sampler, SamplerError};
 use crate::loss::{Batch, Gradients as LossGradients, Init, Loss, LossError, Parameter};
-use crate::nn::{self, AdamWStep, Architecture, Backend, Matrix, Model, Recording, download, normalise};
+use crate::nn::{self, AdamWStep, Architecture, Backend, Matrix, Model, Recording, download, embed, normalise};
 
 /// The images a network is trained on.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +47,8 @@ pub struct EpochLog {
     pub images_per_second: f64,
     /// The most memory that the process has held so far, in bytes, where the system tells.
     pub peak_memory: Option<u64>,
+    /// What was measured after it, where the settings ask for that.
+    pub measured: Option<Measured>,
 }
 
 /// A matrix that the loss learned.
@@ -86,6 +90,9 @@ pub enum TrainError {
     /// The loss has no value.
     #[error("epoch {epoch}, step {step}: {source}")]
     Loss { epoch: u32, step: u32, source: LossError },
+    /// The loss has no value on a batch that is measured.
+    #[error("measuring after epoch {epoch}: {source}")]
+    Measure { epoch: u32, source: LossError },
     /// The loss, or a gradient of it, is NaN or infinite.
     #[error("epoch {epoch}, step {step}: the {what} is not finite; lower the learning rates or look at the data")]
     NotFinite { epoch: u32, step: u32, what: String },
@@ -107,7 +114,8 @@ pub fn train<B: Backend>(
     loss: &dyn Loss<f32>,
     on_epoch: &mut dyn FnMut(&EpochLog),
 ) -> Result<Trained<B>, TrainError> {
-    let mistakes = config.check();
+    let mut mistakes = config.check();
+    mistakes.extend(config.check_loss(loss));
     if !mistakes.is_empty() {
         return Err(TrainError::Config(mistakes));
     }
@@ -127,54 +135,72 @@ pub fn train<B: Backend>(
     let mut loss_parameters = start(loss.parameters(classes, config.dim), config.seed);
     let mut optimiser = Optimiser::new();
     let mut gradients = LossGradients::default();
-    let mut bytes = vec![0; batch_len * image];
+    let mut bytes = Vec::new();
     let mut unchecked = true;
+    let setup = Setup { device, config, data, loss, sampler };
+    // Steps that moved the network and the loss's parameters, and classes that a moving average has begun for.
+    let (mut network_steps, mut loss_steps, mut begun) = (0, 0, vec![false; classes]);
     // Every step allocates the same tensors: dfdx reuses them instead of asking the system for fresh memory.
     device.try_enable_cache().map_err(nn::Error::device("keeping memory for reuse"))?;
     for epoch in 0..config.epochs {
         let begin = Instant::now();
         let scale = config.schedule(epoch);
         let (learning_rate, loss_learning_rate) = (config.learning_rate * scale, config.loss_learning_rate * scale);
+        let mode = config.mean_fields.in_epoch(epoch);
+        if mode.averages_at(epoch) {
+            let averages = Averages::new(&embed(device, &model, pixels)?, labels, classes, config.dim);
+            averages.draw(&mut loss_parameters[0].values, |_| 0.0);
+        }
         let mut total = 0.0;
         for step in 0..steps {
-            let images = sampler.batch(u64::from(epoch), u64::from(step));
-            let id = BatchId { seed: config.seed, epoch: u64::from(epoch), step: u64::from(step) };
-            config.augment.batch(id, pixels, (height, width), &images, &mut bytes);
-            let x = device
-                .upload(&normalise(&bytes), (batch_len, height, width, 3))
-                .map_err(nn::Error::device("uploading a batch"))?;
-            let embeddings = model.forward_train(device, x)?;
-
-            let host = download(&embeddings);
-            let batch_labels: Vec<u32> = images.iter().map(|&image| labels[image]).collect();
-            let batch = Batch { embeddings: &host, labels: &batch_labels, dim: config.dim };
+            let at = (u64::from(epoch), u64::from(step));
+            let Drawn { labels, values, embeddings } = setup.draw(&mut model, at, &mut bytes)?;
+            let batch = Batch { embeddings: &values, labels: &labels, dim: config.dim };
             let matrices: Vec<&[f32]> = loss_parameters.iter().map(|matrix| &matrix.values[..]).collect();
             let at = |source| TrainError::Loss { epoch: epoch + 1, step: step + 1, source };
             let value = loss.evaluate(batch, classes, &matrices, &mut gradients).map_err(at)?;
-            check(value, &gradients, &loss_parameters, host.len()).map_err(|problem| match problem {
+            check(value, &gradients, &loss_parameters, values.len()).map_err(|problem| match problem {
                 Problem::NotFinite(what) => TrainError::NotFinite { epoch: epoch + 1, step: step + 1, what },
                 Problem::Length(error) => error,
             })?;
             total += f64::from(value);
 
-            let moving = gradients.embeddings.iter().any(|&element| element != 0.0);
-            let mut tape = backward(device, embeddings, &gradients.embeddings)?;
-            let count = epoch * steps + step + 1;
-            let step =
-                AdamWStep { learning_rate, weight_decay: config.weight_decay, clip: config.clip as f32, step: count };
-            optimiser.step_network(device, &mut model, &mut tape, step, unchecked && moving)?;
-            unchecked &= !moving;
-            let step = AdamWStep {
-                learning_rate: loss_learning_rate,
-                weight_decay: config.loss_weight_decay,
-                clip: f32::INFINITY,
-                step: count,
-            };
-            for (matrix, gradient) in loss_parameters.iter_mut().zip(&gradients.parameters) {
-                optimiser.step_loss(matrix.parameter.name, &mut matrix.values, gradient, step);
+            let (move_network, move_loss) = mode.moves(epoch * steps + step);
+            if move_network {
+                network_steps += 1;
+                let moving = gradients.embeddings.iter().any(|&element| element != 0.0);
+                let mut tape = backward(device, embeddings, &gradients.embeddings)?;
+                let (weight_decay, clip) = (config.weight_decay, config.clip as f32);
+                let step = AdamWStep { learning_rate, weight_decay, clip, step: network_steps };
+                optimiser.step_network(device, &mut model, &mut tape, step, unchecked && moving)?;
+                unchecked &= !moving;
+            }
+            if move_loss {
+                loss_steps += 1;
+                let step = AdamWStep {
+                    learning_rate: loss_learning_rate,
+                    weight_decay: config.loss_weight_decay,
+                    clip: f32::INFINITY,
+                    step: loss_steps,
+                };
+                for (matrix, gradient) in loss_parameters.iter_mut().zip(&gradients.parameters) {
+                    optimiser.step_loss(matrix.parameter.name, &mut matrix.values, gradient, step);
+                }
+            }
+            if let MeanFields::MovingAverage { momentum, .. } = mode {
+                let averages = Averages::new(&values, &labels, classes, config.dim);
+                averages.draw(&mut loss_parameters[0].values, |class| if begun[class] { momentum } else { 0.0 });
+                averages.present().for_each(|(class, _)| begun[class] = true);
             }
         }
         let seconds = begin.elapsed().as_secs_f64();
+        let measured = match config.measure.filter(|measure| (epoch + 1).is_multiple_of(measure.every)) {
+            Some(wanted) => {
+                let matrices: Vec<&[f32]> = loss_parameters.iter().map(|matrix| &matrix.values[..]).collect();
+                Some(measure(&setup, &model, &matrices, wanted.batches, epoch + 1)?)
+            }
+            None => None,
+        };
         on_epoch(&EpochLog {
             epoch: epoch + 1,
             mean_loss: total / f64::from(steps),
@@ -183,10 +209,52 @@ pub fn train<B: Backend>(
             seconds,
             images_per_second: f64::from(steps) * batch_len as f64 / seconds,
             peak_memory: peak_memory(),
+            measured,
         });
     }
     device.try_disable_cache().map_err(nn::Error::device("releasing memory"))?;
     Ok(Trained { model, loss_parameters })
+}
+
+/// What the steps of a training share.
+pub(super) struct Setup<'a, B: Backend> {
+    pub device: &'a B,
+    pub config: &'a Config,
+    pub data: &'a TrainSet<'a>,
+    pub loss: &'a dyn Loss<f32>,
+    pub sampler: Sampler,
+}
+
+/// A batch after its forward pass.
+pub(super) struct Drawn<B: Backend> {
+    pub labels: Vec<u32>,
+    /// The embeddings on the host.
+    pub values: Vec<f32>,
+    pub embeddings: Matrix<B, Recording<B>>,
+}
+
+impl<B: Backend> Setup<'_, B> {
+    /// Draws the batch of (epoch, step), varies its images and embeds them in training mode. `bytes` is kept from one
+    /// batch to the next.
+    pub fn draw(
+        &self,
+        model: &mut Model<B>,
+        (epoch, step): (u64, u64),
+        bytes: &mut Vec<u8>,
+    ) -> Result<Drawn<B>, nn::Error> {
+        let TrainSet { pixels, labels, height, width, .. } = *self.data;
+        let images = self.sampler.batch(epoch, step);
+        bytes.resize(images.len() * height * width * 3, 0);
+        let id = BatchId { seed: self.config.seed, epoch, step };
+        self.config.augment.batch(id, pixels, (height, width), &images, bytes);
+        let x = self
+            .device
+            .upload(&normalise(bytes), (images.len(), height, width, 3))
+            .map_err(nn::Error::device("uploading a batch"))?;
+        let embeddings = model.forward_train(self.device, x)?;
+        let labels = images.iter().map(|&image| labels[image]).collect();
+        Ok(Drawn { labels, values: download(&embeddings), embeddings })
+    }
 }
 
 /// The loss's matrices as `seed` starts them.
@@ -239,7 +307,7 @@ fn check(
 
 /// Takes a known gradient of the embeddings back through the network: the gradient of the scalar
 /// `sum(embeddings * gradient)`, in which `gradient` is constant.
-fn backward<B: Backend>(
+pub(super) fn backward<B: Backend>(
     device: &B,
     embeddings: Matrix<B, Recording<B>>,
     gradient: &[f32],
@@ -262,70 +330,4 @@ fn peak_memory() -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::loss::registry::LossSpec;
-    use crate::nn::embed;
-
-    /// Eight images of 16x16 in each of four classes: a class is a colour, a sample its noise.
-    fn images() -> (Vec<u8>, Vec<u32>) {
-        let mut random = stream(5, "test images", 0, 0);
-        let labels: Vec<u32> = (0..32).map(|i| i / 8).collect();
-        let mut pixels = Vec::new();
-        for &label in &labels {
-            for position in 0..16 * 16 * 3 {
-                let base = if position % 3 == label as usize % 3 { 60.0 + 90.0 * f64::from(label / 3) } else { 30.0 };
-                pixels.push((base + 40.0 * random.uniform()) as u8);
-            }
-        }
-        (pixels, labels)
-    }
-
-    fn run(loss: &str, epochs: u32) -> (Vec<u8>, Vec<f64>) {
-        let (pixels, labels) = images();
-        let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
-        let text = r#"{"dim": 8, "steps_per_epoch": 4, "batch": {"classes": 4, "per_class": 4}, "seed": 9}"#;
-        let config = Config { epochs, ..serde_json::from_str(text).unwrap() };
-        let loss = LossSpec::named(loss).unwrap().build::<f32>().unwrap();
-        let mut losses = Vec::new();
-        let trained = train(&Cpu::default(), &config, &data, &*loss, &mut |log| losses.push(log.mean_loss)).unwrap();
-        let vectors = embed(&Cpu::default(), &trained.model, &pixels).unwrap();
-        let mut bits: Vec<u8> = vectors.iter().flat_map(|x| x.to_le_bytes()).collect();
-        bits.extend(trained.loss_parameters.iter().flat_map(|p| &p.values).flat_map(|x| x.to_le_bytes()));
-        (bits, losses)
-    }
-
-    #[test]
-    fn a_training_has_the_same_bits_on_any_number_of_threads() {
-        let on = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| run("mean_field_class_wise_multi_similarity", 2))
-        };
-        let one = on(1);
-        for threads in [2, 4, 7] {
-            assert!(on(threads) == one, "{threads} threads");
-        }
-    }
-
-    #[test]
-    fn every_loss_learns_a_set_that_is_easy() {
-        for loss in LossSpec::NAMES {
-            let (_, losses) = run(loss, 6);
-            assert!(losses[5] < losses[0], "{loss}: {losses:?}");
-        }
-    }
-
-    #[test]
-    fn a_batch_that_cannot_be_drawn_and_pixels_that_do_not_fit_are_refused() {
-        let (pixels, labels) = images();
-        let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
-        let go = |data: TrainSet<'_>| {
-            train(&Cpu::default(), &Config::default(), &data, &*loss, &mut |_| {}).err().unwrap().to_string()
-        };
-        let whole = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
-        let message = go(TrainSet { pixels: &pixels[1..], ..whole });
-        assert!(message.contains("are not 32 RGB images of 16x16"), "{message}");
-        let message = go(whole);
-        assert!(message.contains("30") && message.contains('4'), "30 classes of 4: {message}");
-    }
-}
+mod tests;
