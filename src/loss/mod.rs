@@ -5,17 +5,23 @@
 //! (reference checks).
 
 pub mod arcface;
+pub mod center;
 pub mod check;
 pub mod class_wise_multi_similarity;
 pub mod contrastive;
 pub mod cosface;
+pub mod cross_batch_memory;
 pub mod fast_ap;
 pub mod fields;
+mod formula;
 mod geometry;
 pub mod margin;
 pub mod mean_field_class_wise_multi_similarity;
 pub mod mean_field_contrastive;
+mod measure;
+pub mod memory;
 pub mod multi_similarity;
+pub mod n_pair;
 pub mod normalized_softmax;
 pub mod nt_xent;
 mod penalty;
@@ -30,8 +36,12 @@ mod softmax;
 #[cfg(test)]
 mod testing;
 pub mod triplet;
+#[cfg(test)]
+mod vectors;
 
 use thiserror::Error;
+
+use self::memory::Memory;
 
 /// A mini-batch as a loss sees it.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +62,8 @@ pub enum Init {
     Normal,
     /// Each element from N(0, 2 / fan), fan being the number of rows (Kaiming normal, fan-out, of a rows x cols matrix).
     KaimingNormalFanOut,
+    /// Each element this number.
+    Constant(f64),
 }
 
 /// One matrix that a loss learns.
@@ -91,6 +103,15 @@ pub enum LossError {
     /// A NaN or an infinity came in.
     #[error("{what} is not finite at position {position}")]
     NotFinite { what: String, position: usize },
+    /// A loss of raw vectors does not fit the number type.
+    #[error("the loss of raw vectors this long is not a finite number")]
+    Overflow,
+    /// A batch does not fit into the memory of past batches.
+    #[error("the memory holds {size} embeddings, fewer than the batch's {batch}")]
+    Memory { size: usize, batch: usize },
+    /// Only a loss that compares samples can have a memory of them.
+    #[error("cross-batch memory needs a loss that compares samples")]
+    NotOfSamples,
 }
 
 /// A metric-learning loss.
@@ -108,4 +129,16 @@ pub trait Loss<T>: Send + Sync {
         parameters: &[&[T]],
         gradients: &mut Gradients<T>,
     ) -> Result<T, LossError>;
+    /// [`Loss::evaluate`] as one step of a training: a loss that remembers past batches reads and extends `memory`, which
+    /// starts empty and goes from step to step.
+    fn step(
+        &self,
+        _memory: &mut Memory<T>,
+        batch: Batch<'_, T>,
+        classes: usize,
+        parameters: &[&[T]],
+        gradients: &mut Gradients<T>,
+    ) -> Result<T, LossError> {
+        self.evaluate(batch, classes, parameters, gradients)
+    }
 }
