@@ -54,7 +54,7 @@ fn list(out: &mut dyn Write) -> Result<(), Box<dyn std::error::Error + Send + Sy
     for spec in LossSpec::NAMES.iter().filter_map(|name| LossSpec::named(name)) {
         writeln!(out, "{}", spec.name())?;
         for field in spec.fields() {
-            writeln!(out, "  {:<18} {:<10} {}; {}", field.name, field.default.to_string(), field.range, field.about)?;
+            writeln!(out, "  {:<17} {:<11} {}; {}", field.name, field.default.to_string(), field.range, field.about)?;
         }
     }
     Ok(())
@@ -155,6 +155,10 @@ mod tests {
         for name in LossSpec::NAMES {
             assert!(out.contains(&format!("{name}\n")), "{name}");
         }
-        assert!(out.contains("  mf_reg             0          a number in [0.0, 1000000.0]; weight"), "{out}");
+        assert!(
+            out.contains("  loss              contrastive one of the losses contrastive, multi_similarity, "),
+            "{out}"
+        );
+        assert!(out.contains("  mf_reg            0           a number in [0.0, 1000000.0]; weight"), "{out}");
     }
 }

@@ -5,12 +5,16 @@
 //! may also state the conventions of [`CONVENTIONS`], which are checked and dropped.
 //!
 //! `proxies` are a matrix with a row a class, or its transpose. The shape tells which, unless it is square; then the note
-//! must hold `(num_classes` (a row a class) or `(dim` (a column a class).
+//! must hold `(num_classes` (a row a class) or `(dim` (a column a class). A loss that learns several matrices has them all in
+//! `matrices` and `expected.grad_matrices`, in its own order and layout.
+//!
+//! `memory: [ { embeddings, labels } ]` are batches that a loss with a memory has met before, the oldest first.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
+use super::memory::Memory;
 use super::real::Real;
 use super::registry::{LossSpec, SpecError};
 use super::{Batch, Gradients, LossError};
@@ -23,7 +27,6 @@ pub const CONVENTIONS: &[(&str, &str, &str)] = &[
     ("snr_contrastive", "distance", "snr: var(anchor-other)/var(anchor)"),
     ("snr_contrastive", "reducer", "avg_non_zero per pair type"),
     ("snr_contrastive", "regularizer", "none"),
-    ("margin", "nu", "0"),
     ("margin", "triplets", "all"),
 ];
 
@@ -53,8 +56,23 @@ pub struct Case {
     /// The loss's parameter matrix.
     #[serde(default)]
     pub proxies: Option<Vec<Vec<f64>>>,
+    /// All matrices, for a loss with several.
+    #[serde(default)]
+    pub matrices: Vec<Vec<Vec<f64>>>,
+    /// Earlier batches, for a loss with a memory.
+    #[serde(default)]
+    pub memory: Vec<Past>,
     /// What must come out.
     pub expected: Expected,
+}
+
+/// A batch that came before.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Past {
+    /// Rows of length `D`.
+    pub embeddings: Vec<Vec<f64>>,
+    /// As many class indices.
+    pub labels: Vec<u32>,
 }
 
 /// The reference values of a case.
@@ -67,6 +85,9 @@ pub struct Expected {
     /// Its gradient with respect to the raw proxies, laid out as they are.
     #[serde(default)]
     pub grad_proxies: Option<Vec<Vec<f64>>>,
+    /// The gradients with respect to all matrices, for a loss with several.
+    #[serde(default)]
+    pub grad_matrices: Vec<Vec<Vec<f64>>>,
 }
 
 /// Largest relative errors of one case in one number type. A gradient's is the largest absolute difference over the
@@ -77,7 +98,7 @@ pub struct Errors {
     pub value: f64,
     /// Of the gradient with respect to the embeddings.
     pub embeddings: f64,
-    /// Of the gradient with respect to the parameter matrix; none for a loss without.
+    /// Of the gradients with respect to the parameter matrices, the largest; none for a loss without.
     pub parameters: Option<f64>,
 }
 
@@ -191,7 +212,7 @@ fn spec(number: usize, case: &Case) -> Result<LossSpec, CheckError> {
     let mut params = case.params.clone();
     for (_, key, here) in CONVENTIONS.iter().filter(|(loss, ..)| *loss == case.loss) {
         let stated = params.shift_remove(*key);
-        if stated.as_ref().is_some_and(|stated| !agrees(stated, here)) {
+        if stated.as_ref().is_some_and(|stated| stated.as_str() != Some(here)) {
             return Err(refuse(format!("{key} is always {here} here")));
         }
     }
@@ -214,14 +235,6 @@ fn spec(number: usize, case: &Case) -> Result<LossSpec, CheckError> {
     serde_json::from_value(Value::Object(params)).map_err(|error| refuse(error.to_string()))
 }
 
-fn agrees(stated: &Value, here: &str) -> bool {
-    match stated {
-        Value::String(text) => text == here,
-        Value::Number(number) => number.as_f64() == here.parse().ok(),
-        _ => false,
-    }
-}
-
 /// Evaluates a case in one number type.
 fn errors<T: Real>(number: usize, case: &Case, spec: &LossSpec) -> Result<Errors, CheckError> {
     let loss = spec.build::<T>().map_err(|source| CheckError::Range { case: number, source })?;
@@ -235,41 +248,54 @@ fn errors<T: Real>(number: usize, case: &Case, spec: &LossSpec) -> Result<Errors
     let expected = flat(&case.expected.grad_embeddings, case.labels.len())
         .ok_or_else(|| shape("expected.grad_embeddings", batch_shape()))?;
 
+    let expected_parameters = loss.parameters(case.num_classes, dim);
+    let several = expected_parameters.len() > 1;
     let mut matrices = Vec::new();
-    for parameter in loss.parameters(case.num_classes, dim) {
+    for (at, parameter) in expected_parameters.into_iter().enumerate() {
         let words =
             || format!("{} x {} or its transpose, told apart by the note if square", parameter.rows, parameter.cols);
-        let oriented = |what, matrix: &Option<Vec<Vec<f64>>>| {
-            let matrix = matrix.as_deref().ok_or_else(|| shape(what, words()))?;
-            by_class(matrix, parameter.rows, parameter.cols, &case.note).ok_or_else(|| shape(what, words()))
+        let oriented = |what, one: &Option<Vec<Vec<f64>>>, all: &[Vec<Vec<f64>>]| {
+            let matrix = if several { all.get(at) } else { one.as_ref() };
+            let note = if several { "(num_classes" } else { &case.note };
+            let matrix = matrix.ok_or_else(|| shape(what, words()))?;
+            by_class(matrix, parameter.rows, parameter.cols, note).ok_or_else(|| shape(what, words()))
         };
-        let values = oriented("proxies", &case.proxies)?;
-        let slopes = oriented("expected.grad_proxies", &case.expected.grad_proxies)?;
+        let values = oriented("proxies", &case.proxies, &case.matrices)?;
+        let slopes = oriented("expected.grad_proxies", &case.expected.grad_proxies, &case.expected.grad_matrices)?;
         matrices.push((values, slopes));
     }
 
     let narrow = |values: &[f64]| -> Vec<T> { values.iter().map(|&x| T::of(x)).collect() };
     let values: Vec<Vec<T>> = matrices.iter().map(|(values, _)| narrow(values)).collect();
     let values: Vec<&[T]> = values.iter().map(Vec::as_slice).collect();
-    let embeddings = narrow(&embeddings);
     let mut gradients = Gradients::default();
-    let batch = Batch { embeddings: &embeddings, labels: &case.labels, dim };
-    let value = loss.evaluate(batch, case.num_classes, &values, &mut gradients).map_err(|source| CheckError::Loss {
-        case: number,
-        loss: case.loss.clone(),
-        source,
-    })?;
+    let mut memory = Memory::default();
+    let mut step = |embeddings: &[f64], labels: &[u32]| {
+        let batch = Batch { embeddings: &narrow(embeddings), labels, dim };
+        let refuse = |source| CheckError::Loss { case: number, loss: case.loss.clone(), source };
+        loss.step(&mut memory, batch, case.num_classes, &values, &mut gradients).map_err(refuse)
+    };
+    for Past { embeddings, labels } in &case.memory {
+        let embeddings =
+            flat(embeddings, labels.len()).ok_or_else(|| shape("memory", format!("batches of rows of {dim}")))?;
+        step(&embeddings, labels)?;
+    }
+    let value = step(&embeddings, &case.labels)?;
     Ok(Errors {
         value: relative(&[value], &[case.expected.loss]),
         embeddings: relative(&gradients.embeddings, &expected),
-        parameters: matrices.iter().zip(&gradients.parameters).map(|((_, slopes), ours)| relative(ours, slopes)).next(),
+        parameters: matrices
+            .iter()
+            .zip(&gradients.parameters)
+            .map(|((_, slopes), ours)| relative(ours, slopes))
+            .reduce(f64::max),
     })
 }
 
 /// `matrix` as `rows x cols`, row-major, transposing it if it is the other way round.
 fn by_class(matrix: &[Vec<f64>], rows: usize, cols: usize, note: &str) -> Option<Vec<f64>> {
     let is = |r: usize, c: usize| matrix.len() == r && matrix.iter().all(|row| row.len() == c);
-    let (straight, turned) = match rows == cols {
+    let (straight, turned) = match rows == cols && rows > 1 {
         true => (note.contains("(num_classes"), note.contains("(dim")),
         false => (true, true),
     };
@@ -341,10 +367,10 @@ mod tests {
     fn a_convention_that_does_not_hold_here_is_refused() {
         let other = |case: &mut Value| {
             case["loss"] = json!("margin");
-            case["params"] = json!({ "nu": 0.1 });
+            case["params"] = json!({ "triplets": "some" });
         };
         let error = check(&case(other), &[], TOLERANCES).unwrap_err().to_string();
-        assert_eq!(error, "case 1 (margin): parameters {\"nu\":0.1}: nu is always 0 here");
+        assert_eq!(error, "case 1 (margin): parameters {\"triplets\":\"some\"}: triplets is always all here");
     }
 
     #[test]

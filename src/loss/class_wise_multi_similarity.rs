@@ -31,7 +31,7 @@ use super::{Batch, Gradients, Loss, LossError, Parameter};
 /// different classes `exp(beta (s_ij - base)) / (2 K n_c n_d (1 + N_cd))`.
 ///
 /// # Cost
-/// O(B^2 D) time, O(B^2) memory.
+/// O(B^2 D) time, O(B^2) memory; free of `C`.
 ///
 /// # Source
 /// Furusawa, *Mean Field Theory in Deep Metric Learning*, ICLR 2024, and its code, which holds dense one-hot products in

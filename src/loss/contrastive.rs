@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Field, MARGIN, Range, Value};
-use super::geometry::{embeddings, from_cosines, from_distances, no_parameters};
+use super::formula::{Against, Anchor, Formula, Table};
+use super::measure::Measure;
 use super::real::Real;
-use super::{Batch, Gradients, Loss, LossError, Parameter};
 
 /// Contrastive loss over all pairs of a batch.
 ///
@@ -28,7 +28,7 @@ use super::{Batch, Gradients, Loss, LossError, Parameter};
 /// `+-1 / (number of positive terms)` with respect to each active distance, then through the distance and the norm.
 ///
 /// # Cost
-/// O(B^2 D) time, O(B^2) memory.
+/// O(B^2 D) time, O(B^2) memory; free of `C`.
 ///
 /// # Source
 /// Hadsell, Chopra and LeCun, *Dimensionality Reduction by Learning an Invariant Mapping*, CVPR 2006 (there the hinges are
@@ -85,73 +85,60 @@ impl Default for Contrastive {
     }
 }
 
-impl<T: Real> Loss<T> for Contrastive {
-    fn parameters(&self, _classes: usize, _dim: usize) -> Vec<Parameter> {
-        Vec::new()
+impl Formula for Contrastive {
+    fn against(&self) -> Against {
+        Against::Samples(match self.distance {
+            Distance::Euclidean => Measure::Euclidean,
+            Distance::Cosine => Measure::Cosine,
+        })
     }
 
-    fn evaluate(
-        &self,
-        batch: Batch<'_, T>,
-        classes: usize,
-        parameters: &[&[T]],
-        gradients: &mut Gradients<T>,
-    ) -> Result<T, LossError> {
-        no_parameters(parameters)?;
-        let units = embeddings(batch, classes)?;
-        let mut distances = match self.distance {
-            Distance::Euclidean => units.distances(),
-            Distance::Cosine => units.cosines(&units),
-        };
-        if self.distance == Distance::Cosine {
-            distances.iter_mut().for_each(|d| *d = T::ONE - *d);
+    fn value<T: Real>(&self, table: &mut Table<'_, T>) -> f64 {
+        if self.distance == Distance::Euclidean {
+            return hinges(table, self.pos_margin, self.neg_margin);
         }
-        let (value, mut gradient) = hinges(&distances, batch.labels, self.pos_margin, self.neg_margin);
-        match self.distance {
-            Distance::Euclidean => from_distances(&units, &distances, &gradient, gradients),
-            Distance::Cosine => {
-                gradient.iter_mut().for_each(|g| *g = -*g);
-                from_cosines(&units, &gradient, gradients);
-            }
-        }
-        Ok(value)
+        table.cells.iter_mut().for_each(|cell| *cell = T::ONE - *cell);
+        let value = hinges(table, self.pos_margin, self.neg_margin);
+        table.cells.iter_mut().for_each(|cell| *cell = -*cell);
+        value
     }
 }
 
-/// The contrastive hinges of a `B x B` matrix of ordered distances, its diagonal left out, each kind averaged over its
-/// positive terms; with the gradient with respect to that matrix.
-pub(super) fn hinges<T: Real>(distances: &[T], labels: &[u32], pos_margin: f64, neg_margin: f64) -> (T, Vec<T>) {
-    let count = labels.len();
+/// The contrastive hinges of a table of distances, each kind averaged over its positive terms.
+pub(super) fn hinges<T: Real>(table: &mut Table<'_, T>, pos_margin: f64, neg_margin: f64) -> f64 {
     let (pos_margin, neg_margin) = (T::of(pos_margin), T::of(neg_margin));
-    let mut gradient = vec![T::ZERO; distances.len()];
-    // Sum and number of the active terms: same class, then different classes.
-    let mut active = [(0.0f64, 0.0f64); 2];
-    for i in 0..count {
-        for j in (0..count).filter(|&j| j != i) {
-            let d = distances[i * count + j];
-            let same = labels[i] == labels[j];
-            let (term, sign) = if same { (d - pos_margin, T::ONE) } else { (neg_margin - d, -T::ONE) };
-            if term > T::ZERO {
-                let (sum, terms) = &mut active[usize::from(!same)];
-                *sum += term.to_f64();
-                *terms += 1.0;
-                gradient[i * count + j] = sign;
-            }
+    // Sum and number of the active terms of one kind, whose cells turn into 1 or 0.
+    let kind = |cells: &mut [T], places: &[usize], term: &dyn Fn(T) -> T| {
+        let (mut sum, mut terms) = (0.0, 0.0);
+        for &j in places {
+            let term = term(cells[j]);
+            let active = term > T::ZERO;
+            cells[j] = if active { T::ONE } else { T::ZERO };
+            sum += if active { term.to_f64() } else { 0.0 };
+            terms += cells[j].to_f64();
         }
-    }
-    let weights = active.map(|(_, terms)| 1.0 / terms.max(1.0));
-    for i in 0..count {
-        for j in 0..count {
-            gradient[i * count + j] *= T::of(weights[usize::from(labels[i] != labels[j])]);
-        }
-    }
-    (T::of(active[0].0 * weights[0] + active[1].0 * weights[1]), gradient)
+        (sum, terms)
+    };
+    let active = table.anchors(|Anchor { cells, positives, negatives, .. }| {
+        [kind(cells, &positives, &|d| d - pos_margin), kind(cells, &negatives, &|d| neg_margin - d)]
+    });
+    let mean = |of: usize| {
+        let (sum, terms) = active.iter().fold((0.0, 0.0), |(sum, terms), row| (sum + row[of].0, terms + row[of].1));
+        let each = 1.0 / f64::max(terms, 1.0);
+        (sum * each, T::of(each))
+    };
+    let ((pulled, pull), (pushed, push)) = (mean(0), mean(1));
+    table.anchors(|Anchor { cells, positives, negatives, .. }| {
+        positives.iter().for_each(|&p| cells[p] *= pull);
+        negatives.iter().for_each(|&n| cells[n] *= -push);
+    });
+    pulled + pushed
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::testing;
+    use crate::loss::{Batch, Gradients, Loss, testing};
 
     #[test]
     fn it_equals_the_reference() {

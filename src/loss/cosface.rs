@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Init;
 use super::fields::{Field, MARGIN, SCALE};
-use super::geometry::{class_vectors, embeddings, from_scores};
+use super::formula::{Against, Formula, Table};
 use super::real::Real;
 use super::softmax::cross_entropy;
-use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
 
 /// CosFace loss (large margin cosine loss).
 ///
@@ -26,7 +26,7 @@ use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
 /// With respect to a logit: `(probability - [c = y_i]) / B`.
 ///
 /// # Cost
-/// O(B C D) time, O(B C) memory.
+/// O(B C D) time, O(B C + C D) memory.
 ///
 /// # Source
 /// Wang et al., *CosFace: Large Margin Cosine Loss for Deep Face Recognition*, CVPR 2018. Equal to pytorch-metric-learning.
@@ -53,32 +53,21 @@ impl Default for CosFace {
     }
 }
 
-impl<T: Real> Loss<T> for CosFace {
-    fn parameters(&self, classes: usize, dim: usize) -> Vec<Parameter> {
-        vec![Parameter { name: "class_vectors", rows: classes, cols: dim, init: Init::Normal }]
+impl Formula for CosFace {
+    fn against(&self) -> Against {
+        Against::ClassVectors("class_vectors", Init::Normal)
     }
 
-    fn evaluate(
-        &self,
-        batch: Batch<'_, T>,
-        classes: usize,
-        parameters: &[&[T]],
-        gradients: &mut Gradients<T>,
-    ) -> Result<T, LossError> {
-        let units = embeddings(batch, classes)?;
-        let vectors = class_vectors("class_vectors", parameters, classes, batch.dim)?;
-        let mut scores = units.cosines(&vectors);
+    fn value<T: Real>(&self, table: &mut Table<'_, T>) -> f64 {
         let (scale, margin) = (T::of(self.scale), T::of(self.margin));
-        let value = cross_entropy(&mut scores, batch.labels, classes, self.scale, |q| (scale * (q - margin), scale));
-        from_scores(&units, &vectors, &scores, None, gradients);
-        Ok(T::of(value))
+        cross_entropy(table.cells, table.labels, table.width, self.scale, |q| (scale * (q - margin), scale))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::testing;
+    use crate::loss::{Batch, Gradients, Loss, testing};
 
     #[test]
     fn it_equals_the_reference() {

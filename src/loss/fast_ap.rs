@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Field, Range, Value};
-use super::geometry::{embeddings, from_distances, no_parameters, pairs};
+use super::formula::{Against, Anchor, Formula, Table};
+use super::measure::Measure;
 use super::real::Real;
-use super::{Batch, Gradients, Loss, LossError, Parameter};
 
 /// FastAP loss.
 ///
@@ -28,7 +28,7 @@ use super::{Batch, Gradients, Loss, LossError, Parameter};
 /// slope is that of the bin above.
 ///
 /// # Cost
-/// O(B^2 (D + num_bins)) time, O(B^2) memory.
+/// O(B^2 (D + num_bins)) time, O(B^2) memory; free of `C`.
 ///
 /// # Source
 /// Cakir et al., *Deep Metric Learning to Rank*, CVPR 2019. Equal to pytorch-metric-learning.
@@ -55,54 +55,39 @@ impl Default for FastAp {
     }
 }
 
-impl<T: Real> Loss<T> for FastAp {
-    fn parameters(&self, _classes: usize, _dim: usize) -> Vec<Parameter> {
-        Vec::new()
+impl Formula for FastAp {
+    fn against(&self) -> Against {
+        Against::Samples(Measure::Euclidean)
     }
 
-    fn evaluate(
-        &self,
-        batch: Batch<'_, T>,
-        classes: usize,
-        parameters: &[&[T]],
-        gradients: &mut Gradients<T>,
-    ) -> Result<T, LossError> {
-        no_parameters(parameters)?;
-        let units = embeddings(batch, classes)?;
-        let distances = units.distances();
-        let count = units.count;
-        let mut gradient = vec![T::ZERO; count * count];
-        let (mut sum, mut queries) = (0.0, 0.0);
-        for (i, (d, gradient)) in distances.chunks(count).zip(gradient.chunks_mut(count)).enumerate() {
-            let (positives, negatives) = pairs(i, batch.labels);
-            if !positives.is_empty() {
-                sum += self.query(d, &positives, &negatives, gradient);
-                queries += 1.0;
+    fn value<T: Real>(&self, table: &mut Table<'_, T>) -> f64 {
+        let row = |anchor: Anchor<'_, T>| {
+            if anchor.positives.is_empty() {
+                anchor.cells.fill(T::ZERO);
+                return (0.0, 0.0);
             }
-        }
-        let each = 1.0 / f64::max(queries, 1.0);
-        gradient.iter_mut().for_each(|g| *g *= T::of(each));
-        from_distances(&units, &distances, &gradient, gradients);
-        Ok(T::of(sum * each))
+            (self.query(anchor), 1.0)
+        };
+        table.mean(row).value
     }
 }
 
 impl FastAp {
-    /// `1 - AP` of one query, given its distances; writes the derivative with respect to them.
-    fn query<T: Real>(&self, distances: &[T], positives: &[usize], negatives: &[usize], gradient: &mut [T]) -> f64 {
+    /// `1 - AP` of one query.
+    fn query<T: Real>(&self, Anchor { cells, positives, negatives, .. }: Anchor<'_, T>) -> f64 {
         let bins = self.num_bins as usize;
         let width = T::of(4.0 / bins as f64);
         let others = || positives.iter().map(|j| (*j, true)).chain(negatives.iter().map(|j| (*j, false)));
         // The two bin centres around a squared distance, the share of the upper one, and whether it moves with it.
-        let place = |j: usize| {
-            let at = distances[j] * distances[j] / width;
+        let place = |distance: T| {
+            let at = distance * distance / width;
             let low = (at.to_f64() as usize).min(bins - 1);
             let upper = at - T::of(low as f64);
             if upper > T::ONE { (low, T::ONE, false) } else { (low, upper, true) }
         };
         let (mut own, mut all) = (vec![T::ZERO; bins + 1], vec![T::ZERO; bins + 1]);
         for (j, positive) in others() {
-            let (low, upper, _) = place(j);
+            let (low, upper, _) = place(cells[j]);
             for (bin, share) in [(low, T::ONE - upper), (low + 1, upper)] {
                 all[bin] += share;
                 if positive {
@@ -140,12 +125,10 @@ impl FastAp {
             }
         }
         for (j, positive) in others() {
-            let (low, _, moves) = place(j);
-            if moves {
-                let slope = |of: &[T]| of[low + 1] - of[low];
-                let rise = slope(&of_all) + if positive { slope(&of_own) } else { T::ZERO };
-                gradient[j] = -rise * T::of(2.0) * distances[j] / width;
-            }
+            let (low, _, moves) = place(cells[j]);
+            let slope = |of: &[T]| of[low + 1] - of[low];
+            let rise = slope(&of_all) + if positive { slope(&of_own) } else { T::ZERO };
+            cells[j] = if moves { -rise * T::of(2.0) * cells[j] / width } else { T::ZERO };
         }
         1.0 - average
     }
@@ -154,7 +137,7 @@ impl FastAp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::testing;
+    use crate::loss::{Batch, Gradients, Loss, testing};
 
     #[test]
     fn it_equals_the_reference() {

@@ -24,6 +24,8 @@ pub enum Value {
     Count(u64),
     /// One of a few words.
     Word(&'static str),
+    /// Another loss, with its defaults.
+    Loss(&'static str),
 }
 
 /// The values that a parameter may have.
@@ -35,6 +37,8 @@ pub enum Range {
     Counts(u64, u64),
     /// One of these words.
     Words(&'static [&'static str]),
+    /// One of these losses, with parameters of its own.
+    Losses(&'static [&'static str]),
 }
 
 /// Factors and temperatures: wide, yet far from overflow in 32 bits.
@@ -53,10 +57,11 @@ impl Field {
 impl Range {
     /// What is wrong with `value`, if anything. A NaN, which JSON writes as null, is outside every range.
     pub fn fault(&self, value: &serde_json::Value) -> Option<String> {
-        let inside = match self {
-            Self::Between(low, high) => value.as_f64().is_some_and(|x| *low <= x && x <= *high),
-            Self::Counts(low, high) => value.as_u64().is_some_and(|x| *low <= x && x <= *high),
-            Self::Words(words) => value.as_str().is_some_and(|x| words.contains(&x)),
+        let (value, inside) = match self {
+            Self::Between(low, high) => (value, value.as_f64().is_some_and(|x| *low <= x && x <= *high)),
+            Self::Counts(low, high) => (value, value.as_u64().is_some_and(|x| *low <= x && x <= *high)),
+            Self::Words(words) => (value, value.as_str().is_some_and(|x| words.contains(&x))),
+            Self::Losses(names) => (&value["kind"], value["kind"].as_str().is_some_and(|x| names.contains(&x))),
         };
         (!inside).then(|| {
             format!("is {}, expected {self}", if value.is_null() { "not finite".into() } else { value.to_string() })
@@ -69,7 +74,7 @@ impl fmt::Display for Value {
         match self {
             Self::Number(x) => write!(f, "{x}"),
             Self::Count(x) => write!(f, "{x}"),
-            Self::Word(x) => f.write_str(x),
+            Self::Word(x) | Self::Loss(x) => f.write_str(x),
         }
     }
 }
@@ -80,6 +85,7 @@ impl fmt::Display for Range {
             Self::Between(low, high) => write!(f, "a number in [{low:?}, {high:?}]"),
             Self::Counts(low, high) => write!(f, "a whole number in [{low}, {high}]"),
             Self::Words(words) => write!(f, "one of {}", words.join(", ")),
+            Self::Losses(names) => write!(f, "one of the losses {}", names.join(", ")),
         }
     }
 }

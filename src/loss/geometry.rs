@@ -1,9 +1,9 @@
-//! Unit vectors, their cosines and distances, and the way back from gradients of those to gradients of raw vectors.
+//! Checked batches, unit vectors, their cosines, and the way back from gradients of cosines to gradients of raw vectors.
 
 use rayon::prelude::*;
 
 use super::real::{Onto, Real, View, dot, product};
-use super::{Batch, Gradients, LossError};
+use super::{Batch, Gradients, Init, LossError, Parameter};
 
 /// Norms below this divide as if they were this, as in the reference implementations.
 const SMALLEST_NORM: f64 = 1e-12;
@@ -82,21 +82,6 @@ impl<T: Real> Units<T> {
         product(self.view(), others.view().transposed(), Onto::Replace, &mut out);
         out
     }
-
-    /// Euclidean distances between all rows, `count x count`, from differences (no cancellation for near rows).
-    pub fn distances(&self) -> Vec<T> {
-        let mut out = vec![T::ZERO; self.count * self.count];
-        out.par_chunks_mut(self.count).enumerate().for_each(|(i, out)| {
-            let mut difference = vec![T::ZERO; self.dim];
-            for (j, out) in out.iter_mut().enumerate() {
-                for ((d, &a), &b) in difference.iter_mut().zip(self.row(i)).zip(self.row(j)) {
-                    *d = a - b;
-                }
-                *out = dot(&difference, &difference).sqrt();
-            }
-        });
-        out
-    }
 }
 
 /// Checks a batch and returns its unit embeddings.
@@ -104,37 +89,46 @@ pub fn embeddings<T: Real>(batch: Batch<'_, T>, classes: usize) -> Result<Units<
     if batch.labels.is_empty() || batch.dim == 0 {
         return Err(LossError::Empty { labels: batch.labels.len(), dim: batch.dim });
     }
-    let units = checked("embeddings", batch.embeddings, batch.labels.len(), batch.dim)?;
+    checked("embeddings", batch.embeddings, batch.labels.len(), batch.dim)?;
     match batch.labels.iter().position(|&label| label as usize >= classes) {
         Some(position) => Err(LossError::Label { label: batch.labels[position], position, classes }),
-        None => Ok(units),
+        None => Ok(Units::new(batch.embeddings, batch.dim)),
     }
 }
 
 /// Checks that a loss without parameters was given none.
-pub fn no_parameters<T>(parameters: &[&[T]]) -> Result<(), LossError> {
-    match parameters.len() {
-        0 => Ok(()),
-        found => Err(LossError::Shape { what: "the list of parameters".into(), found, expected: 0 }),
-    }
+pub fn no_parameters<T: Real>(parameters: &[&[T]]) -> Result<(), LossError> {
+    matrices(&[], parameters)
 }
 
 /// Checks the one parameter matrix of a loss, `rows x dim`, and returns its unit rows.
-pub fn class_vectors<T: Real>(name: &str, parameters: &[&[T]], rows: usize, dim: usize) -> Result<Units<T>, LossError> {
-    match parameters {
-        [matrix] => checked(name, matrix, rows, dim),
-        other => Err(LossError::Shape { what: "the list of parameters".into(), found: other.len(), expected: 1 }),
-    }
+pub fn class_vectors<T: Real>(
+    name: &'static str,
+    parameters: &[&[T]],
+    rows: usize,
+    dim: usize,
+) -> Result<Units<T>, LossError> {
+    matrices(&[Parameter { name, rows, cols: dim, init: Init::Normal }], parameters)?;
+    Ok(Units::new(parameters[0], dim))
 }
 
-fn checked<T: Real>(what: &str, values: &[T], rows: usize, dim: usize) -> Result<Units<T>, LossError> {
+/// Checks that `given` are the matrices that a loss learns.
+pub fn matrices<T: Real>(expected: &[Parameter], given: &[&[T]]) -> Result<(), LossError> {
+    if expected.len() != given.len() {
+        let (found, expected) = (given.len(), expected.len());
+        return Err(LossError::Shape { what: "the list of parameters".into(), found, expected });
+    }
+    expected.iter().zip(given).try_for_each(|(matrix, values)| checked(matrix.name, values, matrix.rows, matrix.cols))
+}
+
+fn checked<T: Real>(what: &str, values: &[T], rows: usize, dim: usize) -> Result<(), LossError> {
     let expected = rows.saturating_mul(dim);
     if values.len() != expected {
         return Err(LossError::Shape { what: format!("{what}, {rows} x {dim},"), found: values.len(), expected });
     }
     match values.iter().position(|x| !x.is_finite()) {
         Some(position) => Err(LossError::NotFinite { what: what.into(), position }),
-        None => Ok(Units::new(values, dim)),
+        None => Ok(()),
     }
 }
 
@@ -150,30 +144,18 @@ pub fn zeros<T: Real>(buffer: &mut Vec<T>, length: usize) -> &mut [T] {
 pub fn from_cosines<T: Real>(units: &Units<T>, gradient: &[T], gradients: &mut Gradients<T>) {
     gradients.parameters.clear();
     let out = zeros(&mut gradients.embeddings, units.rows.len());
-    let gradient = View::new(gradient, units.count, units.count);
-    product(gradient, units.view(), Onto::Replace, out);
-    product(gradient.transposed(), units.view(), Onto::Add, out);
+    cosine_gradient(units, units.view(), gradient, true, out);
     units.pull_back(out);
 }
 
-/// Writes the gradients of a loss of the Euclidean distances of all pairs, given those `distances` and its `gradient`
-/// with respect to them as independent entries. A distance of 0 passes no gradient.
-pub fn from_distances<T: Real>(units: &Units<T>, distances: &[T], gradient: &[T], gradients: &mut Gradients<T>) {
-    gradients.parameters.clear();
-    let out = zeros(&mut gradients.embeddings, units.rows.len());
-    let count = units.count;
-    out.par_chunks_mut(units.dim).enumerate().for_each(|(i, out)| {
-        for j in 0..count {
-            let (g, distance) = (gradient[i * count + j] + gradient[j * count + i], distances[i * count + j]);
-            if g != T::ZERO && distance > T::ZERO {
-                let weight = g / distance;
-                for ((out, &a), &b) in out.iter_mut().zip(units.row(i)).zip(units.row(j)) {
-                    *out += weight * (a - b);
-                }
-            }
-        }
-    });
-    units.pull_back(out);
+/// Adds the gradient with respect to the unit rows of a loss of their cosines with `references`, given its gradient with
+/// respect to those cosines. With `both` the references are the rows, and move too.
+pub fn cosine_gradient<T: Real>(units: &Units<T>, references: View<'_, T>, gradient: &[T], both: bool, out: &mut [T]) {
+    let gradient = View::new(gradient, units.count, gradient.len() / units.count);
+    product(gradient, references, Onto::Add, out);
+    if both {
+        product(gradient.transposed(), units.view(), Onto::Add, out);
+    }
 }
 
 /// Writes the gradients of a loss of the cosines between embeddings and class vectors, given its gradient with respect
@@ -197,11 +179,6 @@ pub fn from_scores<T: Real>(
     }
     product(gradient.transposed(), embeddings.view(), Onto::Add, out);
     vectors.pull_back(out);
-}
-
-/// The other samples of the class of sample `i`, and the samples of other classes, both ascending.
-pub fn pairs(i: usize, labels: &[u32]) -> (Vec<usize>, Vec<usize>) {
-    (0..labels.len()).filter(|&j| j != i).partition(|&j| labels[j] == labels[i])
 }
 
 /// The samples of a batch, class by class.
@@ -246,16 +223,6 @@ mod tests {
         u.pull_back(&mut g);
         // (I - u u^T) (1, 0) / 5 with u = (0.6, 0.8)
         assert!((g[0] - 0.64 / 5.0).abs() <= 1e-15 && (g[1] + 0.48 / 5.0).abs() <= 1e-15, "{g:?}");
-    }
-
-    #[test]
-    fn distances_are_euclidean_and_symmetric() {
-        let u = Units::new(&[2.0f64, 0.0, 0.0, 5.0, -1.0, 0.0], 2);
-        let d = u.distances();
-        assert_eq!(d[0], 0.0);
-        assert!((d[1] - 2f64.sqrt()).abs() <= 1e-15);
-        assert!((d[2] - 2.0).abs() <= 1e-15);
-        assert_eq!(d[1].to_bits(), d[3].to_bits());
     }
 
     #[test]

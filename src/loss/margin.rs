@@ -1,124 +1,187 @@
-//! Margin loss over all triplets of a batch, with a fixed boundary.
+//! Margin loss over all triplets of a batch, with a fixed or learned boundary between near and far.
 
 use serde::{Deserialize, Serialize};
 
-use super::fields::{Field, MARGIN};
-use super::geometry::{embeddings, from_distances, no_parameters, pairs};
+use super::fields::{Field, MARGIN, Range, Value, WEIGHT};
+use super::formula::{Against, Anchor, Formula, Table};
+use super::measure::Measure;
 use super::real::Real;
-use super::{Batch, Gradients, Loss, LossError, Parameter};
+use super::{Init, Parameter};
 
 /// Margin loss.
 ///
 /// ```text
-/// L = sum over triplets (a, p, n) of [|e_a - e_p| - beta + margin]_+ + [beta - |e_a - e_n| + margin]_+
-///     / number of those terms that are positive
+/// L = 1/n sum over triplets (a, p, n) of [|e_a - e_p| - beta_a + margin]_+ + [beta_a - |e_a - e_n| + margin]_+
+///   + nu beta                              (boundary: learned)
+///   + nu/n sum over triplets of beta_a     (boundary: per_class)
 /// ```
 ///
-/// `e` unit embeddings; `p` shares the class of `a`, `n` does not. With no positive term it is 0, as for batches of one class
-/// or of one sample a class. A term at its kink is 0 and has gradient 0, as has a distance of 0.
+/// `e` unit embeddings; `p` shares the class of `a`, `n` does not; the divisor `n` is the number of terms of the first line that
+/// are positive. `beta_a` is one number, or the one of the class of `a`. With no positive term the sums are 0, as for batches of
+/// one class or of one sample a class; `nu beta` counts wherever there is a triplet. A term at its kink is 0 and has gradient
+/// 0, as has a distance of 0.
 ///
 /// # Shapes
-/// Embeddings `B x D`; no parameters.
+/// Embeddings `B x D`; with a learned boundary `beta`, `1 x 1` or `C x 1`, which starts at the parameter `beta`.
 ///
 /// # Parameters
 /// See [`Margin::FIELDS`].
 ///
 /// # Gradient
-/// With respect to an active distance: `+-` the number of triplets that it occurs in / number of positive terms.
+/// With respect to an active distance: `+-` the number of triplets that it occurs in / `n`; with respect to `beta_a` the
+/// negative of the sum of those, and the factor of the regulariser. `n` is held fixed.
 ///
 /// # Cost
-/// O(B^2 D) time, O(B^2) memory: terms depend on pairs, and are weighted by the triplets they occur in.
+/// O(B^2 D) time, O(B^2) memory, free of `C`: terms depend on pairs, and are weighted by the triplets they occur in.
 ///
 /// # Source
-/// Wu et al., *Sampling Matters in Deep Embedding Learning*, ICCV 2017, which samples by distance and learns `beta`. Here, as in
-/// pytorch-metric-learning's default, `beta` is fixed and all triplets take part.
+/// Wu et al., *Sampling Matters in Deep Embedding Learning*, ICCV 2017, which samples by distance. Here all triplets take part,
+/// as in MLRC, and the values equal those of pytorch-metric-learning, which holds an index for each triplet. MLRC decays the
+/// weights of the network, not `beta`: set `loss_weight_decay: 0` for that.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Margin {
     /// Half the width of the band around the boundary.
     pub margin: f64,
-    /// The boundary between near and far.
+    /// The boundary between near and far, or its start.
     pub beta: f64,
+    /// Whether the boundary moves.
+    pub boundary: Boundary,
+    /// Weight of the regulariser on a learned boundary.
+    pub nu: f64,
+}
+
+/// The boundary between near and far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Boundary {
+    /// One number that stays.
+    Fixed,
+    /// One number that is learned.
+    Learned,
+    /// A learned number for each class.
+    PerClass,
 }
 
 impl Margin {
     /// Names, defaults and ranges.
     pub const FIELDS: &'static [Field] = &[
         Field::number("margin", 0.2, MARGIN, "half the width of the band around the boundary (paper: 0.2)"),
-        Field::number("beta", 1.2, MARGIN, "distance between near and far (paper: 1.2)"),
+        Field::number("beta", 1.2, MARGIN, "distance between near and far, or its start (paper: 1.2)"),
+        Field {
+            name: "boundary",
+            default: Value::Word("fixed"),
+            range: Range::Words(&["fixed", "learned", "per_class"]),
+            about: "whether beta is learned, once or for each class (MLRC: learned, per_class)",
+        },
+        Field::number("nu", 0.0, WEIGHT, "weight of the regulariser on a learned beta; without effect on a fixed one"),
     ];
 }
 
 impl Default for Margin {
     fn default() -> Self {
-        Self { margin: 0.2, beta: 1.2 }
+        Self { margin: 0.2, beta: 1.2, boundary: Boundary::Fixed, nu: 0.0 }
     }
 }
 
-impl<T: Real> Loss<T> for Margin {
-    fn parameters(&self, _classes: usize, _dim: usize) -> Vec<Parameter> {
-        Vec::new()
+impl Formula for Margin {
+    fn against(&self) -> Against {
+        Against::Samples(Measure::Euclidean)
     }
 
-    fn evaluate(
-        &self,
-        batch: Batch<'_, T>,
-        classes: usize,
-        parameters: &[&[T]],
-        gradients: &mut Gradients<T>,
-    ) -> Result<T, LossError> {
-        no_parameters(parameters)?;
-        let units = embeddings(batch, classes)?;
-        let distances = units.distances();
-        let count = units.count;
-        let (near, far) = (T::of(self.beta - self.margin), T::of(self.beta + self.margin));
-        let mut gradient = vec![T::ZERO; count * count];
-        let (mut sum, mut terms) = (0.0, 0.0);
-        for (i, (d, gradient)) in distances.chunks(count).zip(gradient.chunks_mut(count)).enumerate() {
-            let (positives, negatives) = pairs(i, batch.labels);
+    fn learned(&self, classes: usize) -> Option<Parameter> {
+        let rows = match self.boundary {
+            Boundary::Fixed => return None,
+            Boundary::Learned => 1,
+            Boundary::PerClass => classes,
+        };
+        Some(Parameter { name: "beta", rows, cols: 1, init: Init::Constant(self.beta) })
+    }
+
+    fn value<T: Real>(&self, table: &mut Table<'_, T>) -> f64 {
+        let (betas, labels, width) = (table.learned, table.labels, table.width);
+        let place = |label: usize| if self.boundary == Boundary::PerClass { label } else { 0 };
+        let margin = T::of(self.margin);
+        let row = |Anchor { label, cells, positives, negatives }: Anchor<'_, T>| {
+            let beta = betas.get(place(label)).copied().unwrap_or(T::of(self.beta));
+            let (mut sum, mut terms) = (0.0, 0.0);
             // A pair occurs in as many triplets as its anchor has pairs of the other kind.
             for (own, others, bound, sign) in
-                [(&positives, &negatives, near, T::ONE), (&negatives, &positives, far, -T::ONE)]
+                [(&positives, &negatives, beta - margin, T::ONE), (&negatives, &positives, beta + margin, -T::ONE)]
             {
+                let triplets = others.len() as f64;
                 for &j in own {
-                    let term = sign * (d[j] - bound);
+                    let term = sign * (cells[j] - bound);
+                    cells[j] = T::ZERO;
                     if term > T::ZERO {
-                        let triplets = others.len() as f64;
                         sum += triplets * term.to_f64();
                         terms += triplets;
-                        gradient[j] = sign * T::of(triplets);
+                        cells[j] = sign * T::of(triplets);
                     }
                 }
             }
+            (sum, terms)
+        };
+        let mean = table.mean(row);
+        if self.boundary == Boundary::Fixed {
+            return mean.value;
         }
-        let each = 1.0 / f64::max(terms, 1.0);
-        gradient.iter_mut().for_each(|g| *g *= T::of(each));
-        from_distances(&units, &distances, &gradient, gradients);
-        Ok(T::of(sum * each))
+        // Each distance stands beside minus its beta.
+        let mut slopes = vec![0.0; betas.len()];
+        for (cells, &label) in table.cells.chunks(width).zip(labels) {
+            slopes[place(label as usize)] -= cells.iter().map(|g| g.to_f64()).sum::<f64>();
+        }
+        let triplets = table.anchors(|anchor| (anchor.positives.len() * anchor.negatives.len()) as f64);
+        let divisor = if self.boundary == Boundary::PerClass { mean.terms } else { triplets.iter().sum() };
+        let each = if divisor > 0.0 { self.nu / divisor } else { 0.0 };
+        let mut regulariser = 0.0;
+        for (&label, triplets) in labels.iter().zip(triplets) {
+            let place = place(label as usize);
+            regulariser += each * triplets * betas[place].to_f64();
+            slopes[place] += each * triplets;
+        }
+        table.learned_gradient = slopes.into_iter().map(T::of).collect();
+        mean.value + regulariser
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::testing;
+    use crate::loss::{Batch, Gradients, Loss, testing};
 
     #[test]
     fn it_equals_the_reference() {
         testing::equals_reference("margin", 3);
+        testing::equals_more_reference("margin", 6);
     }
 
     #[test]
     fn its_gradient_is_the_slope_of_its_value() {
-        testing::slopes(&Margin { margin: 0.3, beta: 1.1 });
+        for boundary in [Boundary::Fixed, Boundary::Learned, Boundary::PerClass] {
+            testing::slopes(&Margin { margin: 0.3, beta: 1.1, boundary, nu: 0.4 });
+        }
     }
 
     #[test]
     fn each_side_of_the_boundary_costs_what_it_does_on_paper() {
         let batch = Batch { embeddings: &[1.0, 0.0, 0.0, 1.0, -1.0, 0.0], labels: &[0, 0, 1], dim: 2 };
-        let value: f64 = Margin { margin: 0.5, beta: 1.0 }.evaluate(batch, 2, &[], &mut Gradients::default()).unwrap();
+        let loss = Margin { margin: 0.5, beta: 1.0, nu: 0.25, ..Default::default() };
+        let value: f64 = loss.evaluate(batch, 2, &[], &mut Gradients::default()).unwrap();
         // Both anchors: sqrt 2 - 0.5. Anchor 0: 1.5 - 2 < 0. Anchor 1: 1.5 - sqrt 2.
         let root = 2f64.sqrt();
-        assert!((value - (2.0 * (root - 0.5) + 1.5 - root) / 3.0).abs() <= 1e-15, "{value}");
+        let expected = (2.0 * (root - 0.5) + 1.5 - root) / 3.0;
+        assert!((value - expected).abs() <= 1e-15, "{value}");
+
+        // Two triplets, both of class 0, and three terms; beta falls with the first two and rises with the third.
+        let mut gradients = Gradients::default();
+        let loss = Margin { boundary: Boundary::PerClass, ..loss };
+        let value = loss.evaluate(batch, 2, &[&[1.0, 7.0]], &mut gradients).unwrap();
+        assert!((value - expected - 0.25 * 2.0 / 3.0).abs() <= 1e-15, "{value}");
+        assert!((gradients.parameters[0][0] - (-1.0 / 3.0 + 0.25 * 2.0 / 3.0)).abs() <= 1e-15, "{gradients:?}");
+        assert_eq!(gradients.parameters[0][1], 0.0);
+        let loss = Margin { boundary: Boundary::Learned, ..loss };
+        let value = loss.evaluate(batch, 2, &[&[1.0]], &mut gradients).unwrap();
+        assert!((value - expected - 0.25).abs() <= 1e-15, "{value}");
     }
 }

@@ -6,21 +6,27 @@
 
 pub mod arcface;
 pub mod binomial_deviance;
+pub mod center;
 pub mod check;
 pub mod class_wise_contrastive;
 pub mod class_wise_multi_similarity;
 pub mod class_wise_triplet;
 pub mod contrastive;
 pub mod cosface;
+pub mod cross_batch_memory;
 pub mod fast_ap;
 pub mod fields;
+mod formula;
 mod geometry;
 pub mod margin;
 pub mod mean_field_binomial_deviance;
 pub mod mean_field_class_wise_multi_similarity;
 pub mod mean_field_contrastive;
 pub mod mean_field_triplet;
+mod measure;
+pub mod memory;
 pub mod multi_similarity;
+pub mod n_pair;
 pub mod normalized_softmax;
 pub mod nt_xent;
 pub mod pairwise;
@@ -36,8 +42,12 @@ mod softmax;
 #[cfg(test)]
 mod testing;
 pub mod triplet;
+#[cfg(test)]
+mod vectors;
 
 use thiserror::Error;
+
+use self::memory::Memory;
 
 /// A mini-batch as a loss sees it.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +68,8 @@ pub enum Init {
     Normal,
     /// Each element from N(0, 2 / fan), fan being the number of rows (Kaiming normal, fan-out, of a rows x cols matrix).
     KaimingNormalFanOut,
+    /// Each element this number.
+    Constant(f64),
 }
 
 /// One matrix that a loss learns.
@@ -97,6 +109,15 @@ pub enum LossError {
     /// A NaN or an infinity came in.
     #[error("{what} is not finite at position {position}")]
     NotFinite { what: String, position: usize },
+    /// A loss of raw vectors does not fit the number type.
+    #[error("the loss of raw vectors this long is not a finite number")]
+    Overflow,
+    /// A batch does not fit into the memory of past batches.
+    #[error("the memory holds {size} embeddings, fewer than the batch's {batch}")]
+    Memory { size: usize, batch: usize },
+    /// Only a loss that compares samples can have a memory of them.
+    #[error("cross-batch memory needs a loss that compares samples")]
+    NotOfSamples,
 }
 
 /// A metric-learning loss.
@@ -119,6 +140,18 @@ pub trait Loss<T>: Send + Sync {
         parameters: &[&[T]],
         gradients: &mut Gradients<T>,
     ) -> Result<T, LossError>;
+    /// [`Loss::evaluate`] as one step of a training: a loss that remembers past batches reads and extends `memory`, which
+    /// starts empty and goes from step to step.
+    fn step(
+        &self,
+        _memory: &mut Memory<T>,
+        batch: Batch<'_, T>,
+        classes: usize,
+        parameters: &[&[T]],
+        gradients: &mut Gradients<T>,
+    ) -> Result<T, LossError> {
+        self.evaluate(batch, classes, parameters, gradients)
+    }
 }
 
 /// Whether `loss` learns one matrix with a row a class, such as mean fields or proxies, and nothing else.

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Field, MARGIN, Range, SCALE, Value};
-use super::geometry::{embeddings, from_cosines, no_parameters, pairs};
+use super::formula::{Against, Anchor, Formula, Table};
+use super::measure::Measure;
 use super::real::Real;
 use super::smooth::log_1p_sum_exp;
-use super::{Batch, Gradients, Loss, LossError, Parameter};
 
 /// Multi-similarity loss over the anchors of a batch.
 ///
@@ -31,7 +31,7 @@ use super::{Batch, Gradients, Loss, LossError, Parameter};
 /// negative; the miner's choice is held fixed.
 ///
 /// # Cost
-/// O(B^2 D) time, O(B^2) memory.
+/// O(B^2 D) time, O(B^2) memory; free of `C`.
 ///
 /// # Source
 /// Wang et al., *Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning*, CVPR 2019. Equal to
@@ -83,60 +83,49 @@ impl Default for MultiSimilarity {
     }
 }
 
-impl<T: Real> Loss<T> for MultiSimilarity {
-    fn parameters(&self, _classes: usize, _dim: usize) -> Vec<Parameter> {
-        Vec::new()
+impl Formula for MultiSimilarity {
+    fn against(&self) -> Against {
+        Against::Samples(Measure::Cosine)
     }
 
-    fn evaluate(
-        &self,
-        batch: Batch<'_, T>,
-        classes: usize,
-        parameters: &[&[T]],
-        gradients: &mut Gradients<T>,
-    ) -> Result<T, LossError> {
-        no_parameters(parameters)?;
-        let units = embeddings(batch, classes)?;
-        let cosines = units.cosines(&units);
-        let count = units.count;
-        let each = T::of(1.0 / count as f64);
-        let mut gradient = vec![T::ZERO; count * count];
-        let mut total = 0.0;
-        for (i, (s, gradient)) in cosines.chunks(count).zip(gradient.chunks_mut(count)).enumerate() {
-            let (positives, negatives) = self.mine(i, s, batch.labels);
+    fn value<T: Real>(&self, table: &mut Table<'_, T>) -> f64 {
+        let row = |mut anchor: Anchor<'_, T>| {
+            self.mine(&mut anchor);
+            let Anchor { cells, positives, negatives, .. } = anchor;
+            let cosines = cells.to_vec();
+            cells.fill(T::ZERO);
+            let mut sum = 0.0;
             for (kept, sharpness) in [(positives, -self.alpha), (negatives, self.beta)] {
-                let exponent = |j: usize| T::of(sharpness) * (s[j] - T::of(self.base));
+                let exponent = |j: usize| T::of(sharpness) * (cosines[j] - T::of(self.base));
                 let log = log_1p_sum_exp(kept.iter().map(|&j| exponent(j)));
-                total += log.to_f64() / sharpness.abs();
+                sum += log.to_f64() / sharpness.abs();
                 for &j in &kept {
-                    gradient[j] = T::of(sharpness.signum()) * each * (exponent(j) - log).exp();
+                    cells[j] = T::of(sharpness.signum()) * (exponent(j) - log).exp();
                 }
             }
-        }
-        from_cosines(&units, &gradient, gradients);
-        Ok(T::of(total / count as f64))
+            (sum, 1.0)
+        };
+        table.mean(row).value
     }
 }
 
 impl MultiSimilarity {
-    /// The positives and negatives of anchor `i` that take part, `s` being its cosines.
-    fn mine<T: Real>(&self, i: usize, s: &[T], labels: &[u32]) -> (Vec<usize>, Vec<usize>) {
-        let (mut positives, mut negatives) = pairs(i, labels);
+    /// Leaves the positives and negatives that take part.
+    fn mine<T: Real>(&self, Anchor { cells, positives, negatives, .. }: &mut Anchor<'_, T>) {
         if self.miner == Miner::MultiSimilarity {
             let epsilon = T::of(self.miner_epsilon);
-            let hardest_negative = negatives.iter().fold(T::of(f64::NEG_INFINITY), |m, &j| m.max(s[j]));
-            let hardest_positive = positives.iter().fold(T::of(f64::INFINITY), |m, &j| -(-m).max(-s[j]));
-            positives.retain(|&j| s[j] - epsilon < hardest_negative);
-            negatives.retain(|&j| s[j] + epsilon > hardest_positive);
+            let hardest_negative = negatives.iter().fold(T::of(f64::NEG_INFINITY), |m, &j| m.max(cells[j]));
+            let hardest_positive = positives.iter().fold(T::of(f64::INFINITY), |m, &j| -(-m).max(-cells[j]));
+            positives.retain(|&j| cells[j] - epsilon < hardest_negative);
+            negatives.retain(|&j| cells[j] + epsilon > hardest_positive);
         }
-        (positives, negatives)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::testing;
+    use crate::loss::{Batch, Gradients, Loss, testing};
 
     #[test]
     fn it_equals_the_reference_with_and_without_the_miner() {

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Field, SCALE};
-use super::geometry::{embeddings, from_cosines, no_parameters, pairs};
+use super::formula::{Against, Anchor, Formula, Table};
+use super::measure::Measure;
 use super::real::Real;
 use super::smooth::{log_sum_exp, sigmoid, softplus};
-use super::{Batch, Gradients, Loss, LossError, Parameter};
 
 /// NT-Xent loss (normalised temperature-scaled cross-entropy) with labels.
 ///
@@ -28,7 +28,7 @@ use super::{Batch, Gradients, Loss, LossError, Parameter};
 /// over the negatives by their softmax, for `s_an`.
 ///
 /// # Cost
-/// O(B^2 D) time, O(B^2) memory.
+/// O(B^2 D) time, O(B^2) memory; free of `C`.
 ///
 /// # Source
 /// Sohn, NIPS 2016; Chen et al., *A Simple Framework for Contrastive Learning of Visual Representations*, ICML 2020. Equal to
@@ -52,55 +52,40 @@ impl Default for NtXent {
     }
 }
 
-impl<T: Real> Loss<T> for NtXent {
-    fn parameters(&self, _classes: usize, _dim: usize) -> Vec<Parameter> {
-        Vec::new()
+impl Formula for NtXent {
+    fn against(&self) -> Against {
+        Against::Samples(Measure::Cosine)
     }
 
-    fn evaluate(
-        &self,
-        batch: Batch<'_, T>,
-        classes: usize,
-        parameters: &[&[T]],
-        gradients: &mut Gradients<T>,
-    ) -> Result<T, LossError> {
-        no_parameters(parameters)?;
-        let units = embeddings(batch, classes)?;
-        let cosines = units.cosines(&units);
-        let (count, inverse) = (units.count, T::of(1.0 / self.temperature));
-        let mut gradient = vec![T::ZERO; count * count];
-        let (mut sum, mut terms) = (0.0, 0.0);
-        for (i, (s, gradient)) in cosines.chunks(count).zip(gradient.chunks_mut(count)).enumerate() {
-            let (positives, negatives) = pairs(i, batch.labels);
-            let all = log_sum_exp(negatives.iter().map(|&n| s[n] * inverse));
+    fn value<T: Real>(&self, table: &mut Table<'_, T>) -> f64 {
+        let inverse = T::of(1.0 / self.temperature);
+        let row = |Anchor { cells, positives, negatives, .. }: Anchor<'_, T>| {
             if negatives.is_empty() {
-                terms += positives.len() as f64;
-                continue;
+                positives.iter().for_each(|&p| cells[p] = T::ZERO);
+                return (0.0, positives.len() as f64);
             }
-            let mut pushed = T::ZERO;
+            let all = log_sum_exp(negatives.iter().map(|&n| cells[n] * inverse));
+            let (mut sum, mut pushed) = (0.0, T::ZERO);
             for &p in &positives {
-                let logit = all - s[p] * inverse;
+                let logit = all - cells[p] * inverse;
                 sum += softplus(logit).to_f64();
-                terms += 1.0;
                 let share = sigmoid(logit);
                 pushed += share;
-                gradient[p] = -share;
+                cells[p] = -share * inverse;
             }
             for &n in &negatives {
-                gradient[n] = pushed * (s[n] * inverse - all).exp();
+                cells[n] = pushed * (cells[n] * inverse - all).exp() * inverse;
             }
-        }
-        let each = 1.0 / f64::max(terms, 1.0);
-        gradient.iter_mut().for_each(|g| *g *= T::of(each / self.temperature));
-        from_cosines(&units, &gradient, gradients);
-        Ok(T::of(sum * each))
+            (sum, positives.len() as f64)
+        };
+        table.mean(row).value
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::testing;
+    use crate::loss::{Batch, Gradients, Loss, testing};
 
     #[test]
     fn it_equals_the_reference() {

@@ -3,11 +3,11 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::Init;
 use super::fields::{Field, MARGIN, SCALE};
-use super::geometry::{class_vectors, embeddings, from_scores};
+use super::formula::{Against, Formula, Table};
 use super::real::Real;
 use super::smooth::log_1p_sum_exp;
-use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
 
 /// Proxy-anchor loss.
 ///
@@ -29,7 +29,7 @@ use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
 /// `alpha exp(alpha (q + margin)) / (C (1 + sum))`.
 ///
 /// # Cost
-/// O(B C D) time, O(B C) memory.
+/// O(B C D) time, O(B C + C D) memory.
 ///
 /// # Source
 /// Kim et al., *Proxy Anchor Loss for Deep Metric Learning*, CVPR 2020. Equal to its code and to pytorch-metric-learning,
@@ -58,28 +58,20 @@ impl Default for ProxyAnchor {
     }
 }
 
-impl<T: Real> Loss<T> for ProxyAnchor {
-    fn parameters(&self, classes: usize, dim: usize) -> Vec<Parameter> {
-        vec![Parameter { name: "proxies", rows: classes, cols: dim, init: Init::KaimingNormalFanOut }]
+impl Formula for ProxyAnchor {
+    fn against(&self) -> Against {
+        Against::ClassVectors("proxies", Init::KaimingNormalFanOut)
     }
 
-    fn evaluate(
-        &self,
-        batch: Batch<'_, T>,
-        classes: usize,
-        parameters: &[&[T]],
-        gradients: &mut Gradients<T>,
-    ) -> Result<T, LossError> {
-        let units = embeddings(batch, classes)?;
-        let proxies = class_vectors("proxies", parameters, classes, batch.dim)?;
-        let scores = units.cosines(&proxies);
+    fn value<T: Real>(&self, Table { cells: scores, labels, width: classes, .. }: &mut Table<'_, T>) -> f64 {
+        let (labels, classes) = (*labels, *classes);
         let (alpha, margin) = (T::of(self.alpha), T::of(self.margin));
 
         // For each class: log(1 + sum) over its own samples, if it has any, and over the others.
         let logs: Vec<(Option<T>, T)> = (0..classes)
             .into_par_iter()
             .map(|c| {
-                let of = |own: bool| (0..units.count).filter(move |&i| (batch.labels[i] as usize == c) == own);
+                let of = |own: bool| (0..labels.len()).filter(move |&i| (labels[i] as usize == c) == own);
                 let score = |i: usize| scores[i * classes + c];
                 let pull = log_1p_sum_exp(of(true).map(|i| -alpha * (score(i) - margin)));
                 let push = log_1p_sum_exp(of(false).map(|i| alpha * (score(i) + margin)));
@@ -88,32 +80,28 @@ impl<T: Real> Loss<T> for ProxyAnchor {
             .collect();
         let present = logs.iter().filter(|(pull, _)| pull.is_some()).count();
         let (per_present, per_class) = (1.0 / present as f64, 1.0 / classes as f64);
-        let value: f64 = logs
-            .iter()
-            .map(|(pull, push)| pull.map_or(0.0, |log| log.to_f64() * per_present) + push.to_f64() * per_class)
-            .sum();
 
-        let mut gradient = vec![T::ZERO; scores.len()];
-        gradient.par_chunks_mut(classes).enumerate().for_each(|(i, row)| {
-            for (c, (out, &(pull, push))) in row.iter_mut().zip(&logs).enumerate() {
-                let score = scores[i * classes + c];
-                *out = match pull {
-                    Some(log) if batch.labels[i] as usize == c => {
-                        -T::of(self.alpha * per_present) * (-alpha * (score - margin) - log).exp()
+        scores.par_chunks_mut(classes).zip(labels).for_each(|(row, &label)| {
+            for (c, (cell, &(pull, push))) in row.iter_mut().zip(&logs).enumerate() {
+                *cell = match pull {
+                    Some(log) if label as usize == c => {
+                        -T::of(self.alpha * per_present) * (-alpha * (*cell - margin) - log).exp()
                     }
-                    _ => T::of(self.alpha * per_class) * (alpha * (score + margin) - push).exp(),
+                    _ => T::of(self.alpha * per_class) * (alpha * (*cell + margin) - push).exp(),
                 };
             }
         });
-        from_scores(&units, &proxies, &gradient, None, gradients);
-        Ok(T::of(value))
+        let class = |(pull, push): &(Option<T>, T)| {
+            pull.map_or(0.0, |log| log.to_f64() * per_present) + push.to_f64() * per_class
+        };
+        logs.iter().map(class).sum()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::testing;
+    use crate::loss::{Batch, Gradients, Loss, testing};
 
     #[test]
     fn it_equals_the_reference() {

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Init;
 use super::fields::{Field, SCALE};
-use super::geometry::{class_vectors, embeddings, from_scores};
+use super::formula::{Against, Formula, Table};
 use super::real::Real;
 use super::softmax::cross_entropy;
-use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
 
 /// ProxyNCA loss.
 ///
@@ -27,7 +27,7 @@ use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
 /// With respect to a logit: `(probability - [c = y_i]) / B`.
 ///
 /// # Cost
-/// O(B C D) time, O(B C) memory.
+/// O(B C D) time, O(B C + C D) memory.
 ///
 /// # Source
 /// Movshovitz-Attias et al., *No Fuss Distance Metric Learning using Proxies*, ICCV 2017, which leaves the own proxy out of the
@@ -55,32 +55,21 @@ impl Default for ProxyNca {
     }
 }
 
-impl<T: Real> Loss<T> for ProxyNca {
-    fn parameters(&self, classes: usize, dim: usize) -> Vec<Parameter> {
-        vec![Parameter { name: "proxies", rows: classes, cols: dim, init: Init::Normal }]
+impl Formula for ProxyNca {
+    fn against(&self) -> Against {
+        Against::ClassVectors("proxies", Init::Normal)
     }
 
-    fn evaluate(
-        &self,
-        batch: Batch<'_, T>,
-        classes: usize,
-        parameters: &[&[T]],
-        gradients: &mut Gradients<T>,
-    ) -> Result<T, LossError> {
-        let units = embeddings(batch, classes)?;
-        let vectors = class_vectors("proxies", parameters, classes, batch.dim)?;
-        let mut scores = units.cosines(&vectors);
-        let scale = T::of(2.0 * self.softmax_scale);
-        let value = cross_entropy(&mut scores, batch.labels, classes, 2.0 * self.softmax_scale, |q| (scale * q, scale));
-        from_scores(&units, &vectors, &scores, None, gradients);
-        Ok(T::of(value))
+    fn value<T: Real>(&self, table: &mut Table<'_, T>) -> f64 {
+        let scale = 2.0 * self.softmax_scale;
+        cross_entropy(table.cells, table.labels, table.width, scale, |q| (T::of(scale) * q, T::of(scale)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::testing;
+    use crate::loss::{Batch, Gradients, Loss, testing};
 
     #[test]
     fn it_equals_the_reference() {

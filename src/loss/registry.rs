@@ -5,15 +5,17 @@ use thiserror::Error;
 
 use super::Loss;
 use super::fields::Field;
+use super::formula::OfSamples;
 use super::real::Real;
 use super::{
-    arcface::ArcFace, binomial_deviance::BinomialDeviance, class_wise_contrastive::ClassWiseContrastive,
-    class_wise_multi_similarity::ClassWiseMultiSimilarity, class_wise_triplet::ClassWiseTriplet,
-    contrastive::Contrastive, cosface::CosFace, fast_ap::FastAp, margin::Margin,
+    arcface::ArcFace, binomial_deviance::BinomialDeviance, center::Center,
+    class_wise_contrastive::ClassWiseContrastive, class_wise_multi_similarity::ClassWiseMultiSimilarity,
+    class_wise_triplet::ClassWiseTriplet, contrastive::Contrastive, cosface::CosFace,
+    cross_batch_memory::CrossBatchMemory, fast_ap::FastAp, margin::Margin,
     mean_field_binomial_deviance::MeanFieldBinomialDeviance,
     mean_field_class_wise_multi_similarity::MeanFieldClassWiseMultiSimilarity,
     mean_field_contrastive::MeanFieldContrastive, mean_field_triplet::MeanFieldTriplet,
-    multi_similarity::MultiSimilarity, normalized_softmax::NormalizedSoftmax, nt_xent::NtXent,
+    multi_similarity::MultiSimilarity, n_pair::NPair, normalized_softmax::NormalizedSoftmax, nt_xent::NtXent,
     proxy_anchor::ProxyAnchor, proxy_nca::ProxyNca, snr_contrastive::SnrContrastive, soft_triple::SoftTriple,
     triplet::Triplet,
 };
@@ -25,7 +27,7 @@ pub struct SpecError {
     /// The loss.
     pub loss: &'static str,
     /// Each field at fault, and what is wrong with it.
-    pub problems: Vec<(&'static str, String)>,
+    pub problems: Vec<(String, String)>,
 }
 
 macro_rules! losses {
@@ -42,6 +44,10 @@ macro_rules! losses {
         impl LossSpec {
             /// The names of all losses, as `kind` takes them.
             pub const NAMES: &'static [&'static str] = &[$($name),*];
+
+            /// The file of each loss.
+            #[cfg(test)]
+            const FILES: &'static [&'static str] = &[$(include_str!(concat!($name, ".rs"))),*];
 
             /// The name of this loss.
             pub fn name(&self) -> &'static str {
@@ -87,6 +93,9 @@ losses! {
     CosFace = "cosface",
     ArcFace = "arcface",
     SoftTriple = "soft_triple",
+    NPair = "n_pair",
+    Center = "center",
+    CrossBatchMemory = "cross_batch_memory",
     ClassWiseContrastive = "class_wise_contrastive",
     BinomialDeviance = "binomial_deviance",
     MeanFieldBinomialDeviance = "mean_field_binomial_deviance",
@@ -95,10 +104,34 @@ losses! {
 }
 
 impl LossSpec {
-    /// Each parameter outside its range, and what is wrong with it; empty if all is well.
-    pub fn check(&self) -> Vec<(&'static str, String)> {
+    /// The losses that compare the samples of a batch pair by pair or triplet by triplet, which
+    /// [`cross_batch_memory`](super::cross_batch_memory) can wrap.
+    pub const OF_SAMPLES: &'static [&'static str] =
+        &["contrastive", "multi_similarity", "triplet", "nt_xent", "snr_contrastive", "fast_ap", "margin"];
+
+    /// This loss, if it is one of [`LossSpec::OF_SAMPLES`].
+    pub(super) fn of_samples<T: Real>(&self) -> Option<&dyn OfSamples<T>> {
+        match self {
+            Self::Contrastive(loss) => Some(loss),
+            Self::MultiSimilarity(loss) => Some(loss),
+            Self::Triplet(loss) => Some(loss),
+            Self::NtXent(loss) => Some(loss),
+            Self::SnrContrastive(loss) => Some(loss),
+            Self::FastAp(loss) => Some(loss),
+            Self::Margin(loss) => Some(loss),
+            _ => None,
+        }
+    }
+
+    /// Each parameter outside its range, as a path, and what is wrong with it; empty if all is well.
+    pub fn check(&self) -> Vec<(String, String)> {
         let values = serde_json::to_value(self).unwrap_or_default();
-        self.fields().iter().filter_map(|field| Some((field.name, field.range.fault(&values[field.name])?))).collect()
+        let fault = |field: &Field| Some((field.name.to_owned(), field.range.fault(&values[field.name])?));
+        let mut faults: Vec<_> = self.fields().iter().filter_map(fault).collect();
+        if let Self::CrossBatchMemory(wrapper) = self {
+            faults.extend(wrapper.loss.check().into_iter().map(|(path, message)| (format!("loss.{path}"), message)));
+        }
+        faults
     }
 }
 
@@ -126,6 +159,7 @@ mod tests {
                         Value::Number(x) => json!(x),
                         Value::Count(x) => json!(x),
                         Value::Word(x) => json!(x),
+                        Value::Loss(x) => json!(LossSpec::named(x).unwrap()),
                     };
                     assert_eq!(field.range.fault(&value), None, "{name}.{}", field.name);
                     (field.name.to_owned(), value)
@@ -134,6 +168,26 @@ mod tests {
             assert_eq!(*values, table, "{name}");
         }
         assert_eq!(LossSpec::named("contrastiv"), None);
+    }
+
+    #[test]
+    fn every_loss_says_its_formula_shapes_parameters_gradient_cost_and_source() {
+        for (name, file) in LossSpec::NAMES.iter().zip(LossSpec::FILES) {
+            let mut rest = *file;
+            for part in ["```text", "# Shapes", "# Parameters", "# Gradient", "# Cost\n/// ", "# Source"] {
+                let at =
+                    rest.find(&format!("\n/// {part}")).unwrap_or_else(|| panic!("{name} lacks {part} in its place"));
+                rest = &rest[at + 1..];
+            }
+            let cost = file.split("/// # Cost\n").nth(1).unwrap().split("/// # Source").next().unwrap();
+            assert!(cost.contains("O(") && ['C', 'D'].iter().all(|letter| cost.contains(*letter)), "{name}: {cost}");
+        }
+    }
+
+    #[test]
+    fn the_losses_of_samples_are_those_with_such_a_formula() {
+        let has = |name: &&str| LossSpec::named(name).unwrap().of_samples::<f32>().is_some();
+        assert_eq!(LossSpec::NAMES.iter().copied().filter(has).collect::<Vec<_>>(), LossSpec::OF_SAMPLES);
     }
 
     #[test]

@@ -4,12 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::contrastive::hinges;
 use super::fields::{Field, MARGIN, WEIGHT};
-use super::geometry::{embeddings, no_parameters, zeros};
-use super::real::{Real, dot};
-use super::{Batch, Gradients, Loss, LossError, Parameter};
-
-/// Squared norms of centred unit embeddings below this divide as if they were this.
-const SMALLEST_VARIANCE: f64 = 1e-6;
+use super::formula::{Against, Formula, Table};
+use super::geometry::Units;
+use super::measure::Measure;
+use super::real::Real;
 
 /// Contrastive loss of the ratio of variances.
 ///
@@ -34,11 +32,11 @@ const SMALLEST_VARIANCE: f64 = 1e-6;
 /// respect to `e_j`: `-2 (e_i - e_j) / V_i`.
 ///
 /// # Cost
-/// O(B^2 D) time, O(B^2) memory.
+/// O(B^2 D) time, O(B^2) memory; free of `C`.
 ///
 /// # Source
 /// Yuan et al., *Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric Learning*, CVPR 2019. Equal to
-/// pytorch-metric-learning 2, whose separate zero-mean regulariser is the last term.
+/// pytorch-metric-learning 0.9.88, behind MLRC. In its version 2 the last term is a separate regulariser, of the raw embeddings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SnrContrastive {
@@ -75,81 +73,37 @@ impl Default for SnrContrastive {
     }
 }
 
-impl<T: Real> Loss<T> for SnrContrastive {
-    fn parameters(&self, _classes: usize, _dim: usize) -> Vec<Parameter> {
-        Vec::new()
+impl Formula for SnrContrastive {
+    fn against(&self) -> Against {
+        Against::Samples(Measure::NoiseToSignal)
     }
 
-    fn evaluate(
-        &self,
-        batch: Batch<'_, T>,
-        classes: usize,
-        parameters: &[&[T]],
-        gradients: &mut Gradients<T>,
-    ) -> Result<T, LossError> {
-        no_parameters(parameters)?;
-        let units = embeddings(batch, classes)?;
-        let (count, dim) = (units.count, T::of(units.dim as f64));
-        let mut centred = units.rows.clone();
-        let variances: Vec<T> = centred
-            .chunks_mut(units.dim)
-            .map(|row| {
-                let mean = row.iter().fold(T::ZERO, |s, &x| s + x) / dim;
-                row.iter_mut().for_each(|x| *x -= mean);
-                dot(row, row)
-            })
-            .collect();
-        let row = |i: usize| &centred[i * units.dim..(i + 1) * units.dim];
-        let mut difference = vec![T::ZERO; units.dim];
-        let mut ratio = |i: usize, j: usize| {
-            difference.iter_mut().zip(row(i)).zip(row(j)).for_each(|((d, &a), &b)| *d = a - b);
-            dot(&difference, &difference) / variances[i].max(T::of(SMALLEST_VARIANCE))
-        };
-        let ratios: Vec<T> = (0..count * count).map(|at| ratio(at / count, at % count)).collect();
-        let (value, gradient) = hinges(&ratios, batch.labels, self.pos_margin, self.neg_margin);
+    fn value<T: Real>(&self, table: &mut Table<'_, T>) -> f64 {
+        hinges(table, self.pos_margin, self.neg_margin)
+    }
 
-        gradients.parameters.clear();
-        let out = zeros(&mut gradients.embeddings, units.rows.len());
-        for i in 0..count {
-            let floored = variances[i] <= T::of(SMALLEST_VARIANCE);
-            let inverse = T::ONE / variances[i].max(T::of(SMALLEST_VARIANCE));
-            for j in (0..count).filter(|&j| j != i) {
-                let g = T::of(2.0) * gradient[i * count + j] * inverse;
-                if g == T::ZERO {
-                    continue;
-                }
-                let own = if floored { T::ZERO } else { g * ratios[i * count + j] };
-                for (k, (&a, &b)) in row(i).iter().zip(row(j)).enumerate() {
-                    out[i * units.dim + k] += g * (a - b) - own * a;
-                    out[j * units.dim + k] -= g * (a - b);
-                }
-            }
+    fn regulariser<T: Real>(&self, units: &Units<T>, gradient: &mut [T]) -> f64 {
+        let weight = self.zero_mean_reg / units.count as f64;
+        let mut total = 0.0;
+        for (i, out) in gradient.chunks_mut(units.dim).enumerate() {
+            let sum = units.row(i).iter().fold(0.0, |s, x| s + x.to_f64());
+            total += sum.abs();
+            let slope = if sum == 0.0 { 0.0 } else { weight * sum.signum() };
+            out.iter_mut().for_each(|g| *g += T::of(slope));
         }
-        let sums: Vec<T> = (0..count).map(|i| units.row(i).iter().fold(T::ZERO, |s, &x| s + x)).collect();
-        let weight = self.zero_mean_reg / count as f64;
-        for (out, &sum) in out.chunks_mut(units.dim).zip(&sums) {
-            let sign = if sum > T::ZERO {
-                T::ONE
-            } else if sum < T::ZERO {
-                -T::ONE
-            } else {
-                T::ZERO
-            };
-            out.iter_mut().for_each(|g| *g += T::of(weight) * sign);
-        }
-        units.pull_back(out);
-        Ok(value + T::of(weight * sums.iter().map(|sum| sum.to_f64().abs()).sum::<f64>()))
+        weight * total
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::testing;
+    use crate::loss::{Batch, Gradients, Loss, testing};
 
     #[test]
     fn it_equals_the_reference() {
         testing::equals_reference("snr_contrastive", 3);
+        testing::equals_more_reference("snr_contrastive", 2);
     }
 
     #[test]

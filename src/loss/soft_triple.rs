@@ -33,9 +33,10 @@ use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
 /// O(B C K D) time, O(B C K) memory; with `tau > 0` also O(C K^2 D) time.
 ///
 /// # Source
-/// Qian et al., *SoftTriple Loss: Deep Metric Learning Without Triplet Sampling*, ICCV 2019. Equal to pytorch-metric-learning 2
-/// but for the start of the centres, there Kaiming-uniform: only their length differs, which does not enter the loss. `tau` is 0
-/// as there; the paper has 0.2.
+/// Qian et al., *SoftTriple Loss: Deep Metric Learning Without Triplet Sampling*, ICCV 2019. Equal to pytorch-metric-learning,
+/// where the pull between centres is part of the loss up to version 0.9.88 and since 2 a regulariser of its own, divided by the
+/// same number, with the smallest number of the type in place of the 1e-5 of the paper's code. The centres start Kaiming-uniform
+/// there: only their length differs, which does not enter the loss. `tau` is 0 as in version 2; the paper has 0.2.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SoftTriple {
@@ -163,6 +164,7 @@ mod tests {
     #[test]
     fn it_equals_the_reference() {
         testing::equals_reference("soft_triple", 3);
+        testing::equals_more_reference("soft_triple", 2);
     }
 
     #[test]

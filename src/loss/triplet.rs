@@ -1,11 +1,11 @@
-//! Triplet margin loss over all triplets of a batch.
+//! Triplet margin loss over the triplets of a batch: all, or the semi-hard ones.
 
 use serde::{Deserialize, Serialize};
 
-use super::fields::{Field, MARGIN};
-use super::geometry::{embeddings, from_distances, no_parameters, pairs};
+use super::fields::{Field, MARGIN, Range, Value};
+use super::formula::{Against, Anchor, Formula, Table};
+use super::measure::Measure;
 use super::real::Real;
-use super::{Batch, Gradients, Loss, LossError, Parameter};
 
 /// Triplet margin loss.
 ///
@@ -13,8 +13,12 @@ use super::{Batch, Gradients, Loss, LossError, Parameter};
 /// L = mean over triplets (a, p, n) with a positive term of [|e_a - e_p| - |e_a - e_n| + margin]_+
 /// ```
 ///
-/// `e` unit embeddings; `p` shares the class of `a`, `n` does not. A mean over no terms is 0, so batches of one class, or of
-/// one sample a class, cost nothing. A term at its kink is 0 and has gradient 0, as has a distance of 0.
+/// `e` unit embeddings; `p` shares the class of `a`, `n` does not. With `triplets: semi_hard` only those triplets count whose
+/// negative is farther than the positive, by at most the margin: `0 < |e_a - e_n| - |e_a - e_p| <= margin`; with a margin of 0
+/// or below there are none.
+///
+/// A mean over no terms is 0, so batches of one class, or of one sample a class, cost nothing. A term at its kink is 0 and has
+/// gradient 0, as has a distance of 0.
 ///
 /// # Shapes
 /// Embeddings `B x D`; no parameters.
@@ -24,96 +28,121 @@ use super::{Batch, Gradients, Loss, LossError, Parameter};
 ///
 /// # Gradient
 /// With respect to a distance: (active triplets where it is the positive one - those where it is the negative one) / active
-/// triplets.
+/// triplets; the choice of triplets is held fixed.
 ///
 /// # Cost
-/// O(B^2 D + triplets) time, O(B^2) memory.
+/// O(B^2 D + triplets) time, O(B^2) memory; free of `C`.
 ///
 /// # Source
-/// Weinberger and Saul, JMLR 2009; Schroff, Kalenichenko and Philbin, *FaceNet*, CVPR 2015. All triplets and the average over
-/// non-zero terms are those of pytorch-metric-learning.
+/// Weinberger and Saul, JMLR 2009; Schroff, Kalenichenko and Philbin, *FaceNet*, CVPR 2015, who have squared distances and choose
+/// one semi-hard negative a pair. All triplets, all semi-hard ones and the average over non-zero terms are those of
+/// pytorch-metric-learning, which holds an index for each triplet, where this holds none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Triplet {
     /// By how much negatives must be farther than positives.
     pub margin: f64,
+    /// Which triplets take part.
+    pub triplets: Triplets,
+}
+
+/// Which triplets take part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Triplets {
+    /// All.
+    All,
+    /// Those whose negative is farther than the positive, by at most the margin.
+    SemiHard,
 }
 
 impl Triplet {
     /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[Field::number(
-        "margin",
-        0.05,
-        MARGIN,
-        "by how much negatives must be farther than positives (Proxy-Anchor code: 0.1)",
-    )];
+    pub const FIELDS: &'static [Field] = &[
+        Field::number(
+            "margin",
+            0.05,
+            MARGIN,
+            "by how much negatives must be farther than positives (Proxy-Anchor code: 0.1)",
+        ),
+        Field {
+            name: "triplets",
+            default: Value::Word("all"),
+            range: Range::Words(&["all", "semi_hard"]),
+            about: "which triplets take part (Proxy-Anchor code: semi_hard)",
+        },
+    ];
 }
 
 impl Default for Triplet {
     fn default() -> Self {
-        Self { margin: 0.05 }
+        Self { margin: 0.05, triplets: Triplets::All }
     }
 }
 
-impl<T: Real> Loss<T> for Triplet {
-    fn parameters(&self, _classes: usize, _dim: usize) -> Vec<Parameter> {
-        Vec::new()
+impl Formula for Triplet {
+    fn against(&self) -> Against {
+        Against::Samples(Measure::Euclidean)
     }
 
-    fn evaluate(
-        &self,
-        batch: Batch<'_, T>,
-        classes: usize,
-        parameters: &[&[T]],
-        gradients: &mut Gradients<T>,
-    ) -> Result<T, LossError> {
-        no_parameters(parameters)?;
-        let units = embeddings(batch, classes)?;
-        let distances = units.distances();
-        let (count, margin) = (units.count, T::of(self.margin));
-        let mut gradient = vec![T::ZERO; count * count];
-        let (mut sum, mut terms) = (0.0, 0.0);
-        for (i, (d, gradient)) in distances.chunks(count).zip(gradient.chunks_mut(count)).enumerate() {
-            let (positives, negatives) = pairs(i, batch.labels);
-            for &p in &positives {
-                for &n in &negatives {
-                    let term = d[p] - d[n] + margin;
-                    if term > T::ZERO {
+    fn value<T: Real>(&self, table: &mut Table<'_, T>) -> f64 {
+        let margin = T::of(self.margin);
+        let row = |Anchor { cells, positives, negatives, .. }: Anchor<'_, T>| {
+            let near: Vec<T> = positives.iter().map(|&p| cells[p]).collect();
+            let mut pulls = vec![T::ZERO; near.len()];
+            let (mut sum, mut terms) = (0.0, 0.0);
+            for &n in &negatives {
+                let far = cells[n];
+                let mut active = T::ZERO;
+                for (&near, pull) in near.iter().zip(&mut pulls) {
+                    let term = near - far + margin;
+                    if term > T::ZERO && (self.triplets == Triplets::All || near < far) {
                         sum += term.to_f64();
-                        terms += 1.0;
-                        gradient[p] += T::ONE;
-                        gradient[n] -= T::ONE;
+                        active += T::ONE;
+                        *pull += T::ONE;
                     }
                 }
+                cells[n] = -active;
+                terms += active.to_f64();
             }
-        }
-        let each = 1.0 / f64::max(terms, 1.0);
-        gradient.iter_mut().for_each(|g| *g *= T::of(each));
-        from_distances(&units, &distances, &gradient, gradients);
-        Ok(T::of(sum * each))
+            positives.iter().zip(pulls).for_each(|(&p, pull)| cells[p] = pull);
+            (sum, terms)
+        };
+        table.mean(row).value
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::testing;
+    use crate::loss::{Batch, Gradients, Loss, testing};
 
     #[test]
     fn it_equals_the_reference() {
         testing::equals_reference("triplet", 3);
+        testing::equals_more_reference("triplet", 4);
     }
 
     #[test]
     fn its_gradient_is_the_slope_of_its_value() {
-        testing::slopes(&Triplet { margin: 0.3 });
+        testing::slopes(&Triplet { margin: 0.3, triplets: Triplets::All });
+        testing::slopes(&Triplet { margin: 0.5, triplets: Triplets::SemiHard });
     }
 
     #[test]
     fn one_triplet_of_each_anchor_gives_the_value_on_paper() {
-        let batch = Batch { embeddings: &[1.0, 0.0, 0.0, 1.0, -1.0, 0.0], labels: &[0, 0, 1], dim: 2 };
-        let value: f64 = Triplet { margin: 0.5 }.evaluate(batch, 2, &[], &mut Gradients::default()).unwrap();
-        // Anchor 0: sqrt 2 - 2 + 0.5 < 0, not counted. Anchor 1: sqrt 2 - sqrt 2 + 0.5.
-        assert!((value - 0.5).abs() <= 1e-15, "{value}");
+        let value = |triplets, x: f64, y: f64| {
+            let batch = Batch { embeddings: &[1.0, 0.0, 0.0, 1.0, x, y], labels: &[0, 0, 1], dim: 2 };
+            let loss = Triplet { margin: 0.5, triplets };
+            loss.evaluate(batch, 2, &[], &mut Gradients::default()).unwrap()
+        };
+        let root = 2f64.sqrt();
+        // Negative at (-1, 0). Anchor 0: sqrt 2 - 2 + 0.5 < 0, not counted. Anchor 1: sqrt 2 - sqrt 2 + 0.5, not semi-hard.
+        let all: f64 = value(Triplets::All, -1.0, 0.0);
+        assert!((all - 0.5).abs() <= 1e-15, "{all}");
+        assert_eq!(value(Triplets::SemiHard, -1.0, 0.0), 0.0);
+        // Negative at (-0.6, 0.8): anchor 0 at distance sqrt 3.2, 0.37 farther than the positive; anchor 1 at sqrt 0.4, nearer.
+        let semi = value(Triplets::SemiHard, -0.6, 0.8);
+        assert!((semi - (root - 3.2f64.sqrt() + 0.5)).abs() <= 1e-15, "{semi}");
     }
 }

@@ -146,7 +146,7 @@ mod tests {
                 let default = match field.default {
                     Default::Number(x) => Yaml::from(x),
                     Default::Count(x) => Yaml::from(x),
-                    Default::Word(x) => Yaml::from(x),
+                    Default::Word(x) | Default::Loss(x) => Yaml::from(x),
                 };
                 assert_eq!(schema["default"], default, "{at}");
                 let numbers = |key: &str| -> Vec<f64> {
@@ -168,6 +168,12 @@ mod tests {
                         let listed: Vec<&str> =
                             schema["one_of"].as_sequence().unwrap().iter().map(|x| x.as_str().unwrap()).collect();
                         assert_eq!((schema["type"].as_str(), listed), (Some("string"), words.to_vec()), "{at}");
+                    }
+                    Range::Losses(names) => {
+                        let wrapped = schema["variants"].as_mapping().unwrap();
+                        let listed: Vec<&str> = wrapped.keys().map(|name| name.as_str().unwrap()).collect();
+                        assert_eq!((schema["type"].as_str(), listed), (Some("union"), names.to_vec()), "{at}");
+                        assert!(wrapped.iter().all(|(name, fields)| variants[name] == *fields), "{at}");
                     }
                 }
             }

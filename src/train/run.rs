@@ -12,6 +12,7 @@ use super::optimiser::Optimiser;
 use crate::data::augment::BatchId;
 use crate::data::random::stream;
 use crate::data::sampler::{Sampler, SamplerError};
+use crate::loss::memory::Memory;
 use crate::loss::{Batch, Gradients as LossGradients, Init, Loss, LossError, Parameter};
 use crate::nn::{self, AdamWStep, Architecture, Backend, Matrix, Model, Recording, download, embed, normalise};
 
@@ -135,6 +136,7 @@ pub fn train<B: Backend>(
     let mut loss_parameters = start(loss.parameters(classes, config.dim), config.seed);
     let mut optimiser = Optimiser::new();
     let mut gradients = LossGradients::default();
+    let mut memory = Memory::default();
     let mut bytes = Vec::new();
     let mut unchecked = true;
     let setup = Setup { device, config, data, loss, sampler };
@@ -158,7 +160,7 @@ pub fn train<B: Backend>(
             let batch = Batch { embeddings: &values, labels: &labels, dim: config.dim };
             let matrices: Vec<&[f32]> = loss_parameters.iter().map(|matrix| &matrix.values[..]).collect();
             let at = |source| TrainError::Loss { epoch: epoch + 1, step: step + 1, source };
-            let value = loss.evaluate(batch, classes, &matrices, &mut gradients).map_err(at)?;
+            let value = loss.step(&mut memory, batch, classes, &matrices, &mut gradients).map_err(at)?;
             check(value, &gradients, &loss_parameters, values.len()).map_err(|problem| match problem {
                 Problem::NotFinite(what) => TrainError::NotFinite { epoch: epoch + 1, step: step + 1, what },
                 Problem::Length(error) => error,
@@ -261,11 +263,13 @@ impl<B: Backend> Setup<'_, B> {
 fn start(parameters: Vec<Parameter>, seed: u64) -> Vec<LossParameter> {
     let begin = |(index, parameter): (usize, Parameter)| {
         let mut random = stream(seed, "loss init", 0, index as u64);
-        let deviation = match parameter.init {
-            Init::Normal => 1.0,
-            Init::KaimingNormalFanOut => (2.0 / parameter.rows as f64).sqrt(),
+        let (mean, deviation) = match parameter.init {
+            Init::Normal => (0.0, 1.0),
+            Init::KaimingNormalFanOut => (0.0, (2.0 / parameter.rows as f64).sqrt()),
+            Init::Constant(value) => (value, 0.0),
         };
-        let values = (0..parameter.rows * parameter.cols).map(|_| (deviation * random.normal()) as f32).collect();
+        let values =
+            (0..parameter.rows * parameter.cols).map(|_| (mean + deviation * random.normal()) as f32).collect();
         LossParameter { parameter, values }
     };
     parameters.into_iter().enumerate().map(begin).collect()

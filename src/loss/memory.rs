@@ -1,0 +1,64 @@
+//! What a loss remembers between the steps of a training.
+
+use super::LossError;
+use super::geometry::Units;
+use super::real::Real;
+
+/// Unit embeddings of past batches and their classes, the oldest giving way to new ones.
+///
+/// The training loop owns it, so that a loss stays a pure function: it starts empty and goes to every
+/// [`step`](super::Loss::step) in turn.
+#[derive(Debug, Clone, Default)]
+pub struct Memory<T> {
+    pub(super) rows: Vec<T>,
+    pub(super) labels: Vec<u32>,
+    next: usize,
+}
+
+impl<T: Real> Memory<T> {
+    /// Puts a batch in; `size` is the most that the memory holds. Sample `i` is then in place `(first + i) % size`, `first`
+    /// being what this returns.
+    pub(super) fn insert(&mut self, size: usize, units: &Units<T>, labels: &[u32]) -> Result<usize, LossError> {
+        if labels.len() > size {
+            return Err(LossError::Memory { size, batch: labels.len() });
+        }
+        let (found, expected) = (self.rows.len(), self.labels.len() * units.dim);
+        if found != expected {
+            return Err(LossError::Shape { what: "the memory".into(), found, expected });
+        }
+        let first = self.next % size;
+        for (row, &label) in units.rows.chunks(units.dim).zip(labels) {
+            let place = self.next % size;
+            if place < self.labels.len() {
+                self.rows[place * units.dim..][..units.dim].copy_from_slice(row);
+                self.labels[place] = label;
+            } else {
+                self.rows.extend_from_slice(row);
+                self.labels.push(label);
+            }
+            self.next = place + 1;
+        }
+        Ok(first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_embeddings_take_the_place_of_the_oldest() {
+        let mut memory = Memory::default();
+        let batch = |from: u32| (Units::new(&[1.0f64, -2.0], 1), [from, from + 1]);
+        let mut places = Vec::new();
+        for from in [0, 2, 4] {
+            let (units, labels) = batch(from);
+            places.push(memory.insert(5, &units, &labels).unwrap());
+        }
+        assert_eq!((places, &memory.labels[..]), (vec![0, 2, 4], &[5, 1, 2, 3, 4][..]));
+        assert_eq!(memory.rows, [-1.0, -1.0, 1.0, -1.0, 1.0]);
+        let (units, labels) = batch(6);
+        let error = memory.insert(1, &units, &labels).unwrap_err().to_string();
+        assert_eq!(error, "the memory holds 1 embeddings, fewer than the batch's 2");
+    }
+}
