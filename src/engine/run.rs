@@ -87,10 +87,10 @@ pub fn run<E: Executor>(
         };
         scheduler.drive(&workshop)?;
     }
-    let (mut summary, outputs, last_keys) = scheduler.leave();
-    publish(context, plan, &outputs, options.reports, observer)?;
+    let (mut outcome, last_keys) = scheduler.leave();
+    publish(context, plan, &outcome.outputs, options.reports, observer)?;
     context.store.index.set_last_keys(&last_keys)?;
     context.store.stat.flush()?;
-    summary.seconds = options.start.elapsed().as_secs_f64();
-    Ok(Outcome { summary, outputs })
+    outcome.summary.seconds = options.start.elapsed().as_secs_f64();
+    Ok(outcome)
 }

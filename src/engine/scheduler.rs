@@ -19,7 +19,7 @@ use super::executor::{Executor, Stop, Usage};
 use super::journal::{Journal, Line};
 use super::plan::{self, Context, Decision, Plan, Reason};
 use super::resources::{Held, Pool};
-use super::run::{Options, Summary};
+use super::run::{Options, Outcome, Summary};
 use super::worker::{Message, work};
 use crate::pipeline::model::{CellId, Source};
 use crate::store::Artifact;
@@ -132,8 +132,8 @@ impl<'a> Scheduler<'a> {
     }
 
     /// What the run has come to: the counts, the outputs that the plan did not know, and the keys that cells have now.
-    pub(super) fn leave(self) -> (Summary, HashMap<CellId, Vec<Artifact>>, Vec<(CellTag, Digest)>) {
-        (self.summary, self.outputs, self.last_keys)
+    pub(super) fn leave(self) -> (Outcome, Vec<(CellTag, Digest)>) {
+        (Outcome { summary: self.summary, outputs: self.outputs }, self.last_keys)
     }
 
     /// Remembers the key that a cell has now, if it is another than it had.
