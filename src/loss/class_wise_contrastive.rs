@@ -125,8 +125,8 @@ mod tests {
             let written = MeanFieldContrastive { pos_margin: 0.02, neg_margin: 0.8, mf_reg, mf_power };
             for (seed, (count, dim, classes)) in [(7, 5, 3), (40, 8, 300), (1, 2, 1)].into_iter().enumerate() {
                 let sample = Sample::new(&wrapped, count, dim, classes, seed as u64);
-                let (value, gradients) = sample.evaluate(&wrapped);
-                let (expected, slopes) = sample.evaluate(&written);
+                let (value, gradients) = sample.evaluate::<f64>(&wrapped).unwrap();
+                let (expected, slopes) = sample.evaluate::<f64>(&written).unwrap();
                 assert!((value - expected).abs() <= 1e-14 * expected.abs(), "{value} {expected}");
                 let found = gradients.embeddings.iter().chain(&gradients.parameters[0]);
                 for (found, expected) in found.zip(slopes.embeddings.iter().chain(&slopes.parameters[0])) {
