@@ -28,7 +28,7 @@ use super::{Batch, Gradients, Loss, LossError, Parameter};
 /// `beta g(beta (s - base)) / (2 K n_c n_d)` for one of two.
 ///
 /// # Cost
-/// O(B^2 D) time, O(B^2) memory.
+/// O(B^2 D) time, O(B^2) memory; free of `C`.
 ///
 /// # Source
 /// Yi, Lei and Li, *Deep Metric Learning for Practical Person Re-Identification*, 2014, where `beta = alpha C` with the

@@ -28,7 +28,7 @@ use super::{Batch, Gradients, Loss, LossError, Parameter};
 /// `-1/(2 K n_c n_d)` between two.
 ///
 /// # Cost
-/// O(B^2 D) time, O(B^2) memory.
+/// O(B^2 D) time, O(B^2) memory; free of `C`.
 ///
 /// # Source
 /// Furusawa, *Mean Field Theory in Deep Metric Learning*, ICLR 2024, its starting point: the classes weigh the same, where

@@ -26,7 +26,7 @@ use super::{Batch, Gradients, Loss, LossError, Parameter};
 /// Each positive term adds `1/(K n_c^2 n_d)` to that of `s_an` and takes it from that of `s_ap`.
 ///
 /// # Cost
-/// O(B^2 D + triplets) time, O(B^2) memory.
+/// O(B^2 D + triplets) time, O(B^2) memory; free of `C`.
 ///
 /// # Source
 /// FaceNet's loss (Schroff, Kalenichenko and Philbin, CVPR 2015) in cosines, `|a - b|^2 = 2 - 2 s`, over all triplets and
