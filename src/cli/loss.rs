@@ -1,4 +1,4 @@
-//! `meanfield loss`: the losses, and their comparison with reference values.
+//! `meanfield loss`: the losses, their comparison with reference values, and their speed.
 
 use std::fs;
 use std::io::Write;
@@ -6,10 +6,11 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::bench;
 use crate::loss::check::{Errors, Row, Tolerances, Verdict, check};
 use crate::loss::registry::LossSpec;
 
-/// List the losses, or compare them with reference values.
+/// List the losses, compare them with reference values, or time them.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -20,6 +21,7 @@ pub struct Args {
 enum Command {
     /// Compare values and gradients with those of another implementation.
     Check(Check),
+    Bench(bench::Args),
     /// Print every loss with its parameters, their defaults and ranges.
     List,
 }
@@ -47,6 +49,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Box<dyn std::error:
     match &args.command {
         Command::List => list(out).map(|()| true),
         Command::Check(args) => run_check(args, out),
+        Command::Bench(args) => bench::run(args, out),
     }
 }
 
@@ -139,6 +142,20 @@ mod tests {
         assert_eq!(result, Ok(false), "{out}");
         let document: serde_json::Value = serde_json::from_str(&out).unwrap();
         assert_eq!((&document["differ"], &document["rows"][0]["verdict"]), (&json!(3), &json!("differs")));
+    }
+
+    #[test]
+    fn a_bench_measures_the_loss_and_size_that_it_is_given() {
+        let loss = "{ kind: mean_field_contrastive, mf_reg: 0.5 }";
+        let size = ["--batch", "8", "--classes", "9", "--dim", "4", "--seconds", "0", "--threads", "1", "--json"];
+        let (result, out) = call(&[&["bench", loss][..], &size].concat());
+        assert_eq!(result, Ok(true), "{out}");
+        let document: serde_json::Value = serde_json::from_str(&out).unwrap();
+        let row = &document["rows"][0];
+        assert_eq!((&row["B"], &row["C"], &row["D"], &row["repetitions"]), (&json!(8), &json!(9), &json!(4), &json!(5)));
+        assert!(row["min_ms"].as_f64().unwrap() > 0.0 && row["median_ms"].as_f64() >= row["min_ms"].as_f64(), "{out}");
+        assert!(call(&["bench", "contrastiv"]).0.unwrap_err().starts_with("no loss \"contrastiv\""));
+        assert!(call(&["bench", "{ kind: triplet, margin: 9 }"]).0.unwrap_err().contains("margin is 9.0"));
     }
 
     #[test]

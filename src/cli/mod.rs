@@ -3,6 +3,7 @@
 //! Results go to standard output; progress, notes and errors to standard error. Exit codes: 0 all done or up to date,
 //! 1 a cell or a check failed, 2 the pipeline or the command line is wrong, 130 interrupted.
 
+mod bench;
 mod eval;
 mod failure;
 mod graph;
@@ -92,7 +93,7 @@ enum Command {
     Table(table::Args),
     /// List past runs
     History(history::Args),
-    /// List the losses, or compare them with reference values
+    /// List the losses, compare them with reference values, or time them
     Loss(loss::Args),
     /// Retrieval metrics of anyone's vectors
     Eval(eval::Args),
