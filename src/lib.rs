@@ -17,6 +17,7 @@ pub mod loss;
 pub mod nn;
 pub mod pipeline;
 pub mod report;
+mod simd;
 pub mod stage;
 pub mod store;
 pub mod train;

@@ -152,7 +152,10 @@ mod tests {
         assert_eq!(result, Ok(true), "{out}");
         let document: serde_json::Value = serde_json::from_str(&out).unwrap();
         let row = &document["rows"][0];
-        assert_eq!((&row["B"], &row["C"], &row["D"], &row["repetitions"]), (&json!(8), &json!(9), &json!(4), &json!(5)));
+        assert_eq!(
+            (&row["B"], &row["C"], &row["D"], &row["repetitions"]),
+            (&json!(8), &json!(9), &json!(4), &json!(5))
+        );
         assert!(row["min_ms"].as_f64().unwrap() > 0.0 && row["median_ms"].as_f64() >= row["min_ms"].as_f64(), "{out}");
         assert!(call(&["bench", "contrastiv"]).0.unwrap_err().starts_with("no loss \"contrastiv\""));
         assert!(call(&["bench", "{ kind: triplet, margin: 9 }"]).0.unwrap_err().contains("margin is 9.0"));

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 
 use rayon::prelude::*;
 
-use crate::loss::real::{Real, View, serial_product};
+use crate::loss::real::{Onto, Real, View, serial_product};
 
 /// Rows of the query and gallery blocks whose similarities exist at one time on one thread.
 #[derive(Debug, Clone, Copy)]
@@ -115,7 +115,12 @@ pub(super) fn nearest<T: Real, R: Send>(
         for start in (0..gallery.len()).step_by(blocks.gallery) {
             let width = blocks.gallery.min(gallery.len() - start);
             similarities.resize(rows * width, 0.0f32);
-            serial_product(queries.block(first, rows), gallery.block(start, width).transposed(), &mut similarities);
+            serial_product(
+                queries.block(first, rows),
+                gallery.block(start, width).transposed(),
+                Onto::Replace,
+                &mut similarities,
+            );
             for (row, similarities) in similarities.chunks(width).enumerate() {
                 let nearest = &mut nearest[row];
                 let unit = &units[row * dim..(row + 1) * dim];

@@ -59,7 +59,7 @@ impl<T: Real, L: Formula> Loss<T> for L {
             }
             Against::ClassVectors(name, _) => {
                 let vectors = class_vectors(name, parameters, classes, batch.dim)?;
-                let mut scores = units.cosines(&vectors);
+                let mut scores = units.scores(&vectors);
                 let mut table = Table::new(&mut scores, batch.labels, classes);
                 let value = self.value(&mut table);
                 from_scores(&units, &vectors, &scores, None, gradients);

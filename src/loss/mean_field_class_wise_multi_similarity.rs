@@ -8,8 +8,10 @@ use super::fields::{Field, MARGIN, Range, SCALE, WEIGHT};
 use super::geometry::{Groups, class_vectors, embeddings, from_scores};
 use super::penalty::closeness;
 use super::real::Real;
+use super::rows;
 use super::smooth::{log_1p_sum_exp, log_sum_exp, sigmoid, softplus};
 use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
+use crate::simd::vectorise;
 
 /// Mean-field class-wise multi-similarity loss.
 ///
@@ -94,86 +96,129 @@ impl<T: Real> Loss<T> for MeanFieldClassWiseMultiSimilarity {
     ) -> Result<T, LossError> {
         let units = embeddings(batch, classes)?;
         let fields = class_vectors("mean_fields", parameters, classes, batch.dim)?;
-        let scores = units.cosines(&fields);
-        let groups = Groups::new(batch.labels);
-        let (mut value, gradient) = self.scores(&scores, batch.labels, classes, &groups);
+        let mut scores = units.scores(&fields);
+        let mut value = self.turn(&mut scores, batch.labels, classes);
 
         let mut unit_gradient = None;
         if self.mf_reg > 0.0 {
             let (beta, base) = (T::of(self.beta), T::of(self.base));
-            let excess = |cosine: T| {
-                let x = beta * (cosine - base);
-                (softplus(x) / beta, sigmoid(x))
-            };
-            let start = unit_gradient.insert(vec![T::ZERO; fields.rows.len()]);
-            value += closeness(&fields, self.mf_reg, self.mf_power, excess, start);
+            value += closeness(
+                &fields,
+                self.mf_reg,
+                self.mf_power,
+                #[inline(always)]
+                |cosine| {
+                    let x = beta * (cosine - base);
+                    (softplus(x) / beta, sigmoid(x))
+                },
+                &mut unit_gradient,
+            );
         }
-        from_scores(&units, &fields, &gradient, unit_gradient.as_deref(), gradients);
+        from_scores(&units, &fields, &scores, unit_gradient, gradients);
         Ok(T::of(value))
     }
 }
 
+/// Columns whose sums one thread holds at one time.
+const COLUMNS: usize = 256;
+
 impl MeanFieldClassWiseMultiSimilarity {
-    /// The part that depends on the `B x C` scores, and its gradient with respect to them.
-    fn scores<T: Real>(&self, scores: &[T], labels: &[u32], classes: usize, groups: &Groups) -> (f64, Vec<T>) {
+    /// The part that depends on the `B x C` scores, which turn into the gradient with respect to them.
+    fn turn<T: Real>(&self, scores: &mut [T], labels: &[u32], classes: usize) -> f64 {
+        let groups = Groups::new(labels);
         let present = groups.classes.len();
         let (alpha, beta, base) = (T::of(self.alpha), T::of(self.beta), T::of(self.base));
-        let log_size = |a: usize| T::of((groups.members[a].len() as f64).ln());
-        // Exponents of the terms of p_a and A_ac, their factor 1/n_a included.
-        let pull = |a: usize, i: usize| alpha * (base - scores[i * classes + groups.classes[a]]) - log_size(a);
-        let push = |a: usize, i: usize, c: usize| beta * (scores[i * classes + c] - base) - log_size(a);
-
-        // log(1 + p_a), and for each present class a the row of log(1 + A_ac + A_ca) over all classes c.
-        let pulls: Vec<T> =
-            (0..present).map(|a| log_1p_sum_exp(groups.members[a].iter().map(|&i| pull(a, i)))).collect();
-        let mut pushes = vec![T::ZERO; present * classes];
-        pushes.par_chunks_mut(classes).enumerate().for_each(|(a, row)| {
-            for (c, log) in row.iter_mut().enumerate() {
-                *log = log_sum_exp(groups.members[a].iter().map(|&i| push(a, i, c)));
-            }
-        });
-        let own: Vec<T> = (0..present)
-            .flat_map(|a| groups.classes.iter().map(move |&c| (a, c)))
-            .map(|(a, c)| pushes[a * classes + c])
-            .collect();
-        pushes.par_iter_mut().for_each(|log| *log = softplus(*log));
-        for a in 0..present {
-            for b in 0..present {
-                let both = [own[a * present + b], own[b * present + a]];
-                pushes[a * classes + groups.classes[b]] = log_1p_sum_exp(both.into_iter());
-            }
-        }
-
-        let positive: f64 = pulls.iter().map(|log| log.to_f64()).sum();
-        let negative: f64 = (0..present)
-            .map(|a| {
-                let row = &pushes[a * classes..(a + 1) * classes];
-                // An absent class counts as (a, c) and (c, a); a present pair has a row for each.
-                let all: f64 = row.iter().map(|log| log.to_f64()).sum();
-                let (mut halves, mut diagonal) = (0.0, 0.0);
-                for (b, &c) in groups.classes.iter().enumerate() {
-                    *(if a == b { &mut diagonal } else { &mut halves }) += row[c].to_f64();
-                }
-                all - diagonal - 0.5 * halves
-            })
-            .sum();
-        let value = positive / (self.alpha * present as f64) + negative / (self.beta * present as f64);
-
         let each = T::of(1.0 / present as f64);
+
+        // What each sample scores with each present class: these terms hold two sums, and are made apart.
+        let own: Vec<T> = scores.chunks(classes).flat_map(|row| groups.classes.iter().map(|&c| row[c])).collect();
+        let log_size = |a: usize| T::of((groups.members[a].len() as f64).ln());
+        // Exponents of the terms of p_a and A_ab, their factor 1/n_a included.
+        let pull = |a: usize, i: usize| alpha * (base - own[i * present + a]) - log_size(a);
+        let push = |a: usize, i: usize, b: usize| beta * (own[i * present + b] - base) - log_size(a);
+        // log A_ab
+        let logs: Vec<T> = (0..present * present)
+            .map(|at| (at / present, at % present))
+            .map(|(a, b)| log_sum_exp(groups.members[a].iter().map(|&i| push(a, i, b))))
+            .collect();
+
+        let mut members: Vec<Vec<(usize, &mut [T])>> = Vec::new();
+        members.resize_with(present, Vec::new);
         let mut position = vec![0; classes];
         groups.classes.iter().enumerate().for_each(|(a, &c)| position[c] = a);
-        let mut gradient = vec![T::ZERO; scores.len()];
-        gradient.par_chunks_mut(classes).enumerate().for_each(|(i, row)| {
-            let label = labels[i] as usize;
-            let a = position[label];
-            let logs = &pushes[a * classes..(a + 1) * classes];
-            for (c, (out, &log)) in row.iter_mut().zip(logs).enumerate() {
-                *out = each * (push(a, i, c) - log).exp();
-            }
-            row[label] = -each * (pull(a, i) - pulls[a]).exp();
-        });
-        (value, gradient)
+        for ((i, row), &label) in scores.chunks_mut(classes).enumerate().zip(labels) {
+            groups.classes.iter().for_each(|&c| row[c] = T::of(f64::NEG_INFINITY));
+            members[position[label as usize]].push((i, row));
+        }
+        let sums: Vec<(f64, f64)> = members
+            .into_par_iter()
+            .enumerate()
+            .map(|(a, mut members)| {
+                let mut negative = 0.0;
+                for first in (0..classes).step_by(COLUMNS) {
+                    let columns = first..classes.min(first + COLUMNS);
+                    let rows = members.iter_mut().map(|(_, row)| &mut row[columns.clone()]);
+                    // An absent class counts as (a, c) and (c, a).
+                    negative += soft_maxima(rows.collect(), beta, base, log_size(a), each);
+                }
+                let both = |b: usize| log_1p_sum_exp([logs[a * present + b], logs[b * present + a]].into_iter());
+                let positive = log_1p_sum_exp(members.iter().map(|(i, _)| pull(a, *i)));
+                for (b, &c) in groups.classes.iter().enumerate() {
+                    let log = both(b);
+                    negative += if b == a { 0.0 } else { 0.5 * log.to_f64() };
+                    for (i, row) in &mut members {
+                        row[c] = match b == a {
+                            true => -each * (pull(a, *i) - positive).exp(),
+                            false => each * (push(a, *i, b) - log).exp(),
+                        };
+                    }
+                }
+                (positive.to_f64(), negative)
+            })
+            .collect();
+        let (positive, negative) = sums.iter().fold((0.0, 0.0), |sum, term| (sum.0 + term.0, sum.1 + term.1));
+        positive / (self.alpha * present as f64) + negative / (self.beta * present as f64)
     }
+}
+
+/// The sum over columns of `log(1 + sum over rows of exp(beta (q - base) - log_size))`. Each `q` turns into `each` times the
+/// derivative with respect to its exponent.
+fn soft_maxima<T: Real>(mut rows: Vec<&mut [T]>, beta: T, base: T, log_size: T, each: T) -> f64 {
+    let mut total = 0.0;
+    let (mut tops, mut sums) = ([T::ZERO; COLUMNS], [T::ZERO; COLUMNS]);
+    vectorise(
+        #[inline(always)]
+        || {
+            for row in &mut rows {
+                for (q, top) in row.iter_mut().zip(&mut tops) {
+                    *q = beta * (*q - base) - log_size;
+                    *top = q.max(*top);
+                }
+            }
+            for row in &mut rows {
+                for ((q, &top), sum) in row.iter_mut().zip(&tops).zip(&mut sums) {
+                    *q = (*q - top).exp();
+                    *sum += *q;
+                }
+            }
+            for (top, sum) in tops.iter_mut().zip(&mut sums) {
+                let one = (-*top).exp();
+                let log = *top + (*sum + (one - T::ONE)).ln_1p();
+                *sum = each / (one + *sum);
+                *top = log;
+            }
+            for row in &mut rows {
+                row.iter_mut().zip(&sums).for_each(|(q, &share)| *q *= share);
+            }
+            // Columns past the last have no term.
+            total = rows::sum(
+                &tops,
+                #[inline(always)]
+                |log| log.to_f64(),
+            );
+        },
+    );
+    total
 }
 
 #[cfg(test)]

@@ -8,7 +8,9 @@ use super::fields::{Field, MARGIN, Range, WEIGHT};
 use super::geometry::{class_vectors, embeddings, from_scores};
 use super::penalty::closeness;
 use super::real::Real;
+use super::rows;
 use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
+use crate::simd::vectorise;
 
 /// Mean-field contrastive loss.
 ///
@@ -97,38 +99,46 @@ impl<T: Real> Loss<T> for MeanFieldContrastive {
         let each = T::of(1.0 / units.count as f64);
 
         // The cosines turn into the gradient with respect to them, in place.
-        let mut scores = units.cosines(&fields);
+        let mut scores = units.scores(&fields);
         let sums: Vec<f64> = scores
             .par_chunks_mut(classes)
             .zip(batch.labels)
             .map(|(row, &label)| {
+                let label = label as usize;
+                let pull = T::ONE - row[label] - pos_margin;
+                // Far from every margin: the own class is no negative.
+                row[label] = T::of(-100.0);
                 let mut sum = 0.0;
-                for (class, score) in row.iter_mut().enumerate() {
-                    let distance = T::ONE - *score;
-                    let (term, slope) = if class == label as usize {
-                        (distance - pos_margin, -each)
-                    } else {
-                        (neg_margin - distance, each)
-                    };
-                    let active = term > T::ZERO;
-                    sum += if active { term.to_f64() } else { 0.0 };
-                    *score = if active { slope } else { T::ZERO };
-                }
-                sum
+                vectorise(
+                    #[inline(always)]
+                    || {
+                        let excess = |score: T| neg_margin - (T::ONE - score);
+                        sum = rows::sum(
+                            row,
+                            #[inline(always)]
+                            |score| excess(score).max(T::ZERO).to_f64(),
+                        );
+                        row.iter_mut().for_each(|s| *s = if excess(*s) > T::ZERO { each } else { T::ZERO });
+                    },
+                );
+                row[label] = if pull > T::ZERO { -each } else { T::ZERO };
+                sum + pull.max(T::ZERO).to_f64()
             })
             .collect();
         let mut value = sums.iter().sum::<f64>() / units.count as f64;
 
         let mut unit_gradient = None;
         if self.mf_reg > 0.0 {
-            let excess = |cosine: T| {
-                let x = neg_margin - (T::ONE - cosine);
-                (x.max(T::ZERO), T::ONE)
-            };
-            let gradient = unit_gradient.insert(vec![T::ZERO; fields.rows.len()]);
-            value += closeness(&fields, self.mf_reg, self.mf_power, excess, gradient);
+            value += closeness(
+                &fields,
+                self.mf_reg,
+                self.mf_power,
+                #[inline(always)]
+                |cosine| ((neg_margin - (T::ONE - cosine)).max(T::ZERO), T::ONE),
+                &mut unit_gradient,
+            );
         }
-        from_scores(&units, &fields, &scores, unit_gradient.as_deref(), gradients);
+        from_scores(&units, &fields, &scores, unit_gradient, gradients);
         Ok(T::of(value))
     }
 }

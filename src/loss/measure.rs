@@ -2,8 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::geometry::{Units, cosine_gradient};
+use super::geometry::{Units, cosine_gradient, turn};
 use super::real::{Onto, Real, View, dot, product};
+use super::rows::add_scaled;
+use crate::simd::vectorise;
 
 /// A similarity or distance of an anchor `a` and a reference `b`, both unit vectors of `D` elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +29,7 @@ impl Measure {
         let mut out = vec![T::ZERO; anchors.count * count];
         match self {
             Self::Cosine => {
-                let references = View::new(references, count, dim);
-                product(anchors.view(), references.transposed(), Onto::Replace, &mut out);
+                inner_products(&anchors.rows, references, dim, &mut out);
             }
             Self::Euclidean => {
                 squared_distances(&anchors.rows, references, dim, &mut out);
@@ -61,17 +62,23 @@ impl Measure {
         let mirrored = |i: usize, j: usize| if both { gradient[j * count + i] } else { T::ZERO };
         match self {
             Self::Cosine => cosine_gradient(anchors, View::new(references, count, dim), gradient, both, out),
-            Self::Euclidean => differences(&anchors.rows, references, dim, out, |i, j| {
-                let (g, distance) = (gradient[i * count + j] + mirrored(i, j), matrix[i * count + j]);
-                if distance > T::ZERO { g / distance } else { T::ZERO }
-            }),
+            Self::Euclidean => {
+                let weight = |i: usize, j: usize| {
+                    let (g, distance) = (gradient[i * count + j] + mirrored(i, j), matrix[i * count + j]);
+                    if distance > T::ZERO { g / distance } else { T::ZERO }
+                };
+                let near = |i: usize, j: usize| matrix[i * count + j] < T::of(0.5);
+                differences(&anchors.rows, references, dim, out, weight, near);
+            }
             Self::NoiseToSignal => {
                 let anchors = Centred::new(&anchors.rows, dim);
                 let inverse = |i: usize| T::of(2.0) / anchors.variances[i].max(T::of(SMALLEST_VARIANCE));
-                differences(&anchors.rows, &Centred::new(references, dim).rows, dim, out, |i, j| {
+                let weight = |i: usize, j: usize| {
                     let own = gradient[i * count + j] * inverse(i);
                     if both { own + mirrored(i, j) * inverse(j) } else { own }
-                });
+                };
+                let near = |i: usize, j: usize| matrix[i * count + j] < T::of(0.25);
+                differences(&anchors.rows, &Centred::new(references, dim).rows, dim, out, weight, near);
                 for (i, out) in out.chunks_mut(dim).enumerate() {
                     if anchors.variances[i] <= T::of(SMALLEST_VARIANCE) {
                         continue;
@@ -106,33 +113,87 @@ impl<T: Real> Centred<T> {
     }
 }
 
-/// `|a - b|^2` of all rows, from differences: no cancellation for near rows.
-fn squared_distances<T: Real>(a: &[T], b: &[T], dim: usize, out: &mut [T]) {
+/// `a . b` of all rows.
+fn inner_products<T: Real>(a: &[T], b: &[T], dim: usize, out: &mut [T]) {
     let count = b.len() / dim;
-    out.par_chunks_mut(count).zip(a.par_chunks(dim)).for_each(|(out, a)| {
-        let mut difference = vec![T::ZERO; dim];
-        for (out, b) in out.iter_mut().zip(b.chunks(dim)) {
-            difference.iter_mut().zip(a).zip(b).for_each(|((d, &a), &b)| *d = a - b);
-            *out = dot(&difference, &difference);
-        }
+    let mut turned = vec![T::ZERO; b.len()];
+    turn(b, dim, &mut turned.chunks_mut(count).collect::<Vec<_>>());
+    product(View::new(a, a.len() / dim, dim), View::new(&turned, dim, count), Onto::Replace, out);
+}
+
+/// Squared distances below this share of the rows' squared norms come from differences: an inner product's rounding, which
+/// is a few units in the last place of those norms, would be too large a part of them.
+const NEAR: f64 = 0.125;
+
+/// `|a - b|^2` of all rows: from inner products, or from differences where rows are near.
+fn squared_distances<T: Real>(a: &[T], b: &[T], dim: usize, out: &mut [T]) {
+    let squares = |rows: &[T]| -> Vec<T> { rows.chunks(dim).map(|row| dot(row, row)).collect() };
+    let (of_a, of_b) = (squares(a), squares(b));
+    inner_products(a, b, dim, out);
+    out.par_chunks_mut(of_b.len()).zip(a.par_chunks(dim)).zip(&of_a).for_each(|((out, a), &of_a)| {
+        vectorise(
+            #[inline(always)]
+            || {
+                for ((out, b), &of_b) in out.iter_mut().zip(b.chunks(dim)).zip(&of_b) {
+                    let scale = of_a + of_b;
+                    *out = scale - T::of(2.0) * *out;
+                    if *out < T::of(NEAR) * scale {
+                        *out = squared_distance(a, b);
+                    }
+                }
+            },
+        );
     });
 }
 
-/// `out_i += sum_j weight(i, j) (a_i - b_j)`.
-fn differences<T: Real>(a: &[T], b: &[T], dim: usize, out: &mut [T], weight: impl Fn(usize, usize) -> T + Sync) {
-    out.par_chunks_mut(dim).zip(a.par_chunks(dim)).enumerate().for_each(|(i, (out, a))| {
-        for (j, b) in b.chunks(dim).enumerate() {
+/// `|a - b|^2`, in eight interleaved sums.
+#[inline(always)]
+fn squared_distance<T: Real>(a: &[T], b: &[T]) -> T {
+    let mut lanes = [T::ZERO; 8];
+    for (a, b) in a.chunks(8).zip(b.chunks(8)) {
+        for ((lane, &x), &y) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += (x - y) * (x - y);
+        }
+    }
+    lanes.iter().fold(T::ZERO, |sum, &lane| sum + lane)
+}
+
+/// `out_i += sum_j weight(i, j) (a_i - b_j)`. Where `near`, differences are taken before they are weighted, so that a large
+/// weight does not magnify rounding.
+fn differences<T: Real>(
+    a: &[T],
+    b: &[T],
+    dim: usize,
+    out: &mut [T],
+    weight: impl Fn(usize, usize) -> T + Sync,
+    near: impl Fn(usize, usize) -> bool + Sync,
+) {
+    let (rows, count) = (a.len() / dim, b.len() / dim);
+    let mut weights = vec![T::ZERO; rows * count];
+    let parts = out.par_chunks_mut(dim).zip(a.par_chunks(dim)).zip(weights.par_chunks_mut(count));
+    parts.enumerate().for_each(|(i, ((out, a), far))| {
+        let mut total = T::ZERO;
+        for (j, (far, b)) in far.iter_mut().zip(b.chunks(dim)).enumerate() {
             let weight = weight(i, j);
-            if weight != T::ZERO {
-                out.iter_mut().zip(a).zip(b).for_each(|((out, &a), &b)| *out += weight * (a - b));
+            if weight != T::ZERO && near(i, j) {
+                vectorise(
+                    #[inline(always)]
+                    || out.iter_mut().zip(a).zip(b).for_each(|((out, &a), &b)| *out += weight * (a - b)),
+                );
+            } else {
+                total += weight;
+                *far = -weight;
             }
         }
+        add_scaled(out, total, a);
     });
+    product(View::new(&weights, rows, count), View::new(b, count, dim), Onto::Add, out);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::random::stream;
 
     #[test]
     fn distances_are_euclidean_and_symmetric() {
@@ -142,6 +203,32 @@ mod tests {
         assert!((d[1] - 2f64.sqrt()).abs() <= 1e-15);
         assert!((d[2] - 2.0).abs() <= 1e-15);
         assert_eq!(d[1].to_bits(), d[3].to_bits());
+    }
+
+    #[test]
+    fn distances_and_their_gradients_are_exact_near_and_far() {
+        let mut s = stream(3, "distances test", 0, 0);
+        let (count, dim) = (9, 21);
+        let mut rows: Vec<f64> = (0..count * dim).map(|_| s.normal()).collect();
+        // Two rows that differ by a millionth.
+        rows.copy_within(..dim, dim);
+        rows[dim] += 1e-6;
+        let weights: Vec<f64> = (0..count * count).map(|_| s.normal()).collect();
+        let mut squares = vec![0.0; count * count];
+        squared_distances(&rows, &rows, dim, &mut squares);
+        let mut out = vec![0.0; rows.len()];
+        let (weight, near) = (|i, j| weights[i * count + j], |i, j| squares[i * count + j] < 1.0);
+        differences(&rows, &rows, dim, &mut out, weight, near);
+        for i in 0..count {
+            for j in 0..count {
+                let exact: f64 = (0..dim).map(|k| (rows[i * dim + k] - rows[j * dim + k]).powi(2)).sum();
+                assert!((squares[i * count + j] - exact).abs() <= 1e-13 * exact, "{i} {j}");
+            }
+            for k in 0..dim {
+                let term = |j: usize| weight(i, j) * (rows[i * dim + k] - rows[j * dim + k]);
+                assert!((out[i * dim + k] - (0..count).map(term).sum::<f64>()).abs() <= 1e-12, "{i} {k}");
+            }
+        }
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub mod proxy_anchor;
 pub mod proxy_nca;
 pub mod real;
 pub mod registry;
+mod rows;
 mod smooth;
 pub mod snr_contrastive;
 pub mod soft_triple;

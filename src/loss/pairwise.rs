@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use super::geometry::{Groups, Units, class_vectors, embeddings, from_cosines, from_scores, no_parameters};
+use super::geometry::{ClassVectors, Groups, class_vectors, embeddings, from_cosines, from_scores, no_parameters};
 use super::penalty::closeness;
 use super::real::Real;
 use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
@@ -36,7 +36,7 @@ pub trait PairTerm<T>: Clone + Send + Sync + 'static {
     /// The cost of two vectors of one class, and its derivative with respect to `s`.
     fn positive(&self, s: T) -> (T, T);
 
-    /// The cost of two vectors of different classes, at least 0, and its derivative with respect to `s`.
+    /// The cost of two vectors of different classes, at least 0 and never falling, and its derivative with respect to `s`.
     fn negative(&self, s: T) -> (T, T);
 }
 
@@ -210,12 +210,12 @@ pub(super) fn sample_wise<T: Real>(
     parameters: &[&[T]],
     gradients: &mut Gradients<T>,
     row: impl Fn(&mut [T], usize) -> f64 + Sync,
-    alone: impl FnOnce(&Units<T>, &mut Option<Vec<T>>) -> f64,
+    alone: impl FnOnce(&ClassVectors<'_, T>, &mut Option<Vec<T>>) -> f64,
 ) -> Result<f64, LossError> {
     let units = embeddings(batch, classes)?;
     let fields = class_vectors("mean_fields", parameters, classes, batch.dim)?;
     let each = T::of(1.0 / units.count as f64);
-    let mut scores = units.cosines(&fields);
+    let mut scores = units.scores(&fields);
     let costs: Vec<f64> = scores
         .par_chunks_mut(classes)
         .zip(batch.labels)
@@ -227,20 +227,19 @@ pub(super) fn sample_wise<T: Real>(
         .collect();
     let mut unit_gradient = None;
     let value = costs.iter().sum::<f64>() / units.count as f64 + alone(&fields, &mut unit_gradient);
-    from_scores(&units, &fields, &scores, unit_gradient.as_deref(), gradients);
+    from_scores(&units, &fields, &scores, unit_gradient, gradients);
     Ok(value)
 }
 
 /// `sum over (weight, power) of weight / C sum_c sum_{d != c} cost(m_c . m_d)^power`, left out where the weight is 0.
 pub(super) fn repulsion<T: Real>(
-    fields: &Units<T>,
+    fields: &ClassVectors<'_, T>,
     weights: &[(f64, f64)],
     cost: impl Fn(T) -> (T, T) + Sync,
     gradient: &mut Option<Vec<T>>,
 ) -> f64 {
     let mut value = 0.0;
     for &(weight, power) in weights.iter().filter(|(weight, _)| *weight != 0.0) {
-        let gradient = gradient.get_or_insert_with(|| vec![T::ZERO; fields.rows.len()]);
         value += closeness(fields, weight, power, &cost, gradient);
     }
     value

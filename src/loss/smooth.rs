@@ -19,11 +19,13 @@ pub fn log_1p_sum_exp<T: Real>(terms: impl Iterator<Item = T> + Clone) -> T {
 }
 
 /// `ln(1 + exp(x))`.
+#[inline(always)]
 pub fn softplus<T: Real>(x: T) -> T {
     x.max(T::ZERO) + (-x.abs()).exp().ln_1p()
 }
 
 /// `1 / (1 + exp(-x))`, the derivative of [`softplus`].
+#[inline(always)]
 pub fn sigmoid<T: Real>(x: T) -> T {
     let e = (-x.abs()).exp();
     if x >= T::ZERO { T::ONE / (T::ONE + e) } else { e / (T::ONE + e) }

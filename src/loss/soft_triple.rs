@@ -4,11 +4,11 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Field, MARGIN, Range, SCALE, Value, WEIGHT};
-use super::geometry::{Units, class_vectors, embeddings, from_scores};
+use super::geometry::{ClassVectors, class_vectors, embeddings, from_scores};
 use super::real::{Real, dot};
-use super::smooth::log_sum_exp;
 use super::softmax::cross_entropy;
 use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
+use crate::simd::vectorise;
 
 /// SoftTriple loss.
 ///
@@ -89,54 +89,85 @@ impl<T: Real> Loss<T> for SoftTriple {
         let units = embeddings(batch, classes)?;
         let each = self.centres();
         let centres = class_vectors("centres", parameters, classes * each, batch.dim)?;
-        let cosines = units.cosines(&centres);
-        let sharpness = T::of(1.0 / self.gamma);
-        let mut scores: Vec<T> = cosines
-            .par_chunks(each)
-            .map(|cosines| {
-                let log = log_sum_exp(cosines.iter().map(|&s| sharpness * s));
-                cosines.iter().fold(T::ZERO, |sum, &s| sum + (sharpness * s - log).exp() * s)
-            })
-            .collect();
+        let mut cosines = units.scores(&centres);
+        let mut similarities = vec![T::ZERO; units.count * classes];
+        let room = || vec![T::ZERO; BLOCK * each];
+        cosines.par_chunks(BLOCK * each).zip(similarities.par_chunks_mut(BLOCK)).for_each_init(
+            room,
+            |shares, (cosines, out)| {
+                self.shares(cosines, shares);
+                for ((out, q), shares) in out.iter_mut().zip(cosines.chunks(each)).zip(shares.chunks(each)) {
+                    *out = dot(q, shares);
+                }
+            },
+        );
         let (scale, margin) = (T::of(self.la), T::of(self.margin));
-        let similarities = scores.clone();
+        let mut slopes = similarities.clone();
         let mut value =
-            cross_entropy(&mut scores, batch.labels, classes, self.la, |score| (scale * (score - margin), scale));
+            cross_entropy(&mut slopes, batch.labels, classes, self.la, |score| (scale * (score - margin), scale));
 
         // From the scores to the cosines: the softmax over the centres moves too.
-        let mut gradient = vec![T::ZERO; cosines.len()];
-        let rows = cosines.par_chunks(each).zip(&similarities).zip(&scores);
-        gradient.par_chunks_mut(each).zip(rows).for_each(|(out, ((cosines, &score), &slope))| {
-            let log = log_sum_exp(cosines.iter().map(|&s| sharpness * s));
-            for (out, &s) in out.iter_mut().zip(cosines) {
-                *out = slope * (sharpness * s - log).exp() * (T::ONE + sharpness * (s - score));
+        let sharpness = T::of(1.0 / self.gamma);
+        let scores = similarities.par_chunks(BLOCK).zip(slopes.par_chunks(BLOCK));
+        cosines.par_chunks_mut(BLOCK * each).zip(scores).for_each_init(room, |shares, (cosines, (scores, slopes))| {
+            self.shares(cosines, shares);
+            let rows = cosines.chunks_mut(each).zip(shares.chunks(each)).zip(scores.iter().zip(slopes));
+            for ((q, shares), (&score, &slope)) in rows {
+                for (q, &share) in q.iter_mut().zip(shares) {
+                    *q = slope * share * (T::ONE + sharpness * (*q - score));
+                }
             }
         });
 
         let mut unit_gradient = None;
         if self.tau > 0.0 && each > 1 {
-            let start = unit_gradient.insert(vec![T::ZERO; centres.rows.len()]);
+            let start = unit_gradient.insert(vec![T::ZERO; centres.count * centres.dim]);
             value += self.spread(&centres, classes, start);
         }
-        from_scores(&units, &centres, &gradient, unit_gradient.as_deref(), gradients);
+        from_scores(&units, &centres, &cosines, unit_gradient, gradients);
         Ok(T::of(value))
     }
 }
+
+/// Classes of a sample whose centres are compared at one time.
+const BLOCK: usize = 128;
 
 impl SoftTriple {
     fn centres(&self) -> usize {
         self.centers_per_class as usize
     }
 
+    /// The softmax over each class's centres, given the cosines with the centres of some classes; `out` may hold more.
+    fn shares<T: Real>(&self, cosines: &[T], out: &mut [T]) {
+        let (each, sharpness) = (self.centres(), T::of(1.0 / self.gamma));
+        let out = &mut out[..cosines.len()];
+        vectorise(
+            #[inline(always)]
+            || {
+                for (out, q) in out.chunks_mut(each).zip(cosines.chunks(each)) {
+                    let top = q.iter().fold(q[0], |m, &q| q.max(m));
+                    out.iter_mut().zip(q).for_each(|(out, &q)| *out = sharpness * (q - top));
+                }
+                out.iter_mut().for_each(|x| *x = x.exp());
+                for out in out.chunks_mut(each) {
+                    let sum = out.iter().fold(T::ZERO, |sum, &x| sum + x);
+                    out.iter_mut().for_each(|x| *x = *x / sum);
+                }
+            },
+        );
+    }
+
     /// The regulariser, and its gradient with respect to the unit centres.
-    fn spread<T: Real>(&self, centres: &Units<T>, classes: usize, gradient: &mut [T]) -> f64 {
+    fn spread<T: Real>(&self, centres: &ClassVectors<'_, T>, classes: usize, gradient: &mut [T]) -> f64 {
         let (each, dim) = (self.centres(), centres.dim);
         let weight = self.tau / (classes * each * (each - 1)) as f64;
         let sums: Vec<f64> = gradient
             .par_chunks_mut(each * dim)
             .enumerate()
             .map(|(class, out)| {
-                let row = |k: usize| centres.row(class * each + k);
+                let mut units = vec![T::ZERO; each * dim];
+                centres.write_units(class * each, &mut units);
+                let row = |k: usize| &units[k * dim..(k + 1) * dim];
                 let mut sum = 0.0;
                 for k in 0..each {
                     for l in k + 1..each {

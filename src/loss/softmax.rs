@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 
 use super::real::Real;
-use super::smooth::log_1p_sum_exp;
+use super::rows::{exponentials, largest};
+use crate::simd::vectorise;
 
 /// `mean_i log(1 + sum_{c != y_i} exp(scale q_ic - target(q_{i,y_i})))`, which is the cross-entropy of the logits
 /// `scale q_ic` with the target's replaced.
@@ -24,18 +25,27 @@ pub(super) fn cross_entropy<T: Real>(
         .map(|(row, &label)| {
             let label = label as usize;
             let (own, slope) = target(row[label]);
-            row.iter_mut().for_each(|score| *score = scale * *score - own);
-            let (before, after) = (&row[..label], &row[label + 1..]);
-            let value = log_1p_sum_exp(before.iter().chain(after).copied());
-            let mut others = T::ZERO;
-            for (class, score) in row.iter_mut().enumerate() {
-                if class != label {
-                    let probability = (*score - value).exp();
-                    others += probability;
-                    *score = each * scale * probability;
-                }
-            }
-            row[label] = -each * slope * others;
+            let mut value = T::ZERO;
+            vectorise(
+                #[inline(always)]
+                || {
+                    row.iter_mut().for_each(|score| *score = scale * *score - own);
+                    // Its power is 0: the target is no part of the sum.
+                    row[label] = T::of(f64::NEG_INFINITY);
+                    let top = largest(
+                        row,
+                        T::ZERO,
+                        #[inline(always)]
+                        |x| x,
+                    );
+                    let others = exponentials(row, top);
+                    let one = (-top).exp();
+                    value = top + (others + (one - T::ONE)).ln_1p();
+                    let share = each / (one + others);
+                    row.iter_mut().for_each(|score| *score *= scale * share);
+                    row[label] = -slope * share * others;
+                },
+            );
             value.to_f64()
         })
         .collect();

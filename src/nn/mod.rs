@@ -22,7 +22,6 @@ mod model;
 mod norm;
 #[cfg(any(test, feature = "cuda"))]
 mod portable;
-mod simd;
 #[cfg(test)]
 mod tests;
 mod weights;

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::simd::vectorise;
+use crate::simd::vectorise;
 
 /// The running statistics that evaluation uses move by this much of the batch's.
 const MOMENTUM: f64 = 0.1;

@@ -5,7 +5,7 @@ use pulp::{Arch, Simd, WithSimd};
 /// Runs `loops` compiled for the best instruction set that the machine has. The closure must be marked
 /// `#[inline(always)]`, and so must what it calls, or it stays compiled for the oldest machine.
 #[inline(always)]
-pub(super) fn vectorise(loops: impl FnMut()) {
+pub fn vectorise(loops: impl FnMut()) {
     Arch::new().dispatch(Loops(loops));
 }
 
