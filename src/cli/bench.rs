@@ -149,7 +149,7 @@ fn time(text: &str, [batch, classes, dim]: [usize; 3], seconds: f64) -> Result<R
     let shapes = loss.parameters(classes, dim);
     let parameters: Vec<Vec<f32>> = shapes.iter().map(|p| normal(p.rows * p.cols, &mut random)).collect();
     let parameters: Vec<&[f32]> = parameters.iter().map(Vec::as_slice).collect();
-    let rows = if shapes.is_empty() { batch } else { shapes.iter().map(|p| p.rows).sum() };
+    let rows = shapes.iter().filter(|p| p.cols == dim).map(|p| p.rows).max().unwrap_or(batch);
     let input = Batch { embeddings: &embeddings, labels: &labels, dim };
 
     let before = status("VmRSS:");
