@@ -19,7 +19,7 @@ use crate::train::{Config, EpochLog, Measured, TrainSet, train};
 
 pub(super) const KIND: Kind = Kind {
     name: "train",
-    version: 1,
+    version: 2,
     inputs: Inputs::Named(&[InputSpec { name: "images", required: true }]),
     outputs: &[("model", "model.safetensors"), ("epochs", "epochs.csv")],
     publish: false,
