@@ -487,8 +487,7 @@ mod tests {
             }
             m.pull_back(&mut expected);
             e.pull_back(&mut of_embeddings);
-            let mut gradients = Gradients::default();
-            gradients.parameters = vec![vec![7.0; 11]];
+            let mut gradients = Gradients { parameters: vec![vec![7.0; 11]], ..Gradients::default() };
             from_scores(&e, &vectors, &gradient, started.then(|| start.clone()), &mut gradients);
             let close = |found: &[f64], expected: &[f64]| {
                 assert_eq!(found.len(), expected.len());
