@@ -151,7 +151,7 @@ impl SoftTriple {
                 out.iter_mut().for_each(|x| *x = x.exp());
                 for out in out.chunks_mut(each) {
                     let sum = out.iter().fold(T::ZERO, |sum, &x| sum + x);
-                    out.iter_mut().for_each(|x| *x = *x / sum);
+                    out.iter_mut().for_each(|x| *x /= sum);
                 }
             },
         );
