@@ -1,104 +1,210 @@
-//! The seam between networks and devices: [`Backend`], and the shapes that cross it.
+//! The seam between networks and devices: [`Backend`], and what crosses it.
 //!
-//! A backend is a dfdx device. What a network needs beyond dfdx's own operations is a method here, once for each
-//! device; everything else is written once, for all of them. dfdx keeps the tape: an operation takes a tensor with a
-//! tape and returns one.
+//! What a network needs is a method here, once for each device; everything else is written once, for all of them. dfdx keeps
+//! the tape: an operation takes feature maps with a tape and returns one. With dfdx's empty tape, [`NoneTape`], nothing is
+//! kept for a backward pass.
 
-use dfdx::prelude::*;
+use dfdx::prelude::{Device, Gradients, NoneTape, OwnedTape, Tape};
 
-use super::adamw::AdamWStep;
+use super::Error;
 
 /// Gradients are tracked on it.
-pub type Recording<B> = OwnedTape<f32, B>;
-/// A parameter or a buffer: its elements in compute layout, one after another.
-pub type Flat<B> = Tensor<(usize,), f32, B>;
-/// `rows x columns`.
-pub type Matrix<B, T = NoneTape> = Tensor<(usize, usize), f32, B, T>;
-/// `N x H x W x C`.
-pub type Images<B, T = NoneTape> = Tensor<(usize, usize, usize, usize), f32, B, T>;
+pub type Recording<B> = OwnedTape<f32, <B as Backend>::Device>;
+/// A feature map with a tape `T`.
+pub type Map<B, T = NoneTape> = <B as Backend>::Map<T>;
+/// The gradients of one backward pass.
+pub type Grads<B> = Gradients<f32, <B as Backend>::Device>;
 
-/// The parameters and running statistics of one block of `convnet4`, in compute layout.
-#[derive(Debug)]
-pub struct BlockTensors<'a, B: Backend> {
-    /// `3 x 3 x C x O`.
-    pub kernel: &'a Flat<B>,
-    /// Scale of the normalisation, `O`.
-    pub weight: &'a Flat<B>,
-    /// Shift of the normalisation, `O`.
-    pub bias: &'a Flat<B>,
+/// The extents of a feature map, `images x rows x columns x channels`, in the order of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    pub images: usize,
+    pub rows: usize,
+    pub columns: usize,
+    pub channels: usize,
 }
 
-/// A dfdx device with the operations of the networks.
-pub trait Backend: Device<f32> + Cache {
-    /// Convolution 3x3 with padding 1, batch normalisation by the batch's statistics, ReLU, and 2x2 max pooling:
-    /// `N x H x W x C` to `N x H/2 x W/2 x O`. `running` are the running mean and variance, which move towards the
-    /// batch's. Without `input_gradient` the gradient stops here, as it may below the first layer.
-    fn block_train(
-        &self,
-        x: Images<Self, Recording<Self>>,
-        block: BlockTensors<'_, Self>,
-        running: (&mut Flat<Self>, &mut Flat<Self>),
-        input_gradient: bool,
-    ) -> Result<Images<Self, Recording<Self>>, Self::Err>;
+impl Shape {
+    /// Elements.
+    pub fn len(self) -> usize {
+        self.images * self.rows * self.columns * self.channels
+    }
 
-    /// The same with the running mean and variance, for evaluation.
-    fn block_eval(
-        &self,
-        x: Images<Self>,
-        block: BlockTensors<'_, Self>,
-        running: (&Flat<Self>, &Flat<Self>),
-    ) -> Result<Images<Self>, Self::Err>;
+    /// Whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
 
-    /// One step of AdamW (Loshchilov and Hutter 2019, as PyTorch computes it) on `parameter`; `moments` are the
-    /// running means of the gradient and of its square.
-    fn adamw(
-        &self,
-        step: AdamWStep,
-        parameter: &mut Flat<Self>,
-        gradient: &Flat<Self>,
-        moments: &mut [Flat<Self>; 2],
-    ) -> Result<(), Self::Err>;
-
-    /// Copies `values` to the device in the given shape, which must have as many elements.
-    fn upload<S: Shape>(&self, values: &[f32], shape: S) -> Result<Tensor<S, f32, Self>, Self::Err> {
-        // Not `tensor_from_vec`: with its cache on, dfdx would keep every such vector without ever reusing it.
-        let mut tensor = self.try_zeros_like(&shape)?;
-        tensor.copy_from(values);
-        Ok(tensor)
+    /// One pixel an image.
+    pub fn vectors(images: usize, channels: usize) -> Self {
+        Self { images, rows: 1, columns: 1, channels }
     }
 }
 
-/// Copies a tensor to the host.
-pub fn download<S: Shape, B: Backend, T>(tensor: &Tensor<S, f32, B, T>) -> Vec<f32> {
-    let mut values = vec![0.0; tensor.shape().num_elements()];
-    tensor.copy_into(&mut values);
-    values
+/// What a convolution looks like; pairs are (rows, columns).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Convolution {
+    pub kernel: [usize; 2],
+    pub stride: [usize; 2],
+    /// Zeros on either side.
+    pub padding: [usize; 2],
+    /// Input and output channels fall into so many groups that do not mix.
+    pub groups: usize,
 }
 
-/// Global average pooling: `N x H x W x C` to `N x C`.
-pub(super) fn average_pool<B: Backend, T: Tape<f32, B>>(x: Images<B, T>) -> Result<Matrix<B, T>, B::Err> {
-    let (n, h, w, c) = *x.shape();
-    x.try_reshape_like(&(n, h * w, c))?.try_mean::<(usize, usize), Axis<1>>()
+impl Convolution {
+    /// A square kernel, one group.
+    pub fn square(kernel: usize, stride: usize, padding: usize) -> Self {
+        Self { kernel: [kernel; 2], stride: [stride; 2], padding: [padding; 2], groups: 1 }
+    }
 }
 
-/// `x W^T + b`: `N x I` to `N x O`, `weight` being `O x I` as PyTorch has it.
-pub(super) fn linear<B: Backend, T: Tape<f32, B>>(
-    x: Matrix<B, T>,
-    weight: &Flat<B>,
-    bias: &Flat<B>,
-) -> Result<Matrix<B, T>, B::Err> {
-    let (rows, inputs) = *x.shape();
-    let (outputs,) = *bias.shape();
-    let weight = weight.retaped::<T>().try_reshape_like(&(outputs, inputs))?;
-    let product = x.try_matmul(weight.try_permute::<(usize, usize), Axes2<1, 0>>()?)?;
-    product.try_add(bias.retaped::<T>().try_broadcast_like::<_, Axis<0>>(&(rows, outputs))?)
+/// Batch normalisation after a convolution. Vectors have an element for each output channel.
+#[derive(Debug)]
+pub enum Norm<'a, V> {
+    /// None.
+    Without,
+    /// By the batch's mean and variance; the running ones move towards them by the share `momentum`.
+    Batch { weight: &'a V, bias: &'a V, mean: &'a V, variance: &'a V, epsilon: f32, momentum: f32 },
+    /// By the running mean and variance, which stay. Folded into the convolution. With `learn`, scale and shift have
+    /// gradients.
+    Running { weight: &'a V, bias: &'a V, mean: &'a V, variance: &'a V, epsilon: f32, learn: bool },
 }
 
-/// Each row divided by its length, or by 1e-12 if that is larger, as PyTorch's `normalize`.
-pub(super) fn l2_normalise<B: Backend, T: Tape<f32, B>>(x: Matrix<B, T>) -> Result<Matrix<B, T>, B::Err> {
-    let shape = *x.shape();
-    let squares = x.with_empty_tape().try_square()?.try_sum::<(usize,), Axis<1>>()?;
-    // The bound is on the squared length: below it the derivative of the root would be infinite.
-    let length = squares.try_clamp(1e-24, f32::MAX)?.try_sqrt()?;
-    x.try_div(length.try_broadcast_like::<_, Axis<1>>(&shape)?)
+/// What comes last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    Nothing,
+    Relu,
+    /// ReLU, then the largest of each 2x2 pixels; a last odd row or column is dropped.
+    ReluMaxPool,
+}
+
+/// Convolution, normalisation, residual, ReLU: one operation, since between its parts nothing need be written.
+#[derive(Debug)]
+pub struct Unit<'a, V> {
+    pub convolution: Convolution,
+    /// `KH x KW x C / groups x O`.
+    pub kernel: &'a V,
+    /// `O`.
+    pub bias: Option<&'a V>,
+    /// Channels out.
+    pub outputs: usize,
+    pub norm: Norm<'a, V>,
+    pub after: After,
+}
+
+/// Running mean and variance after a batch.
+pub type Running<V> = [V; 2];
+
+/// A window that slides over the pixels, the same in rows and columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    pub size: usize,
+    pub stride: usize,
+    /// Pixels beyond the border on either side: absent for a maximum, zeros that count for an average.
+    pub padding: usize,
+    /// Round the number of windows up, as long as the last one begins inside.
+    pub ceil: bool,
+}
+
+impl Window {
+    /// Windows along `len` pixels, as PyTorch counts them.
+    pub fn count(self, len: usize) -> usize {
+        let room = (len + 2 * self.padding).saturating_sub(self.size);
+        if !self.ceil {
+            return room / self.stride + 1;
+        }
+        let count = room.div_ceil(self.stride) + 1;
+        if (count - 1) * self.stride >= len + self.padding { count - 1 } else { count }
+    }
+
+    /// The shape after pooling.
+    pub fn out(self, shape: Shape) -> Shape {
+        Shape { rows: self.count(shape.rows), columns: self.count(shape.columns), ..shape }
+    }
+}
+
+/// What a window keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reduce {
+    /// The largest value; its gradient goes to the first of equals.
+    Max,
+    /// The mean, padding included.
+    Average,
+}
+
+/// A device with the operations of the networks, and dfdx's tape.
+///
+/// Every operation panics or returns an error only on shapes that do not fit, which the networks never make.
+pub trait Backend: Clone + std::fmt::Debug + Sized + 'static {
+    /// Where dfdx keeps the tape.
+    type Device: Device<f32>;
+    /// A parameter, a buffer, a gradient or an optimiser's state: elements in one row. A clone is the same parameter.
+    type Vector: Clone + std::fmt::Debug;
+    /// A feature map.
+    type Map<T: Tape<f32, Self::Device>>;
+
+    /// Copies `values` to the device.
+    fn vector(&self, values: &[f32]) -> Result<Self::Vector, Error>;
+
+    /// Lends a vector's elements on the host.
+    fn read<R>(&self, vector: &Self::Vector, with: impl FnOnce(&[f32]) -> R) -> R;
+
+    /// Lends a vector's elements on the host, to change.
+    fn write<R>(&self, vector: &mut Self::Vector, with: impl FnOnce(&mut [f32]) -> R) -> R;
+
+    /// Copies `values` (`shape.len()` elements) to the device. No gradient is made for them.
+    fn map(&self, values: &[f32], shape: Shape) -> Result<Map<Self>, Error>;
+
+    /// Begins a tape at a map, for which no gradient is made.
+    fn record(&self, x: Map<Self>) -> Map<Self, Recording<Self>>;
+
+    /// The extents of a map.
+    fn shape<T: Tape<f32, Self::Device>>(x: &Map<Self, T>) -> Shape;
+
+    /// Copies a map to the host.
+    fn download<T: Tape<f32, Self::Device>>(x: &Map<Self, T>) -> Vec<f32>;
+
+    /// The same map again, for a second use; the tape stays with the first.
+    fn again<T: Tape<f32, Self::Device>>(x: &Map<Self, T>) -> Map<Self, T>;
+
+    /// A [`Unit`], `residual` being added before the ReLU. Returns the running statistics after the batch where the unit
+    /// is normalised by the batch's.
+    fn unit<T: Tape<f32, Self::Device>>(
+        &self,
+        x: Map<Self, T>,
+        unit: Unit<'_, Self::Vector>,
+        residual: Option<Map<Self, T>>,
+    ) -> Result<(Map<Self, T>, Option<Running<Self::Vector>>), Error>;
+
+    /// Pooling of windows.
+    fn pool<T: Tape<f32, Self::Device>>(
+        &self,
+        x: Map<Self, T>,
+        window: Window,
+        reduce: Reduce,
+    ) -> Result<Map<Self, T>, Error>;
+
+    /// Each image's mean or largest value of each channel: one pixel an image.
+    fn global_pool<T: Tape<f32, Self::Device>>(&self, x: Map<Self, T>, reduce: Reduce) -> Result<Map<Self, T>, Error>;
+
+    /// Channels of several maps side by side.
+    fn concat<T: Tape<f32, Self::Device>>(&self, maps: Vec<Map<Self, T>>) -> Result<Map<Self, T>, Error>;
+
+    /// The sum of two maps of one shape.
+    fn add<T: Tape<f32, Self::Device>>(&self, x: Map<Self, T>, y: Map<Self, T>) -> Result<Map<Self, T>, Error>;
+
+    /// Each element times its own constant, `x`'s shape: dropout with a given mask.
+    fn scale<T: Tape<f32, Self::Device>>(&self, x: Map<Self, T>, factors: &[f32]) -> Result<Map<Self, T>, Error>;
+
+    /// Each pixel's channels divided by their length, or by 1e-12 if that is larger, as PyTorch's `normalize`.
+    fn l2_normalise<T: Tape<f32, Self::Device>>(&self, x: Map<Self, T>) -> Result<Map<Self, T>, Error>;
+
+    /// Takes a known gradient of `x` back to the parameters: that of the scalar `sum(x * gradient)`, in which `gradient` is
+    /// constant.
+    fn backward(&self, x: Map<Self, Recording<Self>>, gradient: &[f32]) -> Result<Grads<Self>, Error>;
+
+    /// Takes a parameter's gradient out; none if no operation used the parameter.
+    fn gradient(&self, gradients: &mut Grads<Self>, parameter: &Self::Vector) -> Result<Option<Self::Vector>, Error>;
 }

@@ -1,41 +1,168 @@
-//! The backbones, their parameters, and embeddings of images.
+//! Networks as a whole: a backbone, a pooling, a head; and embeddings of images.
 
-use dfdx::prelude::*;
+use dfdx::prelude::Tape;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
-use super::backend::{
-    Backend, BlockTensors, Flat, Images, Matrix, Recording, average_pool, download, l2_normalise, linear,
-};
+use super::backend::{After, Backend, Convolution, Map, Recording, Reduce, Shape};
+use super::layers::{Builder, Layer, Names, Pass, Statistics, UnitLayer};
+use super::tensor::{Init, NamedTensor, Part, Tensors};
+use super::{inception, resnet};
 use crate::data::random::stream;
 
 /// A network's trunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Backbone {
-    /// Four blocks of 3x3 convolution (32, 64, 128, 128 channels), batch normalisation, ReLU and 2x2 max pooling;
-    /// global average pooling. 0.24 million parameters.
+    /// Four blocks of 3x3 convolution (32, 64, 128, 128 channels), batch normalisation, ReLU and 2x2 max pooling.
+    /// 0.24 million parameters.
     Convnet4,
+    /// ResNet-18, 11.2 million parameters.
+    Resnet18,
+    /// ResNet-34, 21.3 million parameters.
+    Resnet34,
+    /// ResNet-50, 23.5 million parameters.
+    Resnet50,
+    /// ResNet-101, 42.5 million parameters.
+    Resnet101,
+    /// BN-Inception, 10.3 million parameters.
+    BnInception,
 }
 
 impl Backbone {
-    /// Output channels of the blocks.
-    fn channels(self) -> &'static [usize] {
+    /// Channels that its pooled features have.
+    pub fn features(self) -> usize {
         match self {
-            Self::Convnet4 => &[32, 64, 128, 128],
+            Self::Convnet4 => 128,
+            Self::BnInception => inception::FEATURES,
+            _ => self.residual().features(),
+        }
+    }
+
+    /// The plan of a ResNet.
+    fn residual(self) -> resnet::Plan {
+        let (blocks, bottleneck) = match self {
+            Self::Resnet34 => ([3, 4, 6, 3], false),
+            Self::Resnet50 => ([3, 4, 6, 3], true),
+            Self::Resnet101 => ([3, 4, 23, 3], true),
+            _ => ([2, 2, 2, 2], false),
+        };
+        resnet::Plan { blocks, bottleneck }
+    }
+
+    /// Rows and columns that an image must have at least.
+    fn smallest(self) -> usize {
+        match self {
+            Self::Convnet4 => 16,
+            _ => 32,
+        }
+    }
+
+    /// How its first layer sees pixels.
+    pub fn pixels(self) -> Pixels {
+        match self {
+            Self::Convnet4 => Pixels { reversed: false, white: 1.0, mean: [0.5; 3], deviation: [0.5; 3] },
+            Self::BnInception => {
+                Pixels { reversed: true, white: 255.0, mean: [104.0, 117.0, 128.0], deviation: [1.0; 3] }
+            }
+            _ => Pixels {
+                reversed: false,
+                white: 1.0,
+                mean: [0.485, 0.456, 0.406],
+                deviation: [0.229, 0.224, 0.225],
+            },
+        }
+    }
+
+    fn build<B: Backend>(self, builder: &mut Builder<'_, B>) -> Result<Vec<Layer>, Error> {
+        match self {
+            Self::Convnet4 => convnet4(builder),
+            Self::BnInception => inception::build(builder),
+            _ => resnet::build(builder, self.residual()),
         }
     }
 }
 
+fn convnet4<B: Backend>(builder: &mut Builder<'_, B>) -> Result<Vec<Layer>, Error> {
+    let channels = [COLOURS, 32, 64, 128, 128];
+    let block = |(index, channels): (usize, &[usize])| {
+        let (conv, norm) = (format!("blocks.{index}.conv"), format!("blocks.{index}.norm"));
+        let names = Names { conv: &conv, norm: Some(&norm), bias: false };
+        let channels = [channels[0], channels[1]];
+        builder.unit(names, channels, Convolution::square(3, 1, 1), After::ReluMaxPool).map(Layer::Unit)
+    };
+    channels.windows(2).enumerate().map(block).collect()
+}
+
 /// Colours of a pixel.
-const COLOURS: usize = 3;
+pub const COLOURS: usize = 3;
+
+/// What becomes of a pixel's colours, 0 to 255: `(colour / 255 * white - mean) / deviation`, after blue and red have changed
+/// places where `reversed`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Pixels {
+    pub reversed: bool,
+    /// What 255 becomes before the mean is taken off.
+    pub white: f32,
+    pub mean: [f32; 3],
+    pub deviation: [f32; 3],
+}
+
+impl Pixels {
+    /// What a network sees of RGB pixels.
+    pub fn normalise(&self, pixels: &[u8]) -> Vec<f32> {
+        let table: [[f32; 256]; COLOURS] = std::array::from_fn(|channel| {
+            std::array::from_fn(|colour| {
+                (colour as f32 / 255.0 * self.white - self.mean[channel]) / self.deviation[channel]
+            })
+        });
+        let mut values = vec![0.0; pixels.len()];
+        for (values, pixel) in values.chunks_exact_mut(COLOURS).zip(pixels.chunks_exact(COLOURS)) {
+            for (channel, value) in values.iter_mut().enumerate() {
+                let from = if self.reversed { COLOURS - 1 - channel } else { channel };
+                *value = table[channel][usize::from(pixel[from])];
+            }
+        }
+        values
+    }
+}
+
+/// How a backbone's map becomes one vector an image.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// The mean over the pixels.
+    #[default]
+    Average,
+    /// The largest over the pixels.
+    Max,
+    /// Both, added: the head of the Proxy-Anchor code and of what follows it.
+    AverageMax,
+}
+
+/// What makes an embedding of pooled features.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Head {
+    /// A linear layer whose weight starts from a Kaiming normal over its outputs and whose bias starts at 0: the
+    /// Proxy-Anchor code.
+    #[default]
+    Linear,
+    /// A linear layer that starts as PyTorch's: the Metric Learning Reality Check.
+    LinearDefault,
+    /// The features themselves.
+    Identity,
+}
 
 /// What a network is, its numbers apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Architecture {
-    /// The trunk.
     pub backbone: Backbone,
+    #[serde(default)]
+    pub pooling: Pooling,
+    #[serde(default)]
+    pub head: Head,
     /// Length of an embedding.
     pub dim: usize,
     /// Rows of an input image.
@@ -44,76 +171,56 @@ pub struct Architecture {
     pub width: usize,
 }
 
-/// What a tensor of a network is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// The optimiser moves it.
-    Parameter,
-    /// Running statistics: saved with the parameters, moved by the forward pass.
-    Buffer,
-}
-
-/// A tensor of a network under its name in weight files.
-#[derive(Debug, Clone)]
-pub struct NamedTensor<B: Backend> {
-    /// As PyTorch would name it: "blocks.0.conv.weight".
-    pub name: String,
-    /// The shape in weight files, PyTorch's.
-    pub shape: Vec<usize>,
-    /// Learned or counted.
-    pub kind: Kind,
-    /// The elements; a convolution's are `H x W x C x O` here and `O x C x H x W` in files.
-    pub value: Flat<B>,
-}
-
-impl<B: Backend> NamedTensor<B> {
-    fn new(device: &B, name: String, shape: Vec<usize>, kind: Kind, file_order: &[f32]) -> Result<Self, Error> {
-        let value = device.upload(file_order, (file_order.len(),)).map_err(Error::device("creating a parameter"))?;
-        let mut tensor = Self { name, shape, kind, value };
-        tensor.set(file_order);
-        Ok(tensor)
-    }
-
-    /// The elements in the order of weight files.
-    pub fn file_order(&self) -> Vec<f32> {
-        let values = download(&self.value);
-        match self.shape[..] {
-            [outputs, inputs, rows, columns] => transpose(&values, rows * columns * inputs, outputs)
-                .chunks_exact(rows * columns * inputs)
-                .flat_map(|filter| transpose(filter, rows * columns, inputs))
-                .collect(),
-            _ => values,
+impl Architecture {
+    /// What no network can be.
+    fn check(&self) -> Result<(), Error> {
+        let Self { backbone, head, dim, height, width, .. } = *self;
+        let wrong = |field, message| Err(Error::Architecture { field, message });
+        if dim == 0 {
+            return wrong("dim", "an embedding has at least one element".into());
         }
-    }
-
-    /// Takes the elements over from the order of weight files; there must be as many as the shape says.
-    pub fn set(&mut self, file_order: &[f32]) {
-        match self.shape[..] {
-            [outputs, inputs, rows, columns] => {
-                let filters: Vec<f32> = file_order
-                    .chunks_exact(rows * columns * inputs)
-                    .flat_map(|filter| transpose(filter, inputs, rows * columns))
-                    .collect();
-                self.value.copy_from(&transpose(&filters, outputs, rows * columns * inputs));
+        if head == Head::Identity && dim != backbone.features() {
+            let features = backbone.features();
+            return wrong("dim", format!("without a linear head it is the {features} features of the backbone"));
+        }
+        let smallest = backbone.smallest();
+        for (field, size) in [("height", height), ("width", width)] {
+            if size < smallest {
+                return wrong(field, format!("{size} pixels are too few for this backbone; at least {smallest}"));
             }
-            _ => self.value.copy_from(file_order),
         }
+        Ok(())
     }
 }
 
-/// The transpose of a row-major `rows x columns` matrix.
-fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
+/// What learns in a forward pass, and by what it normalises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Training {
+    /// Whether the backbone has gradients.
+    pub backbone: bool,
+    pub statistics: Statistics,
+    /// Share of the pooled features that is set to 0 at random, the others being made larger by as much.
+    pub dropout: Option<Dropout>,
 }
 
-/// Convolution, normalisation, ReLU, pooling.
-#[derive(Debug, Clone)]
-struct Block<B: Backend> {
-    kernel: NamedTensor<B>,
-    weight: NamedTensor<B>,
-    bias: NamedTensor<B>,
-    running_mean: NamedTensor<B>,
-    running_variance: NamedTensor<B>,
+/// The features that one batch does without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dropout {
+    /// In thousandths.
+    pub per_mille: u32,
+    pub seed: u64,
+    pub epoch: u64,
+    pub step: u64,
+}
+
+impl Dropout {
+    /// 0, or what makes up for the others, for each of `len` elements.
+    fn factors(self, len: usize) -> Vec<f32> {
+        let rate = f64::from(self.per_mille) / 1000.0;
+        let mut random = stream(self.seed, "dropout", self.epoch, self.step);
+        let kept = (1.0 / (1.0 - rate)) as f32;
+        (0..len).map(|_| if random.uniform() < rate { 0.0 } else { kept }).collect()
+    }
 }
 
 /// A network: images in, unit vectors out.
@@ -121,125 +228,117 @@ struct Block<B: Backend> {
 pub struct Model<B: Backend> {
     /// What it is.
     pub architecture: Architecture,
-    blocks: Vec<Block<B>>,
-    head: [NamedTensor<B>; 2],
+    pub(super) tensors: Tensors<B>,
+    backbone: Vec<Layer>,
+    head: Option<UnitLayer>,
 }
 
 impl<B: Backend> Model<B> {
-    /// A network as `seed` starts it: convolutions by PyTorch's default (Kaiming uniform, a = sqrt 5), the linear head
-    /// by Kaiming normal over its outputs, bias 0.
+    /// A network as `seed` starts it.
     pub fn new(device: &B, architecture: Architecture, seed: u64) -> Result<Self, Error> {
-        let Architecture { backbone, dim, height, width } = architecture;
-        if dim == 0 {
-            return Err(Error::Architecture { field: "dim", message: "an embedding has at least one element".into() });
-        }
-        let channels = backbone.channels();
-        let smallest = 1usize << channels.len();
-        for (field, size) in [("height", height), ("width", width)] {
-            if size < smallest {
-                let message = format!("{size} pixels vanish in {} poolings; at least {smallest}", channels.len());
-                return Err(Error::Architecture { field, message });
-            }
-        }
-        let mut blocks = Vec::new();
-        let mut inputs = COLOURS;
-        for (index, &outputs) in channels.iter().enumerate() {
-            let mut random = stream(seed, "init", 0, index as u64);
-            let bound = 1.0 / ((9 * inputs) as f64).sqrt();
-            let kernel: Vec<f32> = (0..outputs * inputs * 9).map(|_| random.between(-bound, bound) as f32).collect();
-            let vector = |name: &str, kind, value| {
-                let name = format!("blocks.{index}.norm.{name}");
-                NamedTensor::new(device, name, vec![outputs], kind, &vec![value; outputs])
-            };
-            let name = format!("blocks.{index}.conv.weight");
-            blocks.push(Block {
-                kernel: NamedTensor::new(device, name, vec![outputs, inputs, 3, 3], Kind::Parameter, &kernel)?,
-                weight: vector("weight", Kind::Parameter, 1.0)?,
-                bias: vector("bias", Kind::Parameter, 0.0)?,
-                running_mean: vector("running_mean", Kind::Buffer, 0.0)?,
-                running_variance: vector("running_var", Kind::Buffer, 1.0)?,
-            });
-            inputs = outputs;
-        }
-        let mut random = stream(seed, "init", 0, channels.len() as u64);
-        let deviation = (2.0 / dim as f64).sqrt();
-        let weight: Vec<f32> = (0..dim * inputs).map(|_| (deviation * random.normal()) as f32).collect();
-        let head = [
-            NamedTensor::new(device, "head.weight".into(), vec![dim, inputs], Kind::Parameter, &weight)?,
-            NamedTensor::new(device, "head.bias".into(), vec![dim], Kind::Parameter, &vec![0.0; dim])?,
-        ];
-        Ok(Self { architecture, blocks, head })
+        architecture.check()?;
+        let mut builder = Builder::new(device, seed);
+        let backbone = architecture.backbone.build(&mut builder)?;
+        builder.tensors.part = Part::Head;
+        let features = architecture.backbone.features();
+        let init = match architecture.head {
+            Head::Linear => Some([Init::KaimingFanOut, Init::Constant(0.0)]),
+            Head::LinearDefault => Some([Init::Uniform { fan_in: features }; 2]),
+            Head::Identity => None,
+        };
+        let head = init.map(|init| builder.linear("head", [features, architecture.dim], init)).transpose()?;
+        Ok(Self { architecture, tensors: builder.tensors, backbone, head })
     }
 
     /// Every parameter and buffer, in a fixed order.
     pub fn tensors(&self) -> impl Iterator<Item = &NamedTensor<B>> {
-        self.blocks
-            .iter()
-            .flat_map(|b| [&b.kernel, &b.weight, &b.bias, &b.running_mean, &b.running_variance])
-            .chain(&self.head)
+        self.tensors.iter()
     }
 
     /// The same, to change.
     pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut NamedTensor<B>> {
-        self.blocks
-            .iter_mut()
-            .flat_map(|b| [&mut b.kernel, &mut b.weight, &mut b.bias, &mut b.running_mean, &mut b.running_variance])
-            .chain(&mut self.head)
+        self.tensors.iter_mut()
     }
 
-    /// `N x H x W x 3` to `N x dim` in training mode: batch statistics, running statistics moved.
-    pub fn forward_train(&mut self, device: &B, x: Images<B>) -> Result<Matrix<B, Recording<B>>, Error> {
-        let mut x = x.put_tape(OwnedTape::default());
-        for (index, b) in self.blocks.iter_mut().enumerate() {
-            let tensors = BlockTensors { kernel: &b.kernel.value, weight: &b.weight.value, bias: &b.bias.value };
-            let running = (&mut b.running_mean.value, &mut b.running_variance.value);
-            x = device.block_train(x, tensors, running, index > 0).map_err(Error::device("a block"))?;
+    /// `N x H x W x 3` to `N x dim` unit vectors, for a training step. Running statistics move where the batch's are used.
+    pub fn forward_train(
+        &mut self,
+        device: &B,
+        x: Map<B>,
+        training: Training,
+    ) -> Result<Map<B, Recording<B>>, Error> {
+        let Training { backbone, statistics, dropout } = training;
+        let mut pass = Pass { device, tensors: &self.tensors, statistics, moved: Vec::new() };
+        let features = match backbone {
+            true => self.features(&mut pass, device.record(x))?,
+            false => device.record(self.features(&mut pass, x)?),
+        };
+        let features = match dropout {
+            Some(dropout) => {
+                let factors = dropout.factors(B::shape(&features).len());
+                device.scale(features, &factors)?
+            }
+            None => features,
+        };
+        let embeddings = self.embed(&mut pass, features)?;
+        for (id, value) in pass.moved {
+            self.tensors.put(id, value);
         }
-        self.head(x)
+        Ok(embeddings)
     }
 
-    /// `N x H x W x 3` to `N x dim` in evaluation mode: running statistics, no tape.
-    pub fn forward_eval(&self, device: &B, mut x: Images<B>) -> Result<Matrix<B>, Error> {
-        for b in &self.blocks {
-            let tensors = BlockTensors { kernel: &b.kernel.value, weight: &b.weight.value, bias: &b.bias.value };
-            let running = (&b.running_mean.value, &b.running_variance.value);
-            x = device.block_eval(x, tensors, running).map_err(Error::device("a block"))?;
+    /// `N x H x W x 3` to `N x dim` unit vectors in evaluation mode.
+    pub fn forward_eval(&self, device: &B, x: Map<B>) -> Result<Map<B>, Error> {
+        let statistics = Statistics::Running { learn: false };
+        let mut pass = Pass { device, tensors: &self.tensors, statistics, moved: Vec::new() };
+        let features = self.features(&mut pass, x)?;
+        self.embed(&mut pass, features)
+    }
+
+    /// Pooled features, `N x C`.
+    pub(super) fn features<T: Tape<f32, B::Device>>(
+        &self,
+        pass: &mut Pass<'_, B>,
+        x: Map<B, T>,
+    ) -> Result<Map<B, T>, Error> {
+        let map = pass.run(&self.backbone, x)?;
+        let device = pass.device;
+        match self.architecture.pooling {
+            Pooling::Average => device.global_pool(map, Reduce::Average),
+            Pooling::Max => device.global_pool(map, Reduce::Max),
+            Pooling::AverageMax => {
+                let largest = device.global_pool(B::again(&map), Reduce::Max)?;
+                device.add(device.global_pool(map, Reduce::Average)?, largest)
+            }
         }
-        self.head(x)
     }
 
-    fn head<T: Tape<f32, B>>(&self, x: Images<B, T>) -> Result<Matrix<B, T>, Error> {
-        let [weight, bias] = self.head.each_ref().map(|tensor| &tensor.value);
-        average_pool(x).and_then(|x| linear(x, weight, bias)).and_then(l2_normalise).map_err(Error::device("the head"))
+    fn embed<T: Tape<f32, B::Device>>(&self, pass: &mut Pass<'_, B>, features: Map<B, T>) -> Result<Map<B, T>, Error> {
+        let vectors = match &self.head {
+            Some(head) => pass.unit(head, features, None)?,
+            None => features,
+        };
+        pass.device.l2_normalise(vectors)
     }
 }
 
-/// The normalisation of a pixel's colour, as weight files record it: `(x / 255 - MEAN) / DEVIATION`.
-pub(super) const MEAN: f32 = 0.5;
-pub(super) const DEVIATION: f32 = 0.5;
-
-/// What a network sees of pixels.
-pub fn normalise(pixels: &[u8]) -> Vec<f32> {
-    let table: [f32; 256] = std::array::from_fn(|colour| (colour as f32 / 255.0 - MEAN) / DEVIATION);
-    pixels.iter().map(|&colour| table[usize::from(colour)]).collect()
+/// Images whose embeddings are computed at a time: some 20 million colours of them, and at most 128.
+fn embed_batch(image: usize) -> usize {
+    (5_000_000 / image.max(1)).clamp(1, 128)
 }
-
-/// Images whose embeddings are computed at a time.
-const EMBED_BATCH: usize = 128;
 
 /// The embeddings (`N x dim`, row-major, unit vectors) of `pixels` (`N x H x W x 3`), in evaluation mode.
 pub fn embed<B: Backend>(device: &B, model: &Model<B>, pixels: &[u8]) -> Result<Vec<f32>, Error> {
-    let Architecture { dim, height, width, .. } = model.architecture;
+    let Architecture { backbone, dim, height, width, .. } = model.architecture;
     let image = height * width * COLOURS;
     if !pixels.len().is_multiple_of(image) {
         return Err(Error::Pixels { pixels: pixels.len(), height, width });
     }
     let mut embeddings = Vec::with_capacity(pixels.len() / image * dim);
-    for batch in pixels.chunks(EMBED_BATCH * image) {
-        let x = device
-            .upload(&normalise(batch), (batch.len() / image, height, width, COLOURS))
-            .map_err(Error::device("uploading a batch"))?;
-        embeddings.extend(download(&model.forward_eval(device, x)?));
+    for batch in pixels.chunks(embed_batch(image) * image) {
+        let shape = Shape { images: batch.len() / image, rows: height, columns: width, channels: COLOURS };
+        let x = device.map(&backbone.pixels().normalise(batch), shape)?;
+        embeddings.extend(B::download(&model.forward_eval(device, x)?));
     }
     Ok(embeddings)
 }

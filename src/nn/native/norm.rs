@@ -1,19 +1,14 @@
-//! Batch normalisation, ReLU and 2x2 max pooling on CPU slices, in one pass each way.
+//! Batch normalisation, residual, ReLU and 2x2 max pooling on CPU slices, in one pass each way.
 //!
 //! The normalisation is one multiplication and one addition a channel, and of four values only the largest passes the
-//! pooling: nothing of the size of the convolution's output is written except that output. In the backward pass the
-//! winner of each window is found again rather than stored.
-
-use std::ops::Range;
+//! pooling: nothing is written but the result. In the backward pass the winner of each window is found again rather than
+//! stored.
 
 use rayon::prelude::*;
 
+use super::map::CHUNK;
 use crate::simd::vectorise;
 
-/// The running statistics that evaluation uses move by this much of the batch's.
-const MOMENTUM: f64 = 0.1;
-/// Added to the variance.
-const EPSILON: f64 = 1e-5;
 /// Pixels whose sums are kept in single precision before they are added in double precision.
 const SUM_PIXELS: usize = 256;
 
@@ -89,40 +84,41 @@ impl Moments {
         self
     }
 
-    /// Moves running statistics towards these; the running variance is the unbiased one, as PyTorch has it.
-    pub fn update_running(&self, mean: &mut [f32], variance: &mut [f32]) {
-        let freedom = (self.count - 1.0).max(1.0);
+    /// Moves running statistics towards these by the share `momentum`; the running variance is the unbiased one, as PyTorch
+    /// has it.
+    pub fn update_running(&self, mean: &mut [f32], variance: &mut [f32], momentum: f32) {
+        let (freedom, momentum) = ((self.count - 1.0).max(1.0), f64::from(momentum));
         for (running, batch) in mean.iter_mut().zip(&self.mean) {
-            *running = ((1.0 - MOMENTUM) * f64::from(*running) + MOMENTUM * batch) as f32;
+            *running = ((1.0 - momentum) * f64::from(*running) + momentum * batch) as f32;
         }
         for (running, batch) in variance.iter_mut().zip(&self.squares) {
-            *running = ((1.0 - MOMENTUM) * f64::from(*running) + MOMENTUM * batch / freedom) as f32;
+            *running = ((1.0 - momentum) * f64::from(*running) + momentum * batch / freedom) as f32;
         }
     }
 
     /// The normalisation by the batch's own statistics (biased variance).
-    pub fn normalisation(&self, weight: &[f32], bias: &[f32]) -> Normalisation {
+    pub fn normalisation(&self, weight: &[f32], bias: &[f32], epsilon: f32) -> Normalisation {
         let variances = self.squares.iter().map(|squares| squares / self.count);
-        Normalisation::new(self.mean.iter().copied().zip(variances), weight, bias)
+        Normalisation::new(self.mean.iter().copied().zip(variances), weight, bias, epsilon)
     }
 }
 
 /// `y = scale * x + shift` for each channel, and what the backward pass needs beside it.
 #[derive(Debug, Clone)]
 pub(super) struct Normalisation {
-    scale: Vec<f32>,
-    shift: Vec<f32>,
-    mean: Vec<f32>,
+    pub scale: Vec<f32>,
+    pub shift: Vec<f32>,
+    pub mean: Vec<f32>,
     /// 1 / sqrt(variance + epsilon)
-    inverse: Vec<f32>,
+    pub inverse: Vec<f32>,
 }
 
 impl Normalisation {
     /// From each channel's (mean, variance).
-    fn new(statistics: impl Iterator<Item = (f64, f64)>, weight: &[f32], bias: &[f32]) -> Self {
+    fn new(statistics: impl Iterator<Item = (f64, f64)>, weight: &[f32], bias: &[f32], epsilon: f32) -> Self {
         let mut this = Self { scale: Vec::new(), shift: Vec::new(), mean: Vec::new(), inverse: Vec::new() };
         for (((mean, variance), &weight), &bias) in statistics.zip(weight).zip(bias) {
-            let inverse = (variance + EPSILON).sqrt().recip();
+            let inverse = (variance + f64::from(epsilon)).sqrt().recip();
             let scale = f64::from(weight) * inverse;
             this.scale.push(scale as f32);
             this.shift.push((f64::from(bias) - mean * scale) as f32);
@@ -133,8 +129,99 @@ impl Normalisation {
     }
 
     /// By running statistics.
-    pub fn running(mean: &[f32], variance: &[f32], weight: &[f32], bias: &[f32]) -> Self {
-        Self::new(mean.iter().zip(variance).map(|(&m, &v)| (f64::from(m), f64::from(v))), weight, bias)
+    pub fn running(mean: &[f32], variance: &[f32], weight: &[f32], bias: &[f32], epsilon: f32) -> Self {
+        Self::new(mean.iter().zip(variance).map(|(&m, &v)| (f64::from(m), f64::from(v))), weight, bias, epsilon)
+    }
+
+    /// Elements of a stretch of whole pixels.
+    fn stretch(&self) -> usize {
+        (CHUNK / self.scale.len()).max(1) * self.scale.len()
+    }
+
+    /// Writes normalised `x` (`pixels x C`), plus `residual`, rectified if `relu`, to `y`.
+    pub fn apply(&self, x: &[f32], residual: Option<&[f32]>, relu: bool, y: &mut [f32]) {
+        let (channels, stretch) = (self.scale.len(), self.stretch());
+        y.par_chunks_mut(stretch).zip(x.par_chunks(stretch)).enumerate().for_each(|(index, (y, x))| {
+            let residual = residual.map(|residual| &residual[index * stretch..][..y.len()]);
+            vectorise(
+                #[inline(always)]
+                || match residual {
+                    None => {
+                        for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+                            for (((y, x), scale), shift) in y.iter_mut().zip(x).zip(&self.scale).zip(&self.shift) {
+                                let value = x * scale + shift;
+                                *y = if relu && value < 0.0 { 0.0 } else { value };
+                            }
+                        }
+                    }
+                    Some(residual) => {
+                        let rows = y.chunks_exact_mut(channels).zip(x.chunks_exact(channels));
+                        for ((y, x), residual) in rows.zip(residual.chunks_exact(channels)) {
+                            let pixel = y.iter_mut().zip(x).zip(residual);
+                            for (((y, x), residual), (scale, shift)) in pixel.zip(self.scale.iter().zip(&self.shift)) {
+                                let value = x * scale + shift + residual;
+                                *y = if relu && value < 0.0 { 0.0 } else { value };
+                            }
+                        }
+                    }
+                },
+            );
+        });
+    }
+
+    /// The gradients of bias and weight: each channel's sums of `dy`, and of `dy` times the normalised value of `x`
+    /// (`pixels x C`).
+    pub fn sums(&self, x: &[f32], dy: &[f32]) -> [Vec<f64>; 2] {
+        let (channels, stretch) = (self.scale.len(), self.stretch());
+        let parts: Vec<[Vec<f32>; 2]> = dy
+            .par_chunks(stretch)
+            .zip(x.par_chunks(stretch))
+            .map(|(dy, x)| {
+                let (mut plain, mut weighted) = (vec![0.0f32; channels], vec![0.0f32; channels]);
+                vectorise(
+                    #[inline(always)]
+                    || {
+                        for (dy, x) in dy.chunks_exact(channels).zip(x.chunks_exact(channels)) {
+                            add_moments(dy, x, &self.mean, &mut plain, &mut weighted);
+                        }
+                        weighted.iter_mut().zip(&self.inverse).for_each(|(sum, inverse)| *sum *= inverse);
+                    },
+                );
+                [plain, weighted]
+            })
+            .collect();
+        total(&parts, channels)
+    }
+
+    /// Turns `dy` into the gradient of `x` (`pixels x C`), given [`Self::sums`].
+    pub fn back(&self, x: &[f32], [plain, weighted]: &[Vec<f64>; 2], dy: &mut [f32]) {
+        let (channels, stretch) = (self.scale.len(), self.stretch());
+        let count = (x.len() / channels) as f64;
+        let (slope, offset) = self.slopes([plain, weighted], count);
+        dy.par_chunks_mut(stretch).zip(x.par_chunks(stretch)).for_each(|(dy, x)| {
+            vectorise(
+                #[inline(always)]
+                || {
+                    for (dy, x) in dy.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+                        let pixel = dy.iter_mut().zip(x).zip(&self.scale);
+                        for (((dy, x), scale), (slope, offset)) in pixel.zip(slope.iter().zip(&offset)) {
+                            *dy = *dy * scale + x * slope + offset;
+                        }
+                    }
+                },
+            );
+        });
+    }
+
+    /// The gradient of `x` is `scale * dy + slope * x + offset` for each channel.
+    fn slopes(&self, [plain, weighted]: [&[f64]; 2], count: f64) -> (Vec<f32>, Vec<f32>) {
+        let channels = self.scale.len();
+        let (mut slope, mut offset) = (vec![0.0; channels], vec![0.0; channels]);
+        for c in 0..channels {
+            slope[c] = -self.scale[c] * self.inverse[c] * (weighted[c] / count) as f32;
+            offset[c] = -self.scale[c] * (plain[c] / count) as f32 - self.mean[c] * slope[c];
+        }
+        (slope, offset)
     }
 
     /// Writes normalised, rectified and pooled `x` (`N x H x W x C`) to `y` (`N x H/2 x W/2 x C`).
@@ -173,51 +260,30 @@ impl Normalisation {
                 [plain, weighted]
             })
             .collect();
-        let total = |which: usize| {
-            let mut total = vec![0.0; channels];
-            for sums in &sums {
-                total.iter_mut().zip(&sums[which]).for_each(|(total, &sum)| *total += f64::from(sum));
-            }
-            total
-        };
-        [total(0), total(1)]
+        total(&sums, channels)
     }
 
-    /// Writes the gradient of the images `range` of `x`, given [`Self::parameter_gradients`] of the whole batch of
-    /// `count` pixels.
-    pub fn input_gradient(
-        &self,
-        windows: Windows,
-        (x, dy): (&[f32], &[f32]),
-        [plain, weighted]: &[Vec<f64>; 2],
-        count: f64,
-        range: Range<usize>,
-        dx: &mut [f32],
-    ) {
+    /// Writes the gradient of `x` (`N x H x W x C`) to `dx`, given [`Self::parameter_gradients`] and the gradient of the
+    /// pooled output.
+    pub fn input_gradient(&self, windows: Windows, x: &[f32], dy: &[f32], [plain, weighted]: &[Vec<f64>; 2], dx: &mut [f32]) {
         let (image, pooled, channels) = (windows.image(), windows.pooled(), windows.channels);
-        vectorise(
-            #[inline(always)]
-            || {
-                let mut slope = vec![0.0; channels];
-                let mut offset = vec![0.0; channels];
-                for c in 0..channels {
-                    slope[c] = -self.scale[c] * self.inverse[c] * (weighted[c] / count) as f32;
-                    offset[c] = -self.scale[c] * (plain[c] / count) as f32 - self.mean[c] * slope[c];
-                }
-                for (index, dx) in range.clone().zip(dx.chunks_exact_mut(image)) {
-                    let x = &x[index * image..][..image];
+        let (slope, offset) = self.slopes([plain, weighted], (x.len() / channels) as f64);
+        dx.par_chunks_mut(image).zip(x.par_chunks(image)).zip(dy.par_chunks(pooled)).for_each(|((dx, x), dy)| {
+            vectorise(
+                #[inline(always)]
+                || {
                     for (dx, x) in dx.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
                         for (((dx, x), slope), offset) in dx.iter_mut().zip(x).zip(&slope).zip(&offset) {
                             *dx = x * slope + offset;
                         }
                     }
-                    for (cell, dy) in dy[index * pooled..][..pooled].chunks_exact(channels).enumerate() {
+                    for (cell, dy) in dy.chunks_exact(channels).enumerate() {
                         let [a, b, d, e] = window_mut(windows, dx, cell);
                         self.spread(window(windows, x, cell), dy, a, b, d, e);
                     }
-                }
-            },
-        );
+                },
+            );
+        });
     }
 
     // The loops over channels are functions of their own because the compiler takes their arguments not to overlap,
@@ -280,6 +346,63 @@ impl Normalisation {
             de[c] += if z { gradient } else { 0.0 };
         }
     }
+}
+
+/// Adds one pixel's gradient, and that times the distance of `x` from the mean.
+#[inline(always)]
+fn add_moments(dy: &[f32], x: &[f32], mean: &[f32], plain: &mut [f32], weighted: &mut [f32]) {
+    let n = dy.len();
+    let (x, mean, plain, weighted) = (&x[..n], &mean[..n], &mut plain[..n], &mut weighted[..n]);
+    for c in 0..n {
+        plain[c] += dy[c];
+        weighted[c] += dy[c] * (x[c] - mean[c]);
+    }
+}
+
+/// The sums of parts, in order.
+fn total(parts: &[[Vec<f32>; 2]], channels: usize) -> [Vec<f64>; 2] {
+    [0, 1].map(|which| {
+        let mut total = vec![0.0; channels];
+        for part in parts {
+            total.iter_mut().zip(&part[which]).for_each(|(total, &sum)| *total += f64::from(sum));
+        }
+        total
+    })
+}
+
+/// Zeroes the gradient where the result `y` of a ReLU is not positive.
+pub(super) fn rectify(y: &[f32], dy: &mut [f32]) {
+    dy.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).for_each(|(dy, y)| {
+        vectorise(
+            #[inline(always)]
+            || dy.iter_mut().zip(y).for_each(|(dy, y)| *dy = if *y > 0.0 { *dy } else { 0.0 }),
+        );
+    });
+}
+
+/// Each channel's sum of `dy` (`pixels x C`).
+pub(super) fn channel_sums(dy: &[f32], channels: usize) -> Vec<f32> {
+    let stretch = (CHUNK / channels).max(1) * channels;
+    let parts: Vec<Vec<f32>> = dy
+        .par_chunks(stretch)
+        .map(|dy| {
+            let mut sums = vec![0.0f32; channels];
+            vectorise(
+                #[inline(always)]
+                || {
+                    for dy in dy.chunks_exact(channels) {
+                        sums.iter_mut().zip(dy).for_each(|(sum, dy)| *sum += dy);
+                    }
+                },
+            );
+            sums
+        })
+        .collect();
+    let mut total = vec![0.0f64; channels];
+    for part in &parts {
+        total.iter_mut().zip(part).for_each(|(total, &sum)| *total += f64::from(sum));
+    }
+    total.into_iter().map(|sum| sum as f32).collect()
 }
 
 /// Which of a window's values passes: the first of the largest, if positive once normalised.

@@ -1,0 +1,224 @@
+//! What networks are built of: layers as data, and how they are run on any device.
+
+use dfdx::prelude::Tape;
+
+use super::Error;
+use super::backend::{After, Backend, Convolution, Map, Norm, Reduce, Running, Unit, Window};
+use super::tensor::{Id, Init, Kind, Tensors};
+
+/// Whose mean and variance batch normalisation takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Statistics {
+    /// The batch's; the running ones move.
+    Batch,
+    /// The running ones, which stay; with `learn`, scale and shift have gradients.
+    Running { learn: bool },
+}
+
+/// The tensors of a batch normalisation.
+#[derive(Debug, Clone, Copy)]
+struct BatchNorm {
+    weight: Id,
+    bias: Id,
+    mean: Id,
+    variance: Id,
+    epsilon: f32,
+    momentum: f32,
+}
+
+/// A convolution with what follows it.
+#[derive(Debug, Clone)]
+pub struct UnitLayer {
+    convolution: Convolution,
+    kernel: Id,
+    bias: Option<Id>,
+    outputs: usize,
+    norm: Option<BatchNorm>,
+    after: After,
+}
+
+/// A layer, or a small graph of them.
+#[derive(Debug, Clone)]
+pub enum Layer {
+    Unit(UnitLayer),
+    Pool(Window, Reduce),
+    /// The last unit adds the shortcut (the input itself if there is none) before its ReLU.
+    Residual { units: Vec<UnitLayer>, shortcut: Option<UnitLayer> },
+    /// The branches' channels side by side.
+    Branches(Vec<Vec<Layer>>),
+}
+
+/// New running statistics, to be put in place after the forward pass.
+pub type Moved<B> = Vec<(Id, <B as Backend>::Vector)>;
+
+/// A forward pass through layers.
+pub struct Pass<'a, B: Backend> {
+    pub device: &'a B,
+    pub tensors: &'a Tensors<B>,
+    pub statistics: Statistics,
+    pub moved: Moved<B>,
+}
+
+impl<B: Backend> Pass<'_, B> {
+    /// Runs `layers` one after another.
+    pub fn run<T: Tape<f32, B::Device>>(&mut self, layers: &[Layer], mut x: Map<B, T>) -> Result<Map<B, T>, Error> {
+        for layer in layers {
+            x = match layer {
+                Layer::Unit(unit) => self.unit(unit, x, None)?,
+                Layer::Pool(window, reduce) => self.device.pool(x, *window, *reduce)?,
+                Layer::Residual { units, shortcut } => {
+                    let mut way = B::again(&x);
+                    // The main branch first: its tape then begins with the operations that use the input.
+                    let short = match shortcut {
+                        Some(unit) => self.unit(unit, x, None)?,
+                        None => x,
+                    };
+                    let mut short = Some(short);
+                    for (index, unit) in units.iter().enumerate() {
+                        let residual = if index + 1 == units.len() { short.take() } else { None };
+                        way = self.unit(unit, way, residual)?;
+                    }
+                    way
+                }
+                Layer::Branches(branches) => {
+                    let mut outputs = Vec::with_capacity(branches.len());
+                    let mut input = Some(x);
+                    for (index, branch) in branches.iter().enumerate() {
+                        let last = index + 1 == branches.len();
+                        let next = if last { None } else { input.as_ref().map(|x| B::again(x)) };
+                        let Some(x) = std::mem::replace(&mut input, next) else { break };
+                        outputs.push(self.run(branch, x)?);
+                    }
+                    self.device.concat(outputs)?
+                }
+            };
+        }
+        Ok(x)
+    }
+
+    /// Runs one unit.
+    pub fn unit<T: Tape<f32, B::Device>>(
+        &mut self,
+        layer: &UnitLayer,
+        x: Map<B, T>,
+        residual: Option<Map<B, T>>,
+    ) -> Result<Map<B, T>, Error> {
+        let get = |id: Id| self.tensors.get(id);
+        let norm = match (layer.norm, self.statistics) {
+            (None, _) => Norm::Without,
+            (Some(BatchNorm { weight, bias, mean, variance, epsilon, momentum }), Statistics::Batch) => Norm::Batch {
+                weight: get(weight),
+                bias: get(bias),
+                mean: get(mean),
+                variance: get(variance),
+                epsilon,
+                momentum,
+            },
+            (Some(BatchNorm { weight, bias, mean, variance, epsilon, .. }), Statistics::Running { learn }) => {
+                Norm::Running {
+                    weight: get(weight),
+                    bias: get(bias),
+                    mean: get(mean),
+                    variance: get(variance),
+                    epsilon,
+                    learn,
+                }
+            }
+        };
+        let unit = Unit {
+            convolution: layer.convolution,
+            kernel: get(layer.kernel),
+            bias: layer.bias.map(get),
+            outputs: layer.outputs,
+            norm,
+            after: layer.after,
+        };
+        let (y, running) = self.device.unit(x, unit, residual)?;
+        if let (Some([mean, variance]), Some(norm)) = (running as Option<Running<B::Vector>>, layer.norm) {
+            self.moved.extend([(norm.mean, mean), (norm.variance, variance)]);
+        }
+        Ok(y)
+    }
+}
+
+/// Builds layers and their tensors under the names of weight files.
+pub struct Builder<'a, B: Backend> {
+    pub device: &'a B,
+    pub tensors: Tensors<B>,
+    /// Of all batch normalisations.
+    pub epsilon: f32,
+    pub momentum: f32,
+    /// Of all convolutions; none for PyTorch's default.
+    pub init: Option<Init>,
+}
+
+/// The names of a unit's tensors, without ".weight" and the like.
+#[derive(Debug, Clone, Copy)]
+pub struct Names<'a> {
+    pub conv: &'a str,
+    pub norm: Option<&'a str>,
+    /// Whether the convolution has a bias.
+    pub bias: bool,
+}
+
+impl<'a, B: Backend> Builder<'a, B> {
+    pub fn new(device: &'a B, seed: u64) -> Self {
+        Self { device, tensors: Tensors::new(seed), epsilon: 1e-5, momentum: 0.1, init: None }
+    }
+
+    /// A tensor.
+    pub fn tensor(&mut self, name: String, shape: &[usize], kind: Kind, init: Init) -> Result<Id, Error> {
+        self.tensors.make(self.device, name, shape, kind, init)
+    }
+
+    /// A convolution from `inputs` to `outputs` channels, one group, with what follows it.
+    pub fn unit(
+        &mut self,
+        names: Names<'_>,
+        [inputs, outputs]: [usize; 2],
+        convolution: Convolution,
+        after: After,
+    ) -> Result<UnitLayer, Error> {
+        let [rows, columns] = convolution.kernel;
+        let inputs = inputs / convolution.groups;
+        let default = Init::Uniform { fan_in: inputs * rows * columns };
+        let init = self.init.unwrap_or(default);
+        let Names { conv, norm, bias } = names;
+        let kernel =
+            self.tensor(format!("{conv}.weight"), &[outputs, inputs, rows, columns], Kind::Parameter, init)?;
+        let bias = match bias {
+            true => Some(self.tensor(format!("{conv}.bias"), &[outputs], Kind::Parameter, default)?),
+            false => None,
+        };
+        let norm = match norm {
+            Some(norm) => {
+                let mut vector = |name: &str, kind, value| {
+                    self.tensors.make(self.device, format!("{norm}.{name}"), &[outputs], kind, Init::Constant(value))
+                };
+                Some(BatchNorm {
+                    weight: vector("weight", Kind::Parameter, 1.0)?,
+                    bias: vector("bias", Kind::Parameter, 0.0)?,
+                    mean: vector("running_mean", Kind::Buffer, 0.0)?,
+                    variance: vector("running_var", Kind::Buffer, 1.0)?,
+                    epsilon: self.epsilon,
+                    momentum: self.momentum,
+                })
+            }
+            None => None,
+        };
+        Ok(UnitLayer { convolution, kernel, bias, outputs, norm, after })
+    }
+
+    /// A linear layer: a convolution of single pixels, its weight `outputs x inputs` in files.
+    pub fn linear(
+        &mut self,
+        name: &str,
+        [inputs, outputs]: [usize; 2],
+        [weight, bias]: [Init; 2],
+    ) -> Result<UnitLayer, Error> {
+        let kernel = self.tensor(format!("{name}.weight"), &[outputs, inputs], Kind::Parameter, weight)?;
+        let bias = Some(self.tensor(format!("{name}.bias"), &[outputs], Kind::Parameter, bias)?);
+        let convolution = Convolution::square(1, 1, 0);
+        Ok(UnitLayer { convolution, kernel, bias, outputs, norm: None, after: After::Nothing })
+    }
+}

@@ -1,0 +1,130 @@
+//! Large buffers that go from one training step to the next.
+//!
+//! Fresh memory costs a page fault for every four kilobytes, and the system takes large blocks back as soon as they are
+//! freed: at the sizes of activations that is a noticeable part of a step. So what is dropped here is kept for the next
+//! one of about its size.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Smaller ones are left to the allocator.
+const SMALLEST: usize = 1 << 12;
+
+/// Kept memory by its capacity.
+static KEPT: Mutex<BTreeMap<usize, Vec<Vec<f32>>>> = Mutex::new(BTreeMap::new());
+/// Elements in buffers now, and at the most since [`start_peak`].
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// A row of elements whose memory is used again after it.
+#[derive(Debug, Default)]
+pub struct Buffer(Vec<f32>);
+
+impl Buffer {
+    /// Of `len` elements, what they hold being unspecified.
+    pub fn new(len: usize) -> Self {
+        Self::of(kept(len).unwrap_or_else(|| vec![0.0; len]))
+    }
+
+    /// Of `len` zeros.
+    pub fn zeros(len: usize) -> Self {
+        Self::of(match kept(len) {
+            Some(mut values) => {
+                values.fill(0.0);
+                values
+            }
+            None => vec![0.0; len],
+        })
+    }
+
+    /// With the given elements.
+    pub fn copy_of(values: &[f32]) -> Self {
+        let mut buffer = Self::new(values.len());
+        buffer.copy_from_slice(values);
+        buffer
+    }
+
+    /// Takes memory over.
+    pub fn of(values: Vec<f32>) -> Self {
+        let now = IN_USE.fetch_add(values.len(), Ordering::Relaxed) + values.len();
+        PEAK.fetch_max(now, Ordering::Relaxed);
+        Self(values)
+    }
+
+    /// Gives the memory away.
+    pub fn into_vec(mut self) -> Vec<f32> {
+        let values = std::mem::take(&mut self.0);
+        IN_USE.fetch_sub(values.len(), Ordering::Relaxed);
+        values
+    }
+}
+
+/// Kept memory of `len` elements, at most a quarter larger.
+fn kept(len: usize) -> Option<Vec<f32>> {
+    if len < SMALLEST {
+        return None;
+    }
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    let (_, list) = kept.range_mut(len..=len + len / 4).find(|(_, list)| !list.is_empty())?;
+    let mut values = list.pop()?;
+    drop(kept);
+    values.resize(len, 0.0);
+    Some(values)
+}
+
+/// Gives all kept memory back to the system.
+pub fn release() {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
+/// Begins to watch for the most memory in buffers.
+pub fn start_peak() {
+    PEAK.store(IN_USE.load(Ordering::Relaxed), Ordering::Relaxed);
+}
+
+/// The most bytes that buffers have held at one time since [`start_peak`].
+pub fn peak_bytes() -> usize {
+    PEAK.load(Ordering::Relaxed) * size_of::<f32>()
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let values = std::mem::take(&mut self.0);
+        IN_USE.fetch_sub(values.len(), Ordering::Relaxed);
+        if values.capacity() >= SMALLEST {
+            KEPT.lock().unwrap_or_else(PoisonError::into_inner).entry(values.capacity()).or_default().push(values);
+        }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.0
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.0
+    }
+}
+
+thread_local! {
+    static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Lends `with` a thread's own `len` elements, what they hold being unspecified.
+pub(super) fn scratch<R>(len: usize, with: impl FnOnce(&mut [f32]) -> R) -> R {
+    let mut values = SCRATCH.take();
+    if values.len() < len {
+        values.resize(len, 0.0);
+    }
+    let result = with(&mut values[..len]);
+    SCRATCH.set(values);
+    result
+}

@@ -1,0 +1,196 @@
+//! The named tensors of a network, and how they start.
+
+use super::Error;
+use super::backend::Backend;
+use crate::data::random::stream;
+
+/// What a tensor is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The optimiser moves it.
+    Parameter,
+    /// Running statistics: saved with the parameters, moved by the forward pass.
+    Buffer,
+}
+
+/// Which part of a network a tensor belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Backbone,
+    Head,
+}
+
+/// A tensor of a network under its name in weight files.
+#[derive(Debug, Clone)]
+pub struct NamedTensor<B: Backend> {
+    /// As torchvision, timm or Cadene name it: "layer1.0.conv1.weight".
+    pub name: String,
+    /// The shape in weight files, PyTorch's.
+    pub shape: Vec<usize>,
+    pub kind: Kind,
+    pub part: Part,
+    /// The elements: a convolution's `O x C x H x W` are `H x W x C x O` here, a linear layer's `O x I` are `I x O`.
+    pub value: B::Vector,
+}
+
+impl<B: Backend> NamedTensor<B> {
+    /// The elements in the order of weight files.
+    pub fn file_order(&self, device: &B) -> Vec<f32> {
+        device.read(&self.value, |values| to_file_order(values, &self.shape))
+    }
+
+    /// Takes elements over from the order of weight files; there must be as many as the shape says.
+    pub fn set(&mut self, device: &B, file_order: &[f32]) {
+        let values = to_compute_order(file_order, &self.shape);
+        device.write(&mut self.value, |to| to.copy_from_slice(&values));
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+fn to_file_order(values: &[f32], shape: &[usize]) -> Vec<f32> {
+    match *shape {
+        [outputs, inputs, rows, columns] => transpose(values, rows * columns * inputs, outputs)
+            .chunks_exact(rows * columns * inputs)
+            .flat_map(|filter| transpose(filter, rows * columns, inputs))
+            .collect(),
+        [outputs, inputs] => transpose(values, inputs, outputs),
+        _ => values.to_vec(),
+    }
+}
+
+fn to_compute_order(values: &[f32], shape: &[usize]) -> Vec<f32> {
+    match *shape {
+        [outputs, inputs, rows, columns] => {
+            let filters: Vec<f32> = values
+                .chunks_exact(rows * columns * inputs)
+                .flat_map(|filter| transpose(filter, inputs, rows * columns))
+                .collect();
+            transpose(&filters, outputs, rows * columns * inputs)
+        }
+        [outputs, inputs] => transpose(values, outputs, inputs),
+        _ => values.to_vec(),
+    }
+}
+
+/// The transpose of a row-major `rows x columns` matrix.
+fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
+}
+
+/// The place of a tensor in its network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Id(usize);
+
+/// How a tensor starts. "Fan in" are the inputs of one output, "fan out" the outputs that one input reaches.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    Constant(f32),
+    /// Uniform within the root of 1 / fan in: PyTorch's default for convolutions and linear layers, given the fan in.
+    Uniform { fan_in: usize },
+    /// Normal with variance 2 / fan out (He et al. 2015).
+    KaimingFanOut,
+    /// Normal with this deviation, cut at twice it.
+    TruncatedNormal(f32),
+}
+
+/// The tensors of a network, in the order of their making.
+#[derive(Debug, Clone)]
+pub struct Tensors<B: Backend> {
+    all: Vec<NamedTensor<B>>,
+    seed: u64,
+    /// Tensors that started at random: each draws from a stream of its own.
+    drawn: u64,
+    /// What tensors to come belong to.
+    pub part: Part,
+}
+
+impl<B: Backend> Tensors<B> {
+    pub fn new(seed: u64) -> Self {
+        Self { all: Vec::new(), seed, drawn: 0, part: Part::Backbone }
+    }
+
+    /// Makes a tensor; `shape` as in weight files.
+    pub fn make(&mut self, device: &B, name: String, shape: &[usize], kind: Kind, init: Init) -> Result<Id, Error> {
+        let len: usize = shape.iter().product();
+        let start = self.start(shape, len, init);
+        let value = device.vector(&to_compute_order(&start, shape))?;
+        self.all.push(NamedTensor { name, shape: shape.to_vec(), kind, part: self.part, value });
+        Ok(Id(self.all.len() - 1))
+    }
+
+    /// Elements in the order of weight files, drawn in that order.
+    fn start(&mut self, shape: &[usize], len: usize, init: Init) -> Vec<f32> {
+        if let Init::Constant(value) = init {
+            return vec![value; len];
+        }
+        let mut random = stream(self.seed, "init", 0, self.drawn);
+        self.drawn += 1;
+        let mut draw = || match init {
+            Init::Constant(value) => f64::from(value),
+            Init::Uniform { fan_in } => {
+                let bound = 1.0 / (fan_in as f64).sqrt();
+                random.between(-bound, bound)
+            }
+            Init::KaimingFanOut => {
+                let receptive: usize = shape.iter().skip(2).product();
+                (2.0 / (shape[0] * receptive) as f64).sqrt() * random.normal()
+            }
+            Init::TruncatedNormal(deviation) => loop {
+                let value = random.normal();
+                if value.abs() <= 2.0 {
+                    break f64::from(deviation) * value;
+                }
+            },
+        };
+        (0..len).map(|_| draw() as f32).collect()
+    }
+
+    /// The elements of a tensor.
+    pub fn get(&self, id: Id) -> &B::Vector {
+        &self.all[id.0].value
+    }
+
+    /// Replaces the elements of a tensor.
+    pub fn put(&mut self, id: Id, value: B::Vector) {
+        self.all[id.0].value = value;
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &NamedTensor<B>> {
+        self.all.iter()
+    }
+
+    /// All of them, to change.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut NamedTensor<B>> {
+        self.all.iter_mut()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_are_each_others_inverse_and_a_kernels_is_rows_columns_inputs_outputs() {
+        let values: Vec<f32> = (0..2 * 3 * 4 * 5).map(|i| i as f32).collect();
+        for shape in [&[2, 3, 4, 5][..], &[10, 12], &[120], &[2, 3, 20]] {
+            assert_eq!(to_file_order(&to_compute_order(&values, shape), shape), values);
+        }
+        let compute = to_compute_order(&values, &[2, 3, 4, 5]);
+        let (output, input, row, column) = (1, 2, 3, 1);
+        assert_eq!(
+            compute[((row * 5 + column) * 3 + input) * 2 + output],
+            values[((output * 3 + input) * 4 + row) * 5 + column]
+        );
+        assert_eq!(to_compute_order(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[2, 3]), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    }
+}
