@@ -54,6 +54,12 @@ impl Geometry {
         self.kernel == [1, 1] && self.stride == [1, 1] && self.padding == [0, 0]
     }
 
+    /// The same convolution of the pixels that it looks at alone, where these are fewer: a stride and single pixels.
+    fn sampled(&self) -> Option<Self> {
+        let sampled = self.kernel == [1, 1] && self.padding == [0, 0] && self.stride != [1, 1];
+        sampled.then(|| Self { size: self.out(), stride: [1, 1], ..*self })
+    }
+
     /// Winograd's algorithm applies.
     fn is_winograd(&self) -> bool {
         self.kernel == [3, 3] && self.stride == [1, 1] && self.padding == [1, 1]
@@ -73,6 +79,9 @@ pub(super) fn forward<R: Send>(
 ) -> Vec<R> {
     if geometry.is_winograd() {
         return winograd::forward(geometry, x, weights, scale, finish, y, each);
+    }
+    if let Some(sampled) = geometry.sampled() {
+        return forward(&sampled, &sample(geometry, x), weights, scale, finish, y, each);
     }
     let terms = geometry.weights() / geometry.outputs;
     let panels = pack(weights, geometry.outputs, scale);
@@ -207,6 +216,11 @@ pub(super) fn input_gradient(
     if geometry.is_winograd() {
         return winograd::input_gradient(geometry, weights, scale, dy, dx, add);
     }
+    if let Some(sampled) = geometry.sampled() {
+        let mut samples = Buffer::new(sampled.images * sampled.pixels()[0] * geometry.inputs);
+        input_gradient(&sampled, weights, scale, dy, &mut samples, false);
+        return spread(geometry, &samples, dx, add);
+    }
     let Geometry { inputs, outputs, .. } = *geometry;
     let finish = Finish { add, ..Finish::default() };
     if geometry.is_pointwise() {
@@ -295,20 +309,58 @@ impl Phase {
     }
 }
 
+/// Rows of a kernel's gradient that need more memory are cut by its elements, others by pixels.
+const FEW_WEIGHTS: usize = 1 << 17;
+/// Parts that pixels are cut into.
+const PARTS: usize = 4;
+
 /// Writes the gradient of the kernel (`KH x KW x C x O`) to `dw`.
 pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     if geometry.is_winograd() {
         return winograd::weight_gradient(geometry, x, dy, dw);
     }
-    let Geometry { inputs, outputs, stride, .. } = *geometry;
+    if let Some(sampled) = geometry.sampled() {
+        return weight_gradient(&sampled, &sample(geometry, x), dy, dw);
+    }
+    let padded = Padded::new(x, geometry.images, geometry.size, geometry.inputs, [geometry.padding; 2]);
+    let terms = Terms::new(geometry, &padded);
+    if geometry.weights() > FEW_WEIGHTS {
+        return by_weights(geometry, &terms, dy, dw);
+    }
+    // Each part sums its own pixels; the parts are added in order.
+    let blocks: Vec<Block> = terms.blocks().collect();
+    let mut sums = Buffer::new(PARTS * dw.len());
+    let share = blocks.len().div_ceil(PARTS);
+    sums.par_chunks_mut(dw.len()).enumerate().for_each(|(part, sum)| {
+        let blocks = blocks.iter().skip(part * share).take(share);
+        if blocks.len() == 0 {
+            sum.fill(0.0);
+        }
+        for (index, block) in blocks.enumerate() {
+            let pixels = block.runs * block.depth;
+            scratch(pixels * geometry.outputs.next_multiple_of(LANES), |panels| {
+                fill_panels(&dy[block.pixel * geometry.outputs..], geometry.outputs, pixels, panels);
+                let width = sum.len() / geometry.kernel[0];
+                for (ky, sum) in sum.chunks_exact_mut(width).enumerate() {
+                    terms.add(block, ky, 0, panels, pixels, sum, index > 0);
+                }
+            });
+        }
+    });
+    dw.par_chunks_mut(1 << 12).enumerate().for_each(|(index, dw)| {
+        let len = sums.len() / PARTS;
+        dw.copy_from_slice(&sums[index << 12..][..dw.len()]);
+        for part in 1..PARTS {
+            dw.iter_mut().zip(&sums[part * len + (index << 12)..]).for_each(|(dw, sum)| *dw += sum);
+        }
+    });
+}
+
+/// The gradient of a large kernel: each task sums some of its rows over all pixels.
+fn by_weights(geometry: &Geometry, terms: &Terms<'_>, dy: &[f32], dw: &mut [f32]) {
+    let Geometry { inputs, outputs, .. } = *geometry;
+    let pixels = dy.len() / outputs;
     let dy = panels_of(dy, outputs);
-    let padded = Padded::new(x, geometry.images, geometry.size, inputs, [geometry.padding; 2]);
-    // Without padding and stride all pixels are one row.
-    let (images, [rows, columns]) = match geometry.is_pointwise() {
-        true => (1, [1, geometry.images * geometry.pixels()[1]]),
-        false => (geometry.images, geometry.out()),
-    };
-    let pixels = images * rows * columns;
     let width = geometry.kernel[1] * inputs;
     let parts = (width / 28).clamp(1, 4).max(width.div_ceil(256));
     let chunk = width.div_ceil(parts);
@@ -317,37 +369,109 @@ pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], dy: &[f32], dw: &m
         .enumerate()
         .flat_map(|(ky, dw)| dw.chunks_mut(chunk * outputs).enumerate().map(move |(part, dw)| (ky, part * chunk, dw)))
         .collect();
-    let block = (DEPTH / columns).clamp(1, rows);
     tasks.into_par_iter().for_each(|(ky, first, dw)| {
-        let mut add = false;
-        for image in 0..images {
-            for top in (0..rows).step_by(block) {
-                for left in (0..columns).step_by(DEPTH) {
-                    let (runs, depth) = (block.min(rows - top), DEPTH.min(columns - left));
-                    let start = (top * stride[0] + ky) * padded.row() + left * stride[1] * inputs + first;
-                    let sizes = Sizes {
-                        rows: dw.len() / outputs,
-                        runs,
-                        depth,
-                        a_run: stride[0] * padded.row(),
-                        a_depth: stride[1] * inputs,
-                        a_row: 1,
-                        c_row: outputs,
-                        lanes: LANES,
-                    };
-                    let pixel = (image * rows + top) * columns + left;
-                    for panel in 0..outputs.div_ceil(LANES) {
-                        let lanes = LANES.min(outputs - panel * LANES);
-                        Arch::new().dispatch(Product {
-                            sizes: Sizes { lanes, ..sizes },
-                            a: &padded.image(image)[start..],
-                            b: &dy[(panel * pixels + pixel) * LANES..],
-                            c: &mut dw[panel * LANES..],
-                            finish: Finish { add, ..Finish::default() },
-                        });
-                    }
-                    add = true;
-                }
+        for (index, block) in terms.blocks().enumerate() {
+            terms.add(&block, ky, first, &dy[block.pixel * LANES..], pixels, dw, index > 0);
+        }
+    });
+}
+
+/// The terms of a kernel's gradient: the pixels of the output, in blocks.
+struct Terms<'a> {
+    geometry: &'a Geometry,
+    padded: &'a Padded<'a>,
+    images: usize,
+    size: [usize; 2],
+}
+
+/// Some pixels of the output, `runs` rows of `depth` columns.
+struct Block {
+    image: usize,
+    top: usize,
+    left: usize,
+    runs: usize,
+    depth: usize,
+    /// Of all images.
+    pixel: usize,
+}
+
+impl<'a> Terms<'a> {
+    fn new(geometry: &'a Geometry, padded: &'a Padded<'a>) -> Self {
+        // Without padding and stride all pixels are one row.
+        let (images, size) = match geometry.is_pointwise() {
+            true => (1, [1, geometry.images * geometry.pixels()[1]]),
+            false => (geometry.images, geometry.out()),
+        };
+        Self { geometry, padded, images, size }
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = Block> {
+        let (images, [rows, columns]) = (self.images, self.size);
+        let runs = (DEPTH / columns).clamp(1, rows);
+        (0..images).flat_map(move |image| {
+            (0..rows).step_by(runs).flat_map(move |top| {
+                (0..columns).step_by(DEPTH).map(move |left| {
+                    let (runs, depth) = (runs.min(rows - top), DEPTH.min(columns - left));
+                    Block { image, top, left, runs, depth, pixel: (image * rows + top) * columns + left }
+                })
+            })
+        })
+    }
+
+    /// Adds a block's products to rows `first..` of the gradient of the kernel's row `ky`, or writes them there. `panels` are
+    /// the gradient of the output from the block's first pixel on, a panel having `pixels`.
+    #[expect(clippy::too_many_arguments, reason = "a product's operands")]
+    fn add(&self, block: &Block, ky: usize, first: usize, panels: &[f32], pixels: usize, dw: &mut [f32], add: bool) {
+        let Geometry { inputs, outputs, stride, .. } = *self.geometry;
+        let row = self.padded.row();
+        let start = (block.top * stride[0] + ky) * row + block.left * stride[1] * inputs + first;
+        for panel in 0..outputs.div_ceil(LANES) {
+            Arch::new().dispatch(Product {
+                sizes: Sizes {
+                    rows: dw.len() / outputs,
+                    runs: block.runs,
+                    depth: block.depth,
+                    a_run: stride[0] * row,
+                    a_depth: stride[1] * inputs,
+                    a_row: 1,
+                    c_row: outputs,
+                    lanes: LANES.min(outputs - panel * LANES),
+                },
+                a: &self.padded.image(block.image)[start..],
+                b: &panels[panel * pixels * LANES..],
+                c: &mut dw[panel * LANES..],
+                finish: Finish { add, ..Finish::default() },
+            });
+        }
+    }
+}
+
+/// The pixels that a convolution of single pixels looks at.
+fn sample(geometry: &Geometry, x: &[f32]) -> Buffer {
+    let Geometry { size: [rows, columns], stride, inputs, .. } = *geometry;
+    let [out_rows, out_columns] = geometry.out();
+    let mut samples = Buffer::new(geometry.images * out_rows * out_columns * inputs);
+    samples.par_chunks_mut(out_columns * inputs).enumerate().for_each(|(index, to)| {
+        let row = index / out_rows * rows + index % out_rows * stride[0];
+        let from = x[row * columns * inputs..].chunks(inputs).step_by(stride[1]);
+        to.chunks_exact_mut(inputs).zip(from).for_each(|(to, from)| to.copy_from_slice(from));
+    });
+    samples
+}
+
+/// The adjoint of [`sample`]: adds to `dx`, or replaces it.
+fn spread(geometry: &Geometry, samples: &[f32], dx: &mut [f32], add: bool) {
+    let Geometry { size: [rows, columns], stride, inputs, .. } = *geometry;
+    let [out_rows, out_columns] = geometry.out();
+    dx.par_chunks_mut(columns * inputs).enumerate().for_each(|(index, to)| {
+        if !add {
+            to.fill(0.0);
+        }
+        let (image, row) = (index / rows, index % rows);
+        if row.is_multiple_of(stride[0]) && row / stride[0] < out_rows {
+            let from = &samples[(image * out_rows + row / stride[0]) * out_columns * inputs..][..out_columns * inputs];
+            for (to, from) in to.chunks_mut(inputs).step_by(stride[1]).zip(from.chunks(inputs)) {
+                to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
             }
         }
     });
@@ -408,16 +532,31 @@ fn pack(weights: &[f32], outputs: usize, scale: Option<&[f32]>) -> Buffer {
 fn panels_of(matrix: &[f32], columns: usize) -> Buffer {
     let rows = matrix.len() / columns;
     let mut panels = Buffer::new(rows * columns.next_multiple_of(LANES));
-    panels.par_chunks_mut(rows * LANES).enumerate().for_each(|(panel, to)| {
-        let first = panel * LANES;
-        let lanes = LANES.min(columns - first);
-        for (to, from) in to.chunks_exact_mut(LANES).zip(matrix.chunks_exact(columns)) {
-            to[..lanes].copy_from_slice(&from[first..first + lanes]);
-            to[lanes..].fill(0.0);
-        }
-    });
+    panels.par_chunks_mut(rows * LANES).enumerate().for_each(|(panel, to)| fill_panel(matrix, columns, panel, to));
     panels
 }
+
+/// The same of the first `rows` rows, on one thread.
+fn fill_panels(matrix: &[f32], columns: usize, rows: usize, panels: &mut [f32]) {
+    panels.chunks_exact_mut(rows * LANES).enumerate().for_each(|(panel, to)| fill_panel(matrix, columns, panel, to));
+}
+
+fn fill_panel(matrix: &[f32], columns: usize, panel: usize, to: &mut [f32]) {
+    let first = panel * LANES;
+    let lanes = LANES.min(columns - first);
+    for (to, from) in to.as_chunks_mut::<LANES>().0.iter_mut().zip(matrix.chunks_exact(columns)) {
+        match from[first..].first_chunk::<LANES>() {
+            Some(from) => *to = *from,
+            None => {
+                to[..lanes].copy_from_slice(&from[first..]);
+                to[lanes..].fill(0.0);
+            }
+        }
+    }
+}
+
+/// Outputs whose transposed elements stay in the first-level cache.
+const TRANSPOSED: usize = 64;
 
 /// The taps of a phase, the last first, with inputs and outputs exchanged: panels of inputs, each
 /// `taps x taps x outputs x LANES`.
@@ -434,14 +573,17 @@ fn pack_phase(geometry: &Geometry, weights: &[f32], scale: Option<&[f32]>, at: [
         let lanes = LANES.min(inputs - first);
         for (to, tap) in to.chunks_exact_mut(outputs * LANES).zip(&taps) {
             let from = &weights[(tap * inputs + first) * outputs..][..lanes * outputs];
-            for (lane, row) in from.chunks_exact(outputs).enumerate() {
-                to[lane..].iter_mut().step_by(LANES).zip(row).for_each(|(to, weight)| *to = *weight);
-            }
-            for (output, row) in to.chunks_exact_mut(LANES).enumerate() {
-                row[lanes..].fill(0.0);
-                if let Some(scale) = scale {
-                    row.iter_mut().for_each(|weight| *weight *= scale[output]);
+            for (index, to) in to.chunks_mut(TRANSPOSED * LANES).enumerate() {
+                let start = index * TRANSPOSED;
+                for (lane, row) in from.chunks_exact(outputs).enumerate() {
+                    let scale = scale.map(|scale| &scale[start..]);
+                    let rows = to.as_chunks_mut::<LANES>().0.iter_mut().zip(&row[start..]);
+                    match scale {
+                        Some(scale) => rows.zip(scale).for_each(|((to, weight), scale)| to[lane] = weight * scale),
+                        None => rows.for_each(|(to, weight)| to[lane] = *weight),
+                    }
                 }
+                to.as_chunks_mut::<LANES>().0.iter_mut().for_each(|row| row[lanes..].fill(0.0));
             }
         }
     });
