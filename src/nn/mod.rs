@@ -6,7 +6,8 @@
 //! | `conv`, `norm`, `simd`, `buffer`, `cpu` | the CPU's operations and the backend made of them |
 //! | `portable`, `cuda` | the same operations from dfdx's kernels, for the GPU |
 //! | `model` | the backbones, their parameters and how these start |
-//! | `weights` | weight files |
+//! | [`weights`] | weight files of anyone |
+//! | `description` | weight files that say what network they are of |
 //! | `adamw` | the optimiser's step |
 //!
 //! Activations are `N x H x W x C`. Weight files have the names and layouts of PyTorch.
@@ -18,13 +19,14 @@ mod conv;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod description;
 mod model;
 mod norm;
 #[cfg(any(test, feature = "cuda"))]
 mod portable;
 #[cfg(test)]
 mod tests;
-mod weights;
+pub mod weights;
 
 pub use adamw::{AdamWStep, adamw};
 pub use backend::{Backend, BlockTensors, Flat, Images, Matrix, Recording, download};

@@ -1,4 +1,4 @@
-//! Weight files: safetensors with PyTorch's names and layouts, and a description of the network.
+//! The weight files of this program: PyTorch's names and layouts, and a description of the network.
 
 use std::collections::{BTreeMap, HashMap};
 
