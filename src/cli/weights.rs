@@ -71,7 +71,7 @@ impl Summary {
             min: extreme(f64::min),
             max: extreme(f64::max),
             mean: wide().sum::<f64>() / values.len() as f64,
-            l2: wide().map(|value| value * value).sum::<f64>().sqrt(),
+            l2: wide().fold(0.0, |sum, value| sum + value * value).sqrt(),
         })
     }
 }
@@ -119,7 +119,12 @@ fn listing(file: &WeightFile, rows: &[Row<'_>], out: &mut dyn Write) -> std::io:
         let shown: Vec<String> =
             skipped.iter().take(SHOWN).map(|s| format!("{} ({})", s.name.escape_debug(), s.kind)).collect();
         let more = if skipped.len() > SHOWN { ", ..." } else { "" };
-        writeln!(out, "{} entries that are no tensors, not read: {}{more}", skipped.len(), shown.join(", "))?;
+        writeln!(
+            out,
+            "{} entries that are no tensors of the listing, not read: {}{more}",
+            skipped.len(),
+            shown.join(", ")
+        )?;
     }
     Ok(())
 }
@@ -154,4 +159,82 @@ fn document(file: &WeightFile, rows: &[Row<'_>]) -> Value {
         "skipped": skipped,
         "totals": { "tensors": count, "elements": elements, "bytes": bytes },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn call(words: &[&str]) -> Result<String, String> {
+        let mut out = Vec::new();
+        let args = Line::try_parse_from(std::iter::once(&"weights").chain(words)).map_err(|e| e.to_string())?.args;
+        run(&args, &mut out).map_err(|e| e.to_string())?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    fn data(name: &str) -> String {
+        format!("{}/tests/data/weights/{name}", env!("CARGO_MANIFEST_DIR"))
+    }
+
+    #[test]
+    fn a_checkpoint_is_listed_with_what_was_left_out() {
+        let path = data("nested_legacy.pth");
+        let text = call(&["inspect", &path]).unwrap();
+        let mut lines = text.lines();
+        assert_eq!(lines.next().unwrap(), format!("{path}: PyTorch before 1.6"));
+        let rest: Vec<&str> = lines.collect();
+        assert_eq!(
+            rest,
+            [
+                "the tensors are those under state_dict",
+                "every name had the prefix module., left out here",
+                "tensor                  type  shape      elements",
+                "conv.weight             F32   3x2x1x1           6",
+                "conv.bias               F32   3                 3",
+                "bn.weight               F32   3                 3",
+                "bn.bias                 F32   3                 3",
+                "bn.running_mean         F32   3                 3",
+                "bn.running_var          F32   3                 3",
+                "bn.num_batches_tracked  I64   scalar            1",
+                "7 tensors, 22 elements, 92 bytes",
+                "10 entries that are no tensors of the listing, not read: epoch (int), arch (string), best (tensor), \
+                 optimizer (dict), rate (float), shape (tuple), dtype (dtype), done (bool), ...",
+            ]
+        );
+    }
+
+    #[test]
+    fn values_are_summed_up_and_the_document_says_the_same() {
+        let path = data("plain.pth");
+        let text = call(&["inspect", &path, "--values"]).unwrap();
+        let row = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+        assert_eq!(
+            row("sliced"),
+            "sliced         F32   2x2               4    2.0000e0    2.7500e0    2.3750e0    4.7828e0"
+        );
+        assert_eq!(
+            row("empty"),
+            "empty          F32   0x3               0         NaN         NaN         NaN    0.0000e0"
+        );
+        let document: Value = serde_json::from_str(&call(&["inspect", &path, "--values", "--json"]).unwrap()).unwrap();
+        assert_eq!(document["format"], "PyTorch zip");
+        assert_eq!(document["totals"], json!({ "tensors": 20, "elements": 118, "bytes": 471 }));
+        let sliced = document["tensors"].as_array().unwrap().iter().find(|row| row["name"] == "sliced").unwrap();
+        assert_eq!(sliced["shape"], json!([2, 2]));
+        assert_eq!(sliced["values"]["mean"], 2.375);
+        assert_eq!(sliced["values"]["l2"], 22.875_f64.sqrt());
+    }
+
+    #[test]
+    fn a_hostile_file_is_an_error_that_names_what_it_asks_for() {
+        let error = call(&["inspect", &data("hostile.pth")]).unwrap_err();
+        assert!(error.contains("posix.system at byte 9 is not a tensor"), "{error}");
+    }
 }

@@ -70,7 +70,7 @@ pub(super) struct Region {
     pub len: usize,
     /// What the file calls it.
     pub place: String,
-    /// The entry of the zip archive, whose checksum is compared when the first tensor of it is read.
+    /// The entry of the zip archive whose checksum is compared when the first tensor of it is read, if it has one.
     pub entry: Option<usize>,
     pub sound: OnceLock<bool>,
 }

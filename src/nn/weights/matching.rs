@@ -170,3 +170,74 @@ pub fn shape_words(shape: &[usize]) -> String {
     }
     shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::nn::weights::write_safetensors;
+
+    fn file(tensors: &[(&str, &[usize])]) -> WeightFile {
+        let zeros = vec![0.5; 64];
+        let tensors = tensors.iter().map(|&(name, shape)| (name, shape, &zeros[..shape.iter().product()]));
+        WeightFile::from_bytes("some.pth", write_safetensors(tensors, &BTreeMap::new()).unwrap()).unwrap()
+    }
+
+    fn names(found: Vec<&TensorInfo>) -> Vec<&str> {
+        found.into_iter().map(|tensor| tensor.name.as_str()).collect()
+    }
+
+    #[test]
+    fn tensors_come_in_the_order_that_is_wanted() {
+        let file = file(&[("a", &[2]), ("b", &[3]), ("fc.weight", &[1, 2]), ("bn.num_batches_tracked", &[])]);
+        let wanted: [(&str, &[usize]); 2] = [("b", &[3]), ("a", &[2])];
+        assert_eq!(names(match_tensors(&file, &wanted, &["fc."]).unwrap()), ["b", "a"]);
+        assert_eq!(load_tensors(&file, &wanted, &["fc."]).unwrap(), [vec![0.5; 3], vec![0.5; 2]]);
+        assert!(match_tensors(&file, &wanted, &["f.", "c."]).is_err());
+    }
+
+    #[test]
+    fn leading_axes_of_length_one_are_no_difference() {
+        let file = file(&[("row", &[1, 1, 3]), ("column", &[3, 1]), ("one", &[1])]);
+        let wanted: [(&str, &[usize]); 3] = [("row", &[3]), ("column", &[1, 3, 1]), ("one", &[])];
+        assert_eq!(names(match_tensors(&file, &wanted, &[]).unwrap()), ["row", "column", "one"]);
+        let WeightError::Unmatched(unmatched) =
+            match_tensors(&file, &[("row", vec![3, 1]), ("column", vec![3]), ("one", vec![2])], &[]).unwrap_err()
+        else {
+            panic!("another error");
+        };
+        assert_eq!(unmatched.misshapen.len(), 3);
+    }
+
+    #[test]
+    fn the_names_of_torchvision_are_those_of_timm_unless_both_are_there() {
+        let theirs = "encoder.layers.encoder_layer_0.ln_1.weight";
+        let wanted = [("blocks.0.norm1.weight", [4])];
+        assert_eq!(names(match_tensors(&file(&[(theirs, &[4])]), &wanted, &[]).unwrap()), [theirs]);
+        let both = file(&[(theirs, &[4]), ("blocks.0.norm1.weight", &[4])]);
+        let WeightError::Unmatched(unmatched) = match_tensors(&both, &wanted, &[]).unwrap_err() else {
+            panic!("another error");
+        };
+        assert_eq!((unmatched.missing.len(), &unmatched.unexpected[..]), (0, &[theirs.to_owned()][..]));
+    }
+
+    #[test]
+    fn one_error_lists_all_that_does_not_fit_and_the_nearest_names() {
+        let many: Vec<String> = (0..40).map(|i| format!("teacher.{i:02}")).collect();
+        let mut tensors: Vec<(&str, &[usize])> = many.iter().map(|name| (name.as_str(), &[1][..])).collect();
+        tensors.extend([("conv1.weight", &[8, 1, 3, 1][..]), ("layer1.0.con1.weight", &[2]), ("scalar", &[])]);
+        let wanted: [(&str, &[usize]); 4] =
+            [("layer1.0.conv1.weight", &[2]), ("conv1.weight", &[4, 3, 7, 7]), ("scalar", &[2]), ("zzz", &[])];
+        let error = match_tensors(&file(&tensors), &wanted, &[]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "some.pth: not the weights of this network of 4 tensors\n  \
+             2 missing: layer1.0.conv1.weight (the file has layer1.0.con1.weight), zzz\n  \
+             41 unexpected: layer1.0.con1.weight, teacher.00, teacher.01, teacher.02, teacher.03, teacher.04, \
+             teacher.05, teacher.06 and 33 more\n  \
+             2 of another shape: conv1.weight is 8x1x3x1, expected 4x3x7x7, scalar is scalar, expected 2\n\
+             `meanfield weights inspect` lists what the file holds; give the architecture that it was saved from"
+        );
+    }
+}

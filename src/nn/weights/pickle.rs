@@ -519,3 +519,6 @@ fn opcode_name(opcode: u8) -> String {
     };
     name.to_owned()
 }
+
+#[cfg(test)]
+mod tests;

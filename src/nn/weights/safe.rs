@@ -148,3 +148,112 @@ impl Serialize for Header<'_> {
         map.end()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use safetensors::tensor::{Dtype, TensorView, serialize};
+
+    use super::*;
+    use crate::nn::weights::WeightFile;
+
+    const A: [f32; 6] = [0.5, -1.0, f32::INFINITY, 1e-45, 0.1, -0.0];
+    const B: [f32; 1] = [7.0];
+    const TENSORS: [NamedValues<'static>; 3] = [("b.\"quoted\"", &[], &B), ("empty", &[0, 4], &[]), ("a", &[2, 3], &A)];
+
+    fn one_key() -> BTreeMap<String, String> {
+        BTreeMap::from([("key \u{e9}".to_owned(), "va\"lue".to_owned())])
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_safetensors_crate() {
+        for metadata in [BTreeMap::new(), one_key()] {
+            let bytes: Vec<_> = TENSORS
+                .iter()
+                .map(|(name, shape, values)| {
+                    (name, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
+                })
+                .collect();
+            let views = bytes
+                .iter()
+                .map(|(name, shape, bytes)| (name, TensorView::new(Dtype::F32, shape.to_vec(), bytes).unwrap()));
+            let map: HashMap<String, String> = metadata.clone().into_iter().collect();
+            let theirs = serialize(views, (!map.is_empty()).then_some(map)).unwrap();
+            assert_eq!(write_safetensors(TENSORS, &metadata).unwrap(), theirs);
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_in_any_order_of_writing() {
+        let metadata: BTreeMap<String, String> = (0..20).map(|i| (format!("k{i}"), format!("v{i}"))).collect();
+        let bytes = write_safetensors(TENSORS, &metadata).unwrap();
+        let mut reversed = TENSORS;
+        reversed.reverse();
+        assert_eq!(write_safetensors(reversed, &metadata).unwrap(), bytes);
+        let file = WeightFile::from_bytes("written", bytes).unwrap();
+        assert_eq!(file.metadata(), &metadata);
+        let names: Vec<&str> = file.tensors().iter().map(|tensor| tensor.name.as_str()).collect();
+        assert_eq!(names, ["a", "b.\"quoted\"", "empty"]);
+        let bits = |index: usize| -> Vec<u32> {
+            file.values(&file.tensors()[index]).unwrap().iter().map(|value| value.to_bits()).collect()
+        };
+        assert_eq!(bits(0), A.map(f32::to_bits));
+        assert_eq!(bits(1), B.map(f32::to_bits));
+        assert_eq!(file.tensors()[2].shape, [0, 4]);
+    }
+
+    #[test]
+    fn tensors_that_no_file_can_hold_are_refused_by_name() {
+        let error = |tensors: &[NamedValues<'_>]| {
+            write_safetensors(tensors.iter().copied(), &BTreeMap::new()).unwrap_err().to_string()
+        };
+        assert_eq!(
+            error(&[("a", &[7], &A)]),
+            "cannot write tensor \"a\": it has 6 values, expected those of shape [7]"
+        );
+        assert!(error(&[("a", &[usize::MAX, 2], &A)]).contains("it has 6 values"));
+        assert!(error(&[("a", &[1], &B), ("a", &[1], &B)]).contains("its name comes twice"));
+        assert!(error(&[("__metadata__", &[1], &B)]).contains("keeps this name for itself"));
+    }
+
+    #[test]
+    fn a_header_that_does_not_fit_is_told_with_its_place() {
+        let read = |header: &str, data: usize| {
+            let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+            bytes.extend(header.as_bytes());
+            bytes.resize(bytes.len() + data, 0);
+            WeightFile::from_bytes("f", bytes).map(|file| file.tensors().len()).map_err(|error| error.to_string())
+        };
+        let tensor = |name: &str, end: usize| {
+            format!("\"{name}\":{{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,{end}]}}")
+        };
+        assert_eq!(read(&format!("{{{}}}", tensor("a", 8)), 8), Ok(1));
+        let error = read(&format!("{{{}}}", tensor("a", 8)), 9).unwrap_err();
+        assert_eq!(
+            error,
+            "f: header: byte 62: 9 bytes of tensors are there, the header describes 8; fetch the file again and compare \
+             its checksum"
+        );
+        for (header, data) in [
+            (format!("{{{}}}", tensor("a", 12)), 12),
+            (format!("{{{},{}}}", tensor("a", 8), tensor("b", 8)), 8),
+            ("{\"a\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904],\"data_offsets\":[0,0]}}".to_owned(), 0),
+            ("{\"a\":{\"dtype\":\"F33\",\"shape\":[],\"data_offsets\":[0,4]}}".to_owned(), 4),
+            ("{\"a\":".to_owned(), 4),
+        ] {
+            let error = read(&header, data).unwrap_err();
+            assert!(error.starts_with("f: header: byte "), "{error}");
+        }
+        // Sixteen exabytes in all: the sum of the header's counts must not wrap around.
+        let huge = |name: &str, start: u64, len: u64| {
+            format!("\"{name}\":{{\"dtype\":\"U8\",\"shape\":[{len}],\"data_offsets\":[{start},{}]}}", start + len)
+        };
+        let half = 1_u64 << 60;
+        let header =
+            format!("{{{}}}", (0..15).map(|i| huge(&i.to_string(), i * half, half)).collect::<Vec<_>>().join(","));
+        assert!(read(&header, 16).unwrap_err().contains("16 bytes of tensors are there"));
+        let whole = WeightFile::from_bytes("f", [&19_u64.to_le_bytes()[..], b"{\"__metadata__\":{}}"].concat());
+        assert!(whole.unwrap().tensors().is_empty());
+    }
+}

@@ -1,7 +1,7 @@
 //! PyTorch's zip archives: `NAME/data.pkl` beside `NAME/data/KEY`, stored without compression.
 
 use std::collections::HashMap;
-use std::io::Cursor;
+use std::io::{self, Cursor};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -40,7 +40,9 @@ pub(super) fn read(file: &Path, bytes: &Bytes) -> Result<Contents, WeightError> 
     let place = format!("{folder}{PICKLE}");
     let entry = archive.find(&place).ok_or_else(|| archive.damaged(&place, 0, "the entry is not there".to_owned()))?;
     let region = archive.region(entry)?;
-    archive.check_sum(entry, &place)?;
+    if let Some(entry) = region.entry {
+        archive.check_sum(entry, &place)?;
+    }
     let pickle = Pickle::read(archive.slice(&region), 0).map_err(|flaw| flaw.within(file, &place))?;
     let checkpoint = Checkpoint::find(&pickle).map_err(|flaw| flaw.within(file, &place))?;
     let mut known = HashMap::new();
@@ -128,6 +130,8 @@ impl<'a> Archive<'a> {
         };
         let entry = self.zip.by_index_raw(index).map_err(|error| damaged(self.file, &place, 0, error.to_string()))?;
         let (start, len) = (entry.data_start().unwrap_or(u64::MAX), entry.compressed_size());
+        // PyTorch can be told to write no checksums; it writes 0 then.
+        let has_checksum = entry.crc32() != 0;
         let plain = entry.compression() == CompressionMethod::Stored && !entry.encrypted() && entry.size() == len;
         drop(entry);
         if !plain {
@@ -142,7 +146,7 @@ impl<'a> Archive<'a> {
             let what = format!("{len} bytes from byte {start} of the file reach past its end at {}", self.bytes.len());
             self.damaged(&place, 0, what)
         })?;
-        Ok(Region { start, len, place, entry: Some(index), sound: OnceLock::new() })
+        Ok(Region { start, len, place, entry: has_checksum.then_some(index), sound: OnceLock::new() })
     }
 
     fn slice(&self, region: &Region) -> &'a [u8] {
@@ -152,9 +156,7 @@ impl<'a> Archive<'a> {
     fn check_sum(&mut self, index: usize, place: &str) -> Result<(), WeightError> {
         let file = self.file;
         let mut entry = self.zip.by_index(index).map_err(|error| damaged(file, place, 0, error.to_string()))?;
-        std::io::copy(&mut entry, &mut std::io::sink())
-            .map(|_| ())
-            .map_err(|error| damaged(file, place, 0, error.to_string()))
+        io::copy(&mut entry, &mut io::sink()).map(|_| ()).map_err(|error| damaged(file, place, 0, error.to_string()))
     }
 
     fn damaged(&self, place: &str, at: usize, what: String) -> WeightError {
