@@ -6,7 +6,8 @@
 use safetensors::tensor::Dtype;
 
 use super::error::Flaw;
-use super::pickle::{Id, Machine, Value};
+use super::machine::Machine;
+use super::pickle::{Id, Value};
 
 /// What a global name of a pickle stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +66,7 @@ pub(super) fn call<'a>(machine: &mut Machine<'a>, callable: Callable, arguments:
         (Callable::RebuildTensor, &[storage, offset, shape, strides, ..]) => match machine.get(storage) {
             Value::Storage(_) => {
                 let at = machine.opcode_at();
-                Ok(machine.add(Value::Tensor(TensorParts { storage, offset, shape, strides, at })))
+                Ok(machine.add(Value::Tensor(Box::new(TensorParts { storage, offset, shape, strides, at }))))
             }
             other => Err(machine.damaged(format!("a tensor is built of a {}, expected a storage", other.kind()))),
         },

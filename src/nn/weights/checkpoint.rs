@@ -148,9 +148,10 @@ fn resolve<'a>(pickle: &Pickle<'a>, name: &'a str, parts: &TensorParts) -> Resul
         }
         other => Err(damaged(format!("its {what} is a {}, expected a tuple", other.kind()))),
     };
-    let &Value::Storage(storage) = pickle.get(parts.storage) else {
+    let Value::Storage(storage) = pickle.get(parts.storage) else {
         return Err(damaged("it has no storage".to_owned()));
     };
+    let storage = **storage;
     let offset = pickle.get(parts.offset).as_size().ok_or_else(|| damaged("its offset is not a count".to_owned()))?;
     let mut layout = Layout { offset, shape: sizes("shape", parts.shape)?, strides: sizes("strides", parts.strides)? };
     let (first, count) = storage.view.unwrap_or((0, storage.count));

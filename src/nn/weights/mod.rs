@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `file` | an open file of any format, its tensors and their values |
 //! | `safe`, `zipped`, `legacy` | the three formats |
-//! | `pickle`, `callable` | a machine that knows the opcodes and names of tensors and refuses all others |
+//! | `pickle`, `machine`, `callable` | pickles, by a machine that knows the opcodes and names of tensors and refuses all others |
 //! | `checkpoint` | the state dict inside a training checkpoint |
 //! | `layout` | strides, offsets, element types |
 //! | `matching`, `naming` | which tensor of a file is which of a network |
@@ -17,6 +17,7 @@ mod error;
 mod file;
 mod layout;
 mod legacy;
+mod machine;
 mod matching;
 mod naming;
 mod pickle;

@@ -186,6 +186,13 @@ fn the_sizes_of_storages_are_believed_by_nobody() {
     assert!(error(both).contains("storage \"77\": 7 elements of F32 expected, the file ends after 24 bytes"));
     let found = error(altered("python2_legacy.pth", b"\x80\x02](U\x0277e", b"\x80\x02](U\x0278e"));
     assert!(found.contains("storage \"78\" is listed and no tensor mentions it"), "{found}");
+    // One element less than the entry of the archive has, and still enough for the tensor.
+    let mut less = bytes("plain_no_checksums.pth");
+    let tensor = less.windows(6).position(|window| window == b"sliced").unwrap();
+    let count = tensor + less[tensor..].windows(3).position(|window| window == b"K\x18t").unwrap();
+    less[count + 1] -= 1;
+    let found = error(less);
+    assert!(found.contains("has 96 bytes, expected 23 elements of F32"), "{found}");
     // An element of a tensor in a zip archive, whose checksum tells.
     let one = 0.1_f32.to_le_bytes();
     let found = error(altered("plain.pth", &one, &[one[0] ^ 1, one[1], one[2], one[3]]));
@@ -193,6 +200,14 @@ fn the_sizes_of_storages_are_believed_by_nobody() {
         found.contains("plain/data/1 of tensor \"f32\"") && found.contains("the checksum of its 20 bytes is wrong"),
         "{found}"
     );
+}
+
+#[test]
+fn a_file_is_read_by_several_threads() {
+    let file = WeightFile::open(path("plain.pth")).unwrap();
+    let read = || found(&file);
+    let all = std::thread::scope(|scope| [scope.spawn(read), scope.spawn(read)].map(|thread| thread.join().unwrap()));
+    assert_eq!(all, [expected("plain"), expected("plain")]);
 }
 
 #[test]

@@ -218,6 +218,17 @@ fn a_million_levels_and_a_dict_that_holds_itself_are_no_trouble() {
 }
 
 #[test]
+fn the_memory_of_a_pickle_has_a_bound() {
+    assert!(size_of::<Value<'_>>() <= 32);
+    let many = vec![b'}'; (1 << 22) + 1];
+    let error = "more than 4194304 values, expected the description of tensors";
+    assert_eq!(damage(&[&many]), (2 + many.len(), error.to_owned()));
+    let memos =
+        [b"N", &many[..]].concat().iter().map(|&byte| if byte == b'}' { 0x94 } else { byte }).collect::<Vec<_>>();
+    assert_eq!(damage(&[&memos]).1, error);
+}
+
+#[test]
 fn one_list_of_pairs_is_not_copied_over_and_over() {
     let mut bytes = b"ccollections\nOrderedDict\nq\0](".to_vec();
     (0..1000).for_each(|_| bytes.extend(b"NN\x86"));
