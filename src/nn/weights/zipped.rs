@@ -18,9 +18,10 @@ const PICKLE: &str = "/data.pkl";
 pub(super) fn read(file: &Path, bytes: &Bytes) -> Result<Contents, WeightError> {
     let mut archive = Archive::open(file, bytes)?;
     let folder = archive.folder()?;
-    if archive.find(&format!("{folder}/constants.pkl")).is_some() {
+    let script = format!("{folder}/constants.pkl");
+    if archive.find(&script).is_some() {
         let what = "a TorchScript module, with code beside its tensors";
-        return Err(archive.unsupported(PICKLE, what, "save model.state_dict() with torch.save instead"));
+        return Err(archive.unsupported(&script, what, "save model.state_dict() with torch.save instead"));
     }
     if let Some(entry) = archive.find(&format!("{folder}/byteorder")) {
         let region = archive.region(entry)?;
