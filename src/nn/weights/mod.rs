@@ -4,12 +4,13 @@
 //! | --- | --- |
 //! | `file` | an open file of any format, its tensors and their values |
 //! | `safe`, `zipped`, `legacy` | the three formats |
-//! | `pickle`, `machine`, `callable` | pickles, by a machine that knows the opcodes and names of tensors and refuses all others |
+//! | `pickle`, `machine`, `callable` | pickles, by a machine that knows only the opcodes and names of tensors |
 //! | `checkpoint` | the state dict inside a training checkpoint |
 //! | `layout` | strides, offsets, element types |
 //! | `matching`, `naming` | which tensor of a file is which of a network |
 //!
-//! Files are anyone's: nothing in them is executed, and no count in them is believed before the bytes behind it are seen.
+//! Files are anyone's: nothing in them is executed, and no count in them is believed before the bytes behind it are
+//! seen.
 
 mod callable;
 mod checkpoint;

@@ -1,7 +1,7 @@
 //! Names of one tensor in different libraries.
 //!
-//! ResNets are named alike in torchvision, timm and Cadene's pretrainedmodels but for the classifier, which nobody needs
-//! here; BN-Inception comes from Cadene alone. Vision transformers differ, and this program has timm's names.
+//! ResNets are named alike in torchvision, timm and Cadene's pretrainedmodels but for the classifier, which nobody
+//! needs here; BN-Inception comes from Cadene alone. Vision transformers differ, and this program has timm's names.
 
 /// Where torchvision and timm call the parts of a transformer block differently.
 const BLOCK: [(&str, &str); 9] = [

@@ -232,8 +232,8 @@ mod tests {
         let error = read(&format!("{{{}}}", tensor("a", 8)), 9).unwrap_err();
         assert_eq!(
             error,
-            "f: header: byte 62: 9 bytes of tensors are there, the header describes 8; fetch the file again and compare \
-             its checksum"
+            "f: header: byte 62: 9 bytes of tensors are there, the header describes 8; fetch the file again and \
+             compare its checksum"
         );
         for (header, data) in [
             (format!("{{{}}}", tensor("a", 12)), 12),

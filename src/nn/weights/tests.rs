@@ -1,4 +1,4 @@
-//! Files that PyTorch wrote, files that are no good, and files that were altered; `tests/data/weights/make.py` made them.
+//! Files that PyTorch wrote, files that are no good, and altered ones; `tests/data/weights/make.py` made them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -120,16 +120,49 @@ fn batch_norms_of_one_row_are_loaded_as_vectors() {
 }
 
 #[test]
-fn files_that_are_no_good_are_refused_by_name() {
-    let help = "If you trust it, save model.state_dict() from Python and load that";
+fn pickles_of_other_things_are_refused_by_name() {
+    for (name, place, what) in [
+        ("hostile.pth", "hostile/data.pkl", "posix.system at byte 9"),
+        ("hostile_legacy.pth", "object pickle", "posix.system at byte 78"),
+        ("hostile_stack_global.pth", "hostile/data.pkl", "builtins.eval at byte 20"),
+        ("hostile_inst.pth", "hostile/data.pkl", "opcode INST at byte 9"),
+        ("module.pth", "archive/data.pkl", "torch.nn.modules.linear.Linear at byte 2"),
+    ] {
+        let error = WeightFile::open(path(name)).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!(
+                "{}: {place}: {what} is not a tensor; this file is not loaded. If you trust it, save \
+                 model.state_dict() from Python and load that",
+                path(name).display()
+            )
+        );
+    }
+}
+
+#[test]
+fn files_that_hold_no_readable_tensors_say_what_to_do() {
     for (name, message) in [
-        ("hostile.pth", format!("hostile/data.pkl: posix.system at byte 9 is not a tensor; this file is not loaded. {help}")),
-        ("hostile_legacy.pth", format!("object pickle: posix.system at byte 78 is not a tensor; this file is not loaded. {help}")),
-        ("hostile_stack_global.pth", format!("hostile/data.pkl: builtins.eval at byte 20 is not a tensor; this file is not loaded. {help}")),
-        ("hostile_inst.pth", format!("hostile/data.pkl: opcode INST at byte 9 is not a tensor; this file is not loaded. {help}")),
-        ("module.pth", format!("archive/data.pkl: torch.nn.modules.linear.Linear at byte 2 is not a tensor; this file is not loaded. {help}")),
-        ("big_endian.pth", "plain/byteorder: the byte order is big-endian; load it in PyTorch and save it again on a little-endian machine".to_owned()),
-        ("deflated.pth", "plain/data.pkl: the entry is compressed or encrypted, expected a stored one; pack it again without compression (zip -0), or save it again from PyTorch".to_owned()),
+        (
+            "big_endian.pth",
+            "plain/byteorder: the byte order is big-endian; load it in PyTorch and save it again on a little-endian \
+             machine",
+        ),
+        (
+            "deflated.pth",
+            "plain/data.pkl: the entry is compressed or encrypted, expected a stored one; pack it again without \
+             compression (zip -0), or save it again from PyTorch",
+        ),
+        (
+            "script.pt",
+            "script/constants.pkl: a TorchScript module, with code beside its tensors; save model.state_dict() with \
+             torch.save instead",
+        ),
+        (
+            "no_tensors.pth",
+            "checkpoint: no tensors in it or under state_dict, model_state_dict, model, net, network; it holds \
+             \"epoch\" (int), \"nets\" (dict); save model.state_dict() with torch.save",
+        ),
     ] {
         let error = WeightFile::open(path(name)).unwrap_err().to_string();
         assert_eq!(error, format!("{}: {message}", path(name).display()));
