@@ -77,6 +77,8 @@ fn names_and_opcodes_of_other_things_are_refused_with_their_place() {
     assert_eq!(refusal(&[b"U\x02osU\x06system\x93"]), (14, text("os.system")));
     assert_eq!(refusal(&[b"cbuiltins\ngetattr\n"]), (2, text("builtins.getattr")));
     assert_eq!(refusal(&[b"ctorch\nload\n"]), (2, text("torch.load")));
+    assert_eq!(refusal(&[b"cevil\nFloatStorage\n"]), (2, text("evil.FloatStorage")));
+    assert_eq!(refusal(&[b"ctorch\nComplexFloatStorage\n"]), (2, text("torch.ComplexFloatStorage")));
     assert_eq!(refusal(&[b"ctorch\n_utils.Storage\n"]), (2, text("torch._utils.Storage")));
     assert_eq!(refusal(&[b"ctorch._utils\n_rebuild_tensor_v3\n"]), (2, text("torch._utils._rebuild_tensor_v3")));
     assert_eq!(refusal(&[b"ca\x1b[2J\nb\n"]), (2, text("a\\u{1b}[2J.b")));
