@@ -18,6 +18,7 @@ mod show;
 mod stage;
 mod status;
 mod table;
+mod weights;
 mod why;
 
 use std::io::{self, BufWriter, Write};
@@ -97,6 +98,8 @@ enum Command {
     Loss(loss::Args),
     /// Retrieval metrics of anyone's vectors
     Eval(eval::Args),
+    /// List the tensors of weight files
+    Weights(weights::Args),
     /// Run a built-in stage kind on a job file; the engine calls this
     #[command(hide = true)]
     Stage(stage::Args),
@@ -161,6 +164,7 @@ fn dispatch(cli: &Cli, ui: &mut Ui<'_>) -> Result<(), Failure> {
         Command::History(args) => history::run(args, &cli.global, ui),
         Command::Loss(args) => failure::from_check(loss::run(args, ui.out)),
         Command::Eval(args) => failure::from_check(eval::run(args, ui.out)),
+        Command::Weights(args) => failure::from_check(weights::run(args, ui.out)),
         Command::Stage(args) => stage::run(args),
     }
 }

@@ -6,10 +6,13 @@
 //! | `native` | the CPU's operations |
 //! | `tensor`, `layers` | named tensors; layers as data, and how they are run |
 //! | `resnet`, `inception`, `model` | the backbones, and networks as a whole |
+//! | [`weights`] | weight files of anyone |
+//! | `description` | weight files that say what network they are of, and pretrained weights |
 //!
 //! Activations are `N x H x W x C`. Weight files have the names and layouts of PyTorch.
 
 mod backend;
+mod description;
 mod inception;
 mod layers;
 mod model;
@@ -18,10 +21,11 @@ mod native;
 mod parity;
 mod resnet;
 mod tensor;
+pub mod weights;
 
 pub use backend::{Backend, Grads, Map, Recording, Shape};
 pub use layers::Statistics;
-pub use model::{Architecture, Backbone, Dropout, Head, Model, Pixels, Pooling, Training, embed};
+pub use model::{Architecture, Backbone, COLOURS, Dropout, Head, Model, Pixels, Pooling, Training, embed};
 pub use native::Native;
 pub use native::buffer;
 pub use tensor::{Kind, NamedTensor, Part};
@@ -39,4 +43,10 @@ pub enum Error {
     /// Pixels that are not whole images of the expected size.
     #[error("{pixels} bytes of pixels are not a whole number of {height}x{width} RGB images")]
     Pixels { pixels: usize, height: usize, width: usize },
+    /// Not a weight file, a broken one, or one of another network.
+    #[error(transparent)]
+    Weights(#[from] weights::WeightError),
+    /// A weight file that does not say what network it is of.
+    #[error("the weight file does not describe this network: {0}")]
+    Description(String),
 }

@@ -1,0 +1,149 @@
+//! The names that a pickle of tensors may mention, and what calling them means.
+//!
+//! This list is what makes an unknown file safe to open: a name that is not on it stops the reading before anything is
+//! made of it, and the ones on it are carried out here, not by any code of the file.
+
+use safetensors::tensor::Dtype;
+
+use super::error::Flaw;
+use super::machine::Machine;
+use super::pickle::{Id, Value};
+
+/// What a global name of a pickle stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Callable {
+    /// `collections.OrderedDict`
+    OrderedDict,
+    /// `torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`: storage, offset, shape, strides, and what is not kept.
+    RebuildTensor,
+    /// `torch._utils._rebuild_parameter`: a tensor, and what is not kept.
+    RebuildParameter,
+    /// `torch.Size`
+    Size,
+    /// `torch.FloatStorage` and its kin: a word in the description of a storage, never called.
+    Storage(Dtype),
+    /// `torch.float32` and its kin: a value of its own, never called.
+    ElementType,
+}
+
+/// What `module.name` stands for, if a pickle of tensors may mention it.
+pub(super) fn find(module: &str, name: &str) -> Option<Callable> {
+    Some(match (module, name) {
+        ("collections", "OrderedDict") => Callable::OrderedDict,
+        ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Callable::RebuildTensor,
+        ("torch._utils", "_rebuild_parameter") => Callable::RebuildParameter,
+        ("torch", "Size") => Callable::Size,
+        ("torch" | "torch.cuda", storage) if storage.ends_with("Storage") => Callable::Storage(match storage {
+            "DoubleStorage" => Dtype::F64,
+            "FloatStorage" => Dtype::F32,
+            "HalfStorage" => Dtype::F16,
+            "BFloat16Storage" => Dtype::BF16,
+            "LongStorage" => Dtype::I64,
+            "IntStorage" => Dtype::I32,
+            "ShortStorage" => Dtype::I16,
+            "CharStorage" => Dtype::I8,
+            "ByteStorage" => Dtype::U8,
+            "BoolStorage" => Dtype::BOOL,
+            _ => return None,
+        }),
+        (
+            "torch",
+            "float64" | "float32" | "float16" | "bfloat16" | "int64" | "int32" | "int16" | "int8" | "uint8" | "bool",
+        ) => Callable::ElementType,
+        _ => return None,
+    })
+}
+
+/// What a call of `callable` with `arguments` makes.
+pub(super) fn call<'a>(machine: &mut Machine<'a>, callable: Callable, arguments: &[Id]) -> Result<Id, Flaw> {
+    match (callable, arguments) {
+        (Callable::OrderedDict, []) => Ok(machine.add(Value::Dict(Vec::new()))),
+        // Python 2 hands over the pairs at once.
+        (Callable::OrderedDict, &[pairs]) => {
+            let pairs = machine.pairs(pairs)?;
+            Ok(machine.add(Value::Dict(pairs)))
+        }
+        (Callable::RebuildTensor, &[storage, offset, shape, strides, ..]) => match machine.get(storage) {
+            Value::Storage(_) => {
+                let at = machine.opcode_at();
+                Ok(machine.add(Value::Tensor(Box::new(TensorParts { storage, offset, shape, strides, at }))))
+            }
+            other => Err(machine.damaged(format!("a tensor is built of a {}, expected a storage", other.kind()))),
+        },
+        (Callable::RebuildParameter, &[tensor, ..]) => match machine.get(tensor) {
+            Value::Tensor(_) => Ok(tensor),
+            other => Err(machine.damaged(format!("a parameter is built of a {}, expected a tensor", other.kind()))),
+        },
+        (Callable::Size, &[shape]) => match machine.get(shape) {
+            Value::Tuple(_) => Ok(shape),
+            other => Err(machine.damaged(format!("a torch.Size is built of a {}, expected a tuple", other.kind()))),
+        },
+        _ => Err(machine.damaged(format!("{callable:?} is called with {} arguments", arguments.len()))),
+    }
+}
+
+/// The arguments of a tensor, not yet looked into: most checkpoints hold tensors that nobody asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TensorParts {
+    pub storage: Id,
+    pub offset: Id,
+    pub shape: Id,
+    pub strides: Id,
+    /// Where in the pickle it is made.
+    pub at: usize,
+}
+
+/// A run of elements that tensors share.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct StorageName<'a> {
+    /// Under which the file keeps the bytes.
+    pub key: &'a str,
+    pub dtype: Dtype,
+    /// Elements of the whole storage.
+    pub count: usize,
+    /// First element and elements of the part that tensors count from: files of PyTorch 0.3 and older.
+    pub view: Option<(usize, usize)>,
+}
+
+/// The storage of a persistent id: `("storage", class, key, location, elements[, view])`.
+pub(super) fn storage<'a>(machine: &Machine<'a>, id: Id) -> Result<StorageName<'a>, Flaw> {
+    let Value::Tuple(parts) = machine.get(id) else {
+        return Err(machine.damaged(format!("a persistent id is a {}, expected a tuple", machine.get(id).kind())));
+    };
+    let parts: Vec<&Value<'a>> = parts.iter().take(7).map(|&part| machine.get(part)).collect();
+    match parts[..] {
+        [Value::Text("module"), ..] => {
+            Err(Flaw::Refused { at: machine.opcode_at(), what: "the source code of a module".to_owned() })
+        }
+        [
+            Value::Text("storage"),
+            Value::Callable(Callable::Storage(dtype)),
+            Value::Text(key),
+            Value::Text(_),
+            count,
+            ref view @ ..,
+        ] => {
+            let view = match view {
+                [] | [Value::None] => None,
+                [Value::Tuple(view)] => match view[..] {
+                    [_, start, len] => machine.get(start).as_size().zip(machine.get(len).as_size()),
+                    _ => None,
+                }
+                .ok_or_else(|| machine.damaged("a view of a storage is not (key, offset, elements)".to_owned()))
+                .map(Some)?,
+                _ => return Err(machine.damaged("a storage has more than six parts".to_owned())),
+            };
+            let count = count
+                .as_size()
+                .ok_or_else(|| machine.damaged(format!("the size of storage {key:?} is not a count of elements")))?;
+            if let Some((start, len)) = view
+                && start.checked_add(len).is_none_or(|end| end > count)
+            {
+                let what = format!("a view of {len} elements from {start} reaches past storage {key:?} of {count}");
+                return Err(machine.damaged(what));
+            }
+            Ok(StorageName { key, dtype: *dtype, count, view })
+        }
+        _ => Err(machine.damaged("a persistent id is not (\"storage\", class, key, location, elements)".to_owned())),
+    }
+}

@@ -1,0 +1,62 @@
+//! Why a weight file could not be read, matched or written.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::matching::Unmatched;
+
+/// Why a weight file could not be read, matched or written.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightError {
+    /// The file system refused.
+    #[error("cannot {operation} {}: {source}", file.display())]
+    Io { operation: &'static str, file: PathBuf, source: io::Error },
+
+    /// Neither safetensors nor PyTorch's.
+    #[error(
+        "{}: not a weight file: it starts with {start}, expected safetensors or what torch.save writes",
+        file.display()
+    )]
+    UnknownFormat { file: PathBuf, start: String },
+
+    /// A pickle that asks for more than tensors: nothing of it was executed.
+    #[error(
+        "{}: {place}: {what} at byte {at} is not a tensor; this file is not loaded. If you trust it, save \
+         model.state_dict() from Python and load that",
+        file.display()
+    )]
+    Refused { file: PathBuf, place: String, at: usize, what: String },
+
+    /// Truncated, altered, or made to look like a weight file. `at` counts bytes from the start of `place`.
+    #[error("{}: {place}: byte {at}: {what}; fetch the file again and compare its checksum", file.display())]
+    Damaged { file: PathBuf, place: String, at: usize, what: String },
+
+    /// A sound file of a kind that is not read.
+    #[error("{}: {place}: {what}; {help}", file.display())]
+    Unsupported { file: PathBuf, place: String, what: String, help: &'static str },
+
+    /// The tensors of a file are not those of the network.
+    #[error(transparent)]
+    Unmatched(Box<Unmatched>),
+
+    /// Tensors that no safetensors file can hold.
+    #[error("cannot write tensor {tensor:?}: {what}")]
+    Unwritable { tensor: String, what: String },
+}
+
+/// What is wrong inside a pickle; the reader of the file knows which file and which part of it.
+#[derive(Debug, PartialEq)]
+pub(super) enum Flaw {
+    Refused { at: usize, what: String },
+    Damaged { at: usize, what: String },
+}
+
+impl Flaw {
+    pub(super) fn within(self, file: &Path, place: &str) -> WeightError {
+        let (file, place) = (file.to_path_buf(), place.to_owned());
+        match self {
+            Flaw::Refused { at, what } => WeightError::Refused { file, place, at, what },
+            Flaw::Damaged { at, what } => WeightError::Damaged { file, place, at, what },
+        }
+    }
+}
