@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::config::Config;
 use super::measure::{Measured, measure};
 use super::mode::{Averages, MeanFields};
-use super::optimiser::Optimiser;
+use super::moments::Optimiser;
 use crate::data::augment::BatchId;
 use crate::data::random::stream;
 use crate::data::sampler::{Sampler, SamplerError};
