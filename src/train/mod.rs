@@ -1,5 +1,6 @@
 //! Training a network with a metric-learning loss.
 
+mod checkpoint;
 mod config;
 mod measure;
 mod mode;
@@ -10,6 +11,7 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 
+pub use checkpoint::{Checkpoint, CheckpointError, Difference};
 pub use config::{BatchShape, Config, Decay};
 pub use measure::{Measure, Measured};
 pub use mode::MeanFields;
