@@ -12,7 +12,7 @@ mod schedule;
 mod tests;
 
 pub use checkpoint::{Checkpoint, CheckpointError, Difference};
-pub use config::{BatchShape, Config, Decay};
+pub use config::{BatchNorm, BatchShape, Config, Group};
 pub use measure::{Measure, Measured};
 pub use mode::MeanFields;
 pub use optimiser::{Adam, LengthError, OptimiserSpec, RmsProp, Sgd, State, Step, norm_factor, square_sum};
