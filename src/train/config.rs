@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::measure::Measure;
 use super::mode::MeanFields;
+use super::optimiser::{OptimiserSpec, Step};
+use super::schedule::{Schedule, WarmUp};
 use crate::data::augment::Augment;
 use crate::loss::{Loss, has_class_vectors};
 use crate::nn::Backbone;
@@ -24,14 +26,33 @@ impl Default for BatchShape {
     }
 }
 
-/// A step decay of both learning rates.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Decay {
-    /// The rates are multiplied after every so many epochs.
-    pub every: u32,
-    /// By this factor, in (0, 1].
-    pub factor: f64,
+/// How the backbone's batch normalisation works while it trains. The head has none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchNorm {
+    /// By the statistics of the batch, which move the running ones, in epochs with a frozen backbone too; scale and
+    /// shift learn.
+    #[default]
+    Batch,
+    /// By the running statistics, which stay as they are; so do scale and shift.
+    Frozen,
+    /// By the running statistics, which stay as they are; scale and shift learn as the rest of the backbone does.
+    ///
+    /// With `freeze_backbone_epochs` of 1 or more it is what the official code of the mean-field paper does when told to
+    /// freeze batch normalisation: the end of its warm-up makes scale and shift trainable again, so that `frozen` is
+    /// what it says and this what it does (paper notes 7.1, quirk 3). It is MLRC's evaluation mode too.
+    FrozenStatistics,
+}
+
+/// Parameters that have a rate and a weight decay of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// The network before its head.
+    Backbone,
+    /// The layer that makes embeddings.
+    Head,
+    /// What the loss learns: mean fields, proxies.
+    Loss,
 }
 
 /// The settings of a run. Every field has a default; an unknown field is an error.
@@ -43,16 +64,31 @@ pub struct Decay {
 /// | `epochs` | 20 | at least 1 |
 /// | `steps_per_epoch` | images / batch, rounded down | at least 1 |
 /// | `batch` | 30 classes of 4 | each at least 1 |
+/// | `optimiser` | AdamW | an [`OptimiserSpec`] |
 /// | `learning_rate` | 1e-3 | finite, above 0 |
+/// | `head_learning_rate` | `learning_rate` | finite, above 0 |
 /// | `loss_learning_rate` | 1e-1 | finite, above 0 |
 /// | `weight_decay` | 1e-4 | finite, 0 or above |
+/// | `head_weight_decay` | `weight_decay` | finite, 0 or above |
 /// | `loss_weight_decay` | 1e-4 | finite, 0 or above |
-/// | `decay` | none | `every` at least 1, `factor` in (0, 1] |
+/// | `schedule` | constant | a [`Schedule`] |
+/// | `warm_up` | none | a [`WarmUp`] |
+/// | `freeze_backbone_epochs` | 0 | any |
+/// | `batch_norm` | batch | a [`BatchNorm`] |
+/// | `accumulate` | 1 | at least 1 |
 /// | `clip` | 10 | above 0, may be infinite |
+/// | `clip_norm` | none | finite, above 0 |
 /// | `augment` | flip 0.5, shift 3 | `flip` in [0, 1] |
 /// | `mean_fields` | joint | a [`MeanFields`] |
 /// | `measure` | none | a [`Measure`] |
 /// | `seed` | 0 | any |
+///
+/// The commands that the mean-field paper's authors released (paper notes 7), for CUB and ResNet-50, are
+/// `optimiser: adamw, learning_rate: 1e-4, loss_learning_rate: 0.2, freeze_backbone_epochs: 5, batch_norm:
+/// frozen_statistics, schedule: { kind: step, every: 5, factor: 0.5 }` with the defaults of weight decay and `clip`.
+/// MLRC's (notes 8) are `optimiser: { kind: rmsprop, momentum: 0.9 }, learning_rate: 1e-6, batch_norm:
+/// frozen_statistics, batch: { classes: 8, per_class: 4 }, steps_per_epoch: 100, clip: 1e30`, which clips
+/// nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -66,18 +102,36 @@ pub struct Config {
     pub steps_per_epoch: Option<u32>,
     /// The mini-batch.
     pub batch: BatchShape,
-    /// AdamW's rate for the network.
+    /// The optimiser of all groups.
+    pub optimiser: OptimiserSpec,
+    /// Rate of the backbone.
     pub learning_rate: f64,
-    /// AdamW's rate for the loss's parameters.
+    /// Rate of the head; the backbone's if absent.
+    pub head_learning_rate: Option<f64>,
+    /// Rate of the loss's parameters.
     pub loss_learning_rate: f64,
-    /// AdamW's decoupled weight decay for the network.
+    /// Weight decay of the backbone, of all its parameters: decoupled with AdamW, else added to the gradient.
     pub weight_decay: f64,
-    /// AdamW's decoupled weight decay for the loss's parameters.
+    /// The same of the head; the backbone's if absent.
+    pub head_weight_decay: Option<f64>,
+    /// The same of the loss's parameters.
     pub loss_weight_decay: f64,
-    /// Step decay of both rates.
-    pub decay: Option<Decay>,
-    /// Each element of the network's gradient is clamped to `-clip..=clip`; the loss's gradient is not.
+    /// How all rates change from epoch to epoch.
+    pub schedule: Schedule,
+    /// How they rise before that.
+    pub warm_up: Option<WarmUp>,
+    /// Epochs at the start in which the head and the loss's parameters learn alone: the warm-up of the official code.
+    pub freeze_backbone_epochs: u32,
+    /// Batch normalisation while it trains.
+    pub batch_norm: BatchNorm,
+    /// Batches whose gradients are averaged before a step. The last step of an epoch averages those that are left.
+    pub accumulate: u32,
+    /// Each element of the network's gradient is clamped to `-clip..=clip`, after `clip_norm`; the loss's gradient is
+    /// not, as in the official code.
     pub clip: f64,
+    /// The network's gradient, that of all its learning parameters together, is shortened to this length if it is
+    /// longer; the loss's gradient is not.
+    pub clip_norm: Option<f64>,
     /// Random variation of the images.
     pub augment: Augment,
     /// How the loss's vectors of the classes come about.
@@ -96,12 +150,20 @@ impl Default for Config {
             epochs: 20,
             steps_per_epoch: None,
             batch: BatchShape::default(),
+            optimiser: OptimiserSpec::default(),
             learning_rate: 1e-3,
+            head_learning_rate: None,
             loss_learning_rate: 1e-1,
             weight_decay: 1e-4,
+            head_weight_decay: None,
             loss_weight_decay: 1e-4,
-            decay: None,
+            schedule: Schedule::default(),
+            warm_up: None,
+            freeze_backbone_epochs: 0,
+            batch_norm: BatchNorm::default(),
+            accumulate: 1,
             clip: 10.0,
+            clip_norm: None,
             augment: Augment::default(),
             mean_fields: MeanFields::default(),
             measure: None,
@@ -129,17 +191,22 @@ impl Config {
         }
         require(self.batch.classes >= 1, "batch.classes", "at least 1", &self.batch.classes);
         require(self.batch.per_class >= 1, "batch.per_class", "at least 1", &self.batch.per_class);
-        for (path, rate) in [("learning_rate", self.learning_rate), ("loss_learning_rate", self.loss_learning_rate)] {
-            require(positive(rate), path, "finite and above 0", &rate);
+        for (prefix, group) in [("", Group::Backbone), ("head_", Group::Head), ("loss_", Group::Loss)] {
+            let (rate, decay) = (self.rate(group), self.decay(group));
+            // A head without values of its own has the backbone's mistakes.
+            if group != Group::Head || self.head_learning_rate.is_some() {
+                require(positive(rate), &format!("{prefix}learning_rate"), "finite and above 0", &rate);
+            }
+            if group != Group::Head || self.head_weight_decay.is_some() {
+                require(not_negative(decay), &format!("{prefix}weight_decay"), "finite and 0 or above", &decay);
+            }
         }
-        for (path, decay) in [("weight_decay", self.weight_decay), ("loss_weight_decay", self.loss_weight_decay)] {
-            require(not_negative(decay), path, "finite and 0 or above", &decay);
+        require(self.accumulate >= 1, "accumulate", "at least 1", &self.accumulate);
+        // In single precision, which gradients are in.
+        require(self.clip as f32 > 0.0, "clip", "above 0", &self.clip);
+        if let Some(limit) = self.clip_norm {
+            require(positive(limit), "clip_norm", "finite and above 0", &limit);
         }
-        if let Some(Decay { every, factor }) = self.decay {
-            require(every >= 1, "decay.every", "at least 1", &every);
-            require(factor > 0.0 && factor <= 1.0, "decay.factor", "above 0 and at most 1", &factor);
-        }
-        require(self.clip > 0.0, "clip", "above 0", &self.clip);
         let flip = self.augment.flip;
         require((0.0..=1.0).contains(&flip), "augment.flip", "between 0 and 1", &flip);
         match self.mean_fields {
@@ -155,6 +222,11 @@ impl Config {
             require(every >= 1, "measure.every", "at least 1", &every);
             require(batches >= 2, "measure.batches", "at least 2", &batches);
         }
+        let warm_up = self.warm_up.map_or(Vec::new(), |warm_up| warm_up.check());
+        let parts = [("optimiser", self.optimiser.check()), ("schedule", self.schedule.check()), ("warm_up", warm_up)];
+        for (part, found) in parts {
+            mistakes.extend(found.into_iter().map(|(path, message)| (format!("{part}.{path}"), message)));
+        }
         mistakes
     }
 
@@ -167,14 +239,57 @@ impl Config {
         vec![("mean_fields".into(), message.into())]
     }
 
-    /// What both learning rates are multiplied by in `epoch`, counted from 0.
-    pub fn schedule(&self, epoch: u32) -> f64 {
-        self.decay.map_or(1.0, |Decay { every, factor }| factor.powf(f64::from(epoch / every.max(1))))
+    /// What all learning rates are multiplied by in `epoch`, counted from 0.
+    pub fn rate_factor(&self, epoch: u32) -> f64 {
+        self.schedule.factor_after(self.warm_up, epoch, self.epochs)
+    }
+
+    /// Whether the parameters of `group` learn in `epoch`, counted from 0, as far as the network decides it: how the
+    /// loss's vectors come about may keep them, or the network, from it.
+    pub fn learns(&self, group: Group, epoch: u32) -> bool {
+        group != Group::Backbone || epoch >= self.freeze_backbone_epochs
+    }
+
+    /// How many batches the gradient is a sum of that a step is due with after `batch`, counted from 0, of the
+    /// `batches` of an epoch; none if the step is to come.
+    pub fn accumulated(&self, batch: u32, batches: u32) -> Option<u32> {
+        let every = self.accumulate.max(1);
+        let gathered = batch % every + 1;
+        (gathered == every || batch + 1 == batches).then_some(gathered)
+    }
+
+    /// What a step in `epoch`, counted from 0, is for the parameters of `group`: their `step`th, counted from 1, by a
+    /// gradient that is to be multiplied by `scale` before it is clipped by value.
+    pub fn step(&self, group: Group, epoch: u32, step: u32, scale: f32) -> Step {
+        Step {
+            learning_rate: self.rate(group) * self.rate_factor(epoch),
+            weight_decay: self.decay(group),
+            step,
+            scale,
+            clip: if group == Group::Loss { f32::INFINITY } else { self.clip as f32 },
+        }
+    }
+
+    fn rate(&self, group: Group) -> f64 {
+        match group {
+            Group::Backbone => self.learning_rate,
+            Group::Head => self.head_learning_rate.unwrap_or(self.learning_rate),
+            Group::Loss => self.loss_learning_rate,
+        }
+    }
+
+    fn decay(&self, group: Group) -> f64 {
+        match group {
+            Group::Backbone => self.weight_decay,
+            Group::Head => self.head_weight_decay.unwrap_or(self.weight_decay),
+            Group::Loss => self.loss_weight_decay,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::optimiser::{Adam, RmsProp};
     use super::*;
     use crate::loss::registry::LossSpec;
 
@@ -186,7 +301,14 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_refused_at_every_level() {
-        for document in [r#"{"learning_rat": 1}"#, r#"{"batch": {"class": 3}}"#, r#"{"augment": {"flips": 1}}"#] {
+        for document in [
+            r#"{"learning_rat": 1}"#,
+            r#"{"batch": {"class": 3}}"#,
+            r#"{"augment": {"flips": 1}}"#,
+            r#"{"optimiser": {"kind": "sgd", "momentun": 0.9}}"#,
+            r#"{"schedule": {"kind": "step", "every": 1, "factor": 1, "at": 3}}"#,
+            r#"{"warm_up": {"epochs": 1, "stop": 1}}"#,
+        ] {
             let error = serde_json::from_str::<Config>(document).unwrap_err().to_string();
             assert!(error.contains("unknown field"), "{error}");
         }
@@ -203,16 +325,24 @@ mod tests {
             loss_learning_rate: 0.0,
             weight_decay: -1.0,
             loss_weight_decay: f64::INFINITY,
-            decay: Some(Decay { every: 0, factor: f64::NAN }),
+            optimiser: OptimiserSpec::Adam(Adam { betas: [0.9, 1.0], eps: 0.0 }),
+            head_learning_rate: Some(-1.0),
+            head_weight_decay: Some(f64::NAN),
+            schedule: Schedule::Step { every: 0, factor: f64::NAN },
+            warm_up: Some(WarmUp { epochs: 0, start: 2.0 }),
+            accumulate: 0,
             clip: f64::NAN,
+            clip_norm: Some(0.0),
             augment: Augment { flip: 1.5, shift: 0 },
             mean_fields: MeanFields::MovingAverage { momentum: 1.0, after: 0 },
             measure: Some(Measure { every: 0, batches: 1 }),
             ..Config::default()
         };
         let paths: Vec<String> = bad.check().into_iter().map(|(path, _)| path).collect();
-        let expected = "dim epochs steps_per_epoch batch.classes batch.per_class learning_rate loss_learning_rate \
-                        weight_decay loss_weight_decay decay.every decay.factor clip augment.flip mean_fields.momentum measure.every measure.batches";
+        let expected = "dim epochs steps_per_epoch batch.classes batch.per_class learning_rate weight_decay \
+                        head_learning_rate head_weight_decay loss_learning_rate loss_weight_decay accumulate clip \
+                        clip_norm augment.flip mean_fields.momentum measure.every measure.batches optimiser.betas.1 \
+                        optimiser.eps schedule.every schedule.factor warm_up.epochs warm_up.start";
         assert_eq!(paths.join(" "), expected);
         for mean_fields in [MeanFields::Alternating { steps: 0 }, MeanFields::ClassMeans { every: 0, after: 0 }] {
             assert_eq!(Config { mean_fields, ..Config::default() }.check().len(), 1, "{mean_fields:?}");
@@ -236,9 +366,50 @@ mod tests {
     }
 
     #[test]
-    fn the_schedule_multiplies_after_every_so_many_epochs() {
-        let config = Config { decay: Some(Decay { every: 3, factor: 0.5 }), ..Config::default() };
-        assert_eq!([0, 2, 3, 5, 6].map(|epoch| config.schedule(epoch)), [1.0, 1.0, 0.5, 0.5, 0.25]);
-        assert_eq!(Config::default().schedule(19), 1.0);
+    fn a_step_has_the_rate_decay_and_clip_of_its_group() {
+        let text = r#"{"learning_rate": 1e-4, "head_learning_rate": 1e-3, "loss_learning_rate": 0.2, "clip": 5,
+            "head_weight_decay": 0, "schedule": {"kind": "step", "every": 2, "factor": 0.5}, "warm_up": {"epochs": 1}}"#;
+        let config: Config = serde_json::from_str(text).unwrap();
+        assert_eq!(config.check(), []);
+        let of = |group, epoch| {
+            let Step { learning_rate, weight_decay, step, scale, clip } = config.step(group, epoch, 7, 0.25);
+            assert_eq!((step, scale), (7, 0.25));
+            (learning_rate, weight_decay, clip)
+        };
+        assert_eq!(of(Group::Backbone, 1), (1e-4, 1e-4, 5.0));
+        assert_eq!(of(Group::Head, 1), (1e-3, 0.0, 5.0));
+        assert_eq!(of(Group::Loss, 1), (0.2, 1e-4, f32::INFINITY));
+        assert_eq!([0, 1, 2, 3, 5].map(|epoch| of(Group::Loss, epoch).0 / 0.2), [1.0 / 3.0, 1.0, 1.0, 0.5, 0.25]);
+        let plain = Config::default();
+        assert_eq!(plain.step(Group::Head, 19, 1, 1.0), plain.step(Group::Backbone, 0, 1, 1.0));
+    }
+
+    #[test]
+    fn every_batch_is_in_one_step_and_an_epoch_leaves_none_over() {
+        let steps = |accumulate: u32, batches: u32| -> Vec<Option<u32>> {
+            let config = Config { accumulate, ..Config::default() };
+            (0..batches).map(|batch| config.accumulated(batch, batches)).collect()
+        };
+        assert_eq!(steps(1, 3), [Some(1); 3]);
+        assert_eq!(steps(3, 7), [None, None, Some(3), None, None, Some(3), Some(1)]);
+        assert_eq!(steps(4, 2), [None, Some(2)]);
+    }
+
+    #[test]
+    fn the_released_commands_and_mlrcs_can_be_written() {
+        let released = r#"{"optimiser": {"kind": "adamw"}, "learning_rate": 1e-4, "loss_learning_rate": 0.2,
+            "freeze_backbone_epochs": 5, "batch_norm": "frozen_statistics",
+            "schedule": {"kind": "step", "every": 5, "factor": 0.5}}"#;
+        let released: Config = serde_json::from_str(released).unwrap();
+        assert_eq!((released.check(), released.batch_norm), (vec![], BatchNorm::FrozenStatistics));
+        assert_eq!([4, 5].map(|epoch| released.learns(Group::Backbone, epoch)), [false, true]);
+        assert!(released.learns(Group::Head, 0) && released.learns(Group::Loss, 0));
+        assert_eq!([4, 5, 10].map(|epoch| released.step(Group::Loss, epoch, 1, 1.0).learning_rate), [0.2, 0.1, 0.05]);
+        let mlrc = r#"{"optimiser": {"kind": "rmsprop", "momentum": 0.9}, "learning_rate": 1e-6,
+            "batch_norm": "frozen_statistics", "batch": {"classes": 8, "per_class": 4}, "steps_per_epoch": 100,
+            "clip": 1e30}"#;
+        let mlrc: Config = serde_json::from_str(mlrc).unwrap();
+        let rmsprop = RmsProp { momentum: 0.9, ..RmsProp::default() };
+        assert_eq!((mlrc.check(), mlrc.optimiser), (vec![], OptimiserSpec::RmsProp(rmsprop)));
     }
 }

@@ -1,14 +1,20 @@
 //! Training a network with a metric-learning loss.
 
+mod checkpoint;
 mod config;
 mod measure;
 mod mode;
+mod moments;
 mod optimiser;
 mod run;
+mod schedule;
 #[cfg(test)]
 mod tests;
 
-pub use config::{BatchShape, Config, Decay};
+pub use checkpoint::{Checkpoint, CheckpointError, Difference};
+pub use config::{BatchNorm, BatchShape, Config, Group};
 pub use measure::{Measure, Measured};
 pub use mode::MeanFields;
+pub use optimiser::{Adam, LengthError, OptimiserSpec, RmsProp, Sgd, State, Step, norm_factor, square_sum};
 pub use run::{EpochLog, LossParameter, TrainError, TrainSet, Trained, train};
+pub use schedule::{Schedule, WarmUp};

@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::config::Config;
 use super::measure::{Measured, measure};
 use super::mode::{Averages, MeanFields};
-use super::optimiser::Optimiser;
+use super::moments::Optimiser;
 use crate::data::augment::BatchId;
 use crate::data::random::stream;
 use crate::data::sampler::{Sampler, SamplerError};
@@ -146,7 +146,7 @@ pub fn train<B: Backend>(
     device.try_enable_cache().map_err(nn::Error::device("keeping memory for reuse"))?;
     for epoch in 0..config.epochs {
         let begin = Instant::now();
-        let scale = config.schedule(epoch);
+        let scale = config.rate_factor(epoch);
         let (learning_rate, loss_learning_rate) = (config.learning_rate * scale, config.loss_learning_rate * scale);
         let mode = config.mean_fields.in_epoch(epoch);
         if mode.averages_at(epoch) {
