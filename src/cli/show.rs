@@ -42,7 +42,7 @@ fn describe(project: &Project, id: CellId, decision: Option<&Decision>) -> Value
     let cell = &pipeline.cells[id.0 as usize];
     let mut shown = Map::new();
     match &cell.task {
-        Task::Kind { name, version, parameters } => {
+        Task::Kind { name, version, parameters, .. } => {
             shown.insert("kind".into(), json!(&**name));
             shown.insert("version".into(), json!(version));
             shown.insert("with".into(), Value::Object(Map::clone(parameters)));

@@ -36,7 +36,8 @@ pub struct KindJob {
     pub inputs: Vec<KindInput>,
     /// Where each output goes, by name.
     pub outputs: BTreeMap<String, PathBuf>,
-    /// A folder that survives a failed or killed attempt at the same key, for work that can go on.
+    /// A folder that survives a failed or killed attempt, for work that can go on; and that a cell which goes further than
+    /// this one finds again, for kinds that say so.
     pub resume: PathBuf,
     /// How many threads it may compute with.
     pub threads: usize,
@@ -90,6 +91,8 @@ pub struct Order {
     pub cell: CellId,
     /// Its key.
     pub key: Digest,
+    /// The key less the parameters in which it may differ from a cell whose work it goes on from.
+    pub lineage: Digest,
     /// The artifact of every input that is not the user's, in order; gathered ones one after the other.
     pub inputs: Vec<Artifact>,
     /// The fields of its key, for the index.
@@ -216,7 +219,16 @@ impl<E: Executor> Workshop<'_, E> {
                 fs::create_dir_all(out.join(parent)).at("create", &out)?;
             }
         }
-        let resume = store.staging().with_file_name("resume").join(order.key.to_string());
+        // Another cell of the lineage may be at work in its folder; this one then begins anew in one of its own.
+        let lineage = match order.lineage == order.key {
+            true => None,
+            false => store.locks.try_lock(&order.lineage)?,
+        };
+        let name = if lineage.is_some() { order.lineage } else { order.key };
+        let resume = store.staging().with_file_name("resume").join(name.to_string());
+        if order.forced {
+            let _ = fs::remove_dir_all(&resume);
+        }
         let job = self.job(order, cell, folder, inputs, &resume)?;
 
         let fail = |message: String, usage: Usage| Fault::Failed(self.failure(message, order, folder), usage);
@@ -260,7 +272,9 @@ impl<E: Executor> Workshop<'_, E> {
             });
         }
         self.keep_log(order, folder);
-        let _ = fs::remove_dir_all(&resume);
+        if lineage.is_none() {
+            let _ = fs::remove_dir_all(&resume);
+        }
         Ok((outputs, usage))
     }
 

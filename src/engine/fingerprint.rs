@@ -67,7 +67,7 @@ pub enum Field<'a> {
 /// Walks the fields of `cell`, in an order that depends on nothing but their names.
 pub fn walk(cell: &Cell, around: &Surroundings<'_>, reader: &mut impl Fields) {
     match &cell.task {
-        Task::Kind { name, version, parameters } => {
+        Task::Kind { name, version, parameters, .. } => {
             reader.field("kind", Field::Text(name));
             reader.field("version", Field::Int(i128::from(*version)));
             walk_map("with", parameters, reader);
@@ -147,10 +147,36 @@ fn walk_value(name: &str, value: &Value, reader: &mut impl Fields) {
 
 /// The key of `cell`.
 pub fn key(cell: &Cell, around: &Surroundings<'_>) -> Digest {
-    struct Hasher(blake3::Hasher, Vec<u8>);
-    impl Fields for Hasher {
+    digest(cell, around, &[])
+}
+
+/// The key of `cell` without the parameters in which a cell may differ from one whose work it goes on from: cells that
+/// share it share their work. The key itself for cells without such parameters.
+pub fn lineage(cell: &Cell, around: &Surroundings<'_>) -> Digest {
+    match &cell.task {
+        Task::Kind { continues, .. } => digest(cell, around, continues),
+        Task::Shell(_) | Task::Program(_) => key(cell, around),
+    }
+}
+
+fn digest(cell: &Cell, around: &Surroundings<'_>, without: &[&str]) -> Digest {
+    struct Hasher<'a> {
+        hasher: blake3::Hasher,
+        buffer: Vec<u8>,
+        without: &'a [&'a str],
+    }
+    impl Fields for Hasher<'_> {
         fn field(&mut self, name: &str, value: Field<'_>) {
-            let buffer = &mut self.1;
+            if !self.without.is_empty()
+                && name.strip_prefix("with.").is_some_and(|name| {
+                    self.without.iter().any(|&without| {
+                        name.strip_prefix(without).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+                    })
+                })
+            {
+                return;
+            }
+            let buffer = &mut self.buffer;
             buffer.clear();
             let mut part = |tag: u8, bytes: &[u8]| {
                 buffer.push(tag);
@@ -168,12 +194,13 @@ pub fn key(cell: &Cell, around: &Surroundings<'_>) -> Digest {
                 Field::Digest(digest) => part(b'd', &digest.0),
                 Field::Empty(form) => part(b'e', form.as_bytes()),
             }
-            self.0.update(buffer);
+            self.hasher.update(buffer);
         }
     }
-    let mut hasher = Hasher(blake3::Hasher::new_derive_key(CONTEXT), Vec::with_capacity(128));
+    let hasher = blake3::Hasher::new_derive_key(CONTEXT);
+    let mut hasher = Hasher { hasher, buffer: Vec::with_capacity(128), without };
     walk(cell, around, &mut hasher);
-    Digest(*hasher.0.finalize().as_bytes())
+    Digest(*hasher.hasher.finalize().as_bytes())
 }
 
 /// The same fields for people: (name, value) in the order of the walk.
@@ -252,7 +279,12 @@ mod tests {
         Cell {
             stage: 0,
             coordinates: Box::default(),
-            task: Task::Kind { name: "train".into(), version: 1, parameters: parameters.into() },
+            task: Task::Kind {
+                name: "train".into(),
+                version: 1,
+                parameters: parameters.into(),
+                continues: &["epochs"],
+            },
             inputs: vec![Input { name: "images".into(), source: Source::Path("x".into()) }],
             outputs: vec![Output { name: "model".into(), path: "model".into(), publish: None }],
             env: BTreeMap::from([("A".to_owned(), "1".to_owned())]),
@@ -290,6 +322,19 @@ mod tests {
         other.env.remove("A");
         assert!(keys.insert(key(&other, &around(b"x"))));
         assert!(keys.insert(key(&base, &Surroundings { device: "gpu", ..around(b"x") })));
+    }
+
+    #[test]
+    fn cells_that_differ_in_what_they_go_on_with_share_their_lineage() {
+        let of = |parameters| lineage(&cell(parameters), &around(b"x"));
+        let short = of(json!({"epochs": 5, "epochs_more": 1, "rate": 0.1}));
+        assert_eq!(short, of(json!({"epochs": 9, "epochs_more": 1, "rate": 0.1})));
+        assert_eq!(short, of(json!({"epochs": {"a": 1}, "epochs_more": 1, "rate": 0.1})));
+        assert_ne!(short, of(json!({"epochs": 5, "epochs_more": 2, "rate": 0.1})));
+        assert_ne!(short, of(json!({"epochs": 5, "epochs_more": 1, "rate": 0.2})));
+        assert_ne!(short, lineage(&cell(json!({"epochs": 5, "epochs_more": 1, "rate": 0.1})), &around(b"y")));
+        let plain = cell(json!({"rate": 0.1}));
+        assert_eq!(lineage(&plain, &around(b"x")), key(&plain, &around(b"x")));
     }
 
     #[test]

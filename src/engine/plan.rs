@@ -201,14 +201,15 @@ pub fn decide<'o>(
     Ok(Decision::Cached { key, outputs })
 }
 
-/// The fields of the key of `id` for people, if its inputs are known.
+/// The fields of the key of `id` for people, and its lineage, if its inputs are known.
 pub fn fields<'o>(
     context: &Context<'_>,
     id: CellId,
     outputs: impl Fn(CellId) -> Option<&'o [Artifact]>,
-) -> Option<Vec<(String, String)>> {
+) -> Option<(Vec<(String, String)>, Digest)> {
     let cell = &context.pipeline.cells[id.0 as usize];
-    surroundings(context, cell, outputs).ok().map(|around| fingerprint::explain(cell, &around))
+    let around = surroundings(context, cell, outputs).ok()?;
+    Some((fingerprint::explain(cell, &around), fingerprint::lineage(cell, &around)))
 }
 
 /// The tag of a cell in the index.

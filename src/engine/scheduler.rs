@@ -254,14 +254,15 @@ impl<'a> Scheduler<'a> {
                 self.observer.event(&Event::Damaged { cell: id, digest, damage });
             }
             let threads = policy.resources.get("cpu").copied().unwrap_or(1).max(1) as usize;
-            let fields = plan::fields(self.context, id, |cell| self.known(cell)).unwrap_or_default();
+            let known = plan::fields(self.context, id, |cell| self.known(cell));
+            let (fields, lineage) = known.unwrap_or((Vec::new(), key));
             let inputs = self.input_artifacts(id);
             let (gpus, forced) = (held.gpus.clone(), self.plan.forced.contains(&id));
             let attempts = self.attempts.get(&id).copied().unwrap_or(0) + 1;
             self.attempts.insert(id, attempts);
             let why = reason.lines();
             running.insert(id, Running { key, held, ticket: None, deadline: None, stopping: None, attempts, why });
-            if orders.send(Order { cell: id, key, inputs, fields, forced, gpus, threads }).is_err() {
+            if orders.send(Order { cell: id, key, lineage, inputs, fields, forced, gpus, threads }).is_err() {
                 break;
             }
         }

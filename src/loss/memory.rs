@@ -16,6 +16,16 @@ pub struct Memory<T> {
 }
 
 impl<T: Real> Memory<T> {
+    /// Its embeddings, their classes and the place that is overwritten next: all of it.
+    pub fn parts(&self) -> (&[T], &[u32], usize) {
+        (&self.rows, &self.labels, self.next)
+    }
+
+    /// A memory of [`Memory::parts`].
+    pub fn of(rows: Vec<T>, labels: Vec<u32>, next: usize) -> Self {
+        Self { rows, labels, next }
+    }
+
     /// Puts a batch in; `size` is the most that the memory holds. Sample `i` is then in place `(first + i) % size`, `first`
     /// being what this returns.
     pub(super) fn insert(&mut self, size: usize, units: &Units<T>, labels: &[u32]) -> Result<usize, LossError> {

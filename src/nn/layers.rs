@@ -43,7 +43,10 @@ pub enum Layer {
     Unit(UnitLayer),
     Pool(Window, Reduce),
     /// The last unit adds the shortcut (the input itself if there is none) before its ReLU.
-    Residual { units: Vec<UnitLayer>, shortcut: Option<UnitLayer> },
+    Residual {
+        units: Vec<UnitLayer>,
+        shortcut: Option<UnitLayer>,
+    },
     /// The branches' channels side by side.
     Branches(Vec<Vec<Layer>>),
 }
@@ -184,8 +187,7 @@ impl<'a, B: Backend> Builder<'a, B> {
         let default = Init::Uniform { fan_in: inputs * rows * columns };
         let init = self.init.unwrap_or(default);
         let Names { conv, norm, bias } = names;
-        let kernel =
-            self.tensor(format!("{conv}.weight"), &[outputs, inputs, rows, columns], Kind::Parameter, init)?;
+        let kernel = self.tensor(format!("{conv}.weight"), &[outputs, inputs, rows, columns], Kind::Parameter, init)?;
         let bias = match bias {
             true => Some(self.tensor(format!("{conv}.bias"), &[outputs], Kind::Parameter, default)?),
             false => None,

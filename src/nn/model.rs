@@ -65,12 +65,7 @@ impl Backbone {
             Self::BnInception => {
                 Pixels { reversed: true, white: 255.0, mean: [104.0, 117.0, 128.0], deviation: [1.0; 3] }
             }
-            _ => Pixels {
-                reversed: false,
-                white: 1.0,
-                mean: [0.485, 0.456, 0.406],
-                deviation: [0.229, 0.224, 0.225],
-            },
+            _ => Pixels { reversed: false, white: 1.0, mean: [0.485, 0.456, 0.406], deviation: [0.229, 0.224, 0.225] },
         }
     }
 
@@ -194,20 +189,20 @@ impl Architecture {
 }
 
 /// What learns in a forward pass, and by what it normalises.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Training {
     /// Whether the backbone has gradients.
     pub backbone: bool,
     pub statistics: Statistics,
-    /// Share of the pooled features that is set to 0 at random, the others being made larger by as much.
     pub dropout: Option<Dropout>,
 }
 
-/// The features that one batch does without.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The pooled features that one batch does without (Srivastava et al. 2014): those that are set to 0 at random, the others
+/// being made larger by as much.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
-    /// In thousandths.
-    pub per_mille: u32,
+    /// Their share, in [0, 1).
+    pub rate: f64,
     pub seed: u64,
     pub epoch: u64,
     pub step: u64,
@@ -216,10 +211,9 @@ pub struct Dropout {
 impl Dropout {
     /// 0, or what makes up for the others, for each of `len` elements.
     fn factors(self, len: usize) -> Vec<f32> {
-        let rate = f64::from(self.per_mille) / 1000.0;
         let mut random = stream(self.seed, "dropout", self.epoch, self.step);
-        let kept = (1.0 / (1.0 - rate)) as f32;
-        (0..len).map(|_| if random.uniform() < rate { 0.0 } else { kept }).collect()
+        let kept = (1.0 / (1.0 - self.rate)) as f32;
+        (0..len).map(|_| if random.uniform() < self.rate { 0.0 } else { kept }).collect()
     }
 }
 
@@ -261,12 +255,7 @@ impl<B: Backend> Model<B> {
     }
 
     /// `N x H x W x 3` to `N x dim` unit vectors, for a training step. Running statistics move where the batch's are used.
-    pub fn forward_train(
-        &mut self,
-        device: &B,
-        x: Map<B>,
-        training: Training,
-    ) -> Result<Map<B, Recording<B>>, Error> {
+    pub fn forward_train(&mut self, device: &B, x: Map<B>, training: Training) -> Result<Map<B, Recording<B>>, Error> {
         let Training { backbone, statistics, dropout } = training;
         let mut pass = Pass { device, tensors: &self.tensors, statistics, moved: Vec::new() };
         let features = match backbone {

@@ -37,7 +37,8 @@ fn cases() -> Vec<Case> {
 
 /// The rule of the reference file: value `i` of the tensor `name`, uniform in [0, 1).
 fn uniform(name: &str, len: usize, seed: u64) -> impl Iterator<Item = f64> {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, b| (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let hash =
+        name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, b| (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     (1..=len as u64).map(move |i| {
         let mut x = (hash ^ seed).wrapping_add(i.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

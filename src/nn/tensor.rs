@@ -95,7 +95,9 @@ pub struct Id(usize);
 pub enum Init {
     Constant(f32),
     /// Uniform within the root of 1 / fan in: PyTorch's default for convolutions and linear layers, given the fan in.
-    Uniform { fan_in: usize },
+    Uniform {
+        fan_in: usize,
+    },
     /// Normal with variance 2 / fan out (He et al. 2015).
     KaimingFanOut,
     /// Normal with this deviation, cut at twice it.

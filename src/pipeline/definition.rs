@@ -227,7 +227,12 @@ impl Definition<'_> {
                     report.add(Problem::new("refused", deepest(&mapped, &problem.path, missing), title).label(label));
                 }
                 let outputs = kind.outputs.iter().map(|(name, path)| ((*name).into(), (*path).to_owned())).collect();
-                let task = Task::Kind { name: kind.name.into(), version: kind.version, parameters: Arc::new(map) };
+                let task = Task::Kind {
+                    name: kind.name.into(),
+                    version: kind.version,
+                    parameters: Arc::new(map),
+                    continues: kind.continues,
+                };
                 problems.is_empty().then_some(Applied { task, outputs, env: BTreeMap::new() })
             }
             Body::Run(command) => {

@@ -54,7 +54,15 @@ pub(super) fn kinds() -> Kinds {
     }
     const TRAIN: &[InputSpec] = &[input("images", true), input("init", false)];
     const EVALUATE: &[InputSpec] = &[input("model", true)];
-    let kind = |name, inputs, outputs, publish| Kind { name, version: 1, inputs, outputs, publish, check: accept };
+    let kind = |name, inputs, outputs, publish| Kind {
+        name,
+        version: 1,
+        inputs,
+        outputs,
+        publish,
+        continues: &[],
+        check: accept,
+    };
     let mut train = kind("train", Inputs::Named(TRAIN), &[("model", "model.bin"), ("log", "log.csv")], false);
     train.check = refuse_thirteen;
     Kinds(vec![

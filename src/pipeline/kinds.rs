@@ -14,6 +14,9 @@ pub struct Kind {
     pub outputs: &'static [(&'static str, &'static str)],
     /// Whether its outputs are also put below the reports folder.
     pub publish: bool,
+    /// Parameters in which a job may differ from an earlier one whose work it goes on from. If there are any, what a job
+    /// leaves in its resume folder stays after it, for a job that goes further.
+    pub continues: &'static [&'static str],
     /// Refuses resolved parameters that the kind cannot run with. An empty answer accepts them.
     pub check: fn(&Map<String, Value>) -> Vec<ParameterProblem>,
 }

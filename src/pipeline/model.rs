@@ -94,8 +94,9 @@ pub struct Cell {
 /// What a cell does.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Task {
-    /// A built-in kind with its resolved parameters, defaults filled in; cells with equal ones share them.
-    Kind { name: Arc<str>, version: u32, parameters: Arc<Map<String, Value>> },
+    /// A built-in kind with its resolved parameters, defaults filled in; cells with equal ones share them. `continues` are
+    /// those in which it may differ from an earlier cell whose work it goes on from.
+    Kind { name: Arc<str>, version: u32, parameters: Arc<Map<String, Value>>, continues: &'static [&'static str] },
     /// A command line for `sh -euc`. `${in.NAME}` and `${out.NAME}` still stand in it.
     Shell(String),
     /// A program and its arguments, run without a shell. `${in.NAME}` and `${out.NAME}` still stand in them.

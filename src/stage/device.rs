@@ -2,7 +2,9 @@
 
 use thiserror::Error;
 
-use crate::nn::Backend;
+#[cfg(feature = "cuda")]
+use crate::nn::Gpu;
+use crate::nn::{Backend, Native};
 
 /// Something to do on whichever device there is.
 pub(super) trait Work {
@@ -30,12 +32,11 @@ pub(super) enum DeviceError {
 pub(super) fn run<W: Work>(work: W) -> Result<W::Output, DeviceError> {
     let gpu = std::env::var("CUDA_VISIBLE_DEVICES").is_ok_and(|devices| !devices.is_empty());
     if !gpu {
-        return Ok(work.on(&dfdx::tensor::Cpu::default()));
+        return Ok(work.on(&Native::default()));
     }
     #[cfg(feature = "cuda")]
     {
-        let device =
-            dfdx::tensor::Cuda::try_build(0, 0).map_err(|error| DeviceError::Unusable(format!("{error:?}")))?;
+        let device = Gpu::open(0).map_err(|error| DeviceError::Unusable(error.to_string()))?;
         Ok(work.on(&device))
     }
     #[cfg(not(feature = "cuda"))]

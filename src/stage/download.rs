@@ -19,6 +19,7 @@ pub(super) const KIND: Kind = Kind {
     inputs: Inputs::Named(&[]),
     outputs: &[("data", "data")],
     publish: false,
+    continues: &[],
     check,
 };
 

@@ -1,5 +1,7 @@
 //! `embed`: vectors of the images of one split, by a trained model or as raw pixels.
 
+use std::path::Path;
+
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -22,6 +24,7 @@ pub(super) const KIND: Kind = Kind {
     ]),
     outputs: &[("vectors", "vectors.safetensors")],
     publish: false,
+    continues: &[],
     check,
 };
 
@@ -37,7 +40,7 @@ fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
 
 /// Embedding by a network, whatever the device.
 struct Embedding<'a> {
-    weights: &'a [u8],
+    weights: &'a Path,
     pixels: &'a [u8],
 }
 
@@ -46,7 +49,7 @@ impl Work for Embedding<'_> {
     type Output = Result<(Vec<f32>, usize), JobError>;
 
     fn on<B: Backend>(self, device: &B) -> Self::Output {
-        let model = Model::from_safetensors(device, self.weights)?;
+        let model = Model::open(device, self.weights)?;
         Ok((embed(device, &model, self.pixels)?, model.architecture.dim))
     }
 }
@@ -58,7 +61,7 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     let total = view.len() as u64;
     report(&Progress { done: 0, total, unit: "image".to_owned(), figures: Vec::new() });
     let (values, dim) = match input(job, "model") {
-        Some(path) => device::run(Embedding { weights: &std::fs::read(path)?, pixels: view.pixels })??,
+        Some(path) => device::run(Embedding { weights: path, pixels: view.pixels })??,
         None => (raw_pixel_vectors(&view), view.size * view.size * 3),
     };
     let mut group_names: Vec<String> = view.items.iter().map(group).collect();

@@ -15,6 +15,7 @@ pub(super) const KIND: Kind = Kind {
     inputs: Inputs::Named(&[InputSpec { name: "vectors", required: true }]),
     outputs: &[("scores", "scores.json")],
     publish: false,
+    continues: &[],
     check,
 };
 

@@ -14,6 +14,7 @@ pub(super) const KIND: Kind = Kind {
     inputs: Inputs::Named(&[InputSpec { name: "raw", required: true }]),
     outputs: &[("images", "images")],
     publish: false,
+    continues: &[],
     check,
 };
 

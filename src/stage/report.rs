@@ -23,6 +23,7 @@ pub(super) const KIND: Kind = Kind {
     inputs: Inputs::Gathered,
     outputs: &[("report", "report")],
     publish: true,
+    continues: &[],
     check,
 };
 

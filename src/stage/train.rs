@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::device::{self, Work};
-use super::{JobError, Report, output, parameters, parsed, problems, required};
+use super::{JobError, Report, input, output, parameters, parsed, problems, required};
 use crate::data::shard::ImageSet;
 use crate::data::split::Split;
 use crate::engine::event::Progress;
@@ -14,15 +14,20 @@ use crate::engine::execute::KindJob;
 use crate::loss::Loss;
 use crate::loss::registry::LossSpec;
 use crate::nn::Backend;
+use crate::nn::weights::WeightFile;
 use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
-use crate::train::{Config, EpochLog, Measured, TrainSet, train};
+use crate::train::{Config, EpochLog, Keep, Measured, Start, TrainError, TrainSet, train};
 
 pub(super) const KIND: Kind = Kind {
     name: "train",
-    version: 2,
-    inputs: Inputs::Named(&[InputSpec { name: "images", required: true }]),
+    version: 3,
+    inputs: Inputs::Named(&[
+        InputSpec { name: "images", required: true },
+        InputSpec { name: "weights", required: false },
+    ]),
     outputs: &[("model", "model.safetensors"), ("epochs", "epochs.csv")],
     publish: false,
+    continues: &["epochs"],
     check,
 };
 
@@ -62,6 +67,7 @@ struct Training<'a> {
     config: &'a Config,
     data: TrainSet<'a>,
     loss: &'a dyn Loss<f32>,
+    start: Start<'a>,
     on_epoch: &'a mut dyn FnMut(&EpochLog),
 }
 
@@ -70,14 +76,26 @@ impl Work for Training<'_> {
     type Output = Result<Vec<u8>, JobError>;
 
     fn on<B: Backend>(self, device: &B) -> Self::Output {
-        let trained = train(device, self.config, &self.data, self.loss, self.on_epoch)?;
-        Ok(trained.model.to_safetensors()?)
+        let Self { config, data, loss, start, on_epoch } = self;
+        let trained = match train(device, config, &data, loss, start, on_epoch) {
+            // The state of another training, or a broken one, is of no use; this one begins anew and replaces it.
+            Err(TrainError::Checkpoint(error)) if error.is_of_the_past() => {
+                tracing::warn!("begins anew: {error}");
+                if let Some(keep) = start.keep {
+                    std::fs::remove_file(keep.path)?;
+                }
+                train(device, config, &data, loss, start, on_epoch)?
+            }
+            other => other?,
+        };
+        Ok(trained.model.to_safetensors(device)?)
     }
 }
 
 pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     let (loss, rest) = split(&job.parameters);
     let config: Config = parameters(&rest)?;
+    let loss_settings = loss.clone();
     let WithLoss { loss } = parameters(&loss)?;
     let loss = loss.build::<f32>()?;
     let images = ImageSet::open(required(job, "images")?)?;
@@ -97,6 +115,7 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     epochs.push('\n');
     let mut on_epoch = |log: &EpochLog| {
         let EpochLog { epoch, mean_loss, learning_rate, loss_learning_rate, seconds, images_per_second, .. } = *log;
+        let mebibytes = log.step_memory >> 20;
         let _ = write!(epochs, "{epoch},{mean_loss},{learning_rate},{loss_learning_rate}");
         let mut told = String::new();
         if config.measure.is_some() {
@@ -112,7 +131,7 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
         epochs.push('\n');
         tracing::info!(
             "epoch {epoch}/{}: loss {mean_loss:.5}, rate {learning_rate:e}, loss rate {loss_learning_rate:e}, \
-             {seconds:.2} s, {images_per_second:.0} images/s{told}",
+             {seconds:.2} s, {images_per_second:.0} images/s, {mebibytes} MiB a step{told}",
             config.epochs
         );
         report(&Progress {
@@ -122,7 +141,12 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
             figures: vec![("loss".to_owned(), mean_loss), ("rate".to_owned(), learning_rate)],
         });
     };
-    let weights = device::run(Training { config: &config, data, loss: &*loss, on_epoch: &mut on_epoch })??;
+    let pretrained = input(job, "weights").map(WeightFile::open).transpose()?;
+    std::fs::create_dir_all(&job.resume)?;
+    let checkpoint = job.resume.join("checkpoint.safetensors");
+    let keep = Keep { path: &checkpoint, settings: &loss_settings };
+    let start = Start { weights: pretrained.as_ref(), keep: Some(keep) };
+    let weights = device::run(Training { config: &config, data, loss: &*loss, start, on_epoch: &mut on_epoch })??;
     std::fs::write(output(job, "model")?, weights)?;
     std::fs::write(output(job, "epochs")?, epochs)?;
     Ok(())

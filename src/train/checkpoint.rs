@@ -29,6 +29,8 @@ pub struct Checkpoint {
     pub counters: BTreeMap<String, u64>,
     /// Everything else that the next epoch depends on, by name.
     pub tensors: BTreeMap<String, Vec<f32>>,
+    /// What was told of each epoch that is over.
+    pub log: Vec<Value>,
     /// What the training was told, and whatever else must be equal for it to go on, such as a digest of its images.
     /// `epochs` is the length of the run.
     pub settings: Map<String, Value>,
@@ -78,6 +80,14 @@ pub enum CheckpointError {
     Unexpected(Vec<String>),
 }
 
+impl CheckpointError {
+    /// Whether the checkpoint is of no use to the training, which may begin anew in its place; else the file system is at
+    /// fault.
+    pub fn is_of_the_past(&self) -> bool {
+        !matches!(self, Self::Io { .. })
+    }
+}
+
 fn list<T: Display>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -90,6 +100,7 @@ struct Description {
     version: u32,
     epoch: u32,
     counters: BTreeMap<String, u64>,
+    log: Vec<Value>,
     settings: Map<String, Value>,
     /// Over all of the above and the tensors, in hexadecimal digits.
     digest: String,
@@ -97,11 +108,12 @@ struct Description {
 
 impl Description {
     fn of(checkpoint: &Checkpoint) -> Result<Self, serde_json::Error> {
-        let Checkpoint { epoch, counters, tensors, settings } = checkpoint;
+        let Checkpoint { epoch, counters, tensors, log, settings } = checkpoint;
         let mut description = Self {
             version: 1,
             epoch: *epoch,
             counters: counters.clone(),
+            log: log.clone(),
             settings: settings.clone(),
             digest: String::new(),
         };
@@ -211,12 +223,13 @@ impl Checkpoint {
             let values = view.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
             tensors.insert(name.to_owned(), values);
         }
-        let checkpoint = Self { epoch: found.epoch, counters: found.counters, tensors, settings: found.settings };
+        let Description { version, epoch, counters, log, settings, digest } = found;
+        let checkpoint = Self { epoch, counters, tensors, log, settings };
         let expected = Description::of(&checkpoint).map_err(|error| error.to_string())?;
-        if found.version != expected.version {
-            return Err(format!("its layout has version {}, known is {}", found.version, expected.version));
+        if version != expected.version {
+            return Err(format!("its layout has version {version}, known is {}", expected.version));
         }
-        if found.digest != expected.digest {
+        if digest != expected.digest {
             return Err("its digest is not that of its content".to_string());
         }
         Ok(checkpoint)

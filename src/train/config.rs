@@ -8,7 +8,7 @@ use super::optimiser::{OptimiserSpec, Step};
 use super::schedule::{Schedule, WarmUp};
 use crate::data::augment::Augment;
 use crate::loss::{Loss, has_class_vectors};
-use crate::nn::Backbone;
+use crate::nn::{Backbone, Head, Pooling};
 
 /// Classes and images of a mini-batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +60,10 @@ pub enum Group {
 /// | field | default | range |
 /// | --- | --- | --- |
 /// | `backbone` | `convnet4` | a [`Backbone`] |
-/// | `dim` | 64 | at least 1 |
+/// | `pooling` | average | a [`Pooling`] |
+/// | `dropout` | 0 | in [0, 1) |
+/// | `head` | linear | a [`Head`] |
+/// | `dim` | 64 | at least 1; with `head: identity` the backbone's features |
 /// | `epochs` | 20 | at least 1 |
 /// | `steps_per_epoch` | images / batch, rounded down | at least 1 |
 /// | `batch` | 30 classes of 4 | each at least 1 |
@@ -94,6 +97,12 @@ pub enum Group {
 pub struct Config {
     /// The network's trunk.
     pub backbone: Backbone,
+    /// How its map becomes one vector.
+    pub pooling: Pooling,
+    /// Share of the pooled features that a batch does without, drawn anew for each batch.
+    pub dropout: f64,
+    /// What makes an embedding of them.
+    pub head: Head,
     /// Length of an embedding.
     pub dim: usize,
     /// Passes over the training set, in the sense of `steps_per_epoch`.
@@ -146,6 +155,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             backbone: Backbone::Convnet4,
+            pooling: Pooling::default(),
+            dropout: 0.0,
+            head: Head::default(),
             dim: 64,
             epochs: 20,
             steps_per_epoch: None,
@@ -185,6 +197,11 @@ impl Config {
         let positive = |value: f64| value > 0.0 && value.is_finite();
         let not_negative = |value: f64| value >= 0.0 && value.is_finite();
         require(self.dim >= 1, "dim", "at least 1", &self.dim);
+        if self.head == Head::Identity {
+            let features = self.backbone.features();
+            require(self.dim == features, "dim", &format!("{features} with head: identity"), &self.dim);
+        }
+        require((0.0..1.0).contains(&self.dropout), "dropout", "at least 0 and below 1", &self.dropout);
         require(self.epochs >= 1, "epochs", "at least 1", &self.epochs);
         if let Some(steps) = self.steps_per_epoch {
             require(steps >= 1, "steps_per_epoch", "at least 1", &steps);

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::TrainError;
 use super::mode::Averages;
-use super::run::{Drawn, Setup, TrainSet, backward};
+use super::run::{Drawn, Setup, TrainSet};
 use crate::loss::{Batch, Gradients, Loss, LossError, has_class_vectors};
-use crate::nn::{self, Backend, Kind, Model, download, embed};
+use crate::nn::{self, Backend, Grads, Kind, Model, embed};
 
 /// What to measure and when. A measurement costs one pass of all training images through the network, and for each
 /// batch one training step, two if the loss has a pair-based parent.
@@ -26,7 +26,7 @@ impl Default for Measure {
 }
 
 /// What was measured after an epoch. A figure that the loss has no meaning for is absent.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
     /// The angle between a class's vector and the average embedding of the class, in degrees, averaged over the classes.
     /// For losses with one vector for each class.
@@ -57,7 +57,7 @@ impl Measured {
 /// Steps from here on belong to measurements: no training has as many.
 const FIRST: u64 = 1 << 32;
 
-/// Measures `model` and the loss's `matrices` as they are after `epoch`, counted from 1.
+/// Measures `model` and the loss's `matrices` as they are after `epoch`, counted from 0.
 pub(super) fn measure<B: Backend>(
     setup: &Setup<'_, B>,
     model: &Model<B>,
@@ -67,7 +67,7 @@ pub(super) fn measure<B: Backend>(
 ) -> Result<Measured, TrainError> {
     let TrainSet { pixels, labels, classes, .. } = *setup.data;
     let dim = setup.config.dim;
-    let failed = |source| TrainError::Measure { epoch, source };
+    let failed = |source| TrainError::Measure { epoch: epoch + 1, source };
     let embeddings = embed(setup.device, model, pixels)?;
     let averages = Averages::new(&embeddings, labels, classes, dim);
     let fields = matrices.first().copied().filter(|_| has_class_vectors(setup.loss));
@@ -89,12 +89,12 @@ pub(super) fn measure<B: Backend>(
         // Training mode moves the running statistics: those of a copy.
         let (mut model, mut noise, mut bytes) = (model.clone(), Noise::default(), Vec::new());
         for step in steps.clone() {
-            let Drawn { labels, values, embeddings } = setup.draw(&mut model, (0, step), &mut bytes)?;
+            let Drawn { labels, values, embeddings } = setup.draw(&mut model, epoch, (0, step), &mut bytes)?;
             let mut gradients = Gradients::default();
             let batch = Batch { embeddings: &values, labels: &labels, dim };
             loss.evaluate(batch, classes, matrices, &mut gradients).map_err(failed)?;
-            let mut tape = backward(setup.device, embeddings, &gradients.embeddings)?;
-            noise.add(&network_gradient(&model, &mut tape)?);
+            let mut table = setup.device.backward(embeddings, &gradients.embeddings)?;
+            noise.add(&network_gradient(setup.device, &model, &mut table)?);
         }
         Ok::<_, TrainError>(noise.relative())
     };
@@ -162,16 +162,14 @@ impl Part {
     }
 }
 
-/// The gradients of all parameters of the network, end to end.
-fn network_gradient<B: Backend>(
-    model: &Model<B>,
-    gradients: &mut dfdx::prelude::Gradients<f32, B>,
-) -> Result<Vec<f32>, nn::Error> {
+/// The gradients of all parameters of the network, end to end; zeros for those that do not learn.
+fn network_gradient<B: Backend>(device: &B, model: &Model<B>, gradients: &mut Grads<B>) -> Result<Vec<f32>, nn::Error> {
     let mut all = Vec::new();
     for tensor in model.tensors().filter(|tensor| tensor.kind == Kind::Parameter) {
-        // A parameter that no operation touched has no gradient yet, and `get` would panic.
-        gradients.get_or_alloc_mut(&tensor.value).map_err(nn::Error::device("a gradient"))?;
-        all.extend(download(&gradients.get(&tensor.value)));
+        match device.gradient(gradients, &tensor.value)? {
+            Some(gradient) => device.read(&gradient, |gradient| all.extend_from_slice(gradient)),
+            None => all.resize(all.len() + tensor.len(), 0.0),
+        }
     }
     Ok(all)
 }

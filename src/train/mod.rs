@@ -2,9 +2,9 @@
 
 mod checkpoint;
 mod config;
+mod learner;
 mod measure;
 mod mode;
-mod moments;
 mod optimiser;
 mod run;
 mod schedule;
@@ -16,5 +16,5 @@ pub use config::{BatchNorm, BatchShape, Config, Group};
 pub use measure::{Measure, Measured};
 pub use mode::MeanFields;
 pub use optimiser::{Adam, LengthError, OptimiserSpec, RmsProp, Sgd, State, Step, norm_factor, square_sum};
-pub use run::{EpochLog, LossParameter, TrainError, TrainSet, Trained, train};
+pub use run::{EpochLog, Keep, LossParameter, Start, TrainError, TrainSet, Trained, train};
 pub use schedule::{Schedule, WarmUp};

@@ -1,20 +1,28 @@
 //! The training loop.
 
+use std::path::Path;
 use std::time::Instant;
 
-use dfdx::prelude::*;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::config::Config;
+use super::LengthError;
+use super::checkpoint::{Checkpoint, CheckpointError};
+use super::config::{BatchNorm, Config, Group};
+use super::learner::Learner;
 use super::measure::{Measured, measure};
 use super::mode::{Averages, MeanFields};
-use super::moments::Optimiser;
 use crate::data::augment::BatchId;
 use crate::data::random::stream;
 use crate::data::sampler::{Sampler, SamplerError};
 use crate::loss::memory::Memory;
 use crate::loss::{Batch, Gradients as LossGradients, Init, Loss, LossError, Parameter};
-use crate::nn::{self, AdamWStep, Architecture, Backend, Matrix, Model, Recording, download, embed, normalise};
+use crate::nn::weights::WeightFile;
+use crate::nn::{
+    self, Architecture, Backend, COLOURS, Dropout, Map as Images, Model, Recording, Shape, Statistics, Training,
+    buffer, embed,
+};
 
 /// The images a network is trained on.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +40,7 @@ pub struct TrainSet<'a> {
 }
 
 /// What an epoch was like.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpochLog {
     /// Counted from 1.
     pub epoch: u32,
@@ -48,6 +56,8 @@ pub struct EpochLog {
     pub images_per_second: f64,
     /// The most memory that the process has held so far, in bytes, where the system tells.
     pub peak_memory: Option<u64>,
+    /// The most bytes of parameters, activations and gradients in a step of it, on the CPU.
+    pub step_memory: u64,
     /// What was measured after it, where the settings ask for that.
     pub measured: Option<Measured>,
 }
@@ -59,6 +69,13 @@ pub struct LossParameter {
     pub parameter: Parameter,
     /// `rows x cols`, row-major.
     pub values: Vec<f32>,
+}
+
+impl LossParameter {
+    /// Its name among the optimiser's states and in checkpoints.
+    pub(super) fn state_name(&self) -> String {
+        format!("loss.{}", self.parameter.name)
+    }
 }
 
 /// What training leaves.
@@ -103,16 +120,43 @@ pub enum TrainError {
     /// A parameter of the network has no part in the embeddings.
     #[error("no gradient reaches the parameter {parameter}")]
     NoGradient { parameter: String },
+    /// A gradient or a state of the wrong length.
+    #[error("the optimiser cannot move {tensor}: {source}")]
+    Optimiser { tensor: String, source: LengthError },
+    /// The state of the training could not be written, or is that of another one.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
 }
 
-/// Trains a network from scratch; `on_epoch` is told of every epoch when it is over.
+/// Where a training keeps its state after each epoch, and goes on from it.
+#[derive(Debug, Clone, Copy)]
+pub struct Keep<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// What must be equal for a training to go on, beside its [`Config`]: the loss, the images.
+    pub settings: &'a Map<String, Value>,
+}
+
+/// What a training starts from.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Start<'a> {
+    /// Weights for the backbone; those of the seed if absent.
+    pub weights: Option<&'a WeightFile>,
+    /// The state of an earlier attempt, or of a shorter run, if there is one.
+    pub keep: Option<Keep<'a>>,
+}
+
+/// Trains a network; `on_epoch` is told of every epoch when it is over, and at the start of those that an earlier attempt has
+/// behind it.
 ///
-/// The result is a function of the arguments alone: the same bits whatever the number of threads.
+/// The result is a function of config, data, loss and starting weights alone: the same bits whatever the number of threads, and
+/// wherever the training was interrupted and went on.
 pub fn train<B: Backend>(
     device: &B,
     config: &Config,
     data: &TrainSet<'_>,
     loss: &dyn Loss<f32>,
+    start: Start<'_>,
     on_epoch: &mut dyn FnMut(&EpochLog),
 ) -> Result<Trained<B>, TrainError> {
     let mut mistakes = config.check();
@@ -121,101 +165,44 @@ pub fn train<B: Backend>(
         return Err(TrainError::Config(mistakes));
     }
     let TrainSet { pixels, labels, height, width, classes } = *data;
-    let image = height * width * 3;
+    let image = height * width * COLOURS;
     if image == 0 || pixels.len() != labels.len() * image {
         return Err(TrainError::Data { pixels: pixels.len(), labels: labels.len(), height, width });
     }
     let sampler = Sampler::new(labels, classes, config.batch.classes, config.batch.per_class, config.seed)?;
-    let batch_len = sampler.batch_len();
-    let steps = config.steps_per_epoch.unwrap_or((labels.len() / batch_len) as u32);
+    let steps = config.steps_per_epoch.unwrap_or((labels.len() / sampler.batch_len()) as u32);
     if steps == 0 {
-        return Err(TrainError::NoSteps { images: labels.len(), batch: batch_len });
+        return Err(TrainError::NoSteps { images: labels.len(), batch: sampler.batch_len() });
     }
-    let architecture = Architecture { backbone: config.backbone, dim: config.dim, height, width };
-    let mut model = Model::new(device, architecture, config.seed)?;
-    let mut loss_parameters = start(loss.parameters(classes, config.dim), config.seed);
-    let mut optimiser = Optimiser::new();
-    let mut gradients = LossGradients::default();
-    let mut memory = Memory::default();
-    let mut bytes = Vec::new();
-    let mut unchecked = true;
-    let setup = Setup { device, config, data, loss, sampler };
-    // Steps that moved the network and the loss's parameters, and classes that a moving average has begun for.
-    let (mut network_steps, mut loss_steps, mut begun) = (0, 0, vec![false; classes]);
-    // Every step allocates the same tensors: dfdx reuses them instead of asking the system for fresh memory.
-    device.try_enable_cache().map_err(nn::Error::device("keeping memory for reuse"))?;
-    for epoch in 0..config.epochs {
-        let begin = Instant::now();
-        let scale = config.rate_factor(epoch);
-        let (learning_rate, loss_learning_rate) = (config.learning_rate * scale, config.loss_learning_rate * scale);
-        let mode = config.mean_fields.in_epoch(epoch);
-        if mode.averages_at(epoch) {
-            let averages = Averages::new(&embed(device, &model, pixels)?, labels, classes, config.dim);
-            averages.draw(&mut loss_parameters[0].values, |_| 0.0);
+    let setup = Setup { device, config, data, loss, sampler, steps };
+    let mut run = Run::begin(&setup, start.weights)?;
+    let settings = start.keep.map(|keep| settings(config, keep.settings));
+    if let (Some(keep), Some(settings)) = (start.keep, &settings)
+        && let Some(checkpoint) = Checkpoint::read(keep.path, settings, config.schedule.depends_on_total())?
+    {
+        run.restore(&setup, checkpoint)?;
+        run.log.iter().for_each(&mut *on_epoch);
+    }
+    for epoch in run.log.len() as u32..config.epochs {
+        let log = run.epoch(&setup, epoch)?;
+        on_epoch(&log);
+        run.log.push(log);
+        if let (Some(keep), Some(settings)) = (start.keep, &settings) {
+            run.checkpoint(device, settings.clone()).write(keep.path)?;
         }
-        let mut total = 0.0;
-        for step in 0..steps {
-            let at = (u64::from(epoch), u64::from(step));
-            let Drawn { labels, values, embeddings } = setup.draw(&mut model, at, &mut bytes)?;
-            let batch = Batch { embeddings: &values, labels: &labels, dim: config.dim };
-            let matrices: Vec<&[f32]> = loss_parameters.iter().map(|matrix| &matrix.values[..]).collect();
-            let at = |source| TrainError::Loss { epoch: epoch + 1, step: step + 1, source };
-            let value = loss.step(&mut memory, batch, classes, &matrices, &mut gradients).map_err(at)?;
-            check(value, &gradients, &loss_parameters, values.len()).map_err(|problem| match problem {
-                Problem::NotFinite(what) => TrainError::NotFinite { epoch: epoch + 1, step: step + 1, what },
-                Problem::Length(error) => error,
-            })?;
-            total += f64::from(value);
+    }
+    buffer::release();
+    Ok(Trained { model: run.model, loss_parameters: run.loss_parameters })
+}
 
-            let (move_network, move_loss) = mode.moves(epoch * steps + step);
-            if move_network {
-                network_steps += 1;
-                let moving = gradients.embeddings.iter().any(|&element| element != 0.0);
-                let mut tape = backward(device, embeddings, &gradients.embeddings)?;
-                let (weight_decay, clip) = (config.weight_decay, config.clip as f32);
-                let step = AdamWStep { learning_rate, weight_decay, clip, step: network_steps };
-                optimiser.step_network(device, &mut model, &mut tape, step, unchecked && moving)?;
-                unchecked &= !moving;
-            }
-            if move_loss {
-                loss_steps += 1;
-                let step = AdamWStep {
-                    learning_rate: loss_learning_rate,
-                    weight_decay: config.loss_weight_decay,
-                    clip: f32::INFINITY,
-                    step: loss_steps,
-                };
-                for (matrix, gradient) in loss_parameters.iter_mut().zip(&gradients.parameters) {
-                    optimiser.step_loss(matrix.parameter.name, &mut matrix.values, gradient, step);
-                }
-            }
-            if let MeanFields::MovingAverage { momentum, .. } = mode {
-                let averages = Averages::new(&values, &labels, classes, config.dim);
-                averages.draw(&mut loss_parameters[0].values, |class| if begun[class] { momentum } else { 0.0 });
-                averages.present().for_each(|(class, _)| begun[class] = true);
-            }
-        }
-        let seconds = begin.elapsed().as_secs_f64();
-        let measured = match config.measure.filter(|measure| (epoch + 1).is_multiple_of(measure.every)) {
-            Some(wanted) => {
-                let matrices: Vec<&[f32]> = loss_parameters.iter().map(|matrix| &matrix.values[..]).collect();
-                Some(measure(&setup, &model, &matrices, wanted.batches, epoch + 1)?)
-            }
-            None => None,
-        };
-        on_epoch(&EpochLog {
-            epoch: epoch + 1,
-            mean_loss: total / f64::from(steps),
-            learning_rate,
-            loss_learning_rate,
-            seconds,
-            images_per_second: f64::from(steps) * batch_len as f64 / seconds,
-            peak_memory: peak_memory(),
-            measured,
-        });
-    }
-    device.try_disable_cache().map_err(nn::Error::device("releasing memory"))?;
-    Ok(Trained { model, loss_parameters })
+/// What must be equal for a training to go on.
+fn settings(config: &Config, more: &Map<String, Value>) -> Map<String, Value> {
+    let mut settings = match serde_json::to_value(config) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(),
+    };
+    settings.extend(more.clone());
+    settings
 }
 
 /// What the steps of a training share.
@@ -225,6 +212,8 @@ pub(super) struct Setup<'a, B: Backend> {
     pub data: &'a TrainSet<'a>,
     pub loss: &'a dyn Loss<f32>,
     pub sampler: Sampler,
+    /// Steps of an epoch.
+    pub steps: u32,
 }
 
 /// A batch after its forward pass.
@@ -232,30 +221,202 @@ pub(super) struct Drawn<B: Backend> {
     pub labels: Vec<u32>,
     /// The embeddings on the host.
     pub values: Vec<f32>,
-    pub embeddings: Matrix<B, Recording<B>>,
+    pub embeddings: Images<B, Recording<B>>,
 }
 
 impl<B: Backend> Setup<'_, B> {
-    /// Draws the batch of (epoch, step), varies its images and embeds them in training mode. `bytes` is kept from one
+    /// Draws the batch of (epoch, step), varies its images and embeds them as `at_epoch` trains. `bytes` is kept from one
     /// batch to the next.
     pub fn draw(
         &self,
         model: &mut Model<B>,
+        at_epoch: u32,
         (epoch, step): (u64, u64),
         bytes: &mut Vec<u8>,
     ) -> Result<Drawn<B>, nn::Error> {
         let TrainSet { pixels, labels, height, width, .. } = *self.data;
+        let Config { seed, backbone, dropout, .. } = *self.config;
         let images = self.sampler.batch(epoch, step);
-        bytes.resize(images.len() * height * width * 3, 0);
-        let id = BatchId { seed: self.config.seed, epoch, step };
-        self.config.augment.batch(id, pixels, (height, width), &images, bytes);
-        let x = self
-            .device
-            .upload(&normalise(bytes), (images.len(), height, width, 3))
-            .map_err(nn::Error::device("uploading a batch"))?;
-        let embeddings = model.forward_train(self.device, x)?;
+        bytes.resize(images.len() * height * width * COLOURS, 0);
+        self.config.augment.batch(BatchId { seed, epoch, step }, pixels, (height, width), &images, bytes);
+        let shape = Shape { images: images.len(), rows: height, columns: width, channels: COLOURS };
+        let x = self.device.map(&backbone.pixels().normalise(bytes), shape)?;
+        let training = Training {
+            backbone: self.config.learns(Group::Backbone, at_epoch),
+            statistics: match self.config.batch_norm {
+                BatchNorm::Batch => Statistics::Batch,
+                BatchNorm::Frozen => Statistics::Running { learn: false },
+                BatchNorm::FrozenStatistics => Statistics::Running { learn: true },
+            },
+            dropout: (dropout > 0.0).then_some(Dropout { rate: dropout, seed, epoch, step }),
+        };
+        let embeddings = model.forward_train(self.device, x, training)?;
         let labels = images.iter().map(|&image| labels[image]).collect();
-        Ok(Drawn { labels, values: download(&embeddings), embeddings })
+        Ok(Drawn { labels, values: B::download(&embeddings), embeddings })
+    }
+}
+
+/// A training under way.
+struct Run<B: Backend> {
+    model: Model<B>,
+    loss_parameters: Vec<LossParameter>,
+    learner: Learner<B>,
+    memory: Memory<f32>,
+    /// Classes that a moving average has begun for.
+    begun: Vec<bool>,
+    log: Vec<EpochLog>,
+    /// Whether it was seen that every parameter has a gradient.
+    checked: bool,
+    bytes: Vec<u8>,
+    gradients: LossGradients<f32>,
+}
+
+impl<B: Backend> Run<B> {
+    fn begin(setup: &Setup<'_, B>, weights: Option<&WeightFile>) -> Result<Self, TrainError> {
+        let Config { backbone, pooling, head, dim, seed, optimiser, .. } = *setup.config;
+        let TrainSet { height, width, classes, .. } = *setup.data;
+        let architecture = Architecture { backbone, pooling, head, dim, height, width };
+        let mut model = Model::new(setup.device, architecture, seed)?;
+        if let Some(weights) = weights {
+            model.load_backbone(setup.device, weights)?;
+        }
+        Ok(Self {
+            model,
+            loss_parameters: start(setup.loss.parameters(classes, dim), seed),
+            learner: Learner::new(optimiser),
+            memory: Memory::default(),
+            begun: vec![false; classes],
+            log: Vec::new(),
+            checked: false,
+            bytes: Vec::new(),
+            gradients: LossGradients::default(),
+        })
+    }
+
+    /// One epoch, counted from 0.
+    fn epoch(&mut self, setup: &Setup<'_, B>, epoch: u32) -> Result<EpochLog, TrainError> {
+        let Setup { device, config, data, steps, .. } = *setup;
+        let begin = Instant::now();
+        buffer::start_peak();
+        let mode = config.mean_fields.in_epoch(epoch);
+        if mode.averages_at(epoch) {
+            let embeddings = embed(device, &self.model, data.pixels)?;
+            let averages = Averages::new(&embeddings, data.labels, data.classes, config.dim);
+            averages.draw(&mut self.loss_parameters[0].values, |_| 0.0);
+        }
+        let mut total = 0.0;
+        for step in 0..steps {
+            total += f64::from(self.step(setup, mode, epoch, step)?);
+        }
+        let step_memory = buffer::peak_bytes() as u64;
+        let seconds = begin.elapsed().as_secs_f64();
+        let measured = match config.measure.filter(|measure| (epoch + 1).is_multiple_of(measure.every)) {
+            Some(wanted) => {
+                let matrices: Vec<&[f32]> = self.loss_parameters.iter().map(|matrix| &matrix.values[..]).collect();
+                Some(measure(setup, &self.model, &matrices, wanted.batches, epoch)?)
+            }
+            None => None,
+        };
+        Ok(EpochLog {
+            epoch: epoch + 1,
+            mean_loss: total / f64::from(steps),
+            learning_rate: config.step(Group::Backbone, epoch, 1, 1.0).learning_rate,
+            loss_learning_rate: config.step(Group::Loss, epoch, 1, 1.0).learning_rate,
+            seconds,
+            images_per_second: f64::from(steps) * setup.sampler.batch_len() as f64 / seconds,
+            peak_memory: peak_memory(),
+            step_memory,
+            measured,
+        })
+    }
+
+    /// One batch and, where one is due, a step of the optimiser. Returns the loss.
+    fn step(&mut self, setup: &Setup<'_, B>, mode: MeanFields, epoch: u32, step: u32) -> Result<f32, TrainError> {
+        let Setup { device, config, data, loss, steps, .. } = *setup;
+        let at = (u64::from(epoch), u64::from(step));
+        let Drawn { labels, values, embeddings } = setup.draw(&mut self.model, epoch, at, &mut self.bytes)?;
+        let batch = Batch { embeddings: &values, labels: &labels, dim: config.dim };
+        let matrices: Vec<&[f32]> = self.loss_parameters.iter().map(|matrix| &matrix.values[..]).collect();
+        let value = loss
+            .step(&mut self.memory, batch, data.classes, &matrices, &mut self.gradients)
+            .map_err(|source| TrainError::Loss { epoch: epoch + 1, step: step + 1, source })?;
+        check(value, &self.gradients, &self.loss_parameters, values.len()).map_err(|problem| match problem {
+            Problem::NotFinite(what) => TrainError::NotFinite { epoch: epoch + 1, step: step + 1, what },
+            Problem::Length(error) => error,
+        })?;
+
+        let (move_network, move_loss) = mode.moves(epoch * steps + step);
+        let due = config.accumulated(step, steps);
+        if move_network {
+            let moving = self.gradients.embeddings.iter().any(|&element| element != 0.0);
+            let mut gradients = device.backward(embeddings, &self.gradients.embeddings)?;
+            self.learner.gather_network(device, &self.model, &mut gradients)?;
+            if moving && !self.checked {
+                if let Some(parameter) = self.learner.idle(device, &self.model) {
+                    return Err(TrainError::NoGradient { parameter });
+                }
+                self.checked = true;
+            }
+            if let Some(batches) = due {
+                self.learner.step_network(device, config, &mut self.model, epoch, batches)?;
+            }
+        }
+        if move_loss {
+            self.learner.gather_loss(&self.gradients.parameters);
+            if let Some(batches) = due {
+                self.learner.step_loss(config, &mut self.loss_parameters, epoch, batches)?;
+            }
+        }
+        if let MeanFields::MovingAverage { momentum, .. } = mode {
+            let averages = Averages::new(&values, &labels, data.classes, config.dim);
+            let begun = &self.begun;
+            averages.draw(&mut self.loss_parameters[0].values, |class| if begun[class] { momentum } else { 0.0 });
+            averages.present().for_each(|(class, _)| self.begun[class] = true);
+        }
+        Ok(value)
+    }
+
+    /// All that the next epoch depends on.
+    fn checkpoint(&self, device: &B, settings: Map<String, Value>) -> Checkpoint {
+        let mut checkpoint = Checkpoint { epoch: self.log.len() as u32, settings, ..Checkpoint::default() };
+        checkpoint.log = self.log.iter().filter_map(|log| serde_json::to_value(log).ok()).collect();
+        for tensor in self.model.tensors() {
+            let values = device.read(&tensor.value, <[f32]>::to_vec);
+            checkpoint.tensors.insert(format!("model/{}", tensor.name), values);
+        }
+        for matrix in &self.loss_parameters {
+            checkpoint.tensors.insert(format!("loss/{}", matrix.parameter.name), matrix.values.clone());
+        }
+        let (rows, labels, next) = self.memory.parts();
+        checkpoint.tensors.insert("memory/rows".into(), rows.to_vec());
+        // Bit patterns: a class is a whole number.
+        checkpoint.tensors.insert("memory/labels".into(), labels.iter().map(|&label| f32::from_bits(label)).collect());
+        checkpoint.counters.insert("memory next".into(), next as u64);
+        checkpoint.tensors.insert("begun".into(), self.begun.iter().map(|&begun| f32::from(u8::from(begun))).collect());
+        self.learner.save(&mut checkpoint);
+        checkpoint
+    }
+
+    /// Goes on from a checkpoint.
+    fn restore(&mut self, setup: &Setup<'_, B>, mut checkpoint: Checkpoint) -> Result<(), CheckpointError> {
+        for tensor in self.model.tensors_mut() {
+            let values = checkpoint.take(&format!("model/{}", tensor.name), tensor.len())?;
+            setup.device.write(&mut tensor.value, |to| to.copy_from_slice(&values));
+        }
+        for matrix in &mut self.loss_parameters {
+            matrix.values = checkpoint.take(&format!("loss/{}", matrix.parameter.name), matrix.values.len())?;
+        }
+        let len = |checkpoint: &Checkpoint, name: &str| checkpoint.tensors.get(name).map_or(0, Vec::len);
+        let (rows, labels) = (len(&checkpoint, "memory/rows"), len(&checkpoint, "memory/labels"));
+        let rows = checkpoint.take("memory/rows", rows)?;
+        let labels = checkpoint.take("memory/labels", labels)?.into_iter().map(f32::to_bits).collect();
+        let next = checkpoint.counters.get("memory next").map_or(0, |&next| next as usize);
+        self.memory = Memory::of(rows, labels, next);
+        self.begun = checkpoint.take("begun", self.begun.len())?.into_iter().map(|begun| begun != 0.0).collect();
+        self.learner.restore(&mut checkpoint)?;
+        let log = std::mem::take(&mut checkpoint.log);
+        self.log = log.into_iter().filter_map(|log| serde_json::from_value(log).ok()).collect();
+        checkpoint.finish()
     }
 }
 
@@ -307,21 +468,6 @@ fn check(
         finite(matrix.parameter.name, gradient)?;
     }
     Ok(())
-}
-
-/// Takes a known gradient of the embeddings back through the network: the gradient of the scalar
-/// `sum(embeddings * gradient)`, in which `gradient` is constant.
-pub(super) fn backward<B: Backend>(
-    device: &B,
-    embeddings: Matrix<B, Recording<B>>,
-    gradient: &[f32],
-) -> Result<Gradients<f32, B>, nn::Error> {
-    let shape = *embeddings.shape();
-    let run = || {
-        let gradient = device.upload(gradient, shape)?;
-        embeddings.try_mul(gradient)?.try_sum::<Rank0, _>()?.try_backward()
-    };
-    run().map_err(nn::Error::device::<B::Err>("the backward pass"))
 }
 
 /// The most memory that this process has held, in bytes.

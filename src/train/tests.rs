@@ -1,9 +1,8 @@
 //! Losses that misbehave, met by the training loop.
 
-use dfdx::prelude::Cpu;
-
 use super::*;
 use crate::loss::{Batch, Gradients, Loss, LossError, Parameter};
+use crate::nn::Native;
 
 /// A loss that answers whatever it is made to.
 #[derive(Clone)]
@@ -42,7 +41,7 @@ fn message(loss: Answers) -> Option<String> {
     let labels = [0, 0, 0, 0, 1, 1, 1, 1];
     let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 2 };
     let text = r#"{"dim": 4, "epochs": 1, "batch": {"classes": 2, "per_class": 2}}"#;
-    train(&Cpu::default(), &serde_json::from_str(text).unwrap(), &data, &loss, &mut |_| {})
+    train(&Native::default(), &serde_json::from_str(text).unwrap(), &data, &loss, Start::default(), &mut |_| {})
         .err()
         .map(|error| error.to_string())
 }

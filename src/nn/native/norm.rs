@@ -265,7 +265,14 @@ impl Normalisation {
 
     /// Writes the gradient of `x` (`N x H x W x C`) to `dx`, given [`Self::parameter_gradients`] and the gradient of the
     /// pooled output.
-    pub fn input_gradient(&self, windows: Windows, x: &[f32], dy: &[f32], [plain, weighted]: &[Vec<f64>; 2], dx: &mut [f32]) {
+    pub fn input_gradient(
+        &self,
+        windows: Windows,
+        x: &[f32],
+        dy: &[f32],
+        [plain, weighted]: &[Vec<f64>; 2],
+        dx: &mut [f32],
+    ) {
         let (image, pooled, channels) = (windows.image(), windows.pooled(), windows.channels);
         let (slope, offset) = self.slopes([plain, weighted], (x.len() / channels) as f64);
         dx.par_chunks_mut(image).zip(x.par_chunks(image)).zip(dy.par_chunks(pooled)).for_each(|((dx, x), dy)| {

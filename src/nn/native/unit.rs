@@ -239,7 +239,8 @@ fn folded<T: Tape<f32, Cpu>>(
                 put(table, bias, Buffer::copy_of(&sums))?;
             }
             if let Some(bias) = &conv_bias {
-                let scaled = sums.iter().enumerate().map(|(c, sum)| sum * normalisation.as_ref().map_or(1.0, |n| n.scale[c]));
+                let scaled =
+                    sums.iter().enumerate().map(|(c, sum)| sum * normalisation.as_ref().map_or(1.0, |n| n.scale[c]));
                 put(table, &bias.handle, Buffer::of(scaled.collect()))?;
             }
         }
@@ -264,4 +265,3 @@ fn padded(values: &[f32]) -> Vec<f32> {
     padded.resize(values.len().next_multiple_of(LANES), 0.0);
     padded
 }
-

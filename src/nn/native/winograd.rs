@@ -129,13 +129,7 @@ fn correlate<R: Send>(
 }
 
 /// Hands `then` the output frequencies of a group of images for some panels of outputs.
-fn multiply(
-    geometry: &Geometry,
-    x: &[f32],
-    kernel: &[f32],
-    panels: std::ops::Range<usize>,
-    then: impl FnOnce(&[f32]),
-) {
+fn multiply(geometry: &Geometry, x: &[f32], kernel: &[f32], panels: std::ops::Range<usize>, then: impl FnOnce(&[f32])) {
     let Geometry { size: [height, _], inputs, outputs, .. } = *geometry;
     let images = x.len() / (geometry.pixels()[0] * inputs);
     let (row, pitch, all) = (images * geometry.tiles(), geometry.pitch(), outputs.div_ceil(LANES));
@@ -173,7 +167,8 @@ pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], dy: &[f32], dw: &m
     let Geometry { images, size: [height, _], inputs, outputs, .. } = *geometry;
     let (group, pixels) = (geometry.group(), geometry.pixels()[0]);
     let (pitch, panels) = (geometry.pitch(), outputs.div_ceil(LANES));
-    let (spectrum, product) = (geometry.spectrum(group), FREQUENCIES * height * group * geometry.tiles() * panels * LANES);
+    let (spectrum, product) =
+        (geometry.spectrum(group), FREQUENCIES * height * group * geometry.tiles() * panels * LANES);
     let groups = images.div_ceil(group);
     let mut spectra = Buffer::new(groups * spectrum);
     let mut products = Buffer::new(groups * product);
@@ -423,8 +418,7 @@ fn transform_output_gradient(geometry: &Geometry, dy: &[f32], product: &mut [f32
                         let at = |j: usize| load(pixels.get(j * outputs + first..).unwrap_or_default(), count);
                         let [d0, d1, d2, d3] = [at(0), at(1), at(2), at(3)];
                         let start = first / LANES * block + ((row * group + image) * tiles + tile) * LANES;
-                        let [m0, m1, m2, m3, m4, m5] =
-                            planes.each_mut().map(|plane| &mut plane[start..start + LANES]);
+                        let [m0, m1, m2, m3, m4, m5] = planes.each_mut().map(|plane| &mut plane[start..start + LANES]);
                         for c in 0..LANES {
                             let (near_even, near_odd) = (d0[c] + d2[c], d1[c] + d3[c]);
                             let (far_even, far_odd) = (d0[c] + 4.0 * d2[c], 2.0 * d1[c] + 8.0 * d3[c]);

@@ -103,7 +103,7 @@ fn a_cell_has_resolved_parameters_inputs_environment_and_policy() {
     let pipeline = load_good(LOSSES, &[]);
     let cell = named(&pipeline, "model[set=glyphs,loss=contrastive,seed=2]");
     let found = &pipeline.cells[cell.0 as usize];
-    let Task::Kind { name, version, parameters } = &found.task else { panic!("{:?}", found.task) };
+    let Task::Kind { name, version, parameters, .. } = &found.task else { panic!("{:?}", found.task) };
     assert_eq!((&**name, *version), ("train", 1));
     let loss = json!({ "kind": "contrastive", "pos_margin": 0.0, "neg_margin": 1.0 });
     let expected =

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::loss::registry::LossSpec;
-use crate::nn::embed;
+use crate::nn::{Head, Native, Pooling, embed};
 
 /// Eight images of 16x16 in each of four classes: a class is a colour, a sample its noise.
 fn images() -> (Vec<u8>, Vec<u32>) {
@@ -23,32 +23,34 @@ fn config(fields: &str) -> Config {
     serde_json::from_str(&format!("{text}{fields}}}")).unwrap()
 }
 
-fn trained(loss: &str, config: &Config) -> (Trained<Cpu>, Vec<EpochLog>) {
+fn trained(loss: &str, config: &Config) -> (Trained<Native>, Vec<EpochLog>) {
     let (pixels, labels) = images();
     let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
     let loss = LossSpec::named(loss).unwrap().build::<f32>().unwrap();
     let mut logs = Vec::new();
-    let trained = train(&Cpu::default(), config, &data, &*loss, &mut |log| logs.push(log.clone())).unwrap();
+    let trained =
+        train(&Native::default(), config, &data, &*loss, Start::default(), &mut |log| logs.push(log.clone())).unwrap();
     (trained, logs)
 }
 
 /// The bits of the embeddings of all images and of the loss's matrices.
-fn bits(trained: &Trained<Cpu>) -> Vec<u32> {
-    let vectors = embed(&Cpu::default(), &trained.model, &images().0).unwrap();
+fn bits(trained: &Trained<Native>) -> Vec<u32> {
+    let vectors = embed(&Native::default(), &trained.model, &images().0).unwrap();
     vectors.iter().chain(trained.loss_parameters.iter().flat_map(|p| &p.values)).map(|x| x.to_bits()).collect()
 }
 
 /// The network and the mean fields as the settings of [`config`] start them.
-fn beginning() -> (Model<Cpu>, Vec<f32>) {
-    let architecture = Architecture { backbone: config("").backbone, dim: 8, height: 16, width: 16 };
+fn beginning() -> (Model<Native>, Vec<f32>) {
+    let (pooling, head) = (Pooling::Average, Head::Linear);
+    let architecture = Architecture { backbone: config("").backbone, pooling, head, dim: 8, height: 16, width: 16 };
     let loss = LossSpec::named("mean_field_contrastive").unwrap().build::<f32>().unwrap();
     let mut fields = start(loss.parameters(4, 8), 9);
-    (Model::new(&Cpu::default(), architecture, 9).unwrap(), fields.remove(0).values)
+    (Model::new(&Native::default(), architecture, 9).unwrap(), fields.remove(0).values)
 }
 
-fn parameters(model: &Model<Cpu>) -> Vec<f32> {
+fn parameters(model: &Model<Native>) -> Vec<f32> {
     let learned = model.tensors().filter(|tensor| tensor.kind == nn::Kind::Parameter);
-    learned.flat_map(|tensor| tensor.file_order()).collect()
+    learned.flat_map(|tensor| tensor.file_order(&Native::default())).collect()
 }
 
 #[test]
@@ -97,7 +99,7 @@ fn each_mode_moves_what_it_says() {
 fn class_means_are_the_averages_of_the_embeddings() {
     let (pixels, labels) = images();
     let (network, _) = beginning();
-    let averages = Averages::new(&embed(&Cpu::default(), &network, &pixels).unwrap(), &labels, 4, 8);
+    let averages = Averages::new(&embed(&Native::default(), &network, &pixels).unwrap(), &labels, 4, 8);
     let expected: Vec<f32> = averages.rows.iter().map(|&x| x as f32).collect();
     // Both epochs have the averages of the start.
     let fields = r#", "mean_fields": {"kind": "class_means", "every": 2}"#;
@@ -137,7 +139,8 @@ fn a_mode_that_the_loss_has_no_vectors_for_is_refused() {
     let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
     let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
     let config = config(r#", "mean_fields": {"kind": "frozen"}"#);
-    let error = train(&Cpu::default(), &config, &data, &*loss, &mut |_| {}).err().unwrap().to_string();
+    let error =
+        train(&Native::default(), &config, &data, &*loss, Start::default(), &mut |_| {}).err().unwrap().to_string();
     assert!(error.contains("mean_fields needs a loss with one vector for each class"), "{error}");
 }
 
@@ -154,11 +157,140 @@ fn a_batch_that_cannot_be_drawn_and_pixels_that_do_not_fit_are_refused() {
     let (pixels, labels) = images();
     let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
     let go = |data: TrainSet<'_>| {
-        train(&Cpu::default(), &Config::default(), &data, &*loss, &mut |_| {}).err().unwrap().to_string()
+        train(&Native::default(), &Config::default(), &data, &*loss, Start::default(), &mut |_| {})
+            .err()
+            .unwrap()
+            .to_string()
     };
     let whole = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
     let message = go(TrainSet { pixels: &pixels[1..], ..whole });
     assert!(message.contains("are not 32 RGB images of 16x16"), "{message}");
     let message = go(whole);
     assert!(message.contains("30") && message.contains('4'), "30 classes of 4: {message}");
+}
+
+/// The settings that a training keeps beside its own.
+fn extra() -> Map<String, Value> {
+    Map::from_iter([("loss".to_owned(), Value::from("cross_batch_memory"))])
+}
+
+/// A training that keeps its state at `path`.
+fn kept(path: &Path, fields: &str, epochs: u32) -> Result<(Trained<Native>, Vec<EpochLog>), TrainError> {
+    let (pixels, labels) = images();
+    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let loss = LossSpec::named("cross_batch_memory").unwrap().build::<f32>().unwrap();
+    let (mut logs, settings) = (Vec::new(), extra());
+    let start = Start { weights: None, keep: Some(Keep { path, settings: &settings }) };
+    let config = Config { epochs, ..config(fields) };
+    let device = Native::default();
+    train(&device, &config, &data, &*loss, start, &mut |log| logs.push(log.clone())).map(|trained| (trained, logs))
+}
+
+/// What two logs of one training share: all but the clock and the memory of the process.
+fn told(logs: &[EpochLog]) -> Vec<(u32, u64, u64)> {
+    logs.iter().map(|log| (log.epoch, log.mean_loss.to_bits(), log.learning_rate.to_bits())).collect()
+}
+
+#[test]
+fn a_training_that_goes_on_has_the_bits_of_one_that_never_stopped() {
+    for fields in [
+        r#", "schedule": {"kind": "step", "every": 1, "factor": 0.5}, "freeze_backbone_epochs": 1"#,
+        r#", "optimiser": {"kind": "rmsprop", "momentum": 0.9, "centered": true}, "dropout": 0.2, "accumulate": 3"#,
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checkpoint");
+        let whole = kept(&folder.path().join("whole"), fields, 3).unwrap();
+        // A run of one epoch, then one that is longer, then the same again with nothing left to do.
+        kept(&path, fields, 1).unwrap();
+        let longer = kept(&path, fields, 3).unwrap();
+        let again = kept(&path, fields, 3).unwrap();
+        for (trained, logs) in [&longer, &again] {
+            assert!(bits(trained) == bits(&whole.0), "{fields}");
+            assert_eq!(told(logs), told(&whole.1));
+        }
+        assert!(whole.1[0].step_memory > 0 && whole.1[1].mean_loss != whole.1[2].mean_loss);
+    }
+}
+
+#[test]
+fn the_state_of_another_training_is_refused_by_the_setting_that_differs() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("checkpoint");
+    let cosine = r#", "schedule": {"kind": "cosine"}"#;
+    kept(&path, cosine, 1).unwrap();
+    let message = kept(&path, cosine, 2).err().unwrap().to_string();
+    assert!(message.starts_with("epochs: 1 -> 2, but the schedule depends on the number of epochs"), "{message}");
+    let message = kept(&path, "", 1).err().unwrap().to_string();
+    assert!(message.contains("schedule.kind: \"cosine\" -> \"constant\""), "{message}");
+    let message = kept(&path, r#", "schedule": {"kind": "cosine"}, "weight_decay": 0.5"#, 1).err().unwrap().to_string();
+    assert!(message.ends_with("weight_decay: 0.0001 -> 0.5"), "{message}");
+}
+
+#[test]
+fn batches_gathered_are_one_batch_of_all() {
+    // Without batch statistics the mean gradient of two batches is that of both; one step of plain descent shows it.
+    let fields = r#", "steps_per_epoch": 2, "optimiser": {"kind": "sgd"}, "batch_norm": "frozen", "clip": 1e30, "weight_decay": 0"#;
+    let text = |more: &str| {
+        format!(r#"{{"dim": 8, "epochs": 1, "batch": {{"classes": 4, "per_class": 4}}, "seed": 9{fields}{more}}}"#)
+    };
+    let run = |more: &str| {
+        let config: Config = serde_json::from_str(&text(more)).unwrap();
+        trained("contrastive", &config).0
+    };
+    let start = parameters(&beginning().0);
+    let moved = |model: &Model<Native>| -> Vec<f64> {
+        parameters(model).iter().zip(&start).map(|(a, b)| f64::from(a - b)).collect()
+    };
+    let gathered = moved(&run(r#", "accumulate": 2, "learning_rate": 1e-6"#).model);
+    // Tiny steps one after another move as far as the sum of both: twice the mean.
+    let apart = moved(&run(r#", "learning_rate": 1e-6"#).model);
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let ratio = dot(&apart, &gathered) / dot(&gathered, &gathered);
+    assert!((ratio - 2.0).abs() < 0.1, "{ratio}");
+    // The length of the step is that of the gradient, which is cut.
+    let cut = moved(&run(r#", "accumulate": 2, "learning_rate": 1, "clip_norm": 0.001"#).model);
+    assert!((dot(&cut, &cut).sqrt() - 0.001).abs() < 1e-5, "{}", dot(&cut, &cut).sqrt());
+}
+
+#[test]
+fn a_frozen_backbone_and_frozen_statistics_stay() {
+    let tensors = |trained: &Trained<Native>, name: &str| -> Vec<Vec<f32>> {
+        let device = Native::default();
+        trained.model.tensors().filter(|t| t.name.contains(name)).map(|tensor| tensor.file_order(&device)).collect()
+    };
+    let run = |fields: &str| trained("contrastive", &Config { epochs: 1, ..config(fields) }).0;
+    let plain = run("");
+    let frozen = run(r#", "freeze_backbone_epochs": 1, "batch_norm": "frozen_statistics""#);
+    let (network, _) = beginning();
+    let begun = Trained { model: network, loss_parameters: Vec::new() };
+    for name in ["blocks", "running"] {
+        assert!(tensors(&frozen, name) == tensors(&begun, name) && tensors(&plain, name) != tensors(&begun, name));
+    }
+    assert!(tensors(&frozen, "head") != tensors(&begun, "head"));
+    let statistics = run(r#", "batch_norm": "frozen_statistics""#);
+    assert!(tensors(&statistics, "running") == tensors(&begun, "running"));
+    assert!(tensors(&statistics, "norm.weight") != tensors(&begun, "norm.weight"));
+    let scales = run(r#", "batch_norm": "frozen""#);
+    assert!(tensors(&scales, "norm") == tensors(&begun, "norm") && tensors(&scales, "conv") != tensors(&begun, "conv"));
+}
+
+#[test]
+fn weights_of_a_file_start_the_backbone_and_leave_the_head() {
+    let device = Native::default();
+    let (other, _) = trained("contrastive", &config(""));
+    let file = WeightFile::from_bytes("other", other.model.to_safetensors(&device).unwrap()).unwrap();
+    let (pixels, labels) = images();
+    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
+    let config = config(r#", "batch_norm": "frozen_statistics", "freeze_backbone_epochs": 2"#);
+    let start = Start { weights: Some(&file), keep: None };
+    let found = train(&device, &config, &data, &*loss, start, &mut |_| {}).unwrap();
+    for (found, other) in found.model.tensors().zip(other.model.tensors()) {
+        let equal = found.file_order(&device) == other.file_order(&device);
+        assert_eq!(equal, !found.name.starts_with("head"), "{}", found.name);
+    }
+    let wrong = Config { backbone: crate::nn::Backbone::Resnet18, ..config };
+    let images = TrainSet { pixels: &[0; 32 * 32 * 32 * 3], height: 32, width: 32, ..data };
+    let message = train(&device, &wrong, &images, &*loss, start, &mut |_| {}).err().unwrap().to_string();
+    assert!(message.contains("conv1.weight") && message.contains("blocks.0.conv.weight"), "{message}");
 }

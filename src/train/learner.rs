@@ -1,0 +1,161 @@
+//! The optimiser over a network and the matrices of its loss: gradients gathered over batches, states kept by name.
+
+use std::collections::BTreeMap;
+
+use super::checkpoint::{Checkpoint, CheckpointError};
+use super::config::{Config, Group};
+use super::optimiser::{OptimiserSpec, State, norm_factor, square_sum};
+use super::run::LossParameter;
+use super::{LengthError, TrainError};
+use crate::nn::{self, Backend, Grads, Kind, Model, Part};
+
+/// What an optimiser remembers, and the gradients that wait for their step.
+#[derive(Debug)]
+pub(super) struct Learner<B: Backend> {
+    optimiser: OptimiserSpec,
+    states: BTreeMap<String, State>,
+    /// Steps made by each group: backbone, head, loss.
+    steps: [u32; 3],
+    /// Sums of gradients by the network's tensors, in their order; none for those that do not learn.
+    network: Vec<Option<B::Vector>>,
+    loss: Vec<Vec<f32>>,
+}
+
+/// The groups, as they stand in counters.
+const GROUPS: [(Group, &str); 3] =
+    [(Group::Backbone, "backbone steps"), (Group::Head, "head steps"), (Group::Loss, "loss steps")];
+
+impl<B: Backend> Learner<B> {
+    /// Before the first step.
+    pub fn new(optimiser: OptimiserSpec) -> Self {
+        Self { optimiser, states: BTreeMap::new(), steps: [0; 3], network: Vec::new(), loss: Vec::new() }
+    }
+
+    /// Adds the gradients of one batch to those that wait.
+    pub fn gather_network(&mut self, device: &B, model: &Model<B>, gradients: &mut Grads<B>) -> Result<(), nn::Error> {
+        self.network.resize_with(model.tensors().count(), || None);
+        for (tensor, sum) in model.tensors().zip(&mut self.network) {
+            if tensor.kind != Kind::Parameter {
+                continue;
+            }
+            let gradient = device.gradient(gradients, &tensor.value)?;
+            match (sum.as_mut(), gradient) {
+                (Some(sum), Some(gradient)) => device.read(&gradient, |gradient| {
+                    device.write(sum, |sum| sum.iter_mut().zip(gradient).for_each(|(sum, x)| *sum += x));
+                }),
+                (None, Some(gradient)) => *sum = Some(gradient),
+                (_, None) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The same of the loss's matrices.
+    pub fn gather_loss(&mut self, gradients: &[Vec<f32>]) {
+        if self.loss.len() != gradients.len() {
+            self.loss = gradients.to_vec();
+            return;
+        }
+        for (sum, gradient) in self.loss.iter_mut().zip(gradients) {
+            sum.iter_mut().zip(gradient).for_each(|(sum, x)| *sum += x);
+        }
+    }
+
+    /// The first parameter of the network whose gathered gradient is zero throughout, or absent where `all` must learn: it has
+    /// no part in the embeddings.
+    pub fn idle(&self, device: &B, model: &Model<B>) -> Option<String> {
+        let waiting = model.tensors().zip(&self.network).filter(|(tensor, _)| tensor.kind == Kind::Parameter);
+        let idle = waiting
+            .filter_map(|(tensor, sum)| Some((tensor, sum.as_ref()?)))
+            .find(|(_, sum)| device.read(sum, |values| values.iter().all(|&x| x == 0.0)));
+        idle.map(|(tensor, _)| tensor.name.clone())
+    }
+
+    /// Moves the network's parameters that have gradients, in `epoch`, counted from 0, by the mean over `batches`.
+    pub fn step_network(
+        &mut self,
+        device: &B,
+        config: &Config,
+        model: &mut Model<B>,
+        epoch: u32,
+        batches: u32,
+    ) -> Result<(), TrainError> {
+        let waiting = std::mem::take(&mut self.network);
+        let mean = 1.0 / batches as f32;
+        let scale = match config.clip_norm {
+            Some(limit) => {
+                // One sum after another, in the order of the tensors.
+                let squares: f64 =
+                    waiting.iter().flatten().map(|sum| device.read(sum, |values| square_sum([values]))).sum();
+                mean * norm_factor(squares.sqrt() * f64::from(mean), limit) as f32
+            }
+            None => mean,
+        };
+        for (index, part) in [(0, Part::Backbone), (1, Part::Head)] {
+            let learns = model.tensors().zip(&waiting).any(|(tensor, sum)| tensor.part == part && sum.is_some());
+            self.steps[index] += u32::from(learns);
+        }
+        for (tensor, sum) in model.tensors_mut().zip(waiting) {
+            let Some(gradient) = sum else { continue };
+            let index = usize::from(tensor.part == Part::Head);
+            let step = config.step(GROUPS[index].0, epoch, self.steps[index], scale);
+            let state = self.states.entry(tensor.name.clone()).or_default();
+            let optimiser = self.optimiser;
+            let moved: Result<(), LengthError> = device.read(&gradient, |gradient| {
+                device.write(&mut tensor.value, |values| optimiser.step(step, values, gradient, state))
+            });
+            moved.map_err(|source| TrainError::Optimiser { tensor: tensor.name.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    /// The same of the loss's matrices.
+    pub fn step_loss(
+        &mut self,
+        config: &Config,
+        matrices: &mut [LossParameter],
+        epoch: u32,
+        batches: u32,
+    ) -> Result<(), TrainError> {
+        self.steps[2] += 1;
+        let step = config.step(Group::Loss, epoch, self.steps[2], 1.0 / batches as f32);
+        for (matrix, gradient) in matrices.iter_mut().zip(std::mem::take(&mut self.loss)) {
+            let name = matrix.state_name();
+            let state = self.states.entry(name.clone()).or_default();
+            let moved = self.optimiser.step(step, &mut matrix.values, &gradient, state);
+            moved.map_err(|source| TrainError::Optimiser { tensor: name, source })?;
+        }
+        Ok(())
+    }
+
+    /// Puts all that the next step depends on into a checkpoint; nothing waits between epochs.
+    pub fn save(&self, checkpoint: &mut Checkpoint) {
+        for (steps, (_, name)) in self.steps.iter().zip(GROUPS) {
+            checkpoint.counters.insert(name.to_owned(), u64::from(*steps));
+        }
+        for (tensor, state) in &self.states {
+            for (vector, values) in state.vectors() {
+                checkpoint.tensors.insert(format!("optimiser/{tensor}/{vector}"), values.to_vec());
+            }
+        }
+    }
+
+    /// Takes it out again.
+    pub fn restore(&mut self, checkpoint: &mut Checkpoint) -> Result<(), CheckpointError> {
+        for (steps, (_, name)) in self.steps.iter_mut().zip(GROUPS) {
+            *steps = checkpoint.counters.get(name).map_or(0, |&steps| steps as u32);
+        }
+        let ours = |name: &String| name.starts_with("optimiser/");
+        let names: Vec<String> = checkpoint.tensors.keys().filter(|name| ours(name)).cloned().collect();
+        for name in names {
+            let Some((tensor, vector)) = name["optimiser/".len()..].rsplit_once('/') else { continue };
+            let len = checkpoint.tensors.get(&name).map_or(0, Vec::len);
+            let values = checkpoint.take(&name, len)?;
+            let state = self.states.entry(tensor.to_owned()).or_default();
+            if !state.set(vector, values) {
+                return Err(CheckpointError::Unexpected(vec![name.clone()]));
+            }
+        }
+        Ok(())
+    }
+}
