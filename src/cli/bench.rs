@@ -189,7 +189,7 @@ fn normal(count: usize, random: &mut Stream) -> Vec<f32> {
 }
 
 /// Operations a second of a 1,024 x 1,024 x 1,024 product: the best of a few.
-fn product_rate() -> f64 {
+pub(super) fn product_rate() -> f64 {
     const SIDE: usize = 1024;
     let (matrix, mut out) = (vec![0.5f32; SIDE * SIDE], vec![0.0; SIDE * SIDE]);
     let view = View::new(&matrix, SIDE, SIDE);
@@ -202,7 +202,7 @@ fn product_rate() -> f64 {
 }
 
 /// A number of this process's status, in bytes, where the system has one.
-fn status(key: &str) -> Option<u64> {
+pub(super) fn status(key: &str) -> Option<u64> {
     let text = fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)

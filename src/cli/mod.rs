@@ -9,6 +9,7 @@ mod failure;
 mod graph;
 mod history;
 mod loss;
+mod network;
 mod paint;
 mod plan;
 mod progress;
@@ -100,6 +101,8 @@ enum Command {
     Eval(eval::Args),
     /// List the tensors of weight files
     Weights(weights::Args),
+    /// List the backbones, or time them on the CPU
+    Network(network::Args),
     /// Run a built-in stage kind on a job file; the engine calls this
     #[command(hide = true)]
     Stage(stage::Args),
@@ -165,6 +168,7 @@ fn dispatch(cli: &Cli, ui: &mut Ui<'_>) -> Result<(), Failure> {
         Command::Loss(args) => failure::from_check(loss::run(args, ui.out)),
         Command::Eval(args) => failure::from_check(eval::run(args, ui.out)),
         Command::Weights(args) => failure::from_check(weights::run(args, ui.out)),
+        Command::Network(args) => failure::from_check(network::run(args, ui.out)),
         Command::Stage(args) => stage::run(args),
     }
 }

@@ -3,7 +3,7 @@
 use dfdx::prelude::Tape;
 
 use super::Error;
-use super::backend::{After, Backend, Convolution, Map, Norm, Reduce, Running, Unit, Window};
+use super::backend::{After, Backend, Convolution, Map, Norm, Reduce, Running, Shape, Unit, Window};
 use super::tensor::{Id, Init, Kind, Tensors};
 
 /// Whose mean and variance batch normalisation takes.
@@ -49,6 +49,57 @@ pub enum Layer {
     },
     /// The branches' channels side by side.
     Branches(Vec<Vec<Layer>>),
+}
+
+impl UnitLayer {
+    /// Multiplications of a map of this shape, and the shape after them.
+    fn work(&self, shape: Shape) -> (u64, Shape) {
+        let Convolution { kernel, stride, padding, groups } = self.convolution;
+        let along = |i: usize, len: usize| (len + 2 * padding[i] - kernel[i]) / stride[i] + 1;
+        let out = Shape {
+            images: shape.images,
+            rows: along(0, shape.rows),
+            columns: along(1, shape.columns),
+            channels: self.outputs,
+        };
+        let work = out.len() * kernel[0] * kernel[1] * shape.channels / groups;
+        let out = match self.after {
+            After::ReluMaxPool => Shape { rows: out.rows / 2, columns: out.columns / 2, ..out },
+            _ => out,
+        };
+        (work as u64, out)
+    }
+}
+
+impl Layer {
+    /// Multiplications of a forward pass of a map of this shape, each with its addition, and the shape after it.
+    fn work(&self, shape: Shape) -> (u64, Shape) {
+        match self {
+            Self::Unit(unit) => unit.work(shape),
+            Self::Pool(window, _) => (0, window.out(shape)),
+            Self::Residual { units, shortcut } => {
+                let short = shortcut.as_ref().map_or(0, |unit| unit.work(shape).0);
+                units.iter().fold((short, shape), |(work, shape), unit| {
+                    let (more, shape) = unit.work(shape);
+                    (work + more, shape)
+                })
+            }
+            Self::Branches(branches) => {
+                let ways: Vec<(u64, Shape)> = branches.iter().map(|branch| work(branch, shape)).collect();
+                let channels = ways.iter().map(|(_, shape)| shape.channels).sum();
+                let out = ways.first().map_or(shape, |(_, out)| Shape { channels, ..*out });
+                (ways.iter().map(|(work, _)| work).sum(), out)
+            }
+        }
+    }
+}
+
+/// The same of layers one after another.
+pub fn work(layers: &[Layer], shape: Shape) -> (u64, Shape) {
+    layers.iter().fold((0, shape), |(work, shape), layer| {
+        let (more, shape) = layer.work(shape);
+        (work + more, shape)
+    })
 }
 
 /// New running statistics, to be put in place after the forward pass.

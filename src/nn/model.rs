@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::backend::{After, Backend, Convolution, Map, Recording, Reduce, Shape};
-use super::layers::{Builder, Layer, Names, Pass, Statistics, UnitLayer};
+use super::layers::{Builder, Layer, Names, Pass, Statistics, UnitLayer, work};
 use super::tensor::{Init, NamedTensor, Part, Tensors};
 use super::{inception, resnet};
 use crate::data::random::stream;
@@ -30,6 +30,16 @@ pub enum Backbone {
 }
 
 impl Backbone {
+    /// All of them, with the names that pipelines have for them.
+    pub const ALL: [(&'static str, Self); 6] = [
+        ("convnet4", Self::Convnet4),
+        ("resnet18", Self::Resnet18),
+        ("resnet34", Self::Resnet34),
+        ("resnet50", Self::Resnet50),
+        ("resnet101", Self::Resnet101),
+        ("bn_inception", Self::BnInception),
+    ];
+
     /// Channels that its pooled features have.
     pub fn features(self) -> usize {
         match self {
@@ -252,6 +262,20 @@ impl<B: Backend> Model<B> {
     /// The same, to change.
     pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut NamedTensor<B>> {
         self.tensors.iter_mut()
+    }
+
+    /// Multiplications of a forward pass of `images` through convolutions and linear layers, each with its addition.
+    pub fn work(&self, images: usize) -> u64 {
+        let Architecture { height, width, dim, head, .. } = self.architecture;
+        let (work, out) = work(&self.backbone, Shape { images, rows: height, columns: width, channels: COLOURS });
+        work + if head == Head::Identity { 0 } else { (images * out.channels * dim) as u64 }
+    }
+
+    /// The same of the first layer alone, below which no gradient goes.
+    pub fn first_work(&self, images: usize) -> u64 {
+        let Architecture { height, width, .. } = self.architecture;
+        let shape = Shape { images, rows: height, columns: width, channels: COLOURS };
+        work(self.backbone.get(..1).unwrap_or_default(), shape).0
     }
 
     /// `N x H x W x 3` to `N x dim` unit vectors, for a training step. Running statistics move where the batch's are used.

@@ -329,6 +329,7 @@ mod tests {
             epoch: 3,
             counters: [("network_steps".to_string(), u64::MAX), ("loss_steps".to_string(), 7)].into(),
             tensors: tensors.map(|(name, values)| (name.to_string(), values)).into(),
+            log: vec![serde_json::json!({ "epoch": 3, "mean_loss": 0.1 })],
             settings: settings(),
         }
     }

@@ -516,24 +516,28 @@ impl<'a> Padded<'a> {
 
 /// `terms x outputs` to panels of [`LANES`] outputs, each `terms x LANES`; every output times its `scale`.
 fn pack(weights: &[f32], outputs: usize, scale: Option<&[f32]>) -> Buffer {
-    let mut panels = panels_of(weights, outputs);
-    if let Some(scale) = scale {
-        let panel = panels.len() / outputs.div_ceil(LANES);
-        panels.par_chunks_mut(panel).zip(scale.par_chunks(LANES)).for_each(|(panel, scale)| {
-            for row in panel.chunks_exact_mut(LANES) {
-                row.iter_mut().zip(scale).for_each(|(weight, scale)| *weight *= scale);
-            }
-        });
-    }
+    let terms = weights.len() / outputs;
+    let mut panels = Buffer::new(terms * outputs.next_multiple_of(LANES));
+    panels.par_chunks_mut(terms * LANES).enumerate().for_each(|(panel, to)| {
+        pack_panel(weights, outputs, scale, panel, to);
+    });
     panels
+}
+
+/// One panel of [`pack`].
+pub(super) fn pack_panel(weights: &[f32], outputs: usize, scale: Option<&[f32]>, panel: usize, to: &mut [f32]) {
+    fill_panel(weights, outputs, panel, to);
+    if let Some(scale) = scale {
+        let scale = &scale[panel * LANES..];
+        for row in to.chunks_exact_mut(LANES) {
+            row.iter_mut().zip(scale).for_each(|(weight, scale)| *weight *= scale);
+        }
+    }
 }
 
 /// `rows x columns` to panels of [`LANES`] columns, a last one filled up with zeros.
 fn panels_of(matrix: &[f32], columns: usize) -> Buffer {
-    let rows = matrix.len() / columns;
-    let mut panels = Buffer::new(rows * columns.next_multiple_of(LANES));
-    panels.par_chunks_mut(rows * LANES).enumerate().for_each(|(panel, to)| fill_panel(matrix, columns, panel, to));
-    panels
+    pack(matrix, columns, None)
 }
 
 /// The same of the first `rows` rows, on one thread.
@@ -561,31 +565,46 @@ const TRANSPOSED: usize = 64;
 /// The taps of a phase, the last first, with inputs and outputs exchanged: panels of inputs, each
 /// `taps x taps x outputs x LANES`.
 fn pack_phase(geometry: &Geometry, weights: &[f32], scale: Option<&[f32]>, at: [usize; 2]) -> Buffer {
-    let Geometry { inputs, outputs, kernel, stride, .. } = *geometry;
-    let taps: Vec<usize> = (at[0]..kernel[0])
-        .step_by(stride[0])
-        .rev()
-        .flat_map(|ky| (at[1]..kernel[1]).step_by(stride[1]).rev().map(move |kx| ky * kernel[1] + kx))
-        .collect();
-    let mut panels = Buffer::new(taps.len() * outputs * inputs.next_multiple_of(LANES));
-    panels.par_chunks_mut(taps.len() * outputs * LANES).enumerate().for_each(|(panel, to)| {
-        let first = panel * LANES;
-        let lanes = LANES.min(inputs - first);
-        for (to, tap) in to.chunks_exact_mut(outputs * LANES).zip(&taps) {
-            let from = &weights[(tap * inputs + first) * outputs..][..lanes * outputs];
-            for (index, to) in to.chunks_mut(TRANSPOSED * LANES).enumerate() {
-                let start = index * TRANSPOSED;
-                for (lane, row) in from.chunks_exact(outputs).enumerate() {
-                    let scale = scale.map(|scale| &scale[start..]);
-                    let rows = to.as_chunks_mut::<LANES>().0.iter_mut().zip(&row[start..]);
-                    match scale {
-                        Some(scale) => rows.zip(scale).for_each(|((to, weight), scale)| to[lane] = weight * scale),
-                        None => rows.for_each(|(to, weight)| to[lane] = *weight),
-                    }
-                }
-                to.as_chunks_mut::<LANES>().0.iter_mut().for_each(|row| row[lanes..].fill(0.0));
-            }
-        }
+    let taps = phase_taps(geometry, at);
+    let mut panels = Buffer::new(taps.len() * geometry.outputs * geometry.inputs.next_multiple_of(LANES));
+    panels.par_chunks_mut(taps.len() * geometry.outputs * LANES).enumerate().for_each(|(panel, to)| {
+        pack_phase_panel(geometry, weights, scale, &taps, panel, to);
     });
     panels
+}
+
+/// The taps of the kernel that a phase has, the last first.
+pub(super) fn phase_taps(geometry: &Geometry, at: [usize; 2]) -> Vec<usize> {
+    let Geometry { kernel, stride, .. } = *geometry;
+    let rows = (at[0]..kernel[0]).step_by(stride[0]).rev();
+    rows.flat_map(|ky| (at[1]..kernel[1]).step_by(stride[1]).rev().map(move |kx| ky * kernel[1] + kx)).collect()
+}
+
+/// One panel of [`pack_phase`].
+pub(super) fn pack_phase_panel(
+    geometry: &Geometry,
+    weights: &[f32],
+    scale: Option<&[f32]>,
+    taps: &[usize],
+    panel: usize,
+    to: &mut [f32],
+) {
+    let Geometry { inputs, outputs, .. } = *geometry;
+    let first = panel * LANES;
+    let lanes = LANES.min(inputs - first);
+    for (to, tap) in to.chunks_exact_mut(outputs * LANES).zip(taps) {
+        let from = &weights[(tap * inputs + first) * outputs..][..lanes * outputs];
+        for (index, to) in to.chunks_mut(TRANSPOSED * LANES).enumerate() {
+            let start = index * TRANSPOSED;
+            for (lane, row) in from.chunks_exact(outputs).enumerate() {
+                let scale = scale.map(|scale| &scale[start..]);
+                let rows = to.as_chunks_mut::<LANES>().0.iter_mut().zip(&row[start..]);
+                match scale {
+                    Some(scale) => rows.zip(scale).for_each(|((to, weight), scale)| to[lane] = weight * scale),
+                    None => rows.for_each(|(to, weight)| to[lane] = *weight),
+                }
+            }
+            to.as_chunks_mut::<LANES>().0.iter_mut().for_each(|row| row[lanes..].fill(0.0));
+        }
+    }
 }

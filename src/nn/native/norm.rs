@@ -170,18 +170,23 @@ impl Normalisation {
     }
 
     /// The gradients of bias and weight: each channel's sums of `dy`, and of `dy` times the normalised value of `x`
-    /// (`pixels x C`).
-    pub fn sums(&self, x: &[f32], dy: &[f32]) -> [Vec<f64>; 2] {
+    /// (`pixels x C`). Where the result `y` of a ReLU is not positive, `dy` becomes 0 first.
+    pub fn sums(&self, x: &[f32], y: Option<&[f32]>, dy: &mut [f32]) -> [Vec<f64>; 2] {
         let (channels, stretch) = (self.scale.len(), self.stretch());
         let parts: Vec<[Vec<f32>; 2]> = dy
-            .par_chunks(stretch)
+            .par_chunks_mut(stretch)
             .zip(x.par_chunks(stretch))
-            .map(|(dy, x)| {
+            .enumerate()
+            .map(|(index, (dy, x))| {
                 let (mut plain, mut weighted) = (vec![0.0f32; channels], vec![0.0f32; channels]);
+                let y = y.map(|y| &y[index * stretch..][..dy.len()]);
                 vectorise(
                     #[inline(always)]
                     || {
-                        for (dy, x) in dy.chunks_exact(channels).zip(x.chunks_exact(channels)) {
+                        for (at, (dy, x)) in dy.chunks_exact_mut(channels).zip(x.chunks_exact(channels)).enumerate() {
+                            if let Some(y) = y {
+                                mask(&y[at * channels..][..channels], dy);
+                            }
                             add_moments(dy, x, &self.mean, &mut plain, &mut weighted);
                         }
                         weighted.iter_mut().zip(&self.inverse).for_each(|(sum, inverse)| *sum *= inverse);
@@ -196,8 +201,7 @@ impl Normalisation {
     /// Turns `dy` into the gradient of `x` (`pixels x C`), given [`Self::sums`].
     pub fn back(&self, x: &[f32], [plain, weighted]: &[Vec<f64>; 2], dy: &mut [f32]) {
         let (channels, stretch) = (self.scale.len(), self.stretch());
-        let count = (x.len() / channels) as f64;
-        let (slope, offset) = self.slopes([plain, weighted], count);
+        let (slope, offset) = self.slopes([plain, weighted], (x.len() / channels) as f64);
         dy.par_chunks_mut(stretch).zip(x.par_chunks(stretch)).for_each(|(dy, x)| {
             vectorise(
                 #[inline(always)]
@@ -206,6 +210,26 @@ impl Normalisation {
                         let pixel = dy.iter_mut().zip(x).zip(&self.scale);
                         for (((dy, x), scale), (slope, offset)) in pixel.zip(slope.iter().zip(&offset)) {
                             *dy = *dy * scale + x * slope + offset;
+                        }
+                    }
+                },
+            );
+        });
+    }
+
+    /// As [`Self::back`], leaving `dy` as it is.
+    pub fn back_from(&self, x: &[f32], [plain, weighted]: &[Vec<f64>; 2], dy: &[f32], dx: &mut [f32]) {
+        let (channels, stretch) = (self.scale.len(), self.stretch());
+        let (slope, offset) = self.slopes([plain, weighted], (x.len() / channels) as f64);
+        dx.par_chunks_mut(stretch).zip(dy.par_chunks(stretch)).zip(x.par_chunks(stretch)).for_each(|((dx, dy), x)| {
+            vectorise(
+                #[inline(always)]
+                || {
+                    let rows = dx.chunks_exact_mut(channels).zip(dy.chunks_exact(channels));
+                    for ((dx, dy), x) in rows.zip(x.chunks_exact(channels)) {
+                        let pixel = dx.iter_mut().zip(dy).zip(x).zip(&self.scale);
+                        for ((((dx, dy), x), scale), (slope, offset)) in pixel.zip(slope.iter().zip(&offset)) {
+                            *dx = dy * scale + x * slope + offset;
                         }
                     }
                 },
@@ -377,12 +401,18 @@ fn total(parts: &[[Vec<f32>; 2]], channels: usize) -> [Vec<f64>; 2] {
     })
 }
 
+/// See [`rectify`].
+#[inline(always)]
+fn mask(y: &[f32], dy: &mut [f32]) {
+    dy.iter_mut().zip(y).for_each(|(dy, y)| *dy = if *y > 0.0 { *dy } else { 0.0 });
+}
+
 /// Zeroes the gradient where the result `y` of a ReLU is not positive.
 pub(super) fn rectify(y: &[f32], dy: &mut [f32]) {
     dy.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).for_each(|(dy, y)| {
         vectorise(
             #[inline(always)]
-            || dy.iter_mut().zip(y).for_each(|(dy, y)| *dy = if *y > 0.0 { *dy } else { 0.0 }),
+            || mask(y, dy),
         );
     });
 }

@@ -52,11 +52,6 @@ fn split<T: Tape<f32, Cpu>>(
     }
 }
 
-/// Puts a gradient where it is wanted.
-fn put_if(table: &mut Table, to: &NativeMap<NoneTape>, gradient: impl FnOnce() -> Buffer) -> Result<(), CpuError> {
-    if to.traced { put(table, &to.handle, gradient()) } else { Ok(()) }
-}
-
 /// Normalised by the batch's own statistics: what a channel's mean is, is known only after the convolution.
 fn by_batch<T: Tape<f32, Cpu>>(
     native: &Native,
@@ -117,15 +112,20 @@ fn by_batch<T: Tape<f32, Cpu>>(
                 dz
             }
             _ => {
-                if after == After::Relu {
-                    rectify(&values, &mut dy);
+                let rectified = (after == After::Relu).then_some(&values[..]);
+                sums = normalisation.sums(&z, rectified, &mut dy);
+                match residual.filter(|residual| residual.traced) {
+                    Some(residual) => {
+                        let mut dz = Buffer::new(dy.len());
+                        normalisation.back_from(&z, &sums, &dy, &mut dz);
+                        put(table, &residual.handle, dy)?;
+                        dz
+                    }
+                    None => {
+                        normalisation.back(&z, &sums, &mut dy);
+                        dy
+                    }
                 }
-                if let Some(residual) = &residual {
-                    put_if(table, residual, || Buffer::copy_of(&dy))?;
-                }
-                sums = normalisation.sums(&z, &dy);
-                normalisation.back(&z, &sums, &mut dy);
-                dy
             }
         };
         drop((z, values));
@@ -250,8 +250,8 @@ fn folded<T: Tape<f32, Cpu>>(
         }
         put(table, &kernel.handle, dw)?;
         input_gradient(table, &geometry, convolution.groups, &x, &kernel, scale, &dy)?;
-        match &residual {
-            Some(residual) => put_if(table, residual, || dy),
+        match residual.filter(|residual| residual.traced) {
+            Some(residual) => put(table, &residual.handle, dy),
             None => Ok(()),
         }
     });

@@ -9,11 +9,13 @@
 //! Images are worked on in groups whose transformed values stay in the second-level cache. The groups depend on the shapes
 //! alone, and each sum is made by one thread in one order: the bits do not depend on the threads.
 
+use std::ops::Range;
+
 use pulp::Arch;
 use rayon::prelude::*;
 
 use super::buffer::{Buffer, scratch};
-use super::conv::Geometry;
+use super::conv::{Geometry, pack_panel, pack_phase_panel, phase_taps};
 use super::product::{Finish, LANES, Product, Sizes};
 use crate::simd::vectorise;
 
@@ -65,8 +67,8 @@ pub(super) fn forward<R: Send>(
     y: &mut [f32],
     each: impl Fn(&[f32]) -> R + Sync,
 ) -> Vec<R> {
-    let kernel = transform_weights(geometry, weights, scale);
-    correlate(geometry, x, &kernel, finish, y, each)
+    let taps = |panel: usize, to: &mut [f32]| pack_panel(weights, geometry.outputs, scale, panel, to);
+    correlate(geometry, x, &taps, finish, y, each)
 }
 
 /// As [`super::conv::input_gradient`].
@@ -78,22 +80,41 @@ pub(super) fn input_gradient(
     dx: &mut [f32],
     add: bool,
 ) {
-    let adjoint = geometry.adjoint();
-    let kernel = transform_weights(&adjoint, &flip(geometry, weights, scale), None);
-    correlate(&adjoint, dy, &kernel, Finish { add, ..Finish::default() }, dx, |_| ());
+    let order = phase_taps(geometry, [0, 0]);
+    let taps = |panel: usize, to: &mut [f32]| pack_phase_panel(geometry, weights, scale, &order, panel, to);
+    correlate(&geometry.adjoint(), dy, &taps, Finish { add, ..Finish::default() }, dx, |_| ());
 }
 
-/// The convolution of `x` with transformed weights.
+/// Writes a panel of the kernel, `3 x 3 x C x LANES`.
+type Taps<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
+
+/// A kernel's frequencies.
+#[derive(Clone, Copy)]
+enum Kernel<'a> {
+    /// Of all panels, each `6 x (3 C) x LANES`.
+    Made(&'a [f32]),
+    /// To be made panel by panel where they are used, for a kernel that is used once.
+    ToMake(Taps<'a>),
+}
+
+/// The convolution of `x` with a kernel.
 fn correlate<R: Send>(
     geometry: &Geometry,
     x: &[f32],
-    kernel: &[f32],
+    taps: Taps<'_>,
     finish: Finish<'_>,
     y: &mut [f32],
     each: impl Fn(&[f32]) -> R + Sync,
 ) -> Vec<R> {
     let Geometry { images, inputs, outputs, .. } = *geometry;
     let (group, pixels, panels) = (geometry.group(), geometry.pixels()[0], outputs.div_ceil(LANES));
+    let made;
+    let kernel = if images <= group {
+        Kernel::ToMake(taps)
+    } else {
+        made = transform_kernel(inputs, panels, taps);
+        Kernel::Made(&made)
+    };
     // Few groups are cut by output channels as well; each part then transforms the input for itself.
     let parts = TASKS.div_ceil(images.div_ceil(group)).min(panels);
     let share = panels.div_ceil(parts);
@@ -109,7 +130,7 @@ fn correlate<R: Send>(
                 });
                 return each(y);
             }
-            let products: Vec<(std::ops::Range<usize>, Buffer)> = (0..panels)
+            let products: Vec<(Range<usize>, Buffer)> = (0..panels)
                 .step_by(share)
                 .collect::<Vec<_>>()
                 .into_par_iter()
@@ -128,15 +149,17 @@ fn correlate<R: Send>(
         .collect()
 }
 
-/// Hands `then` the output frequencies of a group of images for some panels of outputs.
-fn multiply(geometry: &Geometry, x: &[f32], kernel: &[f32], panels: std::ops::Range<usize>, then: impl FnOnce(&[f32])) {
-    let Geometry { size: [height, _], inputs, outputs, .. } = *geometry;
+/// Hands `then` the output frequencies of a group of images for some panels of outputs, `6 x panels x positions x LANES`.
+fn multiply(geometry: &Geometry, x: &[f32], kernel: Kernel<'_>, panels: Range<usize>, then: impl FnOnce(&[f32])) {
+    let Geometry { size: [height, _], inputs, .. } = *geometry;
     let images = x.len() / (geometry.pixels()[0] * inputs);
-    let (row, pitch, all) = (images * geometry.tiles(), geometry.pitch(), outputs.div_ceil(LANES));
-    let (positions, panel) = (height * row, 3 * inputs * LANES);
-    let spectrum_len = geometry.spectrum(images);
-    scratch(spectrum_len + FREQUENCIES * positions * panels.len() * LANES, |both| {
-        let (spectrum, product) = both.split_at_mut(spectrum_len);
+    let (row, pitch) = (images * geometry.tiles(), geometry.pitch());
+    let (positions, block) = (height * row, 3 * inputs * LANES);
+    let lens = [geometry.spectrum(images), FREQUENCIES * positions * panels.len() * LANES, 3 * block, block];
+    scratch(lens.iter().sum(), |all| {
+        let (spectrum, rest) = all.split_at_mut(lens[0]);
+        let (product, rest) = rest.split_at_mut(lens[1]);
+        let (taps, made) = rest.split_at_mut(lens[2]);
         transform_input(geometry, x, spectrum);
         let sizes = Sizes {
             rows: positions,
@@ -148,15 +171,26 @@ fn multiply(geometry: &Geometry, x: &[f32], kernel: &[f32], panels: std::ops::Ra
             c_row: LANES,
             lanes: LANES,
         };
-        for (index, c) in product.chunks_exact_mut(positions * LANES).enumerate() {
-            let (frequency, at) = (index / panels.len(), panels.start + index % panels.len());
-            Arch::new().dispatch(Product {
-                sizes,
-                a: &spectrum[frequency * (height + 2) * row * pitch..][..(height + 2) * row * pitch],
-                b: &kernel[(frequency * all + at) * panel..][..panel],
-                c,
-                finish: Finish::default(),
-            });
+        for (at, panel) in panels.clone().enumerate() {
+            if let Kernel::ToMake(make) = kernel {
+                make(panel, taps);
+            }
+            for frequency in 0..FREQUENCIES {
+                let b = match kernel {
+                    Kernel::Made(kernel) => &kernel[(panel * FREQUENCIES + frequency) * block..][..block],
+                    Kernel::ToMake(_) => {
+                        transform_taps(taps, frequency, made);
+                        &*made
+                    }
+                };
+                Arch::new().dispatch(Product {
+                    sizes,
+                    a: &spectrum[frequency * (height + 2) * row * pitch..][..(height + 2) * row * pitch],
+                    b,
+                    c: &mut product[(frequency * panels.len() + at) * positions * LANES..][..positions * LANES],
+                    finish: Finish::default(),
+                });
+            }
         }
         then(product);
     });
@@ -229,47 +263,37 @@ const KERNEL: [[f32; 3]; FREQUENCIES] = [
     [0.0, 0.0, 1.0],
 ];
 
-/// `3 x 3 x C x O` weights, each output's multiplied by its `scale`, to frequencies, `6 x panels x (3 C) x LANES`: the order
-/// in which the product reads them.
-fn transform_weights(geometry: &Geometry, weights: &[f32], scale: Option<&[f32]>) -> Buffer {
-    let Geometry { inputs, outputs, .. } = *geometry;
-    let panels = outputs.div_ceil(LANES);
-    let mut kernel = Buffer::new(FREQUENCIES * 3 * inputs * panels * LANES);
-    kernel.par_chunks_mut(3 * inputs * LANES).enumerate().for_each(|(index, panel)| {
-        let (g, first) = (KERNEL[index / panels], index % panels * LANES);
-        let count = LANES.min(outputs - first);
-        for (row, out) in panel.chunks_exact_mut(LANES).enumerate() {
-            let (ky, channel) = (row / inputs, row % inputs);
-            let tap = |kx: usize| &weights[((ky * 3 + kx) * inputs + channel) * outputs + first..][..count];
-            let (used, padding) = out.split_at_mut(count);
-            padding.fill(0.0);
-            for (((out, a), b), c) in used.iter_mut().zip(tap(0)).zip(tap(1)).zip(tap(2)) {
-                *out = g[0] * a + g[1] * b + g[2] * c;
+/// The frequencies of all panels of a kernel, each `6 x (3 C) x LANES`.
+fn transform_kernel(inputs: usize, panels: usize, taps: Taps<'_>) -> Buffer {
+    let block = 3 * inputs * LANES;
+    let mut kernel = Buffer::new(panels * FREQUENCIES * block);
+    kernel.par_chunks_mut(FREQUENCIES * block).enumerate().for_each(|(panel, kernel)| {
+        scratch(3 * block, |of_panel| {
+            taps(panel, of_panel);
+            for (frequency, kernel) in kernel.chunks_exact_mut(block).enumerate() {
+                transform_taps(of_panel, frequency, kernel);
             }
-            if let Some(scale) = scale {
-                used.iter_mut().zip(&scale[first..]).for_each(|(weight, scale)| *weight *= scale);
-            }
-        }
+        });
     });
     kernel
 }
 
-/// `3 x 3 x C x O` weights, each output's multiplied by its `scale`, turned by half a turn with their channels exchanged:
-/// `3 x 3 x O x C`.
-fn flip(geometry: &Geometry, weights: &[f32], scale: Option<&[f32]>) -> Buffer {
-    let Geometry { inputs, outputs, .. } = *geometry;
-    let mut flipped = Buffer::new(weights.len());
-    flipped.par_chunks_mut(inputs * LANES).enumerate().for_each(|(index, out)| {
-        // Blocks of outputs: a column of the whole source would miss the cache at each element.
-        let rows = index * LANES..index * LANES + out.len() / inputs;
-        for (row, out) in rows.zip(out.chunks_exact_mut(inputs)) {
-            let (tap, output) = (row / outputs, row % outputs);
-            let factor = scale.map_or(1.0, |scale| scale[output]);
-            let source = weights[(8 - tap) * inputs * outputs + output..].iter().step_by(outputs);
-            out.iter_mut().zip(source).for_each(|(value, weight)| *value = factor * weight);
-        }
-    });
-    flipped
+/// One frequency, `3 x C x LANES`, of a panel's taps, `3 x 3 x C x LANES`.
+fn transform_taps(taps: &[f32], frequency: usize, out: &mut [f32]) {
+    let [a, b, c] = KERNEL[frequency];
+    let row = out.len() / 3;
+    vectorise(
+        #[inline(always)]
+        || {
+            for (out, taps) in out.chunks_exact_mut(row).zip(taps.chunks_exact(3 * row)) {
+                let (first, rest) = taps.split_at(row);
+                let (second, third) = rest.split_at(row);
+                for (((out, x), y), z) in out.iter_mut().zip(first).zip(second).zip(third) {
+                    *out = a * x + b * y + c * z;
+                }
+            }
+        },
+    );
 }
 
 /// Takes the gradients of the frequencies (`6 x panels x 3 x C x LANES`) back to `3 x 3 x C x O`.
@@ -347,13 +371,7 @@ fn to_frequencies([d0, d1, d2, d3, d4, d5]: [&[f32]; 6], [v0, v1, v2, v3, v4, v5
 
 /// Output frequencies (`6 x panels x H x G x tiles x LANES`) of some panels to images (`G x H x W x O`): Lavin and Gray's A^T,
 /// per channel.
-fn transform_output(
-    geometry: &Geometry,
-    product: &[f32],
-    panels: std::ops::Range<usize>,
-    finish: Finish<'_>,
-    y: &mut [f32],
-) {
+fn transform_output(geometry: &Geometry, product: &[f32], panels: Range<usize>, finish: Finish<'_>, y: &mut [f32]) {
     let Geometry { size: [height, width], outputs, .. } = *geometry;
     let tiles = geometry.tiles();
     let group = y.len() / (height * width * outputs);

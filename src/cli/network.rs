@@ -1,0 +1,217 @@
+//! `meanfield network`: the backbones, and how fast they are on this machine.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::bench::{product_rate, status};
+use crate::nn::{
+    Architecture, Backbone, Backend, COLOURS, Head, Kind, Model, Native, Pooling, Shape, Statistics, Training, buffer,
+};
+use crate::train::{OptimiserSpec, State, Step};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// List the backbones, or time them on the CPU.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Print every backbone with its parameters, features and operations.
+    List,
+    Bench(Bench),
+}
+
+/// Time a training step and inference of backbones on random images.
+///
+/// A step is forward, backward and AdamW over all parameters, with batch normalisation by the batch and a linear head to 64.
+/// The floor is the time of its multiplications and additions (2 an element of each product; a step has three times those of
+/// a forward pass, less the gradient of the images) at the rate of a large product measured just before. Convolutions of
+/// 3x3 need fewer than that, by Winograd's algorithm, and may go below.
+#[derive(Debug, clap::Args)]
+struct Bench {
+    /// Backbones [default: all]
+    #[arg(value_name = "BACKBONE")]
+    backbones: Vec<String>,
+    /// Images of a batch
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    batch: u16,
+    /// Rows and columns of an image
+    #[arg(long, value_name = "N", default_value_t = 224, value_parser = clap::value_parser!(u16).range(16..))]
+    size: u16,
+    /// Threads [default: one a core]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Seconds to repeat each for; at least three repetitions
+    #[arg(long, value_name = "S", default_value_t = 5.0)]
+    seconds: f64,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// What one backbone took.
+#[derive(Debug, Serialize)]
+struct Row {
+    backbone: &'static str,
+    batch: usize,
+    size: usize,
+    step_ms: Times,
+    forward_ms: Times,
+    step_floor_ms: f64,
+    forward_floor_ms: f64,
+    /// GFLOP of a forward pass, as PyTorch's users count them: two for each multiplication with its addition.
+    gflop: f64,
+    /// The most bytes of parameters, activations and gradients in a step.
+    step_bytes: usize,
+    /// The most memory that the process held, where the system tells.
+    process_bytes: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Times {
+    median: f64,
+    min: f64,
+    repetitions: usize,
+}
+
+/// Runs the command; true, since neither has a verdict.
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
+    match &args.command {
+        Command::List => list(out)?,
+        Command::Bench(args) => bench(args, out)?,
+    }
+    Ok(true)
+}
+
+fn architecture(backbone: Backbone, size: usize) -> Architecture {
+    Architecture { backbone, pooling: Pooling::Average, head: Head::Linear, dim: 64, height: size, width: size }
+}
+
+fn list(out: &mut dyn Write) -> Result<(), Error> {
+    writeln!(out, "{:<14} {:>10} {:>9} {:>16}", "backbone", "parameters", "features", "GFLOP at 224x224")?;
+    for (name, backbone) in Backbone::ALL {
+        let dim = backbone.features();
+        let model = Model::new(
+            &Native::default(),
+            Architecture { head: Head::Identity, dim, ..architecture(backbone, 224) },
+            0,
+        )?;
+        let parameters: usize = model.tensors().filter(|t| t.kind == Kind::Parameter).map(|tensor| tensor.len()).sum();
+        let gflop = 2e-9 * model.work(1) as f64;
+        writeln!(out, "{name:<14} {:>9.2}M {dim:>9} {gflop:>16.2}", parameters as f64 / 1e6)?;
+    }
+    Ok(())
+}
+
+fn bench(args: &Bench, out: &mut dyn Write) -> Result<(), Error> {
+    let wanted = match args.backbones.is_empty() {
+        true => Backbone::ALL.to_vec(),
+        false => args.backbones.iter().map(|name| named(name)).collect::<Result<_, _>>()?,
+    };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build()?;
+    let mut rows = Vec::new();
+    if !args.json {
+        let heads = ["step ms", "floor ms", "ratio", "forward ms", "floor ms", "ratio", "images/s", "MiB"];
+        writeln!(out, "{:<14} {}", "backbone", heads.map(|head| format!("{head:>10}")).join(" "))?;
+    }
+    for (name, backbone) in wanted {
+        let row = pool.install(|| time(name, backbone, args))?;
+        if !args.json {
+            let (step, forward) = (row.step_ms.median, row.forward_ms.median);
+            writeln!(
+                out,
+                "{name:<14} {step:>10.1} {:>10.1} {:>10.2} {forward:>10.1} {:>10.1} {:>10.2} {:>10.1} {:>10.0}",
+                row.step_floor_ms,
+                step / row.step_floor_ms,
+                row.forward_floor_ms,
+                forward / row.forward_floor_ms,
+                1e3 * row.batch as f64 / step,
+                row.step_bytes as f64 / f64::from(1 << 20),
+            )?;
+            out.flush()?;
+        }
+        rows.push(row);
+        buffer::release();
+    }
+    if args.json {
+        writeln!(out, "{:#}", json!({ "rows": rows }))?;
+    }
+    Ok(())
+}
+
+fn named(name: &str) -> Result<(&'static str, Backbone), Error> {
+    let found = Backbone::ALL.into_iter().find(|(known, _)| *known == name);
+    found.ok_or_else(|| {
+        let known = Backbone::ALL.map(|(known, _)| known);
+        format!("no backbone {name:?}; there are {}", known.join(", ")).into()
+    })
+}
+
+fn time(name: &'static str, backbone: Backbone, args: &Bench) -> Result<Row, Error> {
+    let (device, images, size) = (Native::default(), usize::from(args.batch), usize::from(args.size));
+    let mut model = Model::new(&device, architecture(backbone, size), 0)?;
+    let shape = Shape { images, rows: size, columns: size, channels: COLOURS };
+    let pixels: Vec<f32> = (0..shape.len()).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
+    let gradient: Vec<f32> = (0..images * 64).map(|i| (i * 31 % 17) as f32 / 1000.0).collect();
+    let rate = product_rate();
+    let optimiser = OptimiserSpec::default();
+    let mut states: Vec<State> = model.tensors().map(|_| State::default()).collect();
+    let mut count = 0;
+    buffer::start_peak();
+    let step_ms = repeat(args.seconds, || {
+        count += 1;
+        let training = Training { backbone: true, statistics: Statistics::Batch, dropout: None };
+        let embeddings = model.forward_train(&device, device.map(&pixels, shape)?, training)?;
+        let mut gradients = device.backward(embeddings, &gradient)?;
+        let step = Step { learning_rate: 1e-6, weight_decay: 1e-4, step: count, scale: 1.0, clip: f32::INFINITY };
+        for (tensor, state) in model.tensors_mut().zip(&mut states) {
+            if let Some(gradient) = device.gradient(&mut gradients, &tensor.value)? {
+                device.read(&gradient, |gradient| {
+                    device.write(&mut tensor.value, |values| optimiser.step(step, values, gradient, state))
+                })?;
+            }
+        }
+        Ok(())
+    })?;
+    let step_bytes = buffer::peak_bytes();
+    let process_bytes = status("VmHWM:");
+    let forward_ms = repeat(args.seconds, || {
+        model.forward_eval(&device, device.map(&pixels, shape)?)?;
+        Ok(())
+    })?;
+    let operations = 2.0 * model.work(images) as f64;
+    let first = 2.0 * model.first_work(images) as f64;
+    Ok(Row {
+        backbone: name,
+        batch: images,
+        size,
+        step_ms,
+        forward_ms,
+        step_floor_ms: (3.0 * operations - first) / rate * 1e3,
+        forward_floor_ms: operations / rate * 1e3,
+        gflop: operations * 1e-9,
+        step_bytes,
+        process_bytes,
+    })
+}
+
+/// The times of a few repetitions, after one that warms caches and buffers.
+fn repeat(seconds: f64, mut run: impl FnMut() -> Result<(), Error>) -> Result<Times, Error> {
+    run()?;
+    let mut times = Vec::new();
+    let start = Instant::now();
+    while times.len() < 3 || start.elapsed() < Duration::from_secs_f64(seconds) {
+        let start = Instant::now();
+        run()?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(Times { median: times[times.len() / 2], min: times[0], repetitions: times.len() })
+}
