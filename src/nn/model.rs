@@ -215,7 +215,7 @@ pub struct Dropout {
 
 impl Dropout {
     /// 0, or what makes up for the others, for each of `len` elements.
-    fn factors(self, len: usize) -> Vec<f32> {
+    pub(super) fn factors(self, len: usize) -> Vec<f32> {
         let rate = f64::from(self.per_mille) / 1000.0;
         let mut random = stream(self.seed, "dropout", self.epoch, self.step);
         let kept = (1.0 / (1.0 - rate)) as f32;
