@@ -33,13 +33,14 @@ use super::backend::{self, Backend, Grads, Map, Recording, Reduce, Running, Unit
 pub type Gpu = Portable<Cuda>;
 
 /// A device of dfdx. Clones share the device and its tables.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Portable<D: Device<f32>> {
     device: D,
     tables: Tables<D>,
 }
 
 impl<D: Device<f32>> Portable<D> {
+    /// With no tables yet.
     pub fn new(device: D) -> Self {
         Self { device, tables: Tables::default() }
     }
@@ -49,6 +50,8 @@ impl<D: Device<f32>> Portable<D> {
 type Extents = (usize, usize, usize, usize);
 /// A feature map as dfdx has it, or as many values by other four extents.
 type Block<D, T = NoneTape> = Tensor<Extents, f32, D, T>;
+/// A map whose pixels are in one row, or a [`Block`] after a reduction: `N x pixels x C`.
+type Pixels<D, T = NoneTape> = Tensor<(usize, usize, usize), f32, D, T>;
 /// A row of elements.
 type Row<D, T = NoneTape> = Tensor<(usize,), f32, D, T>;
 

@@ -6,7 +6,7 @@
 use dfdx::prelude::*;
 
 use super::windows::{Windows, gather};
-use super::{Block, Extents, Portable};
+use super::{Block, Extents, Pixels, Portable, Row};
 use crate::nn::backend::{Reduce, Window};
 
 /// Pooling of windows: `N x H x W x C` to fewer rows and columns.
@@ -55,10 +55,7 @@ pub(super) fn images<D: Device<f32>, T: Tape<f32, D>>(
 }
 
 /// The largest along the third axis; its gradient goes to the first of equals.
-fn largest<D: Device<f32>, T: Tape<f32, D>>(
-    portable: &Portable<D>,
-    x: Block<D, T>,
-) -> Result<Tensor<(usize, usize, usize), f32, D, T>, D::Err> {
+fn largest<D: Device<f32>, T: Tape<f32, D>>(portable: &Portable<D>, x: Block<D, T>) -> Result<Pixels<D, T>, D::Err> {
     let device = &portable.device;
     let shape @ (_, _, taps, channels) = *x.shape();
     let most = |values: &Block<D>| -> Result<Block<D>, D::Err> {
@@ -70,8 +67,8 @@ fn largest<D: Device<f32>, T: Tape<f32, D>>(
     drop(seen);
     // Of the winners, the one with the most taps from it to the end is the first.
     let left: Vec<f32> = (1..=taps).rev().map(|left| left as f32).collect();
-    let left: Tensor<(usize,), f32, D> = device.try_tensor_from_vec(left, (taps,))?;
-    let none: Tensor<(usize,), f32, D> = device.try_zeros_like(&(channels,))?;
+    let left: Row<D> = device.try_tensor_from_vec(left, (taps,))?;
+    let none: Row<D> = device.try_zeros_like(&(channels,))?;
     let left = winners.try_choose(
         left.try_broadcast_like::<Extents, Axes3<0, 1, 3>>(&shape)?,
         none.try_broadcast_like::<Extents, Axes3<0, 1, 2>>(&shape)?,
@@ -99,6 +96,6 @@ fn without<D: Device<f32>, T: Tape<f32, D>>(
     let shape @ (_, rows, columns, channels) = *x.shape();
     // dfdx adds up a gradient for the zeros too: those of one image are few enough to hold and many enough for a GPU's
     // threads not to wait for each other.
-    let zeros: Tensor<(usize, usize, usize), f32, D> = portable.device.try_zeros_like(&(rows, columns, channels))?;
+    let zeros: Pixels<D> = portable.device.try_zeros_like(&(rows, columns, channels))?;
     dropped.try_choose(zeros.retaped::<T>().try_broadcast_like::<_, Axis<0>>(&shape)?, x)
 }

@@ -98,7 +98,7 @@ fn agree(native: &Native, portable: &Portable<Cpu>, case: Case) -> usize {
 
 #[test]
 fn units_give_the_values_gradients_and_statistics_of_native() {
-    let (native, portable) = (Native::default(), Portable::<Cpu>::default());
+    let (native, portable) = (Native::default(), Portable::new(Cpu::default()));
     let norms = [Norms::Without, Norms::Batch, Norms::Running { learn: true }, Norms::Running { learn: false }];
     for (index, (extents, outputs, convolution)) in CONVOLUTIONS.into_iter().enumerate() {
         let bare = Case {
@@ -136,7 +136,9 @@ fn units_give_the_values_gradients_and_statistics_of_native() {
         bias: true,
         residual: false,
     };
-    norms.map(|norm| agree(&native, &portable, Case { norm, ..pooled }));
+    for norm in norms {
+        agree(&native, &portable, Case { norm, ..pooled });
+    }
 }
 
 /// Operations with one input.
@@ -178,7 +180,7 @@ impl Operation {
 
     /// Compares both backends.
     fn agrees(&self, values: &[f32], shape: Shape) {
-        let (native, portable) = (Native::default(), Portable::<Cpu>::default());
+        let (native, portable) = (Native::default(), Portable::new(Cpu::default()));
         let (out, y, dx) = operation(&native, values, shape, |x| self.run(&native, x));
         let (found_out, found_y, found_dx) = operation(&portable, values, shape, |x| self.run(&portable, x));
         assert_eq!(found_out, out, "{self:?}");
@@ -191,7 +193,9 @@ impl Operation {
 fn poolings_agree_and_the_first_of_equals_wins() {
     for shape in [[2, 7, 8, 3], [1, 6, 5, 20]].map(shape) {
         for reduce in [Reduce::Max, Reduce::Average] {
-            WINDOWS.map(|window| Operation::Pool(window, reduce).agrees(&ties(shape.len()), shape));
+            for window in WINDOWS {
+                Operation::Pool(window, reduce).agrees(&ties(shape.len()), shape);
+            }
             Operation::GlobalPool(reduce).agrees(&ties(shape.len()), shape);
         }
     }
@@ -213,7 +217,7 @@ fn other_operations_agree() {
 
 #[test]
 fn what_is_not_a_number_is_seen() {
-    let portable = Portable::<Cpu>::default();
+    let portable = Portable::new(Cpu::default());
     let shape = shape([1, 2, 2, 1]);
     let values = [f32::NAN, 1.0, f32::NEG_INFINITY, 2.0];
     let x = || portable.map(&values, shape).unwrap();
@@ -231,7 +235,7 @@ fn what_is_not_a_number_is_seen() {
 
 #[test]
 fn a_clone_is_the_same_parameter_and_keeps_its_values() {
-    let portable = Portable::<Cpu>::default();
+    let portable = Portable::new(Cpu::default());
     let mut kernel = portable.vector(&[2.0, 3.0]).unwrap();
     let clone = kernel.clone();
     portable.write(&mut kernel, |values| values[1] = 5.0);
@@ -248,19 +252,19 @@ fn a_clone_is_the_same_parameter_and_keeps_its_values() {
     portable.read(&gradient, |values| assert_eq!(values, [0.0, 0.0]));
 }
 
-/// Embeddings, moved statistics and gradients of a training step, by tensor.
+/// Embeddings, moved statistics and gradients of a training step: name, whether a gradient, values.
 fn step<B: Backend>(
     device: &B,
     architecture: Architecture,
     images: usize,
     training: Training,
-) -> Vec<(String, Vec<f32>)> {
+) -> Vec<(String, bool, Vec<f32>)> {
     let mut model = Model::new(device, architecture, 7).unwrap();
     let Architecture { height, width, dim, .. } = architecture;
     let shape = Shape { images, rows: height, columns: width, channels: 3 };
     let x = device.map(&random("pixels", shape.len()), shape).unwrap();
     let y = model.forward_train(device, x, training).unwrap();
-    let mut all = vec![("embeddings".into(), B::download(&y))];
+    let mut all = vec![("embeddings".into(), false, B::download(&y))];
     let mut gradients = device.backward(y, &random("dy", images * dim)).unwrap();
     for tensor in model.tensors() {
         let value = match tensor.kind {
@@ -268,7 +272,7 @@ fn step<B: Backend>(
             Kind::Parameter => device.gradient(&mut gradients, &tensor.value).unwrap(),
         };
         if let Some(value) = value {
-            all.push((tensor.name.clone(), device.read(&value, <[f32]>::to_vec)));
+            all.push((tensor.name.clone(), tensor.kind == Kind::Parameter, device.read(&value, <[f32]>::to_vec)));
         }
     }
     all
@@ -285,19 +289,19 @@ fn networks_take_the_same_step() {
         {
             let dropout = Some(Dropout { per_mille: 200, seed: 1, epoch: 0, step: 0 });
             let training = Training { backbone: true, statistics, dropout };
-            let found = step(&Portable::<Cpu>::default(), architecture, images, training);
+            let found = step(&Portable::new(Cpu::default()), architecture, images, training);
             let expected = step(&Native::default(), architecture, images, training);
-            let mut worst = (0.0, "");
-            for ((name, found), (expected_name, expected)) in found.iter().zip(&expected) {
+            assert_eq!(found.len(), expected.len());
+            // Not to be compared: on `Native` alone, pixels moved by 1e-7 move BN-Inception's gradients by up to a quarter
+            // when so small a batch normalises it.
+            let steep = backbone == Backbone::BnInception && statistics == Statistics::Batch;
+            for ((name, is_gradient, found), (expected_name, _, expected)) in found.iter().zip(&expected) {
                 assert_eq!(name, expected_name);
-                let error = error(found, expected, 1e-6);
-                println!("{backbone:?} {statistics:?} {name} {error}");
-                if error > worst.0 {
-                    worst = (error, name);
+                if !(steep && *is_gradient) {
+                    let error = error(found, expected, 1e-6);
+                    assert!(error <= TOLERANCE, "{backbone:?}, {statistics:?}: {name} off by {error}");
                 }
             }
-            println!("WORST {backbone:?} {statistics:?} {worst:?}");
-            assert_eq!(found.len(), expected.len());
         }
     }
     super::super::buffer::release();

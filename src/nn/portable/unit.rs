@@ -124,13 +124,16 @@ fn add_row<D: Device<f32>, T: Tape<f32, D>>(y: Matrix<D, T>, row: Option<Row<D, 
     }
 }
 
-/// Batch normalisation of the columns of `y`, and their means and (biased) variances.
+/// Columns after batch normalisation, and the means and (biased) variances that they had.
+type Normalised<D, T> = (Matrix<D, T>, [Row<D>; 2]);
+
+/// Batch normalisation of the columns of `y`.
 fn normalise<D: Device<f32>, T: Tape<f32, D>>(
     y: Matrix<D, T>,
     weight: Row<D, T>,
     shift: Row<D, T>,
     epsilon: f32,
-) -> Result<(Matrix<D, T>, [Row<D>; 2]), D::Err> {
+) -> Result<Normalised<D, T>, D::Err> {
     let shape = *y.shape();
     let mean = y.with_empty_tape().try_mean::<(usize,), Axis<0>>()?;
     let batch_mean = mean.retaped::<NoneTape>();

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use dfdx::prelude::*;
 
-use super::{Block, Portable};
+use super::{Block, Pixels, Portable};
 
 /// Windows that slide over an image; pairs are (rows, columns).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -118,11 +118,28 @@ pub(super) fn gather<D: Device<f32>, T: Tape<f32, D>>(
     let Table { numbers, outside: reaches } = portable.tables.get(&portable.device, windows)?;
     let mut pixels = x.try_reshape_like(&(images, windows.pixels(), channels))?;
     if reaches {
-        let zeros: Tensor<(usize, usize, usize), f32, D> = portable.device.try_zeros_like(&(images, 1, channels))?;
+        let zeros: Pixels<D> = portable.device.try_zeros_like(&(images, 1, channels))?;
         pixels = (pixels, zeros.try_add(outside)?).try_concat_along(Axis::<1>)?;
     }
     let (len,) = *numbers.shape();
     let numbers = numbers.try_broadcast_like::<_, Axis<0>>(&(images, len))?;
     let found = pixels.try_gather::<(usize, usize, usize), _>(numbers)?;
     found.try_reshape_like(&(images, windows.cells(), windows.taps(), channels))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_made_once_for_all_clones() {
+        let (device, tables) = (Cpu::default(), Tables::default());
+        let windows = Windows { image: [2, 2], size: [1, 2], stride: [1, 2], padding: [0, 1], count: [2, 2] };
+        let table = tables.get(&device, &windows).unwrap();
+        assert_eq!((table.numbers.as_vec(), table.outside), (vec![4, 0, 1, 4, 4, 2, 3, 4], true));
+        // What is there is what comes back.
+        let other = Table { numbers: device.tensor_from_vec(vec![7], (1,)), outside: false };
+        tables.0.lock().unwrap().insert(windows, other);
+        assert_eq!(tables.clone().get(&device, &windows).unwrap().numbers.as_vec(), [7]);
+    }
 }
