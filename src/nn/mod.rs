@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `backend` | the seam: what a device must offer |
 //! | `native` | the CPU's operations |
+//! | `portable` | the same made of dfdx's, for a GPU |
 //! | `tensor`, `layers` | named tensors; layers as data, and how they are run |
 //! | `resnet`, `inception`, `model` | the backbones, and networks as a whole |
 //! | [`weights`] | weight files of anyone |
@@ -19,8 +20,12 @@ mod model;
 mod native;
 #[cfg(test)]
 mod parity;
+#[cfg(any(test, feature = "cuda"))]
+mod portable;
 mod resnet;
 mod tensor;
+#[cfg(test)]
+mod tests;
 pub mod weights;
 
 pub use backend::{Backend, Grads, Map, Recording, Shape};
@@ -28,6 +33,8 @@ pub use layers::Statistics;
 pub use model::{Architecture, Backbone, COLOURS, Dropout, Head, Model, Pixels, Pooling, Training, embed};
 pub use native::Native;
 pub use native::buffer;
+#[cfg(feature = "cuda")]
+pub use portable::{Gpu, Portable};
 pub use tensor::{Kind, NamedTensor, Part};
 use thiserror::Error;
 

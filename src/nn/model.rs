@@ -220,7 +220,7 @@ pub struct Dropout {
 
 impl Dropout {
     /// 0, or what makes up for the others, for each of `len` elements.
-    fn factors(self, len: usize) -> Vec<f32> {
+    pub(super) fn factors(self, len: usize) -> Vec<f32> {
         let mut random = stream(self.seed, "dropout", self.epoch, self.step);
         let kept = (1.0 / (1.0 - self.rate)) as f32;
         (0..len).map(|_| if random.uniform() < self.rate { 0.0 } else { kept }).collect()

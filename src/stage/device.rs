@@ -36,8 +36,9 @@ pub(super) fn run<W: Work>(work: W) -> Result<W::Output, DeviceError> {
     }
     #[cfg(feature = "cuda")]
     {
-        let device = Gpu::open(0).map_err(|error| DeviceError::Unusable(error.to_string()))?;
-        Ok(work.on(&device))
+        let device =
+            dfdx::tensor::Cuda::try_build(0, 0).map_err(|error| DeviceError::Unusable(format!("{error:?}")))?;
+        Ok(work.on(&Gpu::new(device)))
     }
     #[cfg(not(feature = "cuda"))]
     Err(DeviceError::WithoutCuda)
