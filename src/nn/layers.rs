@@ -43,9 +43,39 @@ pub enum Layer {
     Unit(UnitLayer),
     Pool(Window, Reduce),
     /// The last unit adds the shortcut (the input itself if there is none) before its ReLU.
-    Residual { units: Vec<UnitLayer>, shortcut: Option<UnitLayer> },
+    Residual {
+        units: Vec<UnitLayer>,
+        shortcut: Option<UnitLayer>,
+    },
     /// The branches' channels side by side.
     Branches(Vec<Vec<Layer>>),
+    /// Pixels as tokens after a class token, with positions.
+    Tokens {
+        class: Id,
+        positions: Id,
+    },
+    Norm(LayerNorm),
+    Transformer(Transformer),
+}
+
+/// Layer normalisation.
+#[derive(Debug, Clone)]
+pub struct LayerNorm {
+    weight: Id,
+    bias: Id,
+    epsilon: f32,
+}
+
+/// A block of a transformer that normalises first: `x + attention(norm(x))`, then `x + MLP(norm(x))`.
+#[derive(Debug, Clone)]
+pub struct Transformer {
+    pub norms: [LayerNorm; 2],
+    /// To queries, keys and values.
+    pub qkv: UnitLayer,
+    pub projection: UnitLayer,
+    pub heads: usize,
+    /// The two layers around the GELU.
+    pub mlp: [UnitLayer; 2],
 }
 
 /// New running statistics, to be put in place after the forward pass.
@@ -91,9 +121,30 @@ impl<B: Backend> Pass<'_, B> {
                     }
                     self.device.concat(outputs)?
                 }
+                Layer::Tokens { class, positions } => {
+                    self.device.tokens(x, self.tensors.get(*class), self.tensors.get(*positions))?
+                }
+                Layer::Norm(norm) => self.layer_norm(norm, x)?,
+                Layer::Transformer(block) => self.transformer(block, x)?,
             };
         }
         Ok(x)
+    }
+
+    fn layer_norm<T: Tape<f32, B::Device>>(&self, norm: &LayerNorm, x: Map<B, T>) -> Result<Map<B, T>, Error> {
+        let LayerNorm { weight, bias, epsilon } = *norm;
+        self.device.layer_norm(x, self.tensors.get(weight), self.tensors.get(bias), epsilon)
+    }
+
+    fn transformer<T: Tape<f32, B::Device>>(&mut self, block: &Transformer, x: Map<B, T>) -> Result<Map<B, T>, Error> {
+        let way = self.layer_norm(&block.norms[0], B::again(&x))?;
+        let way = self.unit(&block.qkv, way, None)?;
+        let way = self.device.attention(way, block.heads)?;
+        let x = self.unit(&block.projection, way, Some(x))?;
+        let way = self.layer_norm(&block.norms[1], B::again(&x))?;
+        let way = self.unit(&block.mlp[0], way, None)?;
+        let way = self.device.gelu(way)?;
+        self.unit(&block.mlp[1], way, Some(x))
     }
 
     /// Runs one unit.
@@ -184,8 +235,7 @@ impl<'a, B: Backend> Builder<'a, B> {
         let default = Init::Uniform { fan_in: inputs * rows * columns };
         let init = self.init.unwrap_or(default);
         let Names { conv, norm, bias } = names;
-        let kernel =
-            self.tensor(format!("{conv}.weight"), &[outputs, inputs, rows, columns], Kind::Parameter, init)?;
+        let kernel = self.tensor(format!("{conv}.weight"), &[outputs, inputs, rows, columns], Kind::Parameter, init)?;
         let bias = match bias {
             true => Some(self.tensor(format!("{conv}.bias"), &[outputs], Kind::Parameter, default)?),
             false => None,
@@ -207,6 +257,14 @@ impl<'a, B: Backend> Builder<'a, B> {
             None => None,
         };
         Ok(UnitLayer { convolution, kernel, bias, outputs, norm, after })
+    }
+
+    /// A layer normalisation.
+    pub fn layer_norm(&mut self, name: &str, channels: usize, epsilon: f32) -> Result<LayerNorm, Error> {
+        let mut vector = |part: &str, value| {
+            self.tensor(format!("{name}.{part}"), &[channels], Kind::Parameter, Init::Constant(value))
+        };
+        Ok(LayerNorm { weight: vector("weight", 1.0)?, bias: vector("bias", 0.0)?, epsilon })
     }
 
     /// A linear layer: a convolution of single pixels, its weight `outputs x inputs` in files.

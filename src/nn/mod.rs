@@ -5,7 +5,7 @@
 //! | `backend` | the seam: what a device must offer |
 //! | `native` | the CPU's operations |
 //! | `tensor`, `layers` | named tensors; layers as data, and how they are run |
-//! | `resnet`, `inception`, `model` | the backbones, and networks as a whole |
+//! | `resnet`, `inception`, `vit`, `model` | the backbones, and networks as a whole |
 //!
 //! Activations are `N x H x W x C`. Weight files have the names and layouts of PyTorch.
 
@@ -18,6 +18,7 @@ mod native;
 mod parity;
 mod resnet;
 mod tensor;
+mod vit;
 
 pub use backend::{Backend, Grads, Map, Recording, Shape};
 pub use layers::Statistics;
