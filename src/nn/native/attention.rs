@@ -12,8 +12,7 @@ use rayon::prelude::*;
 
 use super::buffer::{Buffer, scratch};
 use super::product::{Finish, LANES, Product, ROWS, Sizes};
-use crate::loss::real::dot;
-use crate::loss::rows::{exponentials, largest};
+use crate::loss::real::Real;
 use crate::simd::vectorise;
 
 /// Queries of one block, at most: forward few, since a block is a task; backward as many as leave their scores in the
@@ -51,9 +50,9 @@ impl Heads {
 
     /// Elements between the scores of one query and those of the next.
     fn pitch(self) -> usize {
-        let pitch = self.tokens.next_multiple_of(16);
+        let pitch = self.tokens.next_multiple_of(LANES);
         // Rows at a distance of whole pages compete for the same few cache lines.
-        if pitch.is_multiple_of(1024) { pitch + 16 } else { pitch }
+        if pitch.is_multiple_of(1024) { pitch + LANES } else { pitch }
     }
 
     /// Elements of the packed right side of a product of which the result has a column for each token.
@@ -115,25 +114,57 @@ pub(super) fn forward(heads: Heads, x: &[f32]) -> Buffer {
 /// Writes the probabilities of all tokens for each of some queries to `scores` (rows at `pitch`, zeros after the last token).
 fn probabilities(heads: Heads, queries: &[f32], keys: &[f32], scores: &mut [f32]) {
     let (pitch, tokens) = (heads.pitch(), heads.tokens);
-    let shape = [scores.len() / pitch, heads.size, tokens];
+    // Whole panels, which the product writes faster than a part of one.
+    let shape = [scores.len() / pitch, heads.size, tokens.next_multiple_of(LANES)];
     multiply(shape, queries, [heads.row(), 1], keys, scores, pitch, false);
+    let whole = tokens.next_multiple_of(LANES);
     vectorise(
         #[inline(always)]
         || {
             for row in scores.chunks_exact_mut(pitch) {
                 // Whole vectors are faster than a rest, and the exponential of this is 0.
                 row[tokens..].fill(f32::NEG_INFINITY);
-                let most = largest(
-                    row,
-                    f32::NEG_INFINITY,
-                    #[inline(always)]
-                    |x| x,
-                );
-                let share = 1.0 / exponentials(row, most);
-                row.iter_mut().for_each(|x| *x *= share);
+                softmax(&mut row[..whole]);
             }
         },
     );
+}
+
+/// Sums and largest values that are kept side by side.
+const SIDE: usize = 16;
+
+/// Replaces a row, of whole vectors, by its softmax. What is not a number makes all of it so.
+#[inline(always)]
+fn softmax(row: &mut [f32]) {
+    let mut most = [f32::NEG_INFINITY; SIDE];
+    for chunk in row.as_chunks::<SIDE>().0 {
+        for lane in 0..SIDE {
+            most[lane] = if chunk[lane] > most[lane] { chunk[lane] } else { most[lane] };
+        }
+    }
+    let most = fold(most, |a, b| if b > a { b } else { a });
+    let mut sums = [0.0; SIDE];
+    for chunk in row.as_chunks_mut::<SIDE>().0 {
+        for lane in 0..SIDE {
+            chunk[lane] = Real::exp(chunk[lane] - most);
+            sums[lane] += chunk[lane];
+        }
+    }
+    let share = 1.0 / fold(sums, |a, b| a + b);
+    row.iter_mut().for_each(|x| *x *= share);
+}
+
+/// Halves until one is left: a short chain of operations, unlike one after another.
+#[inline(always)]
+fn fold(mut lanes: [f32; SIDE], both: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut left = SIDE / 2;
+    while left > 0 {
+        for lane in 0..left {
+            lanes[lane] = both(lanes[lane], lanes[lane + left]);
+        }
+        left /= 2;
+    }
+    lanes[0]
 }
 
 /// The gradient of `x` from that of the result.
@@ -194,7 +225,7 @@ fn head_backward(heads: Heads, head: usize, x: &[f32], dy: &[f32], dx: &mut [f32
             pack(dy, channels, [count, size], 1.0, gradients);
             probabilities(heads, own, keys, scores);
             multiply([tokens, count, size], scores, [1, pitch], gradients, &mut dx[2 * size..], PARTS * size, add);
-            multiply([count, size, tokens], dy, [channels, 1], values, slopes, pitch, false);
+            multiply([count, size, tokens.next_multiple_of(LANES)], dy, [channels, 1], values, slopes, pitch, false);
             back_to_scores(scores, slopes, pitch, tokens);
             let to = &mut dx[first * PARTS * size..];
             multiply([count, tokens, size], slopes, [pitch, 1], flat_keys, to, PARTS * size, false);
@@ -205,13 +236,23 @@ fn head_backward(heads: Heads, head: usize, x: &[f32], dy: &[f32], dx: &mut [f32
 
 /// Turns the gradients of the probabilities into those of the scores.
 fn back_to_scores(probabilities: &[f32], slopes: &mut [f32], pitch: usize, tokens: usize) {
+    // After the last token both are 0.
+    let whole = tokens.next_multiple_of(LANES);
     vectorise(
         #[inline(always)]
         || {
             for (slopes, row) in slopes.chunks_exact_mut(pitch).zip(probabilities.chunks_exact(pitch)) {
-                slopes[tokens..].fill(0.0);
-                let mean = dot(slopes, row);
-                slopes.iter_mut().zip(row).for_each(|(slope, p)| *slope = p * (*slope - mean));
+                let (slopes, row) = (slopes[..whole].as_chunks_mut::<SIDE>().0, row[..whole].as_chunks::<SIDE>().0);
+                let mut sums = [0.0; SIDE];
+                for (slopes, row) in slopes.iter().zip(row) {
+                    for lane in 0..SIDE {
+                        sums[lane] += slopes[lane] * row[lane];
+                    }
+                }
+                let mean = fold(sums, |a, b| a + b);
+                for (slopes, row) in slopes.iter_mut().zip(row) {
+                    slopes.iter_mut().zip(row).for_each(|(slope, p)| *slope = p * (*slope - mean));
+                }
             }
         },
     );
