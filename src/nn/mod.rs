@@ -16,8 +16,12 @@ mod model;
 mod native;
 #[cfg(test)]
 mod parity;
+#[cfg(test)]
+mod portable_vit;
 mod resnet;
 mod tensor;
+#[cfg(test)]
+mod transformer_tests;
 mod vit;
 
 pub use backend::{Backend, Grads, Map, Recording, Shape};

@@ -1,0 +1,82 @@
+//! The operations of a transformer in dfdx's own: a second implementation, for other devices and to check the CPU's against.
+//!
+//! Maps are matrices here, `(images * pixels) x channels`.
+
+use std::ops::Range;
+
+use dfdx::prelude::*;
+
+/// `(images * pixels) x channels`.
+pub(super) type Matrix<D, T = NoneTape> = Tensor<(usize, usize), f32, D, T>;
+/// A parameter.
+pub(super) type Flat<D> = Tensor<(usize,), f32, D>;
+
+/// See [`Backend::layer_norm`](super::Backend::layer_norm).
+pub(super) fn layer_norm<D: Device<f32>, T: Tape<f32, D>>(
+    x: Matrix<D, T>,
+    weight: &Flat<D>,
+    bias: &Flat<D>,
+    epsilon: f32,
+) -> Result<Matrix<D, T>, D::Err> {
+    let shape = *x.shape();
+    let scale = weight.retaped::<T>().try_broadcast_like::<_, Axis<0>>(&shape)?;
+    let shift = bias.retaped::<T>().try_broadcast_like::<_, Axis<0>>(&shape)?;
+    x.try_normalize::<Axis<1>>(epsilon)?.try_mul(scale)?.try_add(shift)
+}
+
+/// See [`Backend::gelu`](super::Backend::gelu).
+pub(super) fn gelu<D: Device<f32>, T: Tape<f32, D>>(x: Matrix<D, T>) -> Result<Matrix<D, T>, D::Err> {
+    x.try_accurate_gelu()
+}
+
+/// See [`Backend::attention`](super::Backend::attention).
+pub(super) fn attention<D: Device<f32>, T: Tape<f32, D>>(
+    x: Matrix<D, T>,
+    images: usize,
+    heads: usize,
+) -> Result<Matrix<D, T>, D::Err> {
+    let (rows, columns) = *x.shape();
+    let (tokens, size) = (rows / images, columns / 3 / heads);
+    // Queries, keys and values of every head as matrices of their own: N x 3 heads x T x d.
+    let x = x.try_reshape_like(&(images, tokens, 3 * heads, size))?;
+    let x = x.try_permute::<(usize, usize, usize, usize), Axes4<0, 2, 1, 3>>()?;
+    let part = |x: Tensor<(usize, usize, usize, usize), f32, D, T>, part: usize| {
+        x.try_slice((0..images, part * heads..(part + 1) * heads, 0..tokens, 0..size))?
+            .try_reshape_like(&(images, heads, tokens, size))
+    };
+    let keys = part(x.retaped::<T>(), 1)?.try_permute::<(usize, usize, usize, usize), Axes4<0, 1, 3, 2>>()?;
+    let values = part(x.retaped::<T>(), 2)?;
+    let scores = part(x, 0)?.try_mul(1.0 / (size as f32).sqrt())?.try_matmul(keys)?;
+    let y = scores.try_softmax::<Axis<3>>()?.try_matmul(values)?;
+    y.try_permute::<(usize, usize, usize, usize), Axes4<0, 2, 1, 3>>()?.try_reshape_like(&(rows, heads * size))
+}
+
+/// See [`Backend::tokens`](super::Backend::tokens).
+pub(super) fn tokens<D: Device<f32>, T: Tape<f32, D>>(
+    x: Matrix<D, T>,
+    images: usize,
+    class: &Flat<D>,
+    positions: &Flat<D>,
+) -> Result<Matrix<D, T>, D::Err> {
+    let (rows, channels) = *x.shape();
+    let tokens = rows / images + 1;
+    let shape = (images, tokens, channels);
+    let class = class.retaped::<T>().try_broadcast_like::<_, Axes2<0, 1>>(&(images, 1, channels))?;
+    let x = x.try_reshape_like(&(images, tokens - 1, channels))?;
+    let positions = positions.retaped::<T>().try_reshape_like(&(tokens, channels))?;
+    let x = (class, x).try_concat_along(Axis::<1>)?.try_reshape_like(&shape)?;
+    x.try_add(positions.try_broadcast_like::<_, Axis<0>>(&shape)?)?.try_reshape_like(&(images * tokens, channels))
+}
+
+/// See [`Backend::pixels`](super::Backend::pixels).
+pub(super) fn pixels<D: Device<f32>, T: Tape<f32, D>>(
+    x: Matrix<D, T>,
+    images: usize,
+    range: Range<usize>,
+) -> Result<Matrix<D, T>, D::Err> {
+    let (rows, channels) = *x.shape();
+    let count = range.len();
+    x.try_reshape_like(&(images, rows / images, channels))?
+        .try_slice((0..images, range, 0..channels))?
+        .try_reshape_like(&(images * count, channels))
+}
