@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::bench::{product_rate, status};
 use crate::nn::{
-    Architecture, Backbone, Backend, COLOURS, Head, Kind, Model, Native, Pooling, Shape, Statistics, Training, buffer,
+    Architecture, Backbone, Backend, COLOURS, Head, Kind, Model, Native, Shape, Statistics, Training, buffer,
 };
 use crate::train::{OptimiserSpec, State, Step};
 
@@ -91,7 +91,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
 }
 
 fn architecture(backbone: Backbone, size: usize) -> Architecture {
-    Architecture { backbone, pooling: Pooling::Average, head: Head::Linear, dim: 64, height: size, width: size }
+    Architecture { backbone, pooling: None, head: Head::Linear, dim: 64, height: size, width: size }
 }
 
 fn list(out: &mut dyn Write) -> Result<(), Error> {

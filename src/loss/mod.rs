@@ -35,7 +35,7 @@ pub mod proxy_anchor;
 pub mod proxy_nca;
 pub mod real;
 pub mod registry;
-mod rows;
+pub(crate) mod rows;
 mod smooth;
 pub mod snr_contrastive;
 pub mod soft_triple;

@@ -4,6 +4,8 @@
 //! the tape: an operation takes feature maps with a tape and returns one. With dfdx's empty tape, [`NoneTape`], nothing is
 //! kept for a backward pass.
 
+use std::ops::Range;
+
 use dfdx::prelude::{Device, Gradients, NoneTape, OwnedTape, Tape};
 
 use super::Error;
@@ -200,6 +202,36 @@ pub trait Backend: Clone + std::fmt::Debug + Sized + 'static {
 
     /// Each pixel's channels divided by their length, or by 1e-12 if that is larger, as PyTorch's `normalize`.
     fn l2_normalise<T: Tape<f32, Self::Device>>(&self, x: Map<Self, T>) -> Result<Map<Self, T>, Error>;
+
+    /// Each pixel's channels less their mean, divided by the root of their variance plus `epsilon`, times `weight` plus `bias`,
+    /// which have an element for each channel (Ba, Kiros and Hinton 2016).
+    fn layer_norm<T: Tape<f32, Self::Device>>(
+        &self,
+        x: Map<Self, T>,
+        weight: &Self::Vector,
+        bias: &Self::Vector,
+        epsilon: f32,
+    ) -> Result<Map<Self, T>, Error>;
+
+    /// The Gaussian error linear unit in its exact form, `x / 2 (1 + erf(x / sqrt(2)))` (Hendrycks and Gimpel 2016).
+    fn gelu<T: Tape<f32, Self::Device>>(&self, x: Map<Self, T>) -> Result<Map<Self, T>, Error>;
+
+    /// Attention among each image's pixels, the `T` tokens (Vaswani et al. 2017): `N x 1 x T x 3C` to `N x 1 x T x C`. The
+    /// channels are queries, keys and values, each with its heads side by side; of each head, with `d = C / heads`,
+    /// `softmax(Q K' / sqrt(d)) V`.
+    fn attention<T: Tape<f32, Self::Device>>(&self, x: Map<Self, T>, heads: usize) -> Result<Map<Self, T>, Error>;
+
+    /// Each image's pixels as tokens after a first one, `class` (`C`), all with their `positions` (`(1 + H W) x C`) added:
+    /// `N x H x W x C` to `N x 1 x (1 + H W) x C`.
+    fn tokens<T: Tape<f32, Self::Device>>(
+        &self,
+        x: Map<Self, T>,
+        class: &Self::Vector,
+        positions: &Self::Vector,
+    ) -> Result<Map<Self, T>, Error>;
+
+    /// A stretch of each image's pixels, in the order of memory: `N x 1 x range.len() x C`.
+    fn pixels<T: Tape<f32, Self::Device>>(&self, x: Map<Self, T>, range: Range<usize>) -> Result<Map<Self, T>, Error>;
 
     /// Takes a known gradient of `x` back to the parameters: that of the scalar `sum(x * gradient)`, in which `gradient` is
     /// constant.

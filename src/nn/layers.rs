@@ -49,6 +49,33 @@ pub enum Layer {
     },
     /// The branches' channels side by side.
     Branches(Vec<Vec<Layer>>),
+    /// Pixels as tokens after a class token, with positions.
+    Tokens {
+        class: Id,
+        positions: Id,
+    },
+    Norm(LayerNorm),
+    Transformer(Transformer),
+}
+
+/// Layer normalisation.
+#[derive(Debug, Clone)]
+pub struct LayerNorm {
+    weight: Id,
+    bias: Id,
+    epsilon: f32,
+}
+
+/// A block of a transformer that normalises first: `x + attention(norm(x))`, then `x + MLP(norm(x))`.
+#[derive(Debug, Clone)]
+pub struct Transformer {
+    pub norms: [LayerNorm; 2],
+    /// To queries, keys and values.
+    pub qkv: UnitLayer,
+    pub projection: UnitLayer,
+    pub heads: usize,
+    /// The two layers around the GELU.
+    pub mlp: [UnitLayer; 2],
 }
 
 impl UnitLayer {
@@ -89,6 +116,16 @@ impl Layer {
                 let channels = ways.iter().map(|(_, shape)| shape.channels).sum();
                 let out = ways.first().map_or(shape, |(_, out)| Shape { channels, ..*out });
                 (ways.iter().map(|(work, _)| work).sum(), out)
+            }
+            Self::Tokens { .. } => (0, Shape { rows: 1, columns: 1 + shape.rows * shape.columns, ..shape }),
+            Self::Norm(_) => (0, shape),
+            Self::Transformer(Transformer { qkv, projection, mlp, .. }) => {
+                // Scores and their products with the values: two products of tokens, tokens and channels.
+                let attention = 2 * (shape.len() * shape.columns * shape.rows) as u64;
+                let linear =
+                    [(qkv, shape), (projection, shape), (&mlp[0], shape)].map(|(unit, shape)| unit.work(shape).0);
+                let back = mlp[1].work(mlp[0].work(shape).1).0;
+                (attention + linear.iter().sum::<u64>() + back, shape)
             }
         }
     }
@@ -145,9 +182,30 @@ impl<B: Backend> Pass<'_, B> {
                     }
                     self.device.concat(outputs)?
                 }
+                Layer::Tokens { class, positions } => {
+                    self.device.tokens(x, self.tensors.get(*class), self.tensors.get(*positions))?
+                }
+                Layer::Norm(norm) => self.layer_norm(norm, x)?,
+                Layer::Transformer(block) => self.transformer(block, x)?,
             };
         }
         Ok(x)
+    }
+
+    fn layer_norm<T: Tape<f32, B::Device>>(&self, norm: &LayerNorm, x: Map<B, T>) -> Result<Map<B, T>, Error> {
+        let LayerNorm { weight, bias, epsilon } = *norm;
+        self.device.layer_norm(x, self.tensors.get(weight), self.tensors.get(bias), epsilon)
+    }
+
+    fn transformer<T: Tape<f32, B::Device>>(&mut self, block: &Transformer, x: Map<B, T>) -> Result<Map<B, T>, Error> {
+        let way = self.layer_norm(&block.norms[0], B::again(&x))?;
+        let way = self.unit(&block.qkv, way, None)?;
+        let way = self.device.attention(way, block.heads)?;
+        let x = self.unit(&block.projection, way, Some(x))?;
+        let way = self.layer_norm(&block.norms[1], B::again(&x))?;
+        let way = self.unit(&block.mlp[0], way, None)?;
+        let way = self.device.gelu(way)?;
+        self.unit(&block.mlp[1], way, Some(x))
     }
 
     /// Runs one unit.
@@ -260,6 +318,14 @@ impl<'a, B: Backend> Builder<'a, B> {
             None => None,
         };
         Ok(UnitLayer { convolution, kernel, bias, outputs, norm, after })
+    }
+
+    /// A layer normalisation.
+    pub fn layer_norm(&mut self, name: &str, channels: usize, epsilon: f32) -> Result<LayerNorm, Error> {
+        let mut vector = |part: &str, value| {
+            self.tensor(format!("{name}.{part}"), &[channels], Kind::Parameter, Init::Constant(value))
+        };
+        Ok(LayerNorm { weight: vector("weight", 1.0)?, bias: vector("bias", 0.0)?, epsilon })
     }
 
     /// A linear layer: a convolution of single pixels, its weight `outputs x inputs` in files.

@@ -6,7 +6,7 @@
 //! | `native` | the CPU's operations |
 //! | `portable` | the same made of dfdx's, for a GPU |
 //! | `tensor`, `layers` | named tensors; layers as data, and how they are run |
-//! | `resnet`, `inception`, `model` | the backbones, and networks as a whole |
+//! | `resnet`, `inception`, `vit`, `model` | the backbones, and networks as a whole |
 //! | [`weights`] | weight files of anyone |
 //! | `description` | weight files that say what network they are of, and pretrained weights |
 //!
@@ -26,6 +26,9 @@ mod resnet;
 mod tensor;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod transformer_tests;
+mod vit;
 pub mod weights;
 
 pub use backend::{Backend, Grads, Map, Recording, Shape};

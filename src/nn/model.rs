@@ -7,7 +7,7 @@ use super::Error;
 use super::backend::{After, Backend, Convolution, Map, Recording, Reduce, Shape};
 use super::layers::{Builder, Layer, Names, Pass, Statistics, UnitLayer, work};
 use super::tensor::{Init, NamedTensor, Part, Tensors};
-use super::{inception, resnet};
+use super::{inception, resnet, vit};
 use crate::data::random::stream;
 
 /// A network's trunk.
@@ -27,17 +27,21 @@ pub enum Backbone {
     Resnet101,
     /// BN-Inception, 10.3 million parameters.
     BnInception,
+    /// ViT-S/16, 21.7 million parameters at 224x224. Images of any multiple of 16 pixels; positions are learned for one size.
+    #[serde(rename = "vit_small_16")]
+    VitSmall16,
 }
 
 impl Backbone {
     /// All of them, with the names that pipelines have for them.
-    pub const ALL: [(&'static str, Self); 6] = [
+    pub const ALL: [(&'static str, Self); 7] = [
         ("convnet4", Self::Convnet4),
         ("resnet18", Self::Resnet18),
         ("resnet34", Self::Resnet34),
         ("resnet50", Self::Resnet50),
         ("resnet101", Self::Resnet101),
         ("bn_inception", Self::BnInception),
+        ("vit_small_16", Self::VitSmall16),
     ];
 
     /// Channels that its pooled features have.
@@ -45,6 +49,7 @@ impl Backbone {
         match self {
             Self::Convnet4 => 128,
             Self::BnInception => inception::FEATURES,
+            Self::VitSmall16 => vit::FEATURES,
             _ => self.residual().features(),
         }
     }
@@ -63,15 +68,27 @@ impl Backbone {
     /// Rows and columns that an image must have at least.
     fn smallest(self) -> usize {
         match self {
-            Self::Convnet4 => 16,
+            Self::Convnet4 | Self::VitSmall16 => 16,
             _ => 32,
         }
+    }
+
+    /// Rows and columns of an image must be multiples of it.
+    fn patch(self) -> usize {
+        if self == Self::VitSmall16 { vit::PATCH } else { 1 }
+    }
+
+    /// The pooling that its makers use.
+    fn pooling(self) -> Pooling {
+        if self == Self::VitSmall16 { Pooling::Token } else { Pooling::Average }
     }
 
     /// How its first layer sees pixels.
     pub fn pixels(self) -> Pixels {
         match self {
-            Self::Convnet4 => Pixels { reversed: false, white: 1.0, mean: [0.5; 3], deviation: [0.5; 3] },
+            Self::Convnet4 | Self::VitSmall16 => {
+                Pixels { reversed: false, white: 1.0, mean: [0.5; 3], deviation: [0.5; 3] }
+            }
             Self::BnInception => {
                 Pixels { reversed: true, white: 255.0, mean: [104.0, 117.0, 128.0], deviation: [1.0; 3] }
             }
@@ -79,10 +96,11 @@ impl Backbone {
         }
     }
 
-    fn build<B: Backend>(self, builder: &mut Builder<'_, B>) -> Result<Vec<Layer>, Error> {
+    fn build<B: Backend>(self, builder: &mut Builder<'_, B>, size: [usize; 2]) -> Result<Vec<Layer>, Error> {
         match self {
             Self::Convnet4 => convnet4(builder),
             Self::BnInception => inception::build(builder),
+            Self::VitSmall16 => vit::build(builder, size),
             _ => resnet::build(builder, self.residual()),
         }
     }
@@ -132,17 +150,18 @@ impl Pixels {
     }
 }
 
-/// How a backbone's map becomes one vector an image.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// How a backbone's map becomes one vector an image. Of a transformer, pixels are the tokens of the patches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
     /// The mean over the pixels.
-    #[default]
     Average,
     /// The largest over the pixels.
     Max,
     /// Both, added: the head of the Proxy-Anchor code and of what follows it.
     AverageMax,
+    /// The class token of a transformer.
+    Token,
 }
 
 /// What makes an embedding of pooled features.
@@ -164,8 +183,9 @@ pub enum Head {
 #[serde(deny_unknown_fields)]
 pub struct Architecture {
     pub backbone: Backbone,
+    /// None: the class token of a transformer, the average of any other backbone.
     #[serde(default)]
-    pub pooling: Pooling,
+    pub pooling: Option<Pooling>,
     #[serde(default)]
     pub head: Head,
     /// Length of an embedding.
@@ -177,6 +197,11 @@ pub struct Architecture {
 }
 
 impl Architecture {
+    /// How its map is pooled.
+    pub fn pooling(&self) -> Pooling {
+        self.pooling.unwrap_or(self.backbone.pooling())
+    }
+
     /// What no network can be.
     fn check(&self) -> Result<(), Error> {
         let Self { backbone, head, dim, height, width, .. } = *self;
@@ -188,10 +213,19 @@ impl Architecture {
             let features = backbone.features();
             return wrong("dim", format!("without a linear head it is the {features} features of the backbone"));
         }
-        let smallest = backbone.smallest();
+        if self.pooling() == Pooling::Token && backbone.pooling() != Pooling::Token {
+            return wrong(
+                "pooling",
+                "this backbone has no class token; it pools by average, max or average_max".into(),
+            );
+        }
+        let (smallest, patch) = (backbone.smallest(), backbone.patch());
         for (field, size) in [("height", height), ("width", width)] {
             if size < smallest {
                 return wrong(field, format!("{size} pixels are too few for this backbone; at least {smallest}"));
+            }
+            if !size.is_multiple_of(patch) {
+                return wrong(field, format!("{size} pixels are not whole patches of {patch}"));
             }
         }
         Ok(())
@@ -242,7 +276,7 @@ impl<B: Backend> Model<B> {
     pub fn new(device: &B, architecture: Architecture, seed: u64) -> Result<Self, Error> {
         architecture.check()?;
         let mut builder = Builder::new(device, seed);
-        let backbone = architecture.backbone.build(&mut builder)?;
+        let backbone = architecture.backbone.build(&mut builder, [architecture.height, architecture.width])?;
         builder.tensors.part = Part::Head;
         let features = architecture.backbone.features();
         let init = match architecture.head {
@@ -314,9 +348,14 @@ impl<B: Backend> Model<B> {
         pass: &mut Pass<'_, B>,
         x: Map<B, T>,
     ) -> Result<Map<B, T>, Error> {
-        let map = pass.run(&self.backbone, x)?;
-        let device = pass.device;
-        match self.architecture.pooling {
+        let mut map = pass.run(&self.backbone, x)?;
+        let (device, pooling) = (pass.device, self.architecture.pooling());
+        let Shape { rows, columns, .. } = B::shape(&map);
+        if self.architecture.backbone.pooling() == Pooling::Token && pooling != Pooling::Token {
+            map = device.pixels(map, 1..rows * columns)?;
+        }
+        match pooling {
+            Pooling::Token => device.pixels(map, 0..1),
             Pooling::Average => device.global_pool(map, Reduce::Average),
             Pooling::Max => device.global_pool(map, Reduce::Max),
             Pooling::AverageMax => {

@@ -1,11 +1,11 @@
-//! Backbones against PyTorch's: `tests/data/backbones.json`, made by `tests/data/backbones.py`.
+//! Backbones against PyTorch's: `backbones.json` and `vit.json` under `tests/data`, made by the scripts beside them.
 
 use dfdx::prelude::NoneTape;
 use serde::Deserialize;
 
 use super::backend::{Backend, Map, Shape};
 use super::layers::{Pass, Statistics};
-use super::{Architecture, Backbone, Head, Kind, Model, Native, Pooling, buffer};
+use super::{Architecture, Backbone, Head, Kind, Model, Native, buffer};
 
 #[derive(Deserialize)]
 struct File {
@@ -28,11 +28,33 @@ struct Case {
     train_mode_features_first8: Vec<Vec<f32>>,
     train_mode_features_norm: Vec<f64>,
     tensors: Vec<(String, Vec<usize>)>,
+    /// Of more tensors than the first convolution.
+    #[serde(default)]
+    gradients: Vec<Figures>,
+}
+
+/// The gradient of one tensor.
+#[derive(Deserialize)]
+struct Figures {
+    name: String,
+    norm: f64,
+    first8: Vec<f32>,
+}
+
+impl Case {
+    /// Tensors whose gradients are looked at, the first convolution's first.
+    fn looked_at(&self) -> Vec<&str> {
+        let more = self.gradients.iter().map(|figures| figures.name.as_str());
+        std::iter::once(self.first_conv.as_str()).chain(more).collect()
+    }
 }
 
 fn cases() -> Vec<Case> {
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/backbones.json")).unwrap();
-    serde_json::from_str::<File>(&text).unwrap().models
+    let read = |name: &str| {
+        let path = format!("{}/tests/data/{name}.json", env!("CARGO_MANIFEST_DIR"));
+        serde_json::from_str::<File>(&std::fs::read_to_string(path).unwrap()).unwrap().models
+    };
+    ["backbones", "vit"].into_iter().flat_map(read).collect()
 }
 
 /// The rule of the reference file: value `i` of the tensor `name`, uniform in [0, 1).
@@ -53,10 +75,11 @@ fn filled<B: Backend>(device: &B, case: &Case) -> Model<B> {
         "resnet18" => Backbone::Resnet18,
         "resnet50" => Backbone::Resnet50,
         "bn_inception" => Backbone::BnInception,
+        "vit_small_patch16_224" => Backbone::VitSmall16,
         other => panic!("no backbone {other}"),
     };
     let [_, _, height, width] = case.input;
-    let (pooling, head, dim) = (Pooling::Average, Head::Identity, backbone.features());
+    let (pooling, head, dim) = (None, Head::Identity, backbone.features());
     let architecture = Architecture { backbone, pooling, head, dim, height, width };
     let mut model = Model::new(device, architecture, 0).unwrap();
     for tensor in model.tensors_mut() {
@@ -93,8 +116,8 @@ fn input<B: Backend>(device: &B, case: &Case) -> Map<B> {
     device.map(&values, Shape { images, rows, columns, channels }).unwrap()
 }
 
-/// Pooled features of the case's input, and the gradient of their mean square with respect to the first kernel.
-fn run<B: Backend>(device: &B, model: &Model<B>, case: &Case, statistics: Statistics) -> (Vec<f32>, Vec<f32>) {
+/// Pooled features of the case's input, and the gradients of their mean square with respect to the tensors looked at.
+fn run<B: Backend>(device: &B, model: &Model<B>, case: &Case, statistics: Statistics) -> (Vec<f32>, Vec<Vec<f32>>) {
     let mut pass = Pass { device, tensors: &model.tensors, statistics, moved: Vec::new() };
     let x = device.record(input(device, case));
     let features = model.features(&mut pass, x).unwrap();
@@ -102,14 +125,17 @@ fn run<B: Backend>(device: &B, model: &Model<B>, case: &Case, statistics: Statis
     let scale = 2.0 / values.len() as f32;
     let gradient: Vec<f32> = values.iter().map(|value| scale * value).collect();
     let mut gradients = device.backward(features, &gradient).unwrap();
-    for tensor in model.tensors().filter(|tensor| tensor.kind == Kind::Parameter && tensor.name != case.first_conv) {
+    let looked_at = case.looked_at();
+    let others = |name: &str| !looked_at.contains(&name);
+    for tensor in model.tensors().filter(|tensor| tensor.kind == Kind::Parameter && others(&tensor.name)) {
         assert!(device.gradient(&mut gradients, &tensor.value).unwrap().is_some(), "no gradient for {}", tensor.name);
     }
-    let first = model.tensors().find(|tensor| tensor.name == case.first_conv).unwrap();
-    let gradient = device.gradient(&mut gradients, &first.value).unwrap().unwrap();
-    let mut holder = first.clone();
-    holder.value = gradient;
-    (values, holder.file_order(device))
+    let gradients = looked_at.into_iter().map(|name| {
+        let mut holder = model.tensors().find(|tensor| tensor.name == name).unwrap().clone();
+        holder.value = device.gradient(&mut gradients, &holder.value).unwrap().unwrap();
+        holder.file_order(device)
+    });
+    (values, gradients.collect())
 }
 
 fn norm(values: &[f32]) -> f64 {
@@ -142,7 +168,7 @@ fn features_and_gradients_are_those_of_pytorch() {
         assert_eq!(names, expected, "{}", what("names and shapes"));
         assert_eq!(model.tensors().map(|tensor| tensor.len()).sum::<usize>(), case.num_params);
 
-        let (features, gradient) = run(&device, &model, &case, Statistics::Running { learn: true });
+        let (features, gradients) = run(&device, &model, &case, Statistics::Running { learn: true });
         assert_eq!(features.len(), 2 * case.feature_dim);
         for (row, features) in features.chunks(case.feature_dim).enumerate() {
             close(&features[..16], &case.eval_features_first16[row], &what("evaluation"));
@@ -150,8 +176,12 @@ fn features_and_gradients_are_those_of_pytorch() {
         }
         let mean_square = norm(&features).powi(2) / features.len() as f64;
         near(mean_square, case.eval_loss_mean_square, &what("mean square"));
-        near(norm(&gradient), case.grad_first_conv_norm, &what("length of the gradient"));
-        close(&gradient[..8], &case.grad_first_conv_first8, &what("gradient"));
+        near(norm(&gradients[0]), case.grad_first_conv_norm, &what("length of the gradient"));
+        close(&gradients[0][..8], &case.grad_first_conv_first8, &what("gradient"));
+        for (figures, gradient) in case.gradients.iter().zip(&gradients[1..]) {
+            near(norm(gradient), figures.norm, &what(&figures.name));
+            close(&gradient[..8], &figures.first8, &what(&figures.name));
+        }
 
         let (features, _) = run(&device, &model, &case, Statistics::Batch);
         for (row, features) in features.chunks(case.feature_dim).enumerate() {
@@ -164,19 +194,20 @@ fn features_and_gradients_are_those_of_pytorch() {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    let case = cases().into_iter().find(|case| case.name == "bn_inception").unwrap();
-    let all: Vec<_> = [1, 2, 4]
-        .map(|threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| {
-                let device = Native::default();
-                let model = filled(&device, &case);
-                run(&device, &model, &case, Statistics::Batch)
+    for case in cases().into_iter().filter(|case| ["bn_inception", "vit_small_patch16_224"].contains(&&*case.name)) {
+        let all: Vec<_> = [1, 2, 4]
+            .map(|threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| {
+                    let device = Native::default();
+                    let model = filled(&device, &case);
+                    run(&device, &model, &case, Statistics::Batch)
+                })
             })
-        })
-        .into();
-    assert!(norm(&all[0].0) > 0.0 && norm(&all[0].1) > 0.0);
-    assert!(all[1] == all[0] && all[2] == all[0]);
+            .into();
+        assert!(norm(&all[0].0) > 0.0 && all[0].1.iter().all(|gradient| norm(gradient) > 0.0));
+        assert!(all[1] == all[0] && all[2] == all[0], "{}", case.name);
+    }
 }
 
 #[test]

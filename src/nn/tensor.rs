@@ -100,8 +100,8 @@ pub enum Init {
     },
     /// Normal with variance 2 / fan out (He et al. 2015).
     KaimingFanOut,
-    /// Normal with this deviation, cut at twice it.
-    TruncatedNormal(f32),
+    /// Normal with this deviation.
+    Normal(f32),
 }
 
 /// The tensors of a network, in the order of their making.
@@ -146,12 +146,7 @@ impl<B: Backend> Tensors<B> {
                 let receptive: usize = shape.iter().skip(2).product();
                 (2.0 / (shape[0] * receptive) as f64).sqrt() * random.normal()
             }
-            Init::TruncatedNormal(deviation) => loop {
-                let value = random.normal();
-                if value.abs() <= 2.0 {
-                    break f64::from(deviation) * value;
-                }
-            },
+            Init::Normal(deviation) => f64::from(deviation) * random.normal(),
         };
         (0..len).map(|_| draw() as f32).collect()
     }

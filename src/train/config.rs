@@ -60,7 +60,7 @@ pub enum Group {
 /// | field | default | range |
 /// | --- | --- | --- |
 /// | `backbone` | `convnet4` | a [`Backbone`] |
-/// | `pooling` | average | a [`Pooling`] |
+/// | `pooling` | class token of a transformer, else average | a [`Pooling`] |
 /// | `dropout` | 0 | in [0, 1) |
 /// | `head` | linear | a [`Head`] |
 /// | `dim` | 64 | at least 1; with `head: identity` the backbone's features |
@@ -97,8 +97,8 @@ pub enum Group {
 pub struct Config {
     /// The network's trunk.
     pub backbone: Backbone,
-    /// How its map becomes one vector.
-    pub pooling: Pooling,
+    /// How its map becomes one vector; the backbone's own way if absent.
+    pub pooling: Option<Pooling>,
     /// Share of the pooled features that a batch does without, drawn anew for each batch.
     pub dropout: f64,
     /// What makes an embedding of them.
@@ -155,7 +155,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             backbone: Backbone::Convnet4,
-            pooling: Pooling::default(),
+            pooling: None,
             dropout: 0.0,
             head: Head::default(),
             dim: 64,
@@ -197,6 +197,10 @@ impl Config {
         let positive = |value: f64| value > 0.0 && value.is_finite();
         let not_negative = |value: f64| value >= 0.0 && value.is_finite();
         require(self.dim >= 1, "dim", "at least 1", &self.dim);
+        if self.pooling == Some(Pooling::Token) {
+            let fits = self.backbone == Backbone::VitSmall16;
+            require(fits, "pooling", "average, max or average_max with this backbone", &"token");
+        }
         if self.head == Head::Identity {
             let features = self.backbone.features();
             require(self.dim == features, "dim", &format!("{features} with head: identity"), &self.dim);

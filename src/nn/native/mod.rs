@@ -5,23 +5,30 @@
 //! | `product` | the matrix product under everything |
 //! | `conv`, `winograd`, `groups` | convolutions and their gradients |
 //! | `norm`, `pool`, `vectors` | batch normalisation, pooling, L2 normalisation |
+//! | `tokens`, `layer_norm`, `attention`, `gelu` | what transformers need |
 //! | `map`, `buffer` | feature maps on the tape, and their memory |
 
+mod attention;
 pub mod buffer;
 mod conv;
+mod gelu;
 mod groups;
+mod layer_norm;
 mod map;
 mod norm;
 mod pool;
 mod product;
+mod tokens;
 mod unit;
 mod vectors;
 mod winograd;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use dfdx::prelude::{Cpu, CpuError, NoneTape, OwnedTape, PutTape, Rank0, Tape, Tensor, TensorFrom};
 
+use self::attention::Heads;
 use self::buffer::Buffer;
 use self::map::{NativeMap, NativeVector, put, take};
 use super::Error;
@@ -203,6 +210,58 @@ impl Backend for Native {
             vectors::normalise_back(&units, &lengths, shape.channels, &mut dy);
             dy
         })
+    }
+
+    fn layer_norm<T: Tape<f32, Cpu>>(
+        &self,
+        x: NativeMap<T>,
+        weight: &NativeVector,
+        bias: &NativeVector,
+        epsilon: f32,
+    ) -> Result<NativeMap<T>, Error> {
+        layer_norm::forward(self, x, weight, bias, epsilon)
+    }
+
+    fn gelu<T: Tape<f32, Cpu>>(&self, x: NativeMap<T>) -> Result<NativeMap<T>, Error> {
+        let (x, tape) = x.split();
+        let (values, shape) = (x.values.clone(), x.shape);
+        self.unary("GELU", &x, tape, gelu::forward(&values), shape, move |mut dy| {
+            gelu::backward(&values, &mut dy);
+            dy
+        })
+    }
+
+    fn attention<T: Tape<f32, Cpu>>(&self, x: NativeMap<T>, heads: usize) -> Result<NativeMap<T>, Error> {
+        let (x, tape) = x.split();
+        let Shape { rows, columns, channels, .. } = x.shape;
+        if heads == 0 || !channels.is_multiple_of(3 * heads) {
+            let message = format!("{channels} channels are not queries, keys and values of {heads} heads");
+            return Err(Error::Device { operation: "attention", message });
+        }
+        let heads = Heads { tokens: rows * columns, heads, size: channels / 3 / heads };
+        let values = x.values.clone();
+        let shape = Shape { rows: 1, columns: heads.tokens, channels: channels / 3, ..x.shape };
+        self.unary("attention", &x, tape, attention::forward(heads, &values), shape, move |dy| {
+            attention::backward(heads, &values, &dy)
+        })
+    }
+
+    fn tokens<T: Tape<f32, Cpu>>(
+        &self,
+        x: NativeMap<T>,
+        class: &NativeVector,
+        positions: &NativeVector,
+    ) -> Result<NativeMap<T>, Error> {
+        tokens::forward(self, x, class, positions)
+    }
+
+    fn pixels<T: Tape<f32, Cpu>>(&self, x: NativeMap<T>, range: Range<usize>) -> Result<NativeMap<T>, Error> {
+        let (x, tape) = x.split();
+        let Shape { rows, columns, channels, .. } = x.shape;
+        let shape = Shape { rows: 1, columns: range.len(), ..x.shape };
+        let (image, part) = (rows * columns * channels, range.start * channels..range.end * channels);
+        let values = tokens::cut(&x.values, image, part.clone());
+        self.unary("pixels", &x, tape, values, shape, move |dy| tokens::uncut(&dy, image, part))
     }
 
     fn backward(&self, x: Map<Self, Recording<Self>>, gradient: &[f32]) -> Result<Grads<Self>, Error> {

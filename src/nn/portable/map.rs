@@ -2,7 +2,8 @@
 
 use dfdx::prelude::*;
 
-use super::{Block, Row};
+use super::transformer::Matrix;
+use super::{Block, Extents, Row};
 
 /// A feature map.
 #[derive(Debug, Clone)]
@@ -16,6 +17,20 @@ impl<D: Device<f32>, T: Tape<f32, D>> PortableMap<D, T> {
     /// The map after an operation.
     pub fn then(self, operation: impl FnOnce(Block<D, T>) -> Result<Block<D, T>, D::Err>) -> Result<Self, D::Err> {
         Ok(Self { values: operation(self.values)?, traced: self.traced })
+    }
+}
+
+impl<D: Device<f32>, T: Tape<f32, D>> PortableMap<D, T> {
+    /// The map after an operation on its pixels as rows of a matrix and the number of images; `shape` maps the extents.
+    pub fn as_matrix(
+        self,
+        operation: impl FnOnce(Matrix<D, T>, usize) -> Result<Matrix<D, T>, D::Err>,
+        shape: impl FnOnce(Extents) -> Extents,
+    ) -> Result<Self, D::Err> {
+        self.then(|x| {
+            let (n, h, w, c) = *x.shape();
+            operation(x.try_reshape_like(&(n * h * w, c))?, n)?.try_reshape_like(&shape((n, h, w, c)))
+        })
     }
 }
 

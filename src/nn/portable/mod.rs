@@ -10,16 +10,19 @@
 //! | `windows` | where the pixels of patches and pooling windows lie |
 //! | `unit` | convolution, normalisation, residual, ReLU |
 //! | `pool` | maxima and means of windows |
+//! | `transformer` | layer normalisation, GELU, attention, tokens |
 //! | `map` | feature maps and vectors |
 
 mod map;
 mod pool;
 #[cfg(test)]
 mod tests;
+pub(in crate::nn) mod transformer;
 mod unit;
 mod windows;
 
 use std::fmt::Display;
+use std::ops::Range;
 
 use dfdx::prelude::*;
 
@@ -170,6 +173,45 @@ impl<D: Device<f32>> Backend for Portable<D> {
             x.try_div(lengths.try_broadcast_like::<_, Axis<3>>(&shape)?)
         })
         .map_err(failed("L2 normalisation"))
+    }
+
+    fn layer_norm<T: Tape<f32, D>>(
+        &self,
+        x: PortableMap<D, T>,
+        weight: &PortableVector<D>,
+        bias: &PortableVector<D>,
+        epsilon: f32,
+    ) -> Result<PortableMap<D, T>, Error> {
+        let run = |x, _| transformer::layer_norm(x, weight.learning(), bias.learning(), epsilon);
+        x.as_matrix(run, |shape| shape).map_err(failed("layer normalisation"))
+    }
+
+    fn gelu<T: Tape<f32, D>>(&self, x: PortableMap<D, T>) -> Result<PortableMap<D, T>, Error> {
+        x.as_matrix(|x, _| transformer::gelu(x), |shape| shape).map_err(failed("GELU"))
+    }
+
+    fn attention<T: Tape<f32, D>>(&self, x: PortableMap<D, T>, heads: usize) -> Result<PortableMap<D, T>, Error> {
+        let run = |x, images| transformer::attention(x, images, heads);
+        x.as_matrix(run, |(n, h, w, c)| (n, h, w, c / 3)).map_err(failed("attention"))
+    }
+
+    fn tokens<T: Tape<f32, D>>(
+        &self,
+        x: PortableMap<D, T>,
+        class: &PortableVector<D>,
+        positions: &PortableVector<D>,
+    ) -> Result<PortableMap<D, T>, Error> {
+        let run = |x, images| transformer::tokens(x, images, class.learning(), positions.learning());
+        let mut x = x.as_matrix(run, |(n, h, w, c)| (n, 1, 1 + h * w, c)).map_err(failed("tokens"))?;
+        // The class token and the positions learn, whatever is below.
+        x.traced = T::OWNS_TAPE;
+        Ok(x)
+    }
+
+    fn pixels<T: Tape<f32, D>>(&self, x: PortableMap<D, T>, range: Range<usize>) -> Result<PortableMap<D, T>, Error> {
+        let len = range.len();
+        let run = |x, images| transformer::pixels(x, images, range);
+        x.as_matrix(run, |(n, _, _, c)| (n, 1, len, c)).map_err(failed("taking pixels"))
     }
 
     fn backward(&self, x: Map<Self, Recording<Self>>, gradient: &[f32]) -> Result<Grads<Self>, Error> {

@@ -284,7 +284,8 @@ fn networks_take_the_same_step() {
         [(Backbone::Convnet4, 16, 6), (Backbone::Resnet18, 32, 6), (Backbone::BnInception, 32, 6)]
     {
         let pooling = Pooling::AverageMax;
-        let architecture = Architecture { backbone, pooling, head: Head::Linear, dim: 8, height: size, width: size };
+        let architecture =
+            Architecture { backbone, pooling: Some(pooling), head: Head::Linear, dim: 8, height: size, width: size };
         for statistics in [Statistics::Batch, Statistics::Running { learn: true }, Statistics::Running { learn: false }]
         {
             let dropout = Some(Dropout { rate: 0.2, seed: 1, epoch: 0, step: 0 });

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::loss::registry::LossSpec;
-use crate::nn::{Head, Native, Pooling, embed};
+use crate::nn::{Head, Native, embed};
 
 /// Eight images of 16x16 in each of four classes: a class is a colour, a sample its noise.
 fn images() -> (Vec<u8>, Vec<u32>) {
@@ -41,7 +41,7 @@ fn bits(trained: &Trained<Native>) -> Vec<u32> {
 
 /// The network and the mean fields as the settings of [`config`] start them.
 fn beginning() -> (Model<Native>, Vec<f32>) {
-    let (pooling, head) = (Pooling::Average, Head::Linear);
+    let (pooling, head) = (None, Head::Linear);
     let architecture = Architecture { backbone: config("").backbone, pooling, head, dim: 8, height: 16, width: 16 };
     let loss = LossSpec::named("mean_field_contrastive").unwrap().build::<f32>().unwrap();
     let mut fields = start(loss.parameters(4, 8), 9);
