@@ -55,7 +55,7 @@ pub enum Layer {
         positions: Id,
     },
     Norm(LayerNorm),
-    Transformer(Transformer),
+    Transformer(Box<Transformer>),
 }
 
 /// Layer normalisation.

@@ -146,6 +146,8 @@ fn norm(values: &[f32]) -> f64 {
 fn close(found: &[f32], expected: &[f32], what: &str) {
     let scale = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
     assert!(scale > 0.0, "{what}: nothing to compare");
+    let worst = found.iter().zip(expected).fold(0.0f32, |w, (a, b)| w.max((a - b).abs() / scale));
+    println!("{what}: {worst:.1e}");
     for (found, expected) in found.iter().zip(expected) {
         assert!((found - expected).abs() <= 1e-3 * scale, "{what}: {found} for {expected}");
     }

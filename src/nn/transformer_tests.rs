@@ -16,12 +16,15 @@ fn random(purpose: &str, len: usize, deviation: f32) -> Vec<f32> {
     (0..len).map(|_| deviation * stream.normal() as f32).collect()
 }
 
+/// What our operation makes of a map and parameters.
+type NativeForm<'a> = &'a dyn Fn(&Native, Traced, &[Vector]) -> Result<Traced, Error>;
+
 /// An operation in its three forms. The first input is the map (`images x pixels x channels`), the others are parameters.
 struct Case<'a> {
     what: String,
     shape: [usize; 3],
     inputs: Vec<Vec<f32>>,
-    native: &'a dyn Fn(&Native, Traced, &[Vector]) -> Result<Traced, Error>,
+    native: NativeForm<'a>,
     dfdx: &'a dyn Fn(TracedMatrix, &[Flat<Cpu>]) -> TracedMatrix,
     plain: &'a dyn Fn(&[Vec<f64>]) -> Vec<f64>,
 }
@@ -103,10 +106,10 @@ fn check(case: &Case<'_>) {
     }
     for (who, (values, gradients)) in [("ours", native(case)), ("dfdx's", dfdx(case))] {
         close(&values, &expected, 2e-6, &format!("{} {who} value", case.what));
-        for input in 0..inputs.len() {
-            let picked = |which: usize| places.iter().enumerate().filter(move |(_, place)| place.0 == which);
-            let found: Vec<f32> = picked(input).map(|(_, place)| gradients[input][place.1]).collect();
-            let expected: Vec<f64> = picked(input).map(|(i, _)| differences[i]).collect();
+        for (input, gradient) in gradients.iter().enumerate() {
+            let picked = || places.iter().zip(&differences).filter(|(place, _)| place.0 == input);
+            let found: Vec<f32> = picked().map(|(place, _)| gradient[place.1]).collect();
+            let expected: Vec<f64> = picked().map(|(_, &difference)| difference).collect();
             close(&found, &expected, 1e-5, &format!("{} {who} gradient of input {input}", case.what));
         }
     }

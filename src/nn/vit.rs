@@ -18,8 +18,8 @@ const EPSILON: f32 = 1e-6;
 
 /// The trunk for images of `height x width` pixels, both multiples of [`PATCH`], without the classifier.
 ///
-/// It starts as timm's. timm calls the normal of linear layers and positions truncated, but cuts it at 2, a hundred deviations
-/// away. The patches' convolution starts as PyTorch's.
+/// It starts as timm's. timm calls the normal of linear layers and positions truncated, but cuts it at 2, a hundred
+/// deviations away. The patches' convolution starts as PyTorch's.
 pub(super) fn build<B: Backend>(
     builder: &mut Builder<'_, B>,
     [height, width]: [usize; 2],
@@ -33,7 +33,7 @@ pub(super) fn build<B: Backend>(
     let init = [Init::Normal(0.02), Init::Constant(0.0)];
     for block in 0..BLOCKS {
         let name = |part: &str| format!("blocks.{block}.{part}");
-        layers.push(Layer::Transformer(Transformer {
+        layers.push(Layer::Transformer(Box::new(Transformer {
             norms: [
                 builder.layer_norm(&name("norm1"), FEATURES, EPSILON)?,
                 builder.layer_norm(&name("norm2"), FEATURES, EPSILON)?,
@@ -45,7 +45,7 @@ pub(super) fn build<B: Backend>(
                 builder.linear(&name("mlp.fc1"), [FEATURES, HIDDEN], init)?,
                 builder.linear(&name("mlp.fc2"), [HIDDEN, FEATURES], init)?,
             ],
-        }));
+        })));
     }
     layers.push(Layer::Norm(builder.layer_norm("norm", FEATURES, EPSILON)?));
     Ok(layers)
