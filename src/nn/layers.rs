@@ -119,7 +119,8 @@ impl Layer {
             }
             Self::Tokens { .. } => (0, Shape { rows: 1, columns: 1 + shape.rows * shape.columns, ..shape }),
             Self::Norm(_) => (0, shape),
-            Self::Transformer(Transformer { qkv, projection, mlp, .. }) => {
+            Self::Transformer(block) => {
+                let Transformer { qkv, projection, mlp, .. } = &**block;
                 // Scores and their products with the values: two products of tokens, tokens and channels.
                 let attention = 2 * (shape.len() * shape.columns * shape.rows) as u64;
                 let linear =

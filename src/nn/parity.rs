@@ -142,14 +142,12 @@ fn norm(values: &[f32]) -> f64 {
     values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
 }
 
-/// Within 1e-3 of the largest.
-fn close(found: &[f32], expected: &[f32], what: &str) {
+/// Within `tolerance` of the largest.
+fn close(found: &[f32], expected: &[f32], tolerance: f32, what: &str) {
     let scale = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
     assert!(scale > 0.0, "{what}: nothing to compare");
-    let worst = found.iter().zip(expected).fold(0.0f32, |w, (a, b)| w.max((a - b).abs() / scale));
-    println!("{what}: {worst:.1e}");
     for (found, expected) in found.iter().zip(expected) {
-        assert!((found - expected).abs() <= 1e-3 * scale, "{what}: {found} for {expected}");
+        assert!((found - expected).abs() <= tolerance * scale, "{what}: {found} for {expected}");
     }
 }
 
@@ -159,39 +157,46 @@ fn near(found: f64, expected: f64, what: &str) {
 
 #[test]
 fn features_and_gradients_are_those_of_pytorch() {
-    let device = Native::default();
-    for case in cases() {
-        let what = |which: &str| format!("{} at {}: {which}", case.name, case.input[3]);
-        let model = filled(&device, &case);
-        let mut names: Vec<_> = model.tensors().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
-        let mut expected = case.tensors.clone();
-        names.sort();
-        expected.sort();
-        assert_eq!(names, expected, "{}", what("names and shapes"));
-        assert_eq!(model.tensors().map(|tensor| tensor.len()).sum::<usize>(), case.num_params);
-
-        let (features, gradients) = run(&device, &model, &case, Statistics::Running { learn: true });
-        assert_eq!(features.len(), 2 * case.feature_dim);
-        for (row, features) in features.chunks(case.feature_dim).enumerate() {
-            close(&features[..16], &case.eval_features_first16[row], &what("evaluation"));
-            near(norm(features), case.eval_features_norm[row], &what("length of the features"));
-        }
-        let mean_square = norm(&features).powi(2) / features.len() as f64;
-        near(mean_square, case.eval_loss_mean_square, &what("mean square"));
-        near(norm(&gradients[0]), case.grad_first_conv_norm, &what("length of the gradient"));
-        close(&gradients[0][..8], &case.grad_first_conv_first8, &what("gradient"));
-        for (figures, gradient) in case.gradients.iter().zip(&gradients[1..]) {
-            near(norm(gradient), figures.norm, &what(&figures.name));
-            close(&gradient[..8], &figures.first8, &what(&figures.name));
-        }
-
-        let (features, _) = run(&device, &model, &case, Statistics::Batch);
-        for (row, features) in features.chunks(case.feature_dim).enumerate() {
-            close(&features[..8], &case.train_mode_features_first8[row], &what("training mode"));
-            near(norm(features), case.train_mode_features_norm[row], &what("length in training mode"));
+    // A rounding that takes a value across a ReLU's kink changes the gradient by that value's whole share: Winograd's
+    // algorithm does so once in these cases, in ResNet-18. Without it all gradients agree to a few millionths.
+    for (device, gradient_tolerance) in [(Native::direct(), 2e-5), (Native::default(), 1e-2)] {
+        for case in cases() {
+            compare(&device, &case, gradient_tolerance);
         }
     }
     buffer::release();
+}
+
+fn compare(device: &Native, case: &Case, gradient_tolerance: f32) {
+    let what = |which: &str| format!("{} at {}: {which}", case.name, case.input[3]);
+    let model = filled(device, case);
+    let mut names: Vec<_> = model.tensors().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
+    let mut expected = case.tensors.clone();
+    names.sort();
+    expected.sort();
+    assert_eq!(names, expected, "{}", what("names and shapes"));
+    assert_eq!(model.tensors().map(|tensor| tensor.len()).sum::<usize>(), case.num_params);
+
+    let (features, gradients) = run(device, &model, case, Statistics::Running { learn: true });
+    assert_eq!(features.len(), 2 * case.feature_dim);
+    for (row, features) in features.chunks(case.feature_dim).enumerate() {
+        close(&features[..16], &case.eval_features_first16[row], 1e-5, &what("evaluation"));
+        near(norm(features), case.eval_features_norm[row], &what("length of the features"));
+    }
+    let mean_square = norm(&features).powi(2) / features.len() as f64;
+    near(mean_square, case.eval_loss_mean_square, &what("mean square"));
+    near(norm(&gradients[0]), case.grad_first_conv_norm, &what("length of the gradient"));
+    close(&gradients[0][..8], &case.grad_first_conv_first8, gradient_tolerance, &what("gradient"));
+    for (figures, gradient) in case.gradients.iter().zip(&gradients[1..]) {
+        near(norm(gradient), figures.norm, &what(&figures.name));
+        close(&gradient[..8], &figures.first8, gradient_tolerance, &what(&figures.name));
+    }
+
+    let (features, _) = run(device, &model, case, Statistics::Batch);
+    for (row, features) in features.chunks(case.feature_dim).enumerate() {
+        close(&features[..8], &case.train_mode_features_first8[row], 1e-3, &what("training mode"));
+        near(norm(features), case.train_mode_features_norm[row], &what("length in training mode"));
+    }
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub(super) struct Geometry {
     pub kernel: [usize; 2],
     pub stride: [usize; 2],
     pub padding: [usize; 2],
+    /// Winograd's algorithm where it applies.
+    pub winograd: bool,
 }
 
 impl Geometry {
@@ -62,7 +64,7 @@ impl Geometry {
 
     /// Winograd's algorithm applies.
     fn is_winograd(&self) -> bool {
-        self.kernel == [3, 3] && self.stride == [1, 1] && self.padding == [1, 1]
+        self.winograd && self.kernel == [3, 3] && self.stride == [1, 1] && self.padding == [1, 1]
     }
 }
 

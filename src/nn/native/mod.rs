@@ -35,9 +35,16 @@ use super::Error;
 use super::backend::{Backend, Grads, Map, Recording, Reduce, Running, Shape, Unit, Window};
 
 /// The CPU.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Native {
     cpu: Cpu,
+    winograd: bool,
+}
+
+impl Default for Native {
+    fn default() -> Self {
+        Self { cpu: Cpu::default(), winograd: true }
+    }
 }
 
 /// Maps a dfdx error, naming the operation.
@@ -46,6 +53,13 @@ fn failed(operation: &'static str) -> impl Fn(CpuError) -> Error {
 }
 
 impl Native {
+    /// Without Winograd's algorithm. Its rounding differs by a few units in the last place, which shows in a gradient where
+    /// it takes a value to the other side of a ReLU's kink.
+    #[cfg(test)]
+    pub(super) fn direct() -> Self {
+        Self { winograd: false, ..Self::default() }
+    }
+
     /// The result of an operation with one input, with the way back: `dy` to the input's gradient.
     fn unary<T: Tape<f32, Cpu>>(
         &self,

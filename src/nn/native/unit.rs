@@ -13,10 +13,10 @@ use crate::nn::Error;
 use crate::nn::backend::{After, Backend, Convolution, Norm, Reduce, Running, Shape, Unit, Window};
 
 /// The shapes of a unit's convolution.
-fn geometry(x: Shape, convolution: Convolution, outputs: usize) -> Geometry {
+fn geometry(native: &Native, x: Shape, convolution: Convolution, outputs: usize) -> Geometry {
     let Convolution { kernel, stride, padding, .. } = convolution;
     let size = [x.rows, x.columns];
-    Geometry { images: x.images, size, inputs: x.channels, outputs, kernel, stride, padding }
+    Geometry { images: x.images, size, inputs: x.channels, outputs, kernel, stride, padding, winograd: native.winograd }
 }
 
 /// The result of [`forward`]: the map, and the running statistics of a unit normalised by its batch.
@@ -64,7 +64,7 @@ fn by_batch<T: Tape<f32, Cpu>>(
         return Err(Error::Device { operation: "a unit", message: "not normalised by its batch".into() });
     };
     let (x, residual, mut tape) = split(x, residual);
-    let geometry = geometry(x.shape, convolution, outputs);
+    let geometry = geometry(native, x.shape, convolution, outputs);
     let [rows, columns] = geometry.out();
     let full = Shape { images: geometry.images, rows, columns, channels: outputs };
     let mut z = Buffer::new(full.len());
@@ -186,7 +186,7 @@ fn folded<T: Tape<f32, Cpu>>(
 ) -> Outcome<T> {
     let Unit { convolution, kernel, bias: conv_bias, outputs, norm, after } = unit;
     let (x, residual, mut tape) = split(x, residual);
-    let geometry = geometry(x.shape, convolution, outputs);
+    let geometry = geometry(native, x.shape, convolution, outputs);
     let [rows, columns] = geometry.out();
     let shape = Shape { images: geometry.images, rows, columns, channels: outputs };
     let normalisation = match norm {
