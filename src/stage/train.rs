@@ -143,6 +143,9 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     };
     let pretrained = input(job, "weights").map(WeightFile::open).transpose()?;
     std::fs::create_dir_all(&job.resume)?;
+    // A training whose run was killed works on until it finds nobody to report to; it must not write here meanwhile.
+    let held = std::fs::File::create(job.resume.join("held"))?;
+    held.lock()?;
     let checkpoint = job.resume.join("checkpoint.safetensors");
     let keep = Keep { path: &checkpoint, settings: &loss_settings };
     let start = Start { weights: pretrained.as_ref(), keep: Some(keep) };

@@ -84,3 +84,90 @@ fn a_mode_that_a_loss_has_no_vectors_for_is_refused_before_anything_runs() {
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(ran.out.contains("parent_gap") || ran.out.contains("parent gap"), "{}", ran.out);
 }
+
+/// One training; the log of its cell tells how it went.
+const TRAINING: &str = r"
+stages:
+  raw: { uses: download/glyphs, with: { classes: 8, per_class: 6, size: 16 } }
+  images: { uses: preprocess, in: { raw: raw }, with: { size: 16 } }
+  model:
+    uses: train
+    in: { images: images }
+    with: { loss: contrastive, epochs: 6, steps_per_epoch: 3, dim: 8, batch: { classes: 4, per_class: 3 } }
+";
+
+/// What the training left: the weights and the lines of its epochs.
+fn outputs(space: &Space) -> (Vec<u8>, String) {
+    let weights = std::fs::read(space.blob("model", "model")).unwrap();
+    (weights, std::fs::read_to_string(space.blob("model", "epochs")).unwrap())
+}
+
+/// The checkpoints in the store.
+fn checkpoints(space: &Space) -> Vec<std::path::PathBuf> {
+    let Ok(folders) = std::fs::read_dir(space.path("cache/v1/resume")) else { return Vec::new() };
+    let files = folders.map(|folder| folder.unwrap().path().join("checkpoint.safetensors"));
+    files.filter(|file| file.exists()).collect()
+}
+
+#[test]
+fn a_killed_training_goes_on_and_a_longer_one_goes_on_from_a_shorter_one() {
+    let whole = Space::new(TRAINING);
+    whole.executed();
+    // Killed once it has a checkpoint: so many epochs that it cannot be over by then.
+    let killed = Space::new(TRAINING);
+    killed.edit("epochs: 6, steps_per_epoch: 3", "epochs: 6, steps_per_epoch: 300");
+    let long = Space::new(&killed.read("pipeline.yaml"));
+    let mut child = killed.command(&["run"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+    while checkpoints(&killed).is_empty() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended without a checkpoint");
+        std::thread::yield_now();
+    }
+    // The cell notices that its run is gone and ends too.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let ran = killed.run(&["run"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    long.executed();
+    assert!(outputs(&killed) == outputs(&long), "a training that was killed has other outputs");
+
+    let shorter = Space::new(TRAINING);
+    shorter.edit("epochs: 6", "epochs: 2");
+    shorter.executed();
+    shorter.edit("epochs: 2", "epochs: 6");
+    shorter.executed();
+    assert!(outputs(&shorter) == outputs(&whole), "a training that went on has other outputs");
+    let log = shorter.run(&["why", "model"]).out;
+    assert!(log.contains("with.epochs: 2 -> 6") || log.contains("up to date"), "{log}");
+}
+
+#[test]
+fn a_training_that_is_forced_begins_anew_and_a_broken_checkpoint_is_of_no_use() {
+    let space = Space::new(TRAINING);
+    space.executed();
+    let before = outputs(&space);
+    let [checkpoint] = &checkpoints(&space)[..] else { panic!("one checkpoint") };
+    // What is left of it would be another training's: going on from it would change the outputs.
+    std::fs::write(checkpoint, b"torn").unwrap();
+    space.edit("epochs: 6", "epochs: 7");
+    space.executed();
+    let first: String = before.1.lines().map(|line| format!("{line}\n")).collect();
+    assert!(outputs(&space).1.starts_with(&first));
+    let ran = space.run(&["run", "--force"]);
+    assert!(ran.code == 0 && !ran.err.contains("came out different"), "{}", ran.err);
+}
+
+#[test]
+fn weights_of_a_file_are_an_input_of_a_training() {
+    let space = Space::new(TRAINING);
+    space.edit("size: 16", "size: 32");
+    space.executed();
+    std::fs::copy(space.blob("model", "model"), space.path("pretrained.safetensors")).unwrap();
+    space.edit("in: { images: images }\n    with: {", "in: { images: images, weights: ./pretrained.safetensors }\n    with: { freeze_backbone_epochs: 6, batch_norm: frozen,");
+    assert_eq!(space.executed(), set(&["model"]));
+    let listed = space.run(&["weights", "inspect", "pretrained.safetensors"]).out;
+    assert!(listed.contains("blocks.0.conv.weight") && listed.contains("head.bias"), "{listed}");
+    space.edit("loss: contrastive", "backbone: resnet18, loss: contrastive");
+    let ran = space.run(&["run"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("conv1.weight"), "{}", ran.err);
+}

@@ -86,8 +86,8 @@ pub(super) fn forward<R: Send>(
         return forward(&sampled, &sample(geometry, x), weights, scale, finish, y, each);
     }
     let terms = geometry.weights() / geometry.outputs;
-    let panels = pack(weights, geometry.outputs, scale);
-    let strip = Strip { outputs: geometry.outputs, panel: terms * LANES, panels: &panels, finish };
+    let right = Right::Weights { weights, scale };
+    let strip = Strip { outputs: geometry.outputs, panel: terms * LANES, right, finish };
     if geometry.is_pointwise() {
         return pointwise(x, geometry.inputs, strip, y, each);
     }
@@ -116,24 +116,37 @@ pub(super) fn forward<R: Send>(
         .map(|(image, first, y)| {
             let start = (image * rows + first) * columns * geometry.outputs;
             let strip = strip.from(start);
-            for panel in 0..strip.count() {
-                for (row, y) in y.chunks_mut(columns * geometry.outputs).enumerate() {
-                    let a = &padded.image(image)[(first + row) * geometry.stride[0] * padded.row()..];
-                    strip.multiply(panel, row * columns * geometry.outputs, sizes, a, y);
+            scratch(strip.room(), |room| {
+                for panel in 0..strip.count() {
+                    let b = strip.lay(panel, room);
+                    for (row, y) in y.chunks_mut(columns * geometry.outputs).enumerate() {
+                        let a = &padded.image(image)[(first + row) * geometry.stride[0] * padded.row()..];
+                        strip.multiply(panel, b, row * columns * geometry.outputs, sizes, a, y);
+                    }
                 }
-            }
+            });
             each(y)
         })
         .collect()
 }
 
-/// Packed columns of a right side, and what follows the product.
+/// The right side of a product.
+#[derive(Clone, Copy)]
+enum Right<'a> {
+    /// Panel after panel.
+    Packed(&'a [f32]),
+    /// `terms x outputs`, each output's to be multiplied by its `scale`: a task packs a panel when it comes to it, in a cache
+    /// that it does not leave.
+    Weights { weights: &'a [f32], scale: Option<&'a [f32]> },
+}
+
+/// Columns of a right side, and what follows the product.
 #[derive(Clone, Copy)]
 struct Strip<'a> {
     outputs: usize,
     /// Elements of a panel.
     panel: usize,
-    panels: &'a [f32],
+    right: Right<'a>,
     finish: Finish<'a>,
 }
 
@@ -142,19 +155,35 @@ impl<'a> Strip<'a> {
         self.outputs.div_ceil(LANES)
     }
 
+    /// Elements that [`Self::lay`] needs for itself.
+    fn room(&self) -> usize {
+        if matches!(self.right, Right::Packed(_)) { 0 } else { self.panel }
+    }
+
+    /// One panel of the right side.
+    fn lay<'b>(&'b self, panel: usize, room: &'b mut [f32]) -> &'b [f32] {
+        match self.right {
+            Right::Packed(panels) => &panels[panel * self.panel..][..self.panel],
+            Right::Weights { weights, scale } => {
+                pack_panel(weights, self.outputs, scale, panel, room);
+                room
+            }
+        }
+    }
+
     /// For results from element `start` on.
     fn from(self, start: usize) -> Self {
         let residual = self.finish.residual.map(|residual| &residual[start..]);
         Self { finish: Finish { residual, ..self.finish }, ..self }
     }
 
-    /// Multiplies with one panel; `y` begins at element `at` of the strip's results.
-    fn multiply(&self, panel: usize, at: usize, sizes: Sizes, a: &[f32], y: &mut [f32]) {
+    /// Multiplies with one panel, which lies in `b`; `y` begins at element `at` of the strip's results.
+    fn multiply(&self, panel: usize, b: &[f32], at: usize, sizes: Sizes, a: &[f32], y: &mut [f32]) {
         let first = panel * LANES;
         Arch::new().dispatch(Product {
             sizes: Sizes { lanes: LANES.min(self.outputs - first), ..sizes },
             a,
-            b: &self.panels[panel * self.panel..][..self.panel],
+            b,
             c: &mut y[first..],
             finish: Finish {
                 bias: self.finish.bias.map(|bias| &bias[first..]),
@@ -193,14 +222,15 @@ fn pointwise<R: Send>(
                 c_row: strip.outputs,
                 lanes: LANES,
             };
-            let mut multiply = |x: &[f32]| (0..strip.count()).for_each(|panel| strip.multiply(panel, 0, sizes, x, y));
-            match pitch == inputs {
-                true => multiply(x),
-                false => scratch(rows * pitch, |copy| {
-                    copy.chunks_mut(pitch).zip(x.chunks(inputs)).for_each(|(to, x)| to[..inputs].copy_from_slice(x));
-                    multiply(copy);
-                }),
-            }
+            let copied = if pitch == inputs { 0 } else { rows * pitch };
+            scratch(copied + strip.room(), |all| {
+                let (copy, room) = all.split_at_mut(copied);
+                copy.chunks_mut(pitch).zip(x.chunks(inputs)).for_each(|(to, x)| to[..inputs].copy_from_slice(x));
+                let a = if pitch == inputs { x } else { &*copy };
+                for panel in 0..strip.count() {
+                    strip.multiply(panel, strip.lay(panel, room), 0, sizes, a, y);
+                }
+            });
             each(y)
         })
         .collect()
@@ -227,7 +257,7 @@ pub(super) fn input_gradient(
     let finish = Finish { add, ..Finish::default() };
     if geometry.is_pointwise() {
         let panels = pack_phase(geometry, weights, scale, [0, 0]);
-        let strip = Strip { outputs: inputs, panel: outputs * LANES, panels: &panels, finish };
+        let strip = Strip { outputs: inputs, panel: outputs * LANES, right: Right::Packed(&panels), finish };
         pointwise(dy, outputs, strip, dx, |_| ());
         return;
     }
@@ -258,8 +288,9 @@ pub(super) fn input_gradient(
                 lanes: LANES,
             };
             let panel = taps * tap_columns * outputs * LANES;
-            let strip = Strip { outputs: inputs, panel, panels: &phase.panels, finish };
+            let strip = Strip { outputs: inputs, panel, right: Right::Packed(&phase.panels), finish };
             for panel in 0..strip.count() {
+                let b = strip.lay(panel, &mut []);
                 for q in rows.clone() {
                     // The first output that this row of inputs reaches, in the padded gradient.
                     let top = q + margin[0][0] - (taps - 1);
@@ -267,7 +298,14 @@ pub(super) fn input_gradient(
                     let a = &dy.image(image)[top * dy.row() + left * outputs..];
                     let row = phase.at[0] + geometry.stride[0] * q - geometry.padding[0];
                     let column = phase.at[1] + geometry.stride[1] * columns.start - geometry.padding[1];
-                    strip.multiply(panel, 0, sizes, a, &mut dx[row * row_len + column * inputs..(row + 1) * row_len]);
+                    strip.multiply(
+                        panel,
+                        b,
+                        0,
+                        sizes,
+                        a,
+                        &mut dx[row * row_len + column * inputs..(row + 1) * row_len],
+                    );
                 }
             }
         }
@@ -339,14 +377,10 @@ pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], dy: &[f32], dw: &m
             sum.fill(0.0);
         }
         for (index, block) in blocks.enumerate() {
-            let pixels = block.runs * block.depth;
-            scratch(pixels * geometry.outputs.next_multiple_of(LANES), |panels| {
-                fill_panels(&dy[block.pixel * geometry.outputs..], geometry.outputs, pixels, panels);
-                let width = sum.len() / geometry.kernel[0];
-                for (ky, sum) in sum.chunks_exact_mut(width).enumerate() {
-                    terms.add(block, ky, 0, panels, pixels, sum, index > 0);
-                }
-            });
+            let width = sum.len() / geometry.kernel[0];
+            for (ky, sum) in sum.chunks_exact_mut(width).enumerate() {
+                terms.add(block, ky, 0, dy, sum, index > 0);
+            }
         }
     });
     dw.par_chunks_mut(1 << 12).enumerate().for_each(|(index, dw)| {
@@ -361,8 +395,6 @@ pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], dy: &[f32], dw: &m
 /// The gradient of a large kernel: each task sums some of its rows over all pixels.
 fn by_weights(geometry: &Geometry, terms: &Terms<'_>, dy: &[f32], dw: &mut [f32]) {
     let Geometry { inputs, outputs, .. } = *geometry;
-    let pixels = dy.len() / outputs;
-    let dy = panels_of(dy, outputs);
     let width = geometry.kernel[1] * inputs;
     let parts = (width / 28).clamp(1, 4).max(width.div_ceil(256));
     let chunk = width.div_ceil(parts);
@@ -373,7 +405,7 @@ fn by_weights(geometry: &Geometry, terms: &Terms<'_>, dy: &[f32], dw: &mut [f32]
         .collect();
     tasks.into_par_iter().for_each(|(ky, first, dw)| {
         for (index, block) in terms.blocks().enumerate() {
-            terms.add(&block, ky, first, &dy[block.pixel * LANES..], pixels, dw, index > 0);
+            terms.add(&block, ky, first, dy, dw, index > 0);
         }
     });
 }
@@ -420,31 +452,34 @@ impl<'a> Terms<'a> {
         })
     }
 
-    /// Adds a block's products to rows `first..` of the gradient of the kernel's row `ky`, or writes them there. `panels` are
-    /// the gradient of the output from the block's first pixel on, a panel having `pixels`.
-    #[expect(clippy::too_many_arguments, reason = "a product's operands")]
-    fn add(&self, block: &Block, ky: usize, first: usize, panels: &[f32], pixels: usize, dw: &mut [f32], add: bool) {
+    /// Adds a block's products to rows `first..` of the gradient of the kernel's row `ky`, or writes them there.
+    fn add(&self, block: &Block, ky: usize, first: usize, dy: &[f32], dw: &mut [f32], add: bool) {
         let Geometry { inputs, outputs, stride, .. } = *self.geometry;
         let row = self.padded.row();
         let start = (block.top * stride[0] + ky) * row + block.left * stride[1] * inputs + first;
-        for panel in 0..outputs.div_ceil(LANES) {
-            Arch::new().dispatch(Product {
-                sizes: Sizes {
-                    rows: dw.len() / outputs,
-                    runs: block.runs,
-                    depth: block.depth,
-                    a_run: stride[0] * row,
-                    a_depth: stride[1] * inputs,
-                    a_row: 1,
-                    c_row: outputs,
-                    lanes: LANES.min(outputs - panel * LANES),
-                },
-                a: &self.padded.image(block.image)[start..],
-                b: &panels[panel * pixels * LANES..],
-                c: &mut dw[panel * LANES..],
-                finish: Finish { add, ..Finish::default() },
-            });
-        }
+        let pixels = block.runs * block.depth;
+        let dy = &dy[block.pixel * outputs..][..pixels * outputs];
+        scratch(pixels * LANES, |b| {
+            for panel in 0..outputs.div_ceil(LANES) {
+                fill_panel(dy, outputs, panel, b);
+                Arch::new().dispatch(Product {
+                    sizes: Sizes {
+                        rows: dw.len() / outputs,
+                        runs: block.runs,
+                        depth: block.depth,
+                        a_run: stride[0] * row,
+                        a_depth: stride[1] * inputs,
+                        a_row: 1,
+                        c_row: outputs,
+                        lanes: LANES.min(outputs - panel * LANES),
+                    },
+                    a: &self.padded.image(block.image)[start..],
+                    b,
+                    c: &mut dw[panel * LANES..],
+                    finish: Finish { add, ..Finish::default() },
+                });
+            }
+        });
     }
 }
 
@@ -516,17 +551,7 @@ impl<'a> Padded<'a> {
     }
 }
 
-/// `terms x outputs` to panels of [`LANES`] outputs, each `terms x LANES`; every output times its `scale`.
-fn pack(weights: &[f32], outputs: usize, scale: Option<&[f32]>) -> Buffer {
-    let terms = weights.len() / outputs;
-    let mut panels = Buffer::new(terms * outputs.next_multiple_of(LANES));
-    panels.par_chunks_mut(terms * LANES).enumerate().for_each(|(panel, to)| {
-        pack_panel(weights, outputs, scale, panel, to);
-    });
-    panels
-}
-
-/// One panel of [`pack`].
+/// A panel of [`LANES`] outputs of `terms x outputs`, `terms x LANES`, each output's multiplied by its `scale`.
 pub(super) fn pack_panel(weights: &[f32], outputs: usize, scale: Option<&[f32]>, panel: usize, to: &mut [f32]) {
     fill_panel(weights, outputs, panel, to);
     if let Some(scale) = scale {
@@ -537,16 +562,7 @@ pub(super) fn pack_panel(weights: &[f32], outputs: usize, scale: Option<&[f32]>,
     }
 }
 
-/// `rows x columns` to panels of [`LANES`] columns, a last one filled up with zeros.
-fn panels_of(matrix: &[f32], columns: usize) -> Buffer {
-    pack(matrix, columns, None)
-}
-
-/// The same of the first `rows` rows, on one thread.
-fn fill_panels(matrix: &[f32], columns: usize, rows: usize, panels: &mut [f32]) {
-    panels.chunks_exact_mut(rows * LANES).enumerate().for_each(|(panel, to)| fill_panel(matrix, columns, panel, to));
-}
-
+/// [`LANES`] columns of `rows x columns`, those beyond the last one 0.
 fn fill_panel(matrix: &[f32], columns: usize, panel: usize, to: &mut [f32]) {
     let first = panel * LANES;
     let lanes = LANES.min(columns - first);
