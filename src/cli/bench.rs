@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -157,7 +157,7 @@ fn time(text: &str, [batch, classes, dim]: [usize; 3], seconds: f64) -> Result<R
     let mut times = Vec::new();
     let start = Instant::now();
     // The first repetition warms caches and buffers, and does not count.
-    while times.len() < 6 || start.elapsed() < Duration::from_secs_f64(seconds) {
+    while times.len() < 6 || start.elapsed().as_secs_f64() < seconds {
         let start = Instant::now();
         loss.evaluate(input, classes, &parameters, &mut gradients)?;
         times.push(start.elapsed().as_secs_f64() * 1e3);

@@ -1,7 +1,7 @@
 //! `meanfield network`: the backbones, and how fast they are on this machine.
 
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::json;
@@ -70,7 +70,7 @@ struct Row {
     gflop: f64,
     /// The most bytes of parameters, activations and gradients in a step.
     step_bytes: usize,
-    /// The most memory that the process held, where the system tells.
+    /// The most memory that the process has held so far, earlier backbones included, where the system tells.
     process_bytes: Option<u64>,
 }
 
@@ -115,6 +115,9 @@ fn bench(args: &Bench, out: &mut dyn Write) -> Result<(), Error> {
         true => Backbone::ALL.to_vec(),
         false => args.backbones.iter().map(|name| named(name)).collect::<Result<_, _>>()?,
     };
+    for (_, backbone) in &wanted {
+        architecture(*backbone, usize::from(args.size)).check()?;
+    }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build()?;
     let mut rows = Vec::new();
     if !args.json {
@@ -207,7 +210,7 @@ fn repeat(seconds: f64, mut run: impl FnMut() -> Result<(), Error>) -> Result<Ti
     run()?;
     let mut times = Vec::new();
     let start = Instant::now();
-    while times.len() < 3 || start.elapsed() < Duration::from_secs_f64(seconds) {
+    while times.len() < 3 || start.elapsed().as_secs_f64() < seconds {
         let start = Instant::now();
         run()?;
         times.push(start.elapsed().as_secs_f64() * 1e3);

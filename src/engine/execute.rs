@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -99,6 +99,8 @@ pub struct Order {
     pub fields: Vec<(String, String)>,
     /// Run it even if the index has its key by now.
     pub forced: bool,
+    /// Which attempt of this run at it, from 1.
+    pub attempt: u32,
     /// The GPUs it was given.
     pub gpus: Vec<u64>,
     /// How many threads it may compute with.
@@ -226,8 +228,11 @@ impl<E: Executor> Workshop<'_, E> {
         };
         let name = if lineage.is_some() { order.lineage } else { order.key };
         let resume = store.staging().with_file_name("resume").join(name.to_string());
-        if order.forced {
-            let _ = fs::remove_dir_all(&resume);
+        if order.forced && order.attempt == 1 {
+            match fs::remove_dir_all(&resume) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).at("empty", &resume)?,
+                _ => {}
+            }
         }
         let job = self.job(order, cell, folder, inputs, &resume)?;
 
@@ -251,6 +256,8 @@ impl<E: Executor> Workshop<'_, E> {
             if let Source::Path(path) = &input.source
                 && !self.context.sources.get(path).is_ok_and(|snapshot| snapshot.is_current(path))
             {
+                // What it left was made of the other content.
+                let _ = fs::remove_dir_all(&resume);
                 let message = format!(
                     "its input {} changed while it ran, so that nobody can say what its outputs were made of; run again",
                     path.display()
@@ -272,9 +279,8 @@ impl<E: Executor> Workshop<'_, E> {
             });
         }
         self.keep_log(order, folder);
-        if lineage.is_none() {
-            let _ = fs::remove_dir_all(&resume);
-        }
+        // What goes on with the lineage stays; a folder of this key alone is of no more use.
+        let _ = fs::remove_dir_all(resume.with_file_name(order.key.to_string()));
         Ok((outputs, usage))
     }
 

@@ -262,7 +262,10 @@ impl<'a> Scheduler<'a> {
             self.attempts.insert(id, attempts);
             let why = reason.lines();
             running.insert(id, Running { key, held, ticket: None, deadline: None, stopping: None, attempts, why });
-            if orders.send(Order { cell: id, key, lineage, inputs, fields, forced, gpus, threads }).is_err() {
+            if orders
+                .send(Order { cell: id, key, lineage, inputs, fields, forced, attempt: attempts, gpus, threads })
+                .is_err()
+            {
                 break;
             }
         }

@@ -15,7 +15,7 @@ use super::weights::{WeightFile, load_tensors, write_safetensors};
 const KEY: &str = "meanfield";
 
 /// What classifiers are called in the weight files of torchvision, Cadene and timm: of no use to an embedding.
-const CLASSIFIERS: [&str; 4] = ["fc.", "last_linear.", "head.", "classifier."];
+const CLASSIFIERS: [&str; 5] = ["fc.", "last_linear.", "head.", "heads.", "classifier."];
 
 /// What the metadata says, as JSON.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]

@@ -49,6 +49,17 @@ const HALVE: Window = Window { size: 3, stride: 2, padding: 0, ceil: true };
 /// In a module that keeps the pixels.
 const KEEP: Window = Window { size: 3, stride: 1, padding: 1, ceil: true };
 
+/// Whether maps of this many rows, or columns, halve: modules 3c and 4e do so by convolutions and by a pooling, which agree
+/// on even numbers alone.
+pub(super) fn halves(size: usize) -> bool {
+    let mut len = HALVE.count(HALVE.count((size - 1) / 2 + 1));
+    (0..2).all(|_| {
+        let agrees = len == 1 || len.is_multiple_of(2);
+        len = len.div_ceil(2);
+        agrees
+    })
+}
+
 /// The trunk, without the classifier.
 pub(super) fn build<B: Backend>(builder: &mut Builder<'_, B>) -> Result<Vec<Layer>, Error> {
     // That of Cadene's port, and so of the papers.
@@ -93,4 +104,15 @@ pub(super) fn build<B: Backend>(builder: &mut Builder<'_, B>) -> Result<Vec<Laye
         inputs = single.unwrap_or(0) + square[1] + double[1] + project.unwrap_or(kept);
     }
     Ok(layers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sizes_of_the_papers_halve_and_odd_maps_do_not() {
+        assert!([32, 64, 96, 224, 227, 256].into_iter().all(halves));
+        assert!(![48, 80, 112, 200, 240, 299].into_iter().any(halves));
+    }
 }

@@ -160,7 +160,6 @@ impl<B: Backend> Pass<'_, B> {
                 Layer::Pool(window, reduce) => self.device.pool(x, *window, *reduce)?,
                 Layer::Residual { units, shortcut } => {
                     let mut way = B::again(&x);
-                    // The main branch first: its tape then begins with the operations that use the input.
                     let short = match shortcut {
                         Some(unit) => self.unit(unit, x, None)?,
                         None => x,

@@ -117,6 +117,10 @@ fn convnet4<B: Backend>(builder: &mut Builder<'_, B>) -> Result<Vec<Layer>, Erro
     channels.windows(2).enumerate().map(block).collect()
 }
 
+/// The longest embedding, and the most rows or columns of an image.
+const LONGEST: usize = 1 << 16;
+const LARGEST: usize = 1 << 12;
+
 /// Colours of a pixel.
 pub const COLOURS: usize = 3;
 
@@ -202,12 +206,12 @@ impl Architecture {
         self.pooling.unwrap_or(self.backbone.pooling())
     }
 
-    /// What no network can be.
-    fn check(&self) -> Result<(), Error> {
+    /// What no network can be. Weight files say it of themselves, before anything of theirs is believed.
+    pub fn check(&self) -> Result<(), Error> {
         let Self { backbone, head, dim, height, width, .. } = *self;
         let wrong = |field, message| Err(Error::Architecture { field, message });
-        if dim == 0 {
-            return wrong("dim", "an embedding has at least one element".into());
+        if dim == 0 || dim > LONGEST {
+            return wrong("dim", format!("an embedding has 1 to {LONGEST} elements, not {dim}"));
         }
         if head == Head::Identity && dim != backbone.features() {
             let features = backbone.features();
@@ -224,8 +228,15 @@ impl Architecture {
             if size < smallest {
                 return wrong(field, format!("{size} pixels are too few for this backbone; at least {smallest}"));
             }
+            if size > LARGEST {
+                return wrong(field, format!("{size} pixels are too many; at most {LARGEST}"));
+            }
             if !size.is_multiple_of(patch) {
                 return wrong(field, format!("{size} pixels are not whole patches of {patch}"));
+            }
+            if backbone == Backbone::BnInception && !inception::halves(size) {
+                let fits = "the papers use 224 and 227; 64, 96, 128, 160, 192 and 256 fit too";
+                return wrong(field, format!("{size} pixels do not halve as often as bn_inception does; {fits}"));
             }
         }
         Ok(())
@@ -296,6 +307,13 @@ impl<B: Backend> Model<B> {
     /// The same, to change.
     pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut NamedTensor<B>> {
         self.tensors.iter_mut()
+    }
+
+    /// Whether a tensor is the scale or shift of a batch normalisation.
+    pub fn normalises(&self, name: &str) -> bool {
+        let Some((layer, "weight" | "bias")) = name.rsplit_once('.') else { return false };
+        let mean = format!("{layer}.running_mean");
+        self.tensors().any(|tensor| tensor.name == mean)
     }
 
     /// Multiplications of a forward pass of `images` through convolutions and linear layers, each with its addition.

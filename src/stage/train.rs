@@ -1,6 +1,8 @@
 //! `train`: a network from the train split, with its log of epochs.
 
 use std::fmt::Write as _;
+use std::fs::File;
+use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -16,7 +18,7 @@ use crate::loss::registry::LossSpec;
 use crate::nn::Backend;
 use crate::nn::weights::WeightFile;
 use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
-use crate::train::{Config, EpochLog, Keep, Measured, Start, TrainError, TrainSet, train};
+use crate::train::{CheckpointError, Config, EpochLog, Keep, Measured, Start, TrainError, TrainSet, train};
 
 pub(super) const KIND: Kind = Kind {
     name: "train",
@@ -78,18 +80,43 @@ impl Work for Training<'_> {
     fn on<B: Backend>(self, device: &B) -> Self::Output {
         let Self { config, data, loss, start, on_epoch } = self;
         let trained = match train(device, config, &data, loss, start, on_epoch) {
-            // The state of another training, or a broken one, is of no use; this one begins anew and replaces it.
-            Err(TrainError::Checkpoint(error)) if error.is_of_the_past() => {
+            // The state of another training, or a broken one: this one begins anew and replaces it.
+            Err(TrainError::Checkpoint(error)) if error.is_useless() => {
                 tracing::warn!("begins anew: {error}");
                 if let Some(keep) = start.keep {
                     std::fs::remove_file(keep.path)?;
                 }
                 train(device, config, &data, loss, start, on_epoch)?
             }
+            // That of a run of another length, which may go further yet: this one begins anew beside it.
+            Err(TrainError::Checkpoint(error @ (CheckpointError::Total(_) | CheckpointError::Beyond { .. }))) => {
+                tracing::info!("begins anew: {error}");
+                let own = start.keep.map(|keep| {
+                    let path = keep.path.with_file_name(format!("checkpoint-{}.safetensors", config.epochs));
+                    (path, keep.settings)
+                });
+                let keep = own.as_ref().map(|(path, settings)| Keep { path, settings });
+                train(device, config, &data, loss, Start { keep, ..start }, on_epoch)?
+            }
             other => other?,
         };
         Ok(trained.model.to_safetensors(device)?)
     }
+}
+
+/// The file in a resume folder whose lock says that a training is at work there.
+const HELD: &str = "held";
+
+/// Removes what a training left that was killed while it wrote: files that are no checkpoint under its name.
+fn sweep(folder: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let whole = name.to_str().is_some_and(|name| name.starts_with("checkpoint") && name.ends_with(".safetensors"));
+        if !whole && name != HELD {
+            std::fs::remove_file(folder.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
@@ -143,9 +170,13 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     };
     let pretrained = input(job, "weights").map(WeightFile::open).transpose()?;
     std::fs::create_dir_all(&job.resume)?;
-    // A training whose run was killed works on until it finds nobody to report to; it must not write here meanwhile.
-    let held = std::fs::File::create(job.resume.join("held"))?;
-    held.lock()?;
+    // A training whose run was killed ends within a second; it must not write here meanwhile.
+    let held = File::create(job.resume.join(HELD))?;
+    if held.try_lock().is_err() {
+        tracing::info!("waits for a training of another run to end");
+        held.lock()?;
+    }
+    sweep(&job.resume)?;
     let checkpoint = job.resume.join("checkpoint.safetensors");
     let keep = Keep { path: &checkpoint, settings: &loss_settings };
     let start = Start { weights: pretrained.as_ref(), keep: Some(keep) };

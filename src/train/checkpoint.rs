@@ -75,16 +75,18 @@ pub enum CheckpointError {
     /// A tensor that has another length than the training's, 0 if it is missing.
     #[error("the checkpoint's tensor {name} has {found} elements, expected {expected}")]
     Tensor { name: String, found: usize, expected: usize },
+    /// Not one line of the log for each epoch.
+    #[error("the checkpoint is after epoch {epoch}, and its log is not")]
+    Log { epoch: u32 },
     /// Tensors that the training does not have.
     #[error("the checkpoint has tensors that the training lacks: {}", list(.0))]
     Unexpected(Vec<String>),
 }
 
 impl CheckpointError {
-    /// Whether the checkpoint is of no use to the training, which may begin anew in its place; else the file system is at
-    /// fault.
-    pub fn is_of_the_past(&self) -> bool {
-        !matches!(self, Self::Io { .. })
+    /// Whether the checkpoint is of no use to anybody, and the training may begin anew in its place.
+    pub fn is_useless(&self) -> bool {
+        !matches!(self, Self::Io { .. } | Self::Total(_) | Self::Beyond { .. })
     }
 }
 

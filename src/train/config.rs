@@ -223,6 +223,10 @@ impl Config {
             }
         }
         require(self.accumulate >= 1, "accumulate", "at least 1", &self.accumulate);
+        // A turn would end between batches that wait for each other.
+        let in_turns = matches!(self.mean_fields, MeanFields::Alternating { .. });
+        let fits = !in_turns || self.accumulate <= 1;
+        require(fits, "accumulate", "1 with mean_fields: alternating", &self.accumulate);
         // In single precision, which gradients are in.
         require(self.clip as f32 > 0.0, "clip", "above 0", &self.clip);
         if let Some(limit) = self.clip_norm {

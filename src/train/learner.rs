@@ -7,7 +7,7 @@ use super::config::{Config, Group};
 use super::optimiser::{OptimiserSpec, State, norm_factor, square_sum};
 use super::run::LossParameter;
 use super::{LengthError, TrainError};
-use crate::nn::{self, Backend, Grads, Kind, Model, Part};
+use crate::nn::{self, Backend, Grads, Kind, Model, NamedTensor, Part};
 
 /// What an optimiser remembers, and the gradients that wait for their step.
 #[derive(Debug)]
@@ -61,14 +61,13 @@ impl<B: Backend> Learner<B> {
         }
     }
 
-    /// The first parameter of the network whose gathered gradient is zero throughout, or absent where `all` must learn: it has
-    /// no part in the embeddings.
-    pub fn idle(&self, device: &B, model: &Model<B>) -> Option<String> {
-        let waiting = model.tensors().zip(&self.network).filter(|(tensor, _)| tensor.kind == Kind::Parameter);
-        let idle = waiting
-            .filter_map(|(tensor, sum)| Some((tensor, sum.as_ref()?)))
-            .find(|(_, sum)| device.read(sum, |values| values.iter().all(|&x| x == 0.0)));
-        idle.map(|(tensor, _)| tensor.name.clone())
+    /// The first parameter of those that should learn whose gathered gradient is absent, or zero throughout: it has no part in
+    /// the embeddings.
+    pub fn idle(&self, device: &B, model: &Model<B>, learns: impl Fn(&NamedTensor<B>) -> bool) -> Option<String> {
+        let waiting = model.tensors().zip(&self.network);
+        let mut learning = waiting.filter(|(tensor, _)| tensor.kind == Kind::Parameter && learns(tensor));
+        let zero = |sum: &B::Vector| device.read(sum, |values| values.iter().all(|&x| x == 0.0));
+        learning.find(|(_, sum)| sum.as_ref().is_none_or(zero)).map(|(tensor, _)| tensor.name.clone())
     }
 
     /// Moves the network's parameters that have gradients, in `epoch`, counted from 0, by the mean over `batches`.

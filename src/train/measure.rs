@@ -32,8 +32,8 @@ pub struct Measured {
     /// For losses with one vector for each class.
     pub field_angle: Option<f64>,
     /// The squared distance of an embedding to the average of its class, averaged over the samples: 0 if classes are
-    /// points, 1 at most.
-    pub spread: f64,
+    /// points, 1 at most. Absent if an embedding is not finite.
+    pub spread: Option<f64>,
     /// The pair-based parent's value minus this loss's on the same embeddings, averaged over the batches. The classes
     /// are those of the batch, for both. For losses with a parent.
     pub parent_gap: Option<f64>,
@@ -50,7 +50,7 @@ impl Measured {
 
     /// The figures, in the order of [`Measured::NAMES`].
     pub fn values(&self) -> [Option<f64>; 5] {
-        [self.field_angle, Some(self.spread), self.parent_gap, self.noise, self.parent_noise]
+        [self.field_angle, self.spread, self.parent_gap, self.noise, self.parent_noise]
     }
 }
 
@@ -98,12 +98,14 @@ pub(super) fn measure<B: Backend>(
         }
         Ok::<_, TrainError>(noise.relative())
     };
+    // What has no value is absent, in the log as in the state of a training that goes on.
+    let finite = |figure: Option<f64>| figure.filter(|figure| figure.is_finite());
     Ok(Measured {
-        field_angle: fields.map(|fields| mean_angle(fields, &averages)),
-        spread: spread(&embeddings, labels, &averages),
-        parent_gap,
-        noise: noise(setup.loss, matrices)?,
-        parent_noise: parent.map_or(Ok(None), |parent| noise(&*parent, &[]))?,
+        field_angle: finite(fields.map(|fields| mean_angle(fields, &averages))),
+        spread: finite(Some(spread(&embeddings, labels, &averages))),
+        parent_gap: finite(parent_gap),
+        noise: finite(noise(setup.loss, matrices)?),
+        parent_noise: finite(parent.map_or(Ok(None), |parent| noise(&*parent, &[]))?),
     })
 }
 

@@ -20,8 +20,8 @@ use crate::loss::memory::Memory;
 use crate::loss::{Batch, Gradients as LossGradients, Init, Loss, LossError, Parameter};
 use crate::nn::weights::WeightFile;
 use crate::nn::{
-    self, Architecture, Backend, COLOURS, Dropout, Map as Images, Model, Recording, Shape, Statistics, Training,
-    buffer, embed,
+    self, Architecture, Backend, COLOURS, Dropout, Map as Images, Model, NamedTensor, Part, Recording, Shape,
+    Statistics, Training, buffer, embed,
 };
 
 /// The images a network is trained on.
@@ -133,7 +133,7 @@ pub enum TrainError {
 pub struct Keep<'a> {
     /// The file.
     pub path: &'a Path,
-    /// What must be equal for a training to go on, beside its [`Config`]: the loss, the images.
+    /// What must be equal for a training to go on, beside its [`Config`], images and starting weights: the loss.
     pub settings: &'a Map<String, Value>,
 }
 
@@ -176,7 +176,7 @@ pub fn train<B: Backend>(
     }
     let setup = Setup { device, config, data, loss, sampler, steps };
     let mut run = Run::begin(&setup, start.weights)?;
-    let settings = start.keep.map(|keep| settings(config, keep.settings));
+    let settings = start.keep.map(|keep| settings(config, keep.settings, data, &run.model, device));
     if let (Some(keep), Some(settings)) = (start.keep, &settings)
         && let Some(checkpoint) = Checkpoint::read(keep.path, settings, config.schedule.depends_on_total())?
     {
@@ -195,13 +195,35 @@ pub fn train<B: Backend>(
     Ok(Trained { model: run.model, loss_parameters: run.loss_parameters })
 }
 
-/// What must be equal for a training to go on.
-fn settings(config: &Config, more: &Map<String, Value>) -> Map<String, Value> {
+/// What must be equal for a training to go on: `more`, all that it was told, its images and the weights it started from.
+fn settings<B: Backend>(
+    config: &Config,
+    more: &Map<String, Value>,
+    data: &TrainSet<'_>,
+    model: &Model<B>,
+    device: &B,
+) -> Map<String, Value> {
     let mut settings = match serde_json::to_value(config) {
         Ok(Value::Object(map)) => map,
         _ => Map::new(),
     };
     settings.extend(more.clone());
+    let mut images = blake3::Hasher::new();
+    for label in data.labels {
+        images.update(&label.to_le_bytes());
+    }
+    images.update(data.pixels);
+    let mut weights = blake3::Hasher::new();
+    for tensor in model.tensors() {
+        device.read(&tensor.value, |values| {
+            for chunk in values.chunks(1 << 12) {
+                weights.update(&chunk.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
+            }
+        });
+    }
+    let sizes = [data.height, data.width, data.classes];
+    settings.insert("images".into(), format!("{sizes:?} {}", images.finalize().to_hex()).into());
+    settings.insert("starting weights".into(), weights.finalize().to_hex().to_string().into());
     settings
 }
 
@@ -352,10 +374,14 @@ impl<B: Backend> Run<B> {
             let mut gradients = device.backward(embeddings, &self.gradients.embeddings)?;
             self.learner.gather_network(device, &self.model, &mut gradients)?;
             if moving && !self.checked {
-                if let Some(parameter) = self.learner.idle(device, &self.model) {
+                let backbone = config.learns(Group::Backbone, epoch);
+                let frozen = |name: &str| config.batch_norm == BatchNorm::Frozen && self.model.normalises(name);
+                let learns = |tensor: &NamedTensor<B>| (backbone || tensor.part == Part::Head) && !frozen(&tensor.name);
+                if let Some(parameter) = self.learner.idle(device, &self.model, learns) {
                     return Err(TrainError::NoGradient { parameter });
                 }
-                self.checked = true;
+                // The backbone is looked at when it joins in.
+                self.checked = backbone;
             }
             if let Some(batches) = due {
                 self.learner.step_network(device, config, &mut self.model, epoch, batches)?;
@@ -415,7 +441,10 @@ impl<B: Backend> Run<B> {
         self.begun = checkpoint.take("begun", self.begun.len())?.into_iter().map(|begun| begun != 0.0).collect();
         self.learner.restore(&mut checkpoint)?;
         let log = std::mem::take(&mut checkpoint.log);
-        self.log = log.into_iter().filter_map(|log| serde_json::from_value(log).ok()).collect();
+        self.log = log.into_iter().map(serde_json::from_value).collect::<Result<_, _>>().unwrap_or_default();
+        if self.log.len() as u32 != checkpoint.epoch {
+            return Err(CheckpointError::Log { epoch: checkpoint.epoch });
+        }
         checkpoint.finish()
     }
 }

@@ -7,8 +7,6 @@
 //!
 //! Work is cut by shapes alone, and every sum is made by one thread in one order: the bits do not depend on the threads.
 
-use std::borrow::Cow;
-
 use pulp::Arch;
 use rayon::prelude::*;
 
@@ -276,6 +274,9 @@ pub(super) fn input_gradient(
     dx.par_chunks_mut(geometry.size[0] * row_len).enumerate().for_each(|(image, dx)| {
         for phase in phases.iter().filter(|phase| !phase.panels.is_empty()) {
             let [rows, columns] = [0, 1].map(|i| phase.positions(geometry, i));
+            if columns.is_empty() {
+                continue;
+            }
             let [taps, tap_columns] = phase.taps;
             let sizes = Sizes {
                 rows: columns.len(),
@@ -514,9 +515,15 @@ fn spread(geometry: &Geometry, samples: &[f32], dx: &mut [f32], add: bool) {
     });
 }
 
+/// Elements of the caller's, or of our own.
+enum Values<'a> {
+    Lent(&'a [f32]),
+    Own(Buffer),
+}
+
 /// Images with zeros around them; the images themselves where no zeros are needed.
 struct Padded<'a> {
-    values: Cow<'a, [f32]>,
+    values: Values<'a>,
     image: usize,
     row: usize,
 }
@@ -529,16 +536,16 @@ impl<'a> Padded<'a> {
         let row = (columns + before[1] + after[1]) * channels;
         let image = (rows + before[0] + after[0]) * row;
         if margin == [[0; 2]; 2] {
-            return Self { values: Cow::Borrowed(x), image, row };
+            return Self { values: Values::Lent(x), image, row };
         }
-        let mut values = vec![0.0; images * image];
+        let mut values = Buffer::zeros(images * image);
         values.par_chunks_mut(image).zip(x.par_chunks(rows * columns * channels)).for_each(|(to, x)| {
             let first = before[0] * row + before[1] * channels;
             for (to, x) in to[first..].chunks_mut(row).zip(x.chunks(columns * channels)) {
                 to[..x.len()].copy_from_slice(x);
             }
         });
-        Self { values: Cow::Owned(values), image, row }
+        Self { values: Values::Own(values), image, row }
     }
 
     /// Elements of a row.
@@ -547,7 +554,11 @@ impl<'a> Padded<'a> {
     }
 
     fn image(&self, index: usize) -> &[f32] {
-        &self.values[index * self.image..]
+        let values = match &self.values {
+            Values::Lent(values) => values,
+            Values::Own(values) => &values[..],
+        };
+        &values[index * self.image..]
     }
 }
 

@@ -157,6 +157,9 @@ impl Backend for Native {
         let Some(shape) = parts.first().map(|part| Shape { channels, ..part.shape }) else {
             return Err(Error::Device { operation: "joining channels", message: "no maps".into() });
         };
+        if parts.iter().any(|part| Shape { channels, ..part.shape } != shape) {
+            return Err(Error::Device { operation: "joining channels", message: "maps of other sizes".into() });
+        }
         let mut values = Buffer::new(shape.len());
         let mut first = 0;
         for part in &parts {

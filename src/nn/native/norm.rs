@@ -329,7 +329,8 @@ impl Normalisation {
         for c in 0..n {
             let (scale, shift) = (scale[c], shift[c]);
             let [a, b, d, e] = [a[c] * scale + shift, b[c] * scale + shift, d[c] * scale + shift, e[c] * scale + shift];
-            y[c] = largest(largest(largest(a, b), largest(d, e)), 0.0);
+            // In this order what is not a number stays so.
+            y[c] = largest(0.0, largest(largest(a, b), largest(d, e)));
         }
     }
 

@@ -217,8 +217,9 @@ impl Tile<'_> {
                     value = simd.add_f32s(value, load::<S>(out));
                 }
                 if finish.relu {
-                    // In this order what is not a number stays so.
-                    value = simd.max_f32s(simd.splat_f32s(0.0), value);
+                    // Not `max`: what is not a number stays so.
+                    let zero = simd.splat_f32s(0.0);
+                    value = simd.select_f32s(simd.less_than_f32s(value, zero), zero, value);
                 }
                 store(out, value);
             }

@@ -1,4 +1,4 @@
-//! The CPU convolution: 3x3, stride 1, padding 1, NHWC, by Winograd's F(4, 3) along the rows of an image.
+//! Convolutions of 3x3, stride 1 and padding 1 by Winograd's F(4, 3) along the rows of an image.
 //!
 //! Four outputs of a row need twelve multiplications directly and six here (Lavin and Gray 2016, "Fast Algorithms for
 //! Convolutional Neural Networks", equation 10 and section 5.1 in one dimension). A row is cut into tiles of four

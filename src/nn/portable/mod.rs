@@ -138,6 +138,10 @@ impl<D: Device<f32>> Backend for Portable<D> {
 
     /// dfdx panics if one of the maps is there twice.
     fn concat<T: Tape<f32, D>>(&self, maps: Vec<PortableMap<D, T>>) -> Result<PortableMap<D, T>, Error> {
+        let size = |map: &PortableMap<D, T>| backend::Shape { channels: 0, ..Self::shape(map) };
+        if maps.windows(2).any(|pair| size(&pair[0]) != size(&pair[1])) {
+            return Err(Error::Device { operation: "joining channels", message: "maps of other sizes".into() });
+        }
         let join = |x: PortableMap<D, T>, y: PortableMap<D, T>| -> Result<_, D::Err> {
             let values = (x.values, y.values).try_concat_along(Axis::<3>)?;
             Ok(PortableMap { values, traced: x.traced || y.traced })

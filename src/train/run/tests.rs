@@ -126,7 +126,11 @@ fn measuring_leaves_no_trace_in_the_training() {
         assert!(bits(&plain) == bits(&measured), "{loss}");
         assert_eq!(logs[0].measured, None);
         let Measured { field_angle, spread, parent_gap, noise, parent_noise } = logs[1].measured.unwrap();
-        assert!((0.0..=1.0).contains(&spread) && noise.is_some_and(|noise| noise > 0.0), "{loss}: {:?}", logs[1]);
+        assert!(
+            spread.is_some_and(|spread| (0.0..=1.0).contains(&spread)) && noise.is_some_and(|noise| noise > 0.0),
+            "{loss}: {:?}",
+            logs[1]
+        );
         let pairs = loss.starts_with("mean_field");
         assert_eq!((parent_gap.is_some(), parent_noise.is_some()), (pairs, pairs), "{loss}");
         assert_eq!(field_angle.is_some(), loss != "class_wise_multi_similarity", "{loss}");
