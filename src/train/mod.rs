@@ -8,6 +8,7 @@ mod mode;
 mod optimiser;
 mod run;
 mod schedule;
+mod state;
 #[cfg(test)]
 mod tests;
 

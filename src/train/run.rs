@@ -13,6 +13,7 @@ use super::config::{BatchNorm, Config, Group};
 use super::learner::Learner;
 use super::measure::{Measured, measure};
 use super::mode::{Averages, MeanFields};
+use super::state;
 use crate::data::augment::BatchId;
 use crate::data::random::stream;
 use crate::data::sampler::{Sampler, SamplerError};
@@ -176,7 +177,7 @@ pub fn train<B: Backend>(
     }
     let setup = Setup { device, config, data, loss, sampler, steps };
     let mut run = Run::begin(&setup, start.weights)?;
-    let settings = start.keep.map(|keep| settings(config, keep.settings, data, &run.model, device));
+    let settings = start.keep.map(|keep| state::settings(config, keep.settings, data, &run.model, device));
     if let (Some(keep), Some(settings)) = (start.keep, &settings)
         && let Some(checkpoint) = Checkpoint::read(keep.path, settings, config.schedule.depends_on_total())?
     {
@@ -193,38 +194,6 @@ pub fn train<B: Backend>(
     }
     buffer::release();
     Ok(Trained { model: run.model, loss_parameters: run.loss_parameters })
-}
-
-/// What must be equal for a training to go on: `more`, all that it was told, its images and the weights it started from.
-fn settings<B: Backend>(
-    config: &Config,
-    more: &Map<String, Value>,
-    data: &TrainSet<'_>,
-    model: &Model<B>,
-    device: &B,
-) -> Map<String, Value> {
-    let mut settings = match serde_json::to_value(config) {
-        Ok(Value::Object(map)) => map,
-        _ => Map::new(),
-    };
-    settings.extend(more.clone());
-    let mut images = blake3::Hasher::new();
-    for label in data.labels {
-        images.update(&label.to_le_bytes());
-    }
-    images.update(data.pixels);
-    let mut weights = blake3::Hasher::new();
-    for tensor in model.tensors() {
-        device.read(&tensor.value, |values| {
-            for chunk in values.chunks(1 << 12) {
-                weights.update(&chunk.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
-            }
-        });
-    }
-    let sizes = [data.height, data.width, data.classes];
-    settings.insert("images".into(), format!("{sizes:?} {}", images.finalize().to_hex()).into());
-    settings.insert("starting weights".into(), weights.finalize().to_hex().to_string().into());
-    settings
 }
 
 /// What the steps of a training share.
@@ -279,14 +248,14 @@ impl<B: Backend> Setup<'_, B> {
 }
 
 /// A training under way.
-struct Run<B: Backend> {
-    model: Model<B>,
-    loss_parameters: Vec<LossParameter>,
-    learner: Learner<B>,
-    memory: Memory<f32>,
+pub(super) struct Run<B: Backend> {
+    pub model: Model<B>,
+    pub loss_parameters: Vec<LossParameter>,
+    pub learner: Learner<B>,
+    pub memory: Memory<f32>,
     /// Classes that a moving average has begun for.
-    begun: Vec<bool>,
-    log: Vec<EpochLog>,
+    pub begun: Vec<bool>,
+    pub log: Vec<EpochLog>,
     /// Whether it was seen that every parameter has a gradient.
     checked: bool,
     bytes: Vec<u8>,
@@ -400,52 +369,6 @@ impl<B: Backend> Run<B> {
             averages.present().for_each(|(class, _)| self.begun[class] = true);
         }
         Ok(value)
-    }
-
-    /// All that the next epoch depends on.
-    fn checkpoint(&self, device: &B, settings: Map<String, Value>) -> Checkpoint {
-        let mut checkpoint = Checkpoint { epoch: self.log.len() as u32, settings, ..Checkpoint::default() };
-        checkpoint.log = self.log.iter().filter_map(|log| serde_json::to_value(log).ok()).collect();
-        for tensor in self.model.tensors() {
-            let values = device.read(&tensor.value, <[f32]>::to_vec);
-            checkpoint.tensors.insert(format!("model/{}", tensor.name), values);
-        }
-        for matrix in &self.loss_parameters {
-            checkpoint.tensors.insert(format!("loss/{}", matrix.parameter.name), matrix.values.clone());
-        }
-        let (rows, labels, next) = self.memory.parts();
-        checkpoint.tensors.insert("memory/rows".into(), rows.to_vec());
-        // Bit patterns: a class is a whole number.
-        checkpoint.tensors.insert("memory/labels".into(), labels.iter().map(|&label| f32::from_bits(label)).collect());
-        checkpoint.counters.insert("memory next".into(), next as u64);
-        checkpoint.tensors.insert("begun".into(), self.begun.iter().map(|&begun| f32::from(u8::from(begun))).collect());
-        self.learner.save(&mut checkpoint);
-        checkpoint
-    }
-
-    /// Goes on from a checkpoint.
-    fn restore(&mut self, setup: &Setup<'_, B>, mut checkpoint: Checkpoint) -> Result<(), CheckpointError> {
-        for tensor in self.model.tensors_mut() {
-            let values = checkpoint.take(&format!("model/{}", tensor.name), tensor.len())?;
-            setup.device.write(&mut tensor.value, |to| to.copy_from_slice(&values));
-        }
-        for matrix in &mut self.loss_parameters {
-            matrix.values = checkpoint.take(&format!("loss/{}", matrix.parameter.name), matrix.values.len())?;
-        }
-        let len = |checkpoint: &Checkpoint, name: &str| checkpoint.tensors.get(name).map_or(0, Vec::len);
-        let (rows, labels) = (len(&checkpoint, "memory/rows"), len(&checkpoint, "memory/labels"));
-        let rows = checkpoint.take("memory/rows", rows)?;
-        let labels = checkpoint.take("memory/labels", labels)?.into_iter().map(f32::to_bits).collect();
-        let next = checkpoint.counters.get("memory next").map_or(0, |&next| next as usize);
-        self.memory = Memory::of(rows, labels, next);
-        self.begun = checkpoint.take("begun", self.begun.len())?.into_iter().map(|begun| begun != 0.0).collect();
-        self.learner.restore(&mut checkpoint)?;
-        let log = std::mem::take(&mut checkpoint.log);
-        self.log = log.into_iter().map(serde_json::from_value).collect::<Result<_, _>>().unwrap_or_default();
-        if self.log.len() as u32 != checkpoint.epoch {
-            return Err(CheckpointError::Log { epoch: checkpoint.epoch });
-        }
-        checkpoint.finish()
     }
 }
 

@@ -131,7 +131,7 @@ impl Backend for Native {
     fn pool<T: Tape<f32, Cpu>>(&self, x: NativeMap<T>, window: Window, reduce: Reduce) -> Result<NativeMap<T>, Error> {
         let (x, tape) = x.split();
         let shape = x.shape;
-        let (y, winners) = pool::forward(window, reduce, shape, &x.values);
+        let (y, winners) = pool::forward(window, reduce, shape, &x.values, T::OWNS_TAPE);
         self.unary("pooling", &x, tape, y, window.out(shape), move |dy| {
             pool::backward(window, reduce, shape, &winners, &dy)
         })

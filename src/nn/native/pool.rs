@@ -25,11 +25,12 @@ fn counted(window: Window, shape: Shape, row: usize, column: usize) -> f32 {
     (along(row, shape.rows) * along(column, shape.columns)) as f32
 }
 
-/// The pooled map, and for a maximum the place in its window of each winner.
-pub(super) fn forward(window: Window, reduce: Reduce, shape: Shape, x: &[f32]) -> (Buffer, Vec<u8>) {
+/// The pooled map, and for a maximum, if they are to be kept, the place in its window of each winner.
+pub(super) fn forward(window: Window, reduce: Reduce, shape: Shape, x: &[f32], keep: bool) -> (Buffer, Vec<u8>) {
     let (out, channels) = (window.out(shape), shape.channels);
     let mut y = Buffer::new(out.len());
-    let mut winners = vec![0; if reduce == Reduce::Max { out.len() } else { 0 }];
+    let keep = keep && reduce == Reduce::Max;
+    let mut winners = vec![0; if keep { out.len() } else { 0 }];
     let row_len = out.columns * channels;
     let image = shape.rows * shape.columns * channels;
     let pool = |index: usize, y: &mut [f32], winners: &mut [u8]| {
@@ -37,6 +38,16 @@ pub(super) fn forward(window: Window, reduce: Reduce, shape: Shape, x: &[f32]) -
         vectorise(
             #[inline(always)]
             || match reduce {
+                Reduce::Max if winners.is_empty() => {
+                    for (column, y) in y.chunks_exact_mut(channels).enumerate() {
+                        y.fill(f32::NEG_INFINITY);
+                        for (_, pixel) in taps(window, shape, row, column) {
+                            let x = &x[pixel * channels..][..channels];
+                            // What is not a number wins, as it should be seen.
+                            y.iter_mut().zip(x).for_each(|(y, x)| *y = if *x > *y || x.is_nan() { *x } else { *y });
+                        }
+                    }
+                }
                 Reduce::Max => {
                     let cells = y.chunks_exact_mut(channels).zip(winners.chunks_exact_mut(channels));
                     for (column, (y, winners)) in cells.enumerate() {
@@ -59,13 +70,13 @@ pub(super) fn forward(window: Window, reduce: Reduce, shape: Shape, x: &[f32]) -
             },
         );
     };
-    match reduce {
-        Reduce::Max => y
+    match keep {
+        true => y
             .par_chunks_mut(row_len)
             .zip(winners.par_chunks_mut(row_len))
             .enumerate()
             .for_each(|(index, (y, winners))| pool(index, y, winners)),
-        Reduce::Average => y.par_chunks_mut(row_len).enumerate().for_each(|(index, y)| pool(index, y, &mut [])),
+        false => y.par_chunks_mut(row_len).enumerate().for_each(|(index, y)| pool(index, y, &mut [])),
     }
     (y, winners)
 }

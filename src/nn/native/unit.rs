@@ -135,26 +135,13 @@ fn by_batch<T: Tape<f32, Cpu>>(
         if let Some(conv_bias) = &conv_bias {
             put(table, conv_bias, Buffer::of(channel_sums(&dz, outputs)))?;
         }
-        backward(table, &geometry, convolution.groups, &x, &kernel, None, &dz)
+        let mut dw = Buffer::new(kernel.values.len());
+        groups::weight_gradient(&geometry, convolution.groups, &x.values, &dz, &mut dw);
+        put(table, &kernel.handle, dw)?;
+        input_gradient(table, &geometry, convolution.groups, &x, &kernel, None, &dz)
     });
     let map = NativeMap { values: y.values, shape, handle: y.handle.put_tape(tape), traced: T::OWNS_TAPE };
     Ok((map, Some(running)))
-}
-
-/// The gradients of a convolution's kernel and input.
-fn backward(
-    table: &mut Table,
-    geometry: &Geometry,
-    groups: usize,
-    x: &NativeMap<NoneTape>,
-    kernel: &NativeVector,
-    scale: Option<&[f32]>,
-    dz: &[f32],
-) -> Result<(), CpuError> {
-    let mut dw = Buffer::new(kernel.values.len());
-    groups::weight_gradient(geometry, groups, &x.values, dz, &mut dw);
-    put(table, &kernel.handle, dw)?;
-    input_gradient(table, geometry, groups, x, kernel, scale, dz)
 }
 
 /// The gradient of a convolution's input, where it is wanted: added to what is there already.

@@ -1,0 +1,247 @@
+//! Convolutions of any kernel, stride and padding, NHWC, as products over patches that are never written out.
+//!
+//! For a fixed row of the kernel, the columns of the kernel and the channels of a patch lie side by side in a padded image,
+//! and the patches of neighbouring outputs lie at a fixed distance: a convolution is a product whose left side is the image
+//! itself. The gradient of the input is a convolution of the same kind for each phase of the stride, that of the kernel
+//! a product with rows and terms exchanged.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | this one | shapes, and the forward convolution |
+//! | `input`, `kernel` | the gradients of input and kernel |
+//! | `layout` | padding, sampling, packing |
+//!
+//! Work is cut by shapes alone, and every sum is made by one thread in one order: the bits do not depend on the threads.
+
+mod input;
+mod kernel;
+mod layout;
+
+use pulp::Arch;
+use rayon::prelude::*;
+
+pub(super) use self::input::input_gradient;
+pub(super) use self::kernel::weight_gradient;
+use self::layout::{Padded, sample};
+pub(super) use self::layout::{pack_panel, pack_phase_panel, phase_taps};
+use super::buffer::scratch;
+use super::product::{Finish, LANES, Product, ROWS, Sizes};
+use super::winograd;
+
+/// Rows of the left side that one task takes at least, where there are that many.
+const TASK_ROWS: usize = 14 * ROWS;
+
+/// The shapes of one convolution; pairs are (rows, columns).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Geometry {
+    pub images: usize,
+    pub size: [usize; 2],
+    pub inputs: usize,
+    pub outputs: usize,
+    pub kernel: [usize; 2],
+    pub stride: [usize; 2],
+    pub padding: [usize; 2],
+    /// Winograd's algorithm where it applies.
+    pub winograd: bool,
+}
+
+impl Geometry {
+    /// Rows and columns of the output.
+    pub fn out(&self) -> [usize; 2] {
+        std::array::from_fn(|i| (self.size[i] + 2 * self.padding[i] - self.kernel[i]) / self.stride[i] + 1)
+    }
+
+    /// Pixels of an image, in and out.
+    pub fn pixels(&self) -> [usize; 2] {
+        [self.size, self.out()].map(|[rows, columns]| rows * columns)
+    }
+
+    /// Elements of the kernel.
+    pub fn weights(&self) -> usize {
+        self.kernel[0] * self.kernel[1] * self.inputs * self.outputs
+    }
+
+    /// Pixels are mapped one by one.
+    fn is_pointwise(&self) -> bool {
+        self.kernel == [1, 1] && self.stride == [1, 1] && self.padding == [0, 0]
+    }
+
+    /// The same convolution of the pixels that it looks at alone, where these are fewer: a stride and single pixels.
+    fn sampled(&self) -> Option<Self> {
+        let sampled = self.kernel == [1, 1] && self.padding == [0, 0] && self.stride != [1, 1];
+        sampled.then(|| Self { size: self.out(), stride: [1, 1], ..*self })
+    }
+
+    /// Winograd's algorithm applies, and there are channels enough to be worth its transforms.
+    fn is_winograd(&self) -> bool {
+        self.winograd && self.inputs >= 16 && self.kernel == [3, 3] && self.stride == [1, 1] && self.padding == [1, 1]
+    }
+}
+
+/// Writes the convolution of `x` (`N x H x W x C`) with `weights` (`KH x KW x C x O`, each output's multiplied by its `scale`)
+/// to `y` (`N x OH x OW x O`), and returns what `each` makes of stretches of whole pixels of it, in order.
+pub(super) fn forward<R: Send>(
+    geometry: &Geometry,
+    x: &[f32],
+    weights: &[f32],
+    scale: Option<&[f32]>,
+    finish: Finish<'_>,
+    y: &mut [f32],
+    each: impl Fn(&[f32]) -> R + Sync,
+) -> Vec<R> {
+    if geometry.is_winograd() {
+        return winograd::forward(geometry, x, weights, scale, finish, y, each);
+    }
+    if let Some(sampled) = geometry.sampled() {
+        return forward(&sampled, &sample(geometry, x), weights, scale, finish, y, each);
+    }
+    let terms = geometry.weights() / geometry.outputs;
+    let right = Right::Weights { weights, scale };
+    let strip = Strip { outputs: geometry.outputs, panel: terms * LANES, right, finish };
+    if geometry.is_pointwise() {
+        return pointwise(x, geometry.inputs, strip, y, each);
+    }
+    let padded = Padded::new(x, geometry.images, geometry.size, geometry.inputs, [geometry.padding; 2]);
+    let [rows, columns] = geometry.out();
+    let block = TASK_ROWS.div_ceil(columns).min(rows);
+    let tasks: Vec<(usize, usize, &mut [f32])> = y
+        .chunks_mut(rows * columns * geometry.outputs)
+        .enumerate()
+        .flat_map(|(image, y)| {
+            y.chunks_mut(block * columns * geometry.outputs).enumerate().map(move |(b, y)| (image, b * block, y))
+        })
+        .collect();
+    let sizes = Sizes {
+        rows: columns,
+        runs: geometry.kernel[0],
+        depth: geometry.kernel[1] * geometry.inputs,
+        a_run: padded.row(),
+        a_depth: 1,
+        a_row: geometry.stride[1] * geometry.inputs,
+        c_row: geometry.outputs,
+        lanes: LANES,
+    };
+    tasks
+        .into_par_iter()
+        .map(|(image, first, y)| {
+            let start = (image * rows + first) * columns * geometry.outputs;
+            let strip = strip.from(start);
+            scratch(strip.room(), |room| {
+                for panel in 0..strip.count() {
+                    let b = strip.lay(panel, room);
+                    for (row, y) in y.chunks_mut(columns * geometry.outputs).enumerate() {
+                        let a = &padded.image(image)[(first + row) * geometry.stride[0] * padded.row()..];
+                        strip.multiply(panel, b, row * columns * geometry.outputs, sizes, a, y);
+                    }
+                }
+            });
+            each(y)
+        })
+        .collect()
+}
+
+/// The right side of a product.
+#[derive(Clone, Copy)]
+enum Right<'a> {
+    /// Panel after panel.
+    Packed(&'a [f32]),
+    /// `terms x outputs`, each output's to be multiplied by its `scale`: a task packs a panel when it comes to it, in a cache
+    /// that it does not leave.
+    Weights { weights: &'a [f32], scale: Option<&'a [f32]> },
+}
+
+/// Columns of a right side, and what follows the product.
+#[derive(Clone, Copy)]
+struct Strip<'a> {
+    outputs: usize,
+    /// Elements of a panel.
+    panel: usize,
+    right: Right<'a>,
+    finish: Finish<'a>,
+}
+
+impl<'a> Strip<'a> {
+    fn count(&self) -> usize {
+        self.outputs.div_ceil(LANES)
+    }
+
+    /// Elements that [`Self::lay`] needs for itself.
+    fn room(&self) -> usize {
+        if matches!(self.right, Right::Packed(_)) { 0 } else { self.panel }
+    }
+
+    /// One panel of the right side.
+    fn lay<'b>(&'b self, panel: usize, room: &'b mut [f32]) -> &'b [f32] {
+        match self.right {
+            Right::Packed(panels) => &panels[panel * self.panel..][..self.panel],
+            Right::Weights { weights, scale } => {
+                pack_panel(weights, self.outputs, scale, panel, room);
+                room
+            }
+        }
+    }
+
+    /// For results from element `start` on.
+    fn from(self, start: usize) -> Self {
+        let residual = self.finish.residual.map(|residual| &residual[start..]);
+        Self { finish: Finish { residual, ..self.finish }, ..self }
+    }
+
+    /// Multiplies with one panel, which lies in `b`; `y` begins at element `at` of the strip's results.
+    fn multiply(&self, panel: usize, b: &[f32], at: usize, sizes: Sizes, a: &[f32], y: &mut [f32]) {
+        let first = panel * LANES;
+        Arch::new().dispatch(Product {
+            sizes: Sizes { lanes: LANES.min(self.outputs - first), ..sizes },
+            a,
+            b,
+            c: &mut y[first..],
+            finish: Finish {
+                bias: self.finish.bias.map(|bias| &bias[first..]),
+                residual: self.finish.residual.map(|residual| &residual[at + first..]),
+                ..self.finish
+            },
+        });
+    }
+}
+
+/// `x` (`pixels x inputs`) times the strip.
+fn pointwise<R: Send>(
+    x: &[f32],
+    inputs: usize,
+    strip: Strip<'_>,
+    y: &mut [f32],
+    each: impl Fn(&[f32]) -> R + Sync,
+) -> Vec<R> {
+    let pixels = x.len() / inputs;
+    let block = TASK_ROWS.min(pixels.div_ceil(4).next_multiple_of(ROWS));
+    y.par_chunks_mut(block * strip.outputs)
+        .zip(x.par_chunks(block * inputs))
+        .enumerate()
+        .map(|(index, (y, x))| {
+            let rows = x.len() / inputs;
+            let strip = strip.from(index * block * strip.outputs);
+            // Rows at a distance of whole pages compete for the same few cache lines.
+            let pitch = if inputs.is_multiple_of(1024) { inputs + 16 } else { inputs };
+            let sizes = Sizes {
+                rows,
+                runs: 1,
+                depth: inputs,
+                a_run: 0,
+                a_depth: 1,
+                a_row: pitch,
+                c_row: strip.outputs,
+                lanes: LANES,
+            };
+            let copied = if pitch == inputs { 0 } else { rows * pitch };
+            scratch(copied + strip.room(), |all| {
+                let (copy, room) = all.split_at_mut(copied);
+                copy.chunks_mut(pitch).zip(x.chunks(inputs)).for_each(|(to, x)| to[..inputs].copy_from_slice(x));
+                let a = if pitch == inputs { x } else { &*copy };
+                for panel in 0..strip.count() {
+                    strip.multiply(panel, strip.lay(panel, room), 0, sizes, a, y);
+                }
+            });
+            each(y)
+        })
+        .collect()
+}
