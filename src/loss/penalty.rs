@@ -8,7 +8,7 @@ use super::rows::{add_scaled, largest};
 use crate::simd::vectorise;
 
 /// Rows of mean fields whose cosines with all following rows exist at one time, and rows of one task.
-const TILE: usize = 128;
+const TILE: usize = 256;
 /// Where fewer than one pair in so many has a gradient, single rows are added instead of multiplying matrices.
 const SPARSE: usize = 64;
 
@@ -19,7 +19,7 @@ const SPARSE: usize = 64;
 /// taken as 0.
 ///
 /// The cosines are symmetric, so only tiles on and above the diagonal are made: C^2 D operations and O(C) memory in units
-/// of 128 elements, beside one matrix of unit rows. The gradient costs twice as much where most pairs have one, and next to
+/// of 256 elements, beside one matrix of unit rows. The gradient costs twice as much where most pairs have one, and next to
 /// nothing where few do.
 pub(super) fn closeness<T: Real>(
     fields: &ClassVectors<'_, T>,

@@ -99,6 +99,9 @@ pub struct Unit<'a, V> {
 /// Running mean and variance after a batch.
 pub type Running<V> = [V; 2];
 
+/// A unit's map, and the running statistics of one that is normalised by its batch.
+pub type Outcome<B, T> = Result<(Map<B, T>, Option<Running<<B as Backend>::Vector>>), Error>;
+
 /// A window that slides over the pixels, the same in rows and columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
@@ -171,14 +174,14 @@ pub trait Backend: Clone + std::fmt::Debug + Sized + 'static {
     /// The same map again, for a second use; the tape stays with the first.
     fn again<T: Tape<f32, Self::Device>>(x: &Map<Self, T>) -> Map<Self, T>;
 
-    /// A [`Unit`], `residual` being added before the ReLU. Returns the running statistics after the batch where the unit
+    /// A unit, `residual` being added before the ReLU. Returns the running statistics after the batch where the unit
     /// is normalised by the batch's.
     fn unit<T: Tape<f32, Self::Device>>(
         &self,
         x: Map<Self, T>,
         unit: Unit<'_, Self::Vector>,
         residual: Option<Map<Self, T>>,
-    ) -> Result<(Map<Self, T>, Option<Running<Self::Vector>>), Error>;
+    ) -> Outcome<Self, T>;
 
     /// Pooling of windows.
     fn pool<T: Tape<f32, Self::Device>>(

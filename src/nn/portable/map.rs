@@ -22,7 +22,7 @@ impl<D: Device<f32>, T: Tape<f32, D>> PortableMap<D, T> {
 
 impl<D: Device<f32>, T: Tape<f32, D>> PortableMap<D, T> {
     /// The map after an operation on its pixels as rows of a matrix and the number of images; `shape` maps the extents.
-    pub fn as_matrix(
+    pub fn in_rows(
         self,
         operation: impl FnOnce(Matrix<D, T>, usize) -> Result<Matrix<D, T>, D::Err>,
         shape: impl FnOnce(Extents) -> Extents,

@@ -187,16 +187,16 @@ impl<D: Device<f32>> Backend for Portable<D> {
         epsilon: f32,
     ) -> Result<PortableMap<D, T>, Error> {
         let run = |x, _| transformer::layer_norm(x, weight.learning(), bias.learning(), epsilon);
-        x.as_matrix(run, |shape| shape).map_err(failed("layer normalisation"))
+        x.in_rows(run, |shape| shape).map_err(failed("layer normalisation"))
     }
 
     fn gelu<T: Tape<f32, D>>(&self, x: PortableMap<D, T>) -> Result<PortableMap<D, T>, Error> {
-        x.as_matrix(|x, _| transformer::gelu(x), |shape| shape).map_err(failed("GELU"))
+        x.in_rows(|x, _| transformer::gelu(x), |shape| shape).map_err(failed("GELU"))
     }
 
     fn attention<T: Tape<f32, D>>(&self, x: PortableMap<D, T>, heads: usize) -> Result<PortableMap<D, T>, Error> {
         let run = |x, images| transformer::attention(x, images, heads);
-        x.as_matrix(run, |(n, h, w, c)| (n, h, w, c / 3)).map_err(failed("attention"))
+        x.in_rows(run, |(n, h, w, c)| (n, h, w, c / 3)).map_err(failed("attention"))
     }
 
     fn tokens<T: Tape<f32, D>>(
@@ -206,7 +206,7 @@ impl<D: Device<f32>> Backend for Portable<D> {
         positions: &PortableVector<D>,
     ) -> Result<PortableMap<D, T>, Error> {
         let run = |x, images| transformer::tokens(x, images, class.learning(), positions.learning());
-        let mut x = x.as_matrix(run, |(n, h, w, c)| (n, 1, 1 + h * w, c)).map_err(failed("tokens"))?;
+        let mut x = x.in_rows(run, |(n, h, w, c)| (n, 1, 1 + h * w, c)).map_err(failed("tokens"))?;
         // The class token and the positions learn, whatever is below.
         x.traced = T::OWNS_TAPE;
         Ok(x)
@@ -215,7 +215,7 @@ impl<D: Device<f32>> Backend for Portable<D> {
     fn pixels<T: Tape<f32, D>>(&self, x: PortableMap<D, T>, range: Range<usize>) -> Result<PortableMap<D, T>, Error> {
         let len = range.len();
         let run = |x, images| transformer::pixels(x, images, range);
-        x.as_matrix(run, |(n, _, _, c)| (n, 1, len, c)).map_err(failed("taking pixels"))
+        x.in_rows(run, |(n, _, _, c)| (n, 1, len, c)).map_err(failed("taking pixels"))
     }
 
     fn backward(&self, x: Map<Self, Recording<Self>>, gradient: &[f32]) -> Result<Grads<Self>, Error> {
