@@ -84,6 +84,14 @@ impl<'a> Padded<'a> {
     }
 }
 
+/// All panels of `terms x outputs`, one after another; see [`pack_panel`].
+pub(super) fn pack(weights: &[f32], outputs: usize, scale: Option<&[f32]>) -> Buffer {
+    let panel = weights.len() / outputs * LANES;
+    let mut panels = Buffer::new(outputs.div_ceil(LANES) * panel);
+    panels.par_chunks_mut(panel).enumerate().for_each(|(index, to)| pack_panel(weights, outputs, scale, index, to));
+    panels
+}
+
 /// A panel of [`LANES`] outputs of `terms x outputs`, `terms x LANES`, each output's multiplied by its `scale`.
 pub(in crate::nn::native) fn pack_panel(
     weights: &[f32],

@@ -22,7 +22,7 @@ use rayon::prelude::*;
 
 pub(super) use self::input::input_gradient;
 pub(super) use self::kernel::weight_gradient;
-use self::layout::{Padded, sample};
+use self::layout::{Padded, pack, sample};
 pub(super) use self::layout::{pack_panel, pack_phase_panel, phase_taps};
 use super::buffer::scratch;
 use super::product::{Finish, LANES, Product, ROWS, Sizes};
@@ -30,6 +30,8 @@ use super::winograd;
 
 /// Rows of the left side that one task takes at least, where there are that many.
 const TASK_ROWS: usize = 14 * ROWS;
+/// With so many tasks the right side is packed once for all, with fewer by each for itself.
+const MANY_TASKS: usize = 16;
 
 /// The shapes of one convolution; pairs are (rows, columns).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +98,14 @@ pub(super) fn forward<R: Send>(
         return forward(&sampled, &sample(geometry, x), weights, scale, finish, y, each);
     }
     let terms = geometry.weights() / geometry.outputs;
-    let right = Right::Weights { weights, scale };
+    let pixels = geometry.images * geometry.pixels()[1];
+    let packed;
+    let right = if pixels >= MANY_TASKS * TASK_ROWS {
+        packed = pack(weights, geometry.outputs, scale);
+        Right::Packed(&packed)
+    } else {
+        Right::Weights { weights, scale }
+    };
     let strip = Strip { outputs: geometry.outputs, panel: terms * LANES, right, finish };
     if geometry.is_pointwise() {
         return pointwise(x, geometry.inputs, strip, y, each);
