@@ -1,6 +1,6 @@
 //! Layer normalisation: each pixel's channels by their own mean and variance.
 
-use dfdx::prelude::{Cpu, NoneTape, PutTape, Tape};
+use dfdx::prelude::{Cpu, Tape};
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
@@ -24,7 +24,7 @@ pub(super) fn forward<T: Tape<f32, Cpu>>(
     let (x, mut tape) = x.split();
     let shape = x.shape;
     let (values, moments) = normalise(&x.values, &weight.values, &bias.values, epsilon);
-    let y = NativeMap::<NoneTape>::new(&native.cpu, values, shape, NoneTape).map_err(failed("layer normalisation"))?;
+    let y = NativeMap::new(&native.cpu, values, shape).map_err(failed("layer normalisation"))?;
     let (result, weight, bias) = (y.handle.clone(), weight.clone(), bias.handle.clone());
     tape.add_backward_op(move |table| {
         let Some(dy) = take(table, &result)? else { return Ok(()) };
@@ -37,7 +37,7 @@ pub(super) fn forward<T: Tape<f32, Cpu>>(
         put(table, &bias, shifts)?;
         if x.traced { put(table, &x.handle, dx) } else { Ok(()) }
     });
-    Ok(NativeMap { values: y.values, shape, handle: y.handle.put_tape(tape), traced: T::OWNS_TAPE })
+    Ok(y.on(tape, T::OWNS_TAPE))
 }
 
 /// Elements of the pixels that one task takes.

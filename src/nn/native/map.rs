@@ -30,13 +30,19 @@ pub struct NativeMap<T> {
     pub(super) traced: bool,
 }
 
-impl<T: Tape<f32, Cpu>> NativeMap<T> {
-    /// The result of an operation on `tape`.
-    pub fn new(device: &Cpu, values: Buffer, shape: Shape, tape: T) -> Result<Self, CpuError> {
-        let handle = device.try_zeros_like(&(0,))?.put_tape(tape);
-        Ok(Self { values: Arc::new(values), shape, handle, traced: T::OWNS_TAPE })
+impl NativeMap<NoneTape> {
+    /// A map that no operation has been recorded for.
+    pub fn new(device: &Cpu, values: Buffer, shape: Shape) -> Result<Self, CpuError> {
+        Ok(Self { values: Arc::new(values), shape, handle: device.try_zeros_like(&(0,))?, traced: false })
     }
 
+    /// The result of the operations on `tape`.
+    pub fn on<T>(self, tape: T, traced: bool) -> NativeMap<T> {
+        NativeMap { values: self.values, shape: self.shape, handle: self.handle.put_tape(tape), traced }
+    }
+}
+
+impl<T: Tape<f32, Cpu>> NativeMap<T> {
     /// The map without its tape, and the tape.
     pub fn split(self) -> (NativeMap<NoneTape>, T) {
         let (handle, tape) = self.handle.split_tape();

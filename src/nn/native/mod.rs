@@ -70,7 +70,7 @@ impl Native {
         shape: Shape,
         back: impl FnOnce(Buffer) -> Buffer + 'static,
     ) -> Result<NativeMap<T>, Error> {
-        let y = NativeMap::<NoneTape>::new(&self.cpu, values, shape, NoneTape).map_err(failed(operation))?;
+        let y = NativeMap::new(&self.cpu, values, shape).map_err(failed(operation))?;
         if x.traced {
             let (from, to) = (y.handle.clone(), x.handle.clone());
             tape.add_backward_op(move |table| match take(table, &from)? {
@@ -78,7 +78,7 @@ impl Native {
                 None => Ok(()),
             });
         }
-        Ok(NativeMap { values: y.values, shape, handle: y.handle.put_tape(tape), traced: x.traced })
+        Ok(y.on(tape, x.traced))
     }
 }
 
@@ -100,7 +100,7 @@ impl Backend for Native {
     }
 
     fn map(&self, values: &[f32], shape: Shape) -> Result<Map<Self>, Error> {
-        NativeMap::new(&self.cpu, Buffer::copy_of(values), shape, NoneTape).map_err(failed("a map"))
+        NativeMap::new(&self.cpu, Buffer::copy_of(values), shape).map_err(failed("a map"))
     }
 
     fn record(&self, x: Map<Self>) -> Map<Self, Recording<Self>> {
@@ -166,7 +166,7 @@ impl Backend for Native {
             groups::put_columns(&part.values, &mut values, channels, first);
             first += part.shape.channels;
         }
-        let y = NativeMap::<NoneTape>::new(&self.cpu, values, shape, NoneTape).map_err(failed("joining channels"))?;
+        let y = NativeMap::new(&self.cpu, values, shape).map_err(failed("joining channels"))?;
         let traced = parts.iter().any(|part| part.traced);
         let from = y.handle.clone();
         let to: Vec<_> = parts.into_iter().map(|part| (part.handle, part.shape.channels, part.traced)).collect();
@@ -181,7 +181,7 @@ impl Backend for Native {
             }
             Ok(())
         });
-        Ok(NativeMap { values: y.values, shape, handle: y.handle.put_tape(all), traced })
+        Ok(y.on(all, traced))
     }
 
     fn add<T: Tape<f32, Cpu>>(&self, x: NativeMap<T>, y: NativeMap<T>) -> Result<NativeMap<T>, Error> {
@@ -189,7 +189,7 @@ impl Backend for Native {
         let mut tape = tape.merge(more);
         let mut values = Buffer::copy_of(&x.values);
         map::add(&mut values, &y.values);
-        let sum = NativeMap::<NoneTape>::new(&self.cpu, values, x.shape, NoneTape).map_err(failed("a sum"))?;
+        let sum = NativeMap::new(&self.cpu, values, x.shape).map_err(failed("a sum"))?;
         let traced = x.traced || y.traced;
         let from = sum.handle.clone();
         tape.add_backward_op(move |table| {
@@ -199,7 +199,7 @@ impl Backend for Native {
             }
             if y.traced { put(table, &y.handle, dy) } else { Ok(()) }
         });
-        Ok(NativeMap { values: sum.values, shape: sum.shape, handle: sum.handle.put_tape(tape), traced })
+        Ok(sum.on(tape, traced))
     }
 
     fn scale<T: Tape<f32, Cpu>>(&self, x: NativeMap<T>, factors: &[f32]) -> Result<NativeMap<T>, Error> {

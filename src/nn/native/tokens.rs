@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use dfdx::prelude::{Cpu, NoneTape, PutTape, Tape};
+use dfdx::prelude::{Cpu, Tape};
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
@@ -27,7 +27,7 @@ pub(super) fn forward<T: Tape<f32, Cpu>>(
         sum(y.0, &class.values, first);
         sum(y.1, x, others);
     });
-    let y = NativeMap::<NoneTape>::new(&native.cpu, values, shape, NoneTape).map_err(failed("tokens"))?;
+    let y = NativeMap::new(&native.cpu, values, shape).map_err(failed("tokens"))?;
     let (result, class, positions) = (y.handle.clone(), class.handle.clone(), positions.handle.clone());
     tape.add_backward_op(move |table| {
         let Some(dy) = take(table, &result)? else { return Ok(()) };
@@ -39,7 +39,7 @@ pub(super) fn forward<T: Tape<f32, Cpu>>(
         put(table, &positions, all)?;
         if x.traced { put(table, &x.handle, cut(&dy, image, channels..image)) } else { Ok(()) }
     });
-    Ok(NativeMap { values: y.values, shape, handle: y.handle.put_tape(tape), traced: T::OWNS_TAPE })
+    Ok(y.on(tape, T::OWNS_TAPE))
 }
 
 /// `y = a + b`.

@@ -1,6 +1,6 @@
 //! Convolution, normalisation, residual and ReLU as one operation on the tape.
 
-use dfdx::prelude::{Cpu, CpuError, NoneTape, PutTape, Tape};
+use dfdx::prelude::{Cpu, CpuError, NoneTape, Tape};
 
 use super::buffer::Buffer;
 use super::conv::Geometry;
@@ -93,7 +93,7 @@ fn by_batch<T: Tape<f32, Cpu>>(
             (y, full)
         }
     };
-    let y = NativeMap::<NoneTape>::new(&native.cpu, y, shape, NoneTape).map_err(failed("a unit"))?;
+    let y = NativeMap::new(&native.cpu, y, shape).map_err(failed("a unit"))?;
     let new = |values| NativeVector::new(&native.cpu, values).map_err(failed("running statistics"));
     let running = [new(new_mean)?, new(new_variance)?];
 
@@ -140,7 +140,7 @@ fn by_batch<T: Tape<f32, Cpu>>(
         put(table, &kernel.handle, dw)?;
         input_gradient(table, &geometry, convolution.groups, &x, &kernel, None, &dz)
     });
-    let map = NativeMap { values: y.values, shape, handle: y.handle.put_tape(tape), traced: T::OWNS_TAPE };
+    let map = y.on(tape, T::OWNS_TAPE);
     Ok((map, Some(running)))
 }
 
@@ -196,7 +196,7 @@ fn folded<T: Tape<f32, Cpu>>(
     let finish = Finish { bias: Some(&bias), residual: residual_values, relu, add: false };
     let scale = normalisation.as_ref().map(|n| &n.scale[..]);
     groups::forward(&geometry, convolution.groups, &x.values, &kernel.values, scale, finish, &mut y, |_| ());
-    let y = NativeMap::<NoneTape>::new(&native.cpu, y, shape, NoneTape).map_err(failed("a unit"))?;
+    let y = NativeMap::new(&native.cpu, y, shape).map_err(failed("a unit"))?;
 
     let (result, values) = (y.handle.clone(), y.values.clone());
     let kernel = kernel.clone();
@@ -242,7 +242,7 @@ fn folded<T: Tape<f32, Cpu>>(
             None => Ok(()),
         }
     });
-    let map = NativeMap { values: y.values, shape, handle: y.handle.put_tape(tape), traced: T::OWNS_TAPE };
+    let map = y.on(tape, T::OWNS_TAPE);
     Ok((map, None))
 }
 
