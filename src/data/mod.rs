@@ -7,6 +7,7 @@ pub mod decode;
 pub mod download;
 pub mod error;
 pub mod folder;
+pub mod listing;
 pub mod generate;
 pub mod preprocess;
 pub mod random;
