@@ -1,11 +1,15 @@
 //! Retrieval metrics of embeddings: vectors in, numbers out; and the statistics of many such numbers.
 //!
-//! [`neighbours`] finds exact nearest neighbours, [`retrieval`](mod@retrieval) turns them into metrics, [`vectors`] reads
-//! the files of other tools, [`statistics`] has the intervals and tests of a table.
+//! [`ranks`] finds where the matches of each query rank, [`retrieval`](mod@retrieval) turns that into metrics,
+//! [`neighbours`] finds the nearest rows themselves, [`vectors`] reads the files of other tools, [`statistics`] has the
+//! intervals and tests of a table.
 
+mod index;
 pub mod neighbours;
+mod ranks;
 pub mod retrieval;
 pub mod statistics;
 pub mod vectors;
 
-pub use retrieval::{EvalError, Labelled, Options, Retrieval, Scores, retrieval};
+pub use ranks::Ties;
+pub use retrieval::{Average, EvalError, Labelled, Options, Retrieval, Scores, retrieval};

@@ -8,7 +8,8 @@ use std::cmp::Ordering;
 
 use rayon::prelude::*;
 
-use crate::loss::real::{Onto, Real, View, serial_product};
+use super::index::Index;
+use crate::loss::real::{Onto, Real, serial_product};
 
 /// Rows of the query and gallery blocks whose similarities exist at one time on one thread.
 #[derive(Debug, Clone, Copy)]
@@ -20,72 +21,6 @@ pub(super) struct Blocks {
 impl Default for Blocks {
     fn default() -> Self {
         Self { queries: 128, gallery: 1024 }
-    }
-}
-
-/// Rows ready for the search: unit vectors in 32 bits beside the raw rows and their norms.
-#[derive(Debug)]
-pub(super) struct Index<'a, T> {
-    raw: &'a [T],
-    units: Vec<f32>,
-    inverse_norms: Vec<f64>,
-    dim: usize,
-}
-
-/// The first row that has no direction: zero, or so small or large that its norm cannot be inverted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NoDirection {
-    pub row: usize,
-}
-
-impl<'a, T: Real> Index<'a, T> {
-    /// Prepares `raw`, finite rows of length `dim`.
-    pub fn new(raw: &'a [T], dim: usize) -> Result<Self, NoDirection> {
-        let mut units = vec![0.0f32; raw.len()];
-        let inverse_norms: Vec<f64> = raw
-            .par_chunks(dim)
-            .zip(units.par_chunks_mut(dim))
-            .map(|(row, unit)| {
-                let largest = row.iter().fold(0.0f64, |m, x| m.max(x.to_f64().abs()));
-                let squares: f64 = row.iter().map(|x| (x.to_f64() / largest) * (x.to_f64() / largest)).sum();
-                let inverse = 1.0 / squares.sqrt() / largest;
-                unit.iter_mut().zip(row).for_each(|(u, x)| *u = (x.to_f64() * inverse) as f32);
-                inverse
-            })
-            .collect();
-        match inverse_norms.iter().position(|inverse| !inverse.is_normal()) {
-            Some(row) => Err(NoDirection { row }),
-            None => Ok(Self { raw, units, inverse_norms, dim }),
-        }
-    }
-
-    /// Number of rows.
-    pub fn len(&self) -> usize {
-        self.inverse_norms.len()
-    }
-
-    /// Row `i` in 64 bits, with unit length.
-    fn write_unit(&self, i: usize, out: &mut [f64]) {
-        let row = &self.raw[i * self.dim..(i + 1) * self.dim];
-        out.iter_mut().zip(row).for_each(|(out, x)| *out = x.to_f64() * self.inverse_norms[i]);
-    }
-
-    /// The cosine of a unit vector with row `i`, in 64 bits; never -0.
-    fn similarity(&self, unit: &[f64], i: usize) -> f64 {
-        let row = &self.raw[i * self.dim..(i + 1) * self.dim];
-        let mut lanes = [0.0f64; 8];
-        let (rows, units) = (row.chunks_exact(8), unit.chunks_exact(8));
-        let rest: f64 = rows.remainder().iter().zip(units.remainder()).map(|(x, u)| x.to_f64() * u).sum();
-        for (x, u) in rows.zip(units) {
-            for lane in 0..8 {
-                lanes[lane] += x[lane].to_f64() * u[lane];
-            }
-        }
-        (lanes.iter().sum::<f64>() + rest) * self.inverse_norms[i] + 0.0
-    }
-
-    fn block(&self, first: usize, rows: usize) -> View<'_, f32> {
-        View::new(&self.units[first * self.dim..(first + rows) * self.dim], rows, self.dim)
     }
 }
 
@@ -101,16 +36,11 @@ pub(super) fn nearest<T: Real, R: Send>(
     depth: impl Fn(usize) -> usize + Sync,
     visit: impl Fn(usize, &[usize]) -> R + Sync,
 ) -> Vec<R> {
-    let dim = queries.dim;
-    // A sum of dim products of 32-bit unit vectors, each factor rounded once, in any order: (dim + 3) half-epsilons bound
-    // its error; twice that is taken.
-    let slack = (dim as f64 + 3.0) * f64::from(f32::EPSILON);
+    let slack = queries.slack();
     let search = |first: usize| {
         let rows = blocks.queries.min(queries.len() - first);
         let mut nearest: Vec<Nearest> =
             (0..rows).map(|row| Nearest::new(depth(first + row).min(gallery.len() - usize::from(skip_self)))).collect();
-        let mut units = vec![0.0f64; rows * dim];
-        units.chunks_mut(dim).enumerate().for_each(|(row, unit)| queries.write_unit(first + row, unit));
         let mut similarities = Vec::new();
         for start in (0..gallery.len()).step_by(blocks.gallery) {
             let width = blocks.gallery.min(gallery.len() - start);
@@ -123,20 +53,18 @@ pub(super) fn nearest<T: Real, R: Send>(
             );
             for (row, similarities) in similarities.chunks(width).enumerate() {
                 let nearest = &mut nearest[row];
-                let unit = &units[row * dim..(row + 1) * dim];
                 for (at, &similarity) in similarities.iter().enumerate() {
                     if similarity >= nearest.cut && !(skip_self && start + at == first + row) {
                         nearest.candidates.push((similarity, start + at));
                         if nearest.candidates.len() == nearest.capacity {
-                            nearest.prune(slack, |i| gallery.similarity(unit, i));
+                            nearest.prune(slack, |i| queries.similarity(first + row, gallery, i));
                         }
                     }
                 }
             }
         }
         let finish = |(row, nearest): (usize, Nearest)| {
-            let unit = &units[row * dim..(row + 1) * dim];
-            visit(first + row, &nearest.ranked(|i| gallery.similarity(unit, i)))
+            visit(first + row, &nearest.ranked(|i| queries.similarity(first + row, gallery, i)))
         };
         nearest.into_iter().enumerate().map(finish).collect::<Vec<R>>()
     };
@@ -205,13 +133,10 @@ mod tests {
 
     /// All rows by a double loop in 64 bits.
     fn plain(queries: &Index<'_, f32>, gallery: &Index<'_, f32>, skip_self: bool, depth: usize) -> Vec<Vec<usize>> {
-        let dim = queries.dim;
         (0..queries.len())
             .map(|q| {
-                let mut unit = vec![0.0; dim];
-                queries.write_unit(q, &mut unit);
                 let others = (0..gallery.len()).filter(|&i| !(skip_self && i == q));
-                let mut all: Vec<_> = others.map(|i| (gallery.similarity(&unit, i), i)).collect();
+                let mut all: Vec<_> = others.map(|i| (queries.similarity(q, gallery, i), i)).collect();
                 all.sort_by(closer);
                 all.truncate(depth);
                 all.into_iter().map(|(_, i)| i).collect()
@@ -283,11 +208,5 @@ mod tests {
         let gallery = Index::new(&gallery, 2).unwrap();
         let found = nearest(&gallery, &gallery, true, Blocks::default(), |_| 3, |_, found| found.to_vec());
         assert_eq!(found, [[1, 2, 3], [2, 3, 0], [1, 3, 0], [1, 2, 0]]);
-    }
-
-    #[test]
-    fn rows_without_direction_are_found() {
-        assert_eq!(Index::new(&[1.0f64, 0.0, 0.0, 0.0], 2).unwrap_err(), NoDirection { row: 1 });
-        assert_eq!(Index::new(&[1.0f32, 0.0, 1e-40, 1e30], 2).unwrap().len(), 2);
     }
 }
