@@ -12,12 +12,12 @@
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
 use super::index::Index;
 use crate::loss::real::{Onto, Real, serial_product};
-use crate::simd::vectorise;
 
 /// Which of two rows of equal similarity comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -268,40 +268,8 @@ const STRETCH: usize = 64;
 
 impl Tile {
     /// Counts what is certain by comparison alone, and notes where that does not do.
-    fn count(&mut self, rows: &mut Block, mut columns: Option<&mut Block>) {
-        let Self { width, similarities, between, .. } = self;
-        between.clear();
-        vectorise(
-            #[inline(always)]
-            || {
-                for (row, line) in similarities.chunks_exact(*width).enumerate() {
-                    let (cut, top) = (rows.cut[row], rows.top[row]);
-                    for (at, stretch) in line.chunks(STRETCH).enumerate() {
-                        let (mut above, mut reached) = (0, 0);
-                        for &near in stretch {
-                            above += u32::from(near > top);
-                            reached += u32::from(near >= cut);
-                        }
-                        rows.above[row] += above;
-                        let mut noted = u8::from(reached > above);
-                        if let Some(columns) = columns.as_deref_mut() {
-                            let range = at * STRETCH..at * STRETCH + stretch.len();
-                            let bounds = columns.cut[range.clone()].iter().zip(&columns.top[range.clone()]);
-                            let mut reached = 0;
-                            for ((&near, (&cut, &top)), above) in
-                                stretch.iter().zip(bounds).zip(&mut columns.above[range])
-                            {
-                                let over = u32::from(near > top);
-                                *above += over;
-                                reached += u32::from(near >= cut) - over;
-                            }
-                            noted |= u8::from(reached > 0) << 1;
-                        }
-                        between.push(noted);
-                    }
-                }
-            },
-        );
+    fn count(&mut self, rows: &mut Block, columns: Option<&mut Block>) {
+        Arch::new().dispatch(Count { tile: self, rows, columns });
     }
 
     /// Counts what lies between, one by one.
@@ -330,6 +298,78 @@ impl Tile {
             (0..self.width).for_each(|column| search.give_up(columns, column));
         }
     }
+}
+
+/// The loop over a tile that every pair of rows passes through, in the machine's vectors: the compiler makes none of it.
+struct Count<'a> {
+    tile: &'a mut Tile,
+    rows: &'a mut Block,
+    columns: Option<&'a mut Block>,
+}
+
+impl WithSimd for Count<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { tile: Tile { width, similarities, between, .. }, rows, mut columns } = self;
+        between.clear();
+        for (row, line) in similarities.chunks_exact(*width).enumerate() {
+            let (cut, top) = (rows.cut[row], rows.top[row]);
+            for (at, stretch) in line.chunks(STRETCH).enumerate() {
+                let (above, open) = compare(simd, stretch, cut, top);
+                rows.above[row] += above;
+                let mut noted = u8::from(open);
+                if let Some(Block { cut, top, above, .. }) = columns.as_deref_mut() {
+                    let range = at * STRETCH..at * STRETCH + stretch.len();
+                    let bounds = [&cut[range.clone()], &top[range.clone()]];
+                    noted |= u8::from(compare_each(simd, stretch, bounds, &mut above[range])) << 1;
+                }
+                between.push(noted);
+            }
+        }
+    }
+}
+
+/// How many of `stretch` lie above `top`, and whether one lies from `cut` to there.
+#[inline(always)]
+fn compare<S: Simd>(simd: S, stretch: &[f32], cut: f32, top: f32) -> (u32, bool) {
+    let [one, zero] = [1.0, 0.0].map(|x| simd.splat_f32s(x));
+    let (cuts, tops) = (simd.splat_f32s(cut), simd.splat_f32s(top));
+    let (vectors, rest) = S::as_simd_f32s(stretch);
+    let (mut above, mut reached) = (zero, zero);
+    for &near in vectors {
+        above = simd.add_f32s(above, simd.select_f32s(simd.less_than_f32s(tops, near), one, zero));
+        reached = simd.add_f32s(reached, simd.select_f32s(simd.less_than_or_equal_f32s(cuts, near), one, zero));
+    }
+    let [mut above, mut reached] = [above, reached].map(|counts| simd.reduce_sum_f32s(counts) as u32);
+    for &near in rest {
+        above += u32::from(near > top);
+        reached += u32::from(near >= cut);
+    }
+    (above, reached > above)
+}
+
+/// The same with bounds of each element's own: adds to `above`, and says whether one lies from its `cut` to its `top`.
+#[inline(always)]
+fn compare_each<S: Simd>(simd: S, stretch: &[f32], [cut, top]: [&[f32]; 2], above: &mut [u32]) -> bool {
+    let [one, zero] = [1, 0].map(|x| simd.splat_u32s(x));
+    let (vectors, rest) = S::as_simd_f32s(stretch);
+    let ((cuts, last_cut), (tops, last_top)) = (S::as_simd_f32s(cut), S::as_simd_f32s(top));
+    let (counts, last_count) = S::as_mut_simd_u32s(above);
+    let mut open = zero;
+    for (((&near, &cut), &top), above) in vectors.iter().zip(cuts).zip(tops).zip(counts) {
+        let over = simd.select_u32s(simd.less_than_f32s(top, near), one, zero);
+        let reached = simd.select_u32s(simd.less_than_or_equal_f32s(cut, near), one, zero);
+        *above = simd.add_u32s(*above, over);
+        open = simd.or_u32s(open, simd.xor_u32s(reached, over));
+    }
+    let mut between = false;
+    for (((near, cut), top), above) in rest.iter().zip(last_cut).zip(last_top).zip(last_count) {
+        *above += u32::from(near > top);
+        between |= near >= cut && near <= top;
+    }
+    between || simd.first_true_m32s(simd.less_than_u32s(zero, open)) < S::U32_LANES
 }
 
 fn lock(block: &Mutex<Block>) -> MutexGuard<'_, Block> {
