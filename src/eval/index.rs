@@ -56,18 +56,32 @@ impl<'a, T: Real> Index<'a, T> {
 
     /// The cosine of row `query` with row `i` of `gallery`, in 64 bits; never -0.
     pub fn similarity(&self, query: usize, gallery: &Index<'_, T>, i: usize) -> f64 {
-        let (asked, found) = (self.row(query), gallery.row(i));
+        self.dot(query, gallery.row(i)) * gallery.inverse_norms[i] + 0.0
+    }
+
+    /// The product of row `query`, as a unit vector, with any vector, in 64 bits.
+    pub fn dot<U: Real>(&self, query: usize, vector: &[U]) -> f64 {
         let norm = self.inverse_norms[query];
         let mut lanes = [0.0f64; 8];
-        let (rows, units) = (found.chunks_exact(8), asked.chunks_exact(8));
+        let (vectors, units) = (vector.chunks_exact(8), self.row(query).chunks_exact(8));
         let rest: f64 =
-            rows.remainder().iter().zip(units.remainder()).map(|(x, u)| x.to_f64() * (u.to_f64() * norm)).sum();
-        for (x, u) in rows.zip(units) {
+            vectors.remainder().iter().zip(units.remainder()).map(|(x, u)| x.to_f64() * (u.to_f64() * norm)).sum();
+        for (x, u) in vectors.zip(units) {
             for lane in 0..8 {
                 lanes[lane] += x[lane].to_f64() * (u[lane].to_f64() * norm);
             }
         }
-        (lanes.iter().sum::<f64>() + rest) * gallery.inverse_norms[i] + 0.0
+        lanes.iter().sum::<f64>() + rest
+    }
+
+    /// Adds row `i`, as a unit vector, to `sum`.
+    pub fn add_unit(&self, i: usize, sum: &mut [f64]) {
+        sum.iter_mut().zip(self.row(i)).for_each(|(sum, x)| *sum += x.to_f64() * self.inverse_norms[i]);
+    }
+
+    /// Row `i` as a unit vector, in 32 bits.
+    pub fn unit(&self, i: usize) -> &[f32] {
+        &self.units[i * self.dim..(i + 1) * self.dim]
     }
 
     fn row(&self, i: usize) -> &[T] {
