@@ -11,6 +11,7 @@ mod evaluate;
 
 mod preprocess;
 mod report;
+mod suggestion;
 mod train;
 mod vectors;
 
