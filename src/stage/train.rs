@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::File;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -10,7 +9,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::device::{self, Work};
-use super::{JobError, Report, input, output, parameters, parsed, problems, required, suggestion};
+use super::{HELD, JobError, Report, hold, input, output, parameters, parsed, problems, required, suggestion};
 use crate::data::shard::{ImageSet, SplitView};
 use crate::data::split::Split;
 use crate::engine::event::Progress;
@@ -142,9 +141,6 @@ fn remark(validate: Validate) -> Option<String> {
     })
 }
 
-/// The file in a resume folder whose lock says that a training is at work there.
-const HELD: &str = "held";
-
 /// Removes what a training left that was killed while it wrote: files that are no checkpoint under its name.
 fn sweep(folder: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
@@ -252,13 +248,7 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
         });
     };
     let pretrained = input(job, "weights").map(WeightFile::open).transpose()?;
-    std::fs::create_dir_all(&job.resume)?;
-    // A training whose run was killed ends within a second; it must not write here meanwhile.
-    let held = File::create(job.resume.join(HELD))?;
-    if held.try_lock().is_err() {
-        tracing::info!("waits for a training of another run to end");
-        held.lock()?;
-    }
+    let _held = hold(&job.resume, "a training")?;
     sweep(&job.resume)?;
     let checkpoint = job.resume.join("checkpoint.safetensors");
     let keep = Keep { path: &checkpoint, settings: &loss_settings };

@@ -78,7 +78,9 @@ impl BatchShape {
                 let range = "absent where classes are drawn: a batch is `classes` x `per_class`";
                 require(size.is_none(), "batch.size", range.into(), found);
             }
-            BatchDraw::Shuffled => require(size.is_some_and(|size| size >= 1), "batch.size", "at least 1".into(), found),
+            BatchDraw::Shuffled => {
+                require(size.is_some_and(|size| size >= 1), "batch.size", "at least 1".into(), found)
+            }
             BatchDraw::Balanced | BatchDraw::InTurn => {
                 let fits = size.is_some_and(|size| size >= 1 && size.is_multiple_of(per_class.max(1)));
                 require(fits, "batch.size", format!("a multiple of `per_class`, {per_class}"), found);

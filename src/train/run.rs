@@ -147,7 +147,8 @@ pub enum TrainError {
 impl TrainError {
     /// Whether the training itself has lost its way: a loss, a gradient or an embedding that is no finite number.
     fn is_not_finite(&self) -> bool {
-        let embedding = |error: &EvalError| matches!(error, EvalError::NotFinite { .. } | EvalError::NoDirection { .. });
+        let embedding =
+            |error: &EvalError| matches!(error, EvalError::NotFinite { .. } | EvalError::NoDirection { .. });
         match self {
             Self::NotFinite { .. } => true,
             Self::Score { source: ScoreError::Retrieval(error), .. } => embedding(error),
