@@ -1,11 +1,13 @@
 //! Retrieval metrics of embeddings: vectors in, numbers out; and the statistics of many such numbers.
 //!
 //! [`ranks`] finds where the matches of each query rank, [`retrieval`](mod@retrieval) turns that into metrics,
-//! [`neighbours`] finds the nearest rows themselves, [`vectors`] reads the files of other tools, [`statistics`] has the
-//! intervals and tests of a table.
+//! [`per_query`] writes it query by query, [`clustering`] compares classes with clusters, [`neighbours`] finds the nearest
+//! rows themselves, [`vectors`] reads the files of other tools, [`statistics`] has the intervals and tests of a table.
 
+pub mod clustering;
 mod index;
 pub mod neighbours;
+pub mod per_query;
 mod ranks;
 pub mod retrieval;
 pub mod statistics;
