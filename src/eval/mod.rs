@@ -2,7 +2,8 @@
 //!
 //! [`ranks`] finds where the matches of each query rank, [`retrieval`](mod@retrieval) turns that into metrics,
 //! [`per_query`] writes it query by query, [`clustering`] compares classes with clusters, [`neighbours`] finds the nearest
-//! rows themselves, [`vectors`] reads the files of other tools, [`statistics`] has the intervals and tests of a table.
+//! rows themselves, [`sheet`] shows them as pictures, [`vectors`] reads the files of other tools, [`tensors`]
+//! writes them, [`statistics`] has the intervals and tests of a table.
 
 pub mod clustering;
 mod index;
@@ -10,7 +11,9 @@ pub mod neighbours;
 pub mod per_query;
 mod ranks;
 pub mod retrieval;
+pub mod sheet;
 pub mod statistics;
+pub mod tensors;
 pub mod vectors;
 
 pub use ranks::Ties;

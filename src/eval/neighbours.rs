@@ -9,13 +9,14 @@ use std::cmp::Ordering;
 use rayon::prelude::*;
 
 use super::index::Index;
+use super::retrieval::{EvalError, Labelled, index};
 use crate::loss::real::{Onto, Real, serial_product};
 
 /// Rows of the query and gallery blocks whose similarities exist at one time on one thread.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Blocks {
-    pub queries: usize,
-    pub gallery: usize,
+struct Blocks {
+    queries: usize,
+    gallery: usize,
 }
 
 impl Default for Blocks {
@@ -24,23 +25,49 @@ impl Default for Blocks {
     }
 }
 
-/// For each query, `depth(query)` nearest rows of the gallery (or as many as there are), nearest first; with
-/// `skip_self`, a query is not its own neighbour. `visit(query, neighbours)` turns them into what is kept.
+/// A row that was found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Neighbour {
+    /// Its position in the gallery.
+    pub row: usize,
+    /// Its cosine with the query.
+    pub similarity: f64,
+}
+
+/// The `depth` nearest rows of `gallery` for each of `queries`, both `N x dim`, nearest first; fewer where there are fewer.
+/// The row `own[query]` is left out: the query itself, where it is in the gallery.
+///
+/// # Errors
+/// [`EvalError`], as [`retrieval`](super::retrieval()).
+pub fn neighbours<T: Real>(
+    queries: &[T],
+    gallery: &[T],
+    dim: usize,
+    own: &[Option<usize>],
+    depth: usize,
+) -> Result<Vec<Vec<Neighbour>>, EvalError> {
+    let labels = vec![0; gallery.len() / dim.max(1)];
+    let gallery = index("gallery", Labelled { vectors: gallery, labels: &labels, dim })?;
+    let labels = vec![0; own.len()];
+    let queries = index("queries", Labelled { vectors: queries, labels: &labels, dim })?;
+    Ok(nearest(&queries, &gallery, |query| own[query], Blocks::default(), depth))
+}
+
+/// For each query, the `depth` nearest rows of the gallery (or as many as there are), nearest first, without its `own`.
 ///
 /// Memory: one block of similarities and `O(depth)` candidates a query of it, for each thread.
-pub(super) fn nearest<T: Real, R: Send>(
+fn nearest<T: Real>(
     queries: &Index<'_, T>,
     gallery: &Index<'_, T>,
-    skip_self: bool,
+    own: impl Fn(usize) -> Option<usize> + Sync,
     blocks: Blocks,
-    depth: impl Fn(usize) -> usize + Sync,
-    visit: impl Fn(usize, &[usize]) -> R + Sync,
-) -> Vec<R> {
+    depth: usize,
+) -> Vec<Vec<Neighbour>> {
     let slack = queries.slack();
     let search = |first: usize| {
         let rows = blocks.queries.min(queries.len() - first);
         let mut nearest: Vec<Nearest> =
-            (0..rows).map(|row| Nearest::new(depth(first + row).min(gallery.len() - usize::from(skip_self)))).collect();
+            (0..rows).map(|row| Nearest::new(depth.min(gallery.len() - usize::from(own(first + row).is_some())))).collect();
         let mut similarities = Vec::new();
         for start in (0..gallery.len()).step_by(blocks.gallery) {
             let width = blocks.gallery.min(gallery.len() - start);
@@ -52,9 +79,9 @@ pub(super) fn nearest<T: Real, R: Send>(
                 &mut similarities,
             );
             for (row, similarities) in similarities.chunks(width).enumerate() {
-                let nearest = &mut nearest[row];
+                let (nearest, own) = (&mut nearest[row], own(first + row));
                 for (at, &similarity) in similarities.iter().enumerate() {
-                    if similarity >= nearest.cut && !(skip_self && start + at == first + row) {
+                    if similarity >= nearest.cut && own != Some(start + at) {
                         nearest.candidates.push((similarity, start + at));
                         if nearest.candidates.len() == nearest.capacity {
                             nearest.prune(slack, |i| queries.similarity(first + row, gallery, i));
@@ -63,10 +90,9 @@ pub(super) fn nearest<T: Real, R: Send>(
                 }
             }
         }
-        let finish = |(row, nearest): (usize, Nearest)| {
-            visit(first + row, &nearest.ranked(|i| queries.similarity(first + row, gallery, i)))
-        };
-        nearest.into_iter().enumerate().map(finish).collect::<Vec<R>>()
+        let finish =
+            |(row, nearest): (usize, Nearest)| nearest.ranked(|i| queries.similarity(first + row, gallery, i));
+        nearest.into_iter().enumerate().map(finish).collect::<Vec<_>>()
     };
     let firsts: Vec<usize> = (0..queries.len()).step_by(blocks.queries).collect();
     firsts.into_par_iter().flat_map_iter(search).collect()
@@ -118,11 +144,11 @@ impl Nearest {
     }
 
     /// The nearest, in order.
-    fn ranked(self, exact: impl Fn(usize) -> f64) -> Vec<usize> {
+    fn ranked(self, exact: impl Fn(usize) -> f64) -> Vec<Neighbour> {
         let mut scored: Vec<_> = self.candidates.into_iter().map(|(_, i)| (exact(i), i)).collect();
         scored.sort_unstable_by(closer);
         scored.truncate(self.wanted);
-        scored.into_iter().map(|(_, i)| i).collect()
+        scored.into_iter().map(|(similarity, row)| Neighbour { row, similarity }).collect()
     }
 }
 
@@ -142,6 +168,10 @@ mod tests {
                 all.into_iter().map(|(_, i)| i).collect()
             })
             .collect()
+    }
+
+    fn places(found: Vec<Vec<Neighbour>>) -> Vec<Vec<usize>> {
+        found.into_iter().map(|found| found.into_iter().map(|neighbour| neighbour.row).collect()).collect()
     }
 
     fn rows(count: usize, dim: usize, item: u64) -> Vec<f32> {
@@ -167,9 +197,9 @@ mod tests {
             for (threads, blocks) in [(1, (128, 1024)), (2, (3, 5)), (4, (1, 1)), (3, (7, 83))] {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 let blocks = Blocks { queries: blocks.0, gallery: blocks.1 };
-                let keep = |_: usize, found: &[usize]| found.to_vec();
-                assert_eq!(pool.install(|| nearest(&queries, &gallery, false, blocks, |_| depth, keep)), across);
-                assert_eq!(pool.install(|| nearest(&gallery, &gallery, true, blocks, |_| depth, keep)), within);
+                let found = pool.install(|| nearest(&queries, &gallery, |_| None, blocks, depth));
+                assert_eq!(places(found), across);
+                assert_eq!(places(pool.install(|| nearest(&gallery, &gallery, Some, blocks, depth))), within);
             }
         }
     }
@@ -180,8 +210,8 @@ mod tests {
         gallery.iter_mut().for_each(|x| *x = 1.0 + 1e-4 * *x);
         let query = vec![1.0f32; 16];
         let (gallery, query) = (Index::new(&gallery, 16).unwrap(), Index::new(&query, 16).unwrap());
-        let found = nearest(&query, &gallery, false, Blocks::default(), |_| 9, |_, found| found.to_vec());
-        assert_eq!(found, plain(&query, &gallery, false, 9));
+        let found = nearest(&query, &gallery, |_| None, Blocks::default(), 9);
+        assert_eq!(places(found), plain(&query, &gallery, false, 9));
     }
 
     #[test]
@@ -189,8 +219,8 @@ mod tests {
         let rows: Vec<f32> = [0.3, -0.5, 0.7].repeat(5_000);
         let gallery = Index::new(&rows, 3).unwrap();
         let query = Index::new(&rows[..3], 3).unwrap();
-        let found = nearest(&query, &gallery, false, Blocks::default(), |_| 100, |_, found| found.to_vec());
-        assert_eq!(found, [(0..100).collect::<Vec<_>>()]);
+        let found = nearest(&query, &gallery, |_| None, Blocks::default(), 100);
+        assert_eq!(places(found), [(0..100).collect::<Vec<_>>()]);
         let mut kept = Nearest::new(4);
         for i in (0..1_000).rev() {
             kept.candidates.push((0.5, i));
@@ -199,14 +229,14 @@ mod tests {
             }
             assert!(kept.candidates.len() < kept.capacity);
         }
-        assert_eq!(kept.ranked(|i| 0.5 - i as f64 * 1e-12), [0, 1, 2, 3]);
+        assert_eq!(places(vec![kept.ranked(|i| 0.5 - i as f64 * 1e-12)]), [[0, 1, 2, 3]]);
     }
 
     #[test]
     fn twins_rank_by_index() {
         let gallery = [0.0f32, 1.0, 2.0, 0.0, 1.0, 0.0, 4.0, 0.0];
-        let gallery = Index::new(&gallery, 2).unwrap();
-        let found = nearest(&gallery, &gallery, true, Blocks::default(), |_| 3, |_, found| found.to_vec());
-        assert_eq!(found, [[1, 2, 3], [2, 3, 0], [1, 3, 0], [1, 2, 0]]);
+        let found = neighbours(&gallery, &gallery, 2, &[Some(0), Some(1), Some(2), Some(3)], 3).unwrap();
+        assert_eq!(found[0][2], Neighbour { row: 3, similarity: 0.0 });
+        assert_eq!(places(found), [[1, 2, 3], [2, 3, 0], [1, 3, 0], [1, 2, 0]]);
     }
 }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-use super::vectors::{self, Part};
+use super::vectors::{self, Part, Vectors};
 use super::{JobError, output, parameters, parsed, problems, required};
 use crate::engine::execute::KindJob;
 use crate::eval::clustering::{Agreement, clustering};
@@ -104,31 +104,38 @@ fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
             found.push((format!("metrics.{i}"), format!("is `{name}`, expected {METRICS}")));
         }
     }
-    for (given, other, missing) in
-        [(&parameters.query, &parameters.gallery, "gallery"), (&parameters.gallery, &parameters.query, "query")]
-    {
-        if given.is_some() && other.is_none() {
-            found.push((missing.to_owned(), "is missing: queries and gallery come together".to_owned()));
-        }
-    }
+    found.extend(lone_group(parameters.query.as_deref(), parameters.gallery.as_deref()));
     problems(found)
+}
+
+/// What is wrong with groups of which only one is given.
+pub(super) fn lone_group(query: Option<&str>, gallery: Option<&str>) -> Vec<(String, String)> {
+    let missing = match (query, gallery) {
+        (Some(_), None) => "gallery",
+        (None, Some(_)) => "query",
+        _ => return Vec::new(),
+    };
+    vec![(missing.to_owned(), "is missing: queries and gallery come together".to_owned())]
+}
+
+/// The rows of a group, or all.
+pub(super) fn part<'a>(all: &'a Vectors, group: Option<&str>) -> Result<Part<'a>, JobError> {
+    let unknown = || EvaluateError::Group {
+        group: group.unwrap_or_default().to_owned(),
+        known: all.rows.group_names.clone(),
+    };
+    Ok(all.of_group(group).ok_or_else(unknown)?)
 }
 
 pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
     let Parameters { metrics, query, gallery, ties, average, seed } = parameters(&job.parameters)?;
     let all = vectors::read(required(job, "vectors")?)?;
-    let part = |group: &Option<String>| {
-        all.of_group(group.as_deref()).ok_or_else(|| EvaluateError::Group {
-            group: group.clone().unwrap_or_default(),
-            known: all.rows.group_names.clone(),
-        })
-    };
     let labelled = |part| {
         let Part { vectors, labels, .. }: &Part<'_> = part;
         Labelled { vectors: &**vectors, labels, dim: all.dim }
     };
-    let asked = part(&query)?;
-    let searched = gallery.is_some().then(|| part(&gallery)).transpose()?;
+    let asked = part(&all, query.as_deref())?;
+    let searched = gallery.as_deref().map(|gallery| part(&all, Some(gallery))).transpose()?;
     let wanted: Vec<(&String, Metric)> = metrics.iter().filter_map(|name| Some((name, Metric::parse(name)?))).collect();
     let mut recall_at: Vec<usize> = wanted
         .iter()

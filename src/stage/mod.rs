@@ -8,7 +8,7 @@ mod device;
 mod download;
 mod embed;
 mod evaluate;
-
+mod neighbours;
 mod preprocess;
 mod report;
 mod suggestion;
@@ -57,12 +57,13 @@ pub const DEFINITIONS: &[(&str, &str)] = &[
     ("train", include_str!("../../stages/train.yaml")),
     ("embed", include_str!("../../stages/embed.yaml")),
     ("evaluate", include_str!("../../stages/evaluate.yaml")),
+    ("neighbours", include_str!("../../stages/neighbours.yaml")),
     ("report", include_str!("../../stages/report.yaml")),
 ];
 
 /// Every kind.
 pub fn kinds() -> Kinds {
-    Kinds(vec![download::KIND, preprocess::KIND, train::KIND, embed::KIND, evaluate::KIND, report::KIND])
+    Kinds(vec![download::KIND, preprocess::KIND, train::KIND, embed::KIND, evaluate::KIND, neighbours::KIND, report::KIND])
 }
 
 /// Runs the job in the file at `path`.
@@ -75,6 +76,7 @@ pub fn run_job(path: &Path, report: Report<'_>) -> Result<(), JobError> {
         "train" => train::run(&job, report),
         "embed" => embed::run(&job, report),
         "evaluate" => evaluate::run(&job),
+        "neighbours" => neighbours::run(&job),
         "report" => report::run(&job),
         other => Err(JobMismatch::Kind(other.to_owned()).into()),
     }
