@@ -148,7 +148,9 @@ fn read(args: &Args, vectors: &Path, labels: Option<&Path>) -> Result<(Vectors, 
     let values = read_vectors(vectors, args.vectors_name.as_deref())?;
     if labels.is_none() && vectors.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy")) {
         let of = if args.gallery.as_deref() == Some(vectors) { "--gallery-labels" } else { "a second argument" };
-        return Err(format!("{}: an .npy file holds one array: name the labels' file as {of}", vectors.display()).into());
+        return Err(
+            format!("{}: an .npy file holds one array: name the labels' file as {of}", vectors.display()).into()
+        );
     }
     let labels = labels.unwrap_or(vectors);
     let names = read_labels(labels, args.labels_name.as_deref())?;

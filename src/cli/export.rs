@@ -58,7 +58,8 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
             )));
         };
         let artifact = outputs.get(at).filter(|artifact| matches!(artifact.form, Form::File { .. }));
-        let artifact = artifact.ok_or_else(|| Failure::broken(format!("this output of {name} is a folder, expected a file")))?;
+        let artifact =
+            artifact.ok_or_else(|| Failure::broken(format!("this output of {name} is a folder, expected a file")))?;
         written(&project.store.blobs.path(&artifact.digest))?;
         project.close()?;
     }

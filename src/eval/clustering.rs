@@ -62,9 +62,12 @@ pub fn agreement(classes: &[u32], clusters: &[u32]) -> Agreement {
     });
     let share = |count: u64| count as f64 / total;
     let entropy = |sizes: &BTreeMap<u32, u64>| sizes.values().map(|&n| -share(n) * share(n).ln()).sum::<f64>();
-    let pairs = |counts: &mut dyn Iterator<Item = &u64>| counts.map(|&n| (n * n.saturating_sub(1) / 2) as f64).sum::<f64>();
-    let information: f64 =
-        cells.iter().map(|((class, cluster), &n)| share(n) * (share(n) / (share(a[class]) * share(b[cluster]))).ln()).sum();
+    let pairs =
+        |counts: &mut dyn Iterator<Item = &u64>| counts.map(|&n| (n * n.saturating_sub(1) / 2) as f64).sum::<f64>();
+    let information: f64 = cells
+        .iter()
+        .map(|((class, cluster), &n)| share(n) * (share(n) / (share(a[class]) * share(b[cluster]))).ln())
+        .sum();
     let mean = 0.5 * (entropy(&a) + entropy(&b));
     let both = pairs(&mut cells.values());
     let either = pairs(&mut a.values()) + pairs(&mut b.values());
@@ -90,10 +93,12 @@ fn by_chance(a: &BTreeMap<u32, u64>, b: &BTreeMap<u32, u64>, total: u64) -> f64 
     });
     let n = total as f64;
     let term = |a: u64, b: u64| {
-        let fixed = ln_factorial(a) + ln_factorial(b) + ln_factorial(total - a) + ln_factorial(total - b)
-            - ln_factorial(total);
+        let fixed =
+            ln_factorial(a) + ln_factorial(b) + ln_factorial(total - a) + ln_factorial(total - b) - ln_factorial(total);
         let shared = |both: u64| {
-            let ways = ln_factorial(both) + ln_factorial(a - both) + ln_factorial(b - both)
+            let ways = ln_factorial(both)
+                + ln_factorial(a - both)
+                + ln_factorial(b - both)
                 + ln_factorial(total + both - a - b);
             let both = both as f64;
             both / n * (n * both / (a as f64 * b as f64)).ln() * (fixed - ways).exp()
@@ -212,11 +217,13 @@ fn move_centres<T: Real>(rows: &Index<'_, T>, clusters: &[u32], centres: &mut [f
     let dim = rows.dim();
     let mut members = vec![Vec::new(); centres.len() / dim];
     clusters.iter().enumerate().for_each(|(row, &cluster)| members[cluster as usize].push(row));
-    centres.par_chunks_mut(dim).zip(members).filter(|(_, members)| !members.is_empty()).for_each(|(centre, members)| {
-        let mut sum = vec![0.0f64; dim];
-        members.iter().for_each(|&row| rows.add_unit(row, &mut sum));
-        centre.iter_mut().zip(&sum).for_each(|(c, sum)| *c = (sum / members.len() as f64) as f32);
-    });
+    centres.par_chunks_mut(dim).zip(members).filter(|(_, members)| !members.is_empty()).for_each(
+        |(centre, members)| {
+            let mut sum = vec![0.0f64; dim];
+            members.iter().for_each(|&row| rows.add_unit(row, &mut sum));
+            centre.iter_mut().zip(&sum).for_each(|(c, sum)| *c = (sum / members.len() as f64) as f32);
+        },
+    );
 }
 
 #[cfg(test)]

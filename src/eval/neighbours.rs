@@ -66,8 +66,9 @@ fn nearest<T: Real>(
     let slack = queries.slack();
     let search = |first: usize| {
         let rows = blocks.queries.min(queries.len() - first);
-        let mut nearest: Vec<Nearest> =
-            (0..rows).map(|row| Nearest::new(depth.min(gallery.len() - usize::from(own(first + row).is_some())))).collect();
+        let mut nearest: Vec<Nearest> = (0..rows)
+            .map(|row| Nearest::new(depth.min(gallery.len() - usize::from(own(first + row).is_some()))))
+            .collect();
         let mut similarities = Vec::new();
         for start in (0..gallery.len()).step_by(blocks.gallery) {
             let width = blocks.gallery.min(gallery.len() - start);
@@ -90,8 +91,7 @@ fn nearest<T: Real>(
                 }
             }
         }
-        let finish =
-            |(row, nearest): (usize, Nearest)| nearest.ranked(|i| queries.similarity(first + row, gallery, i));
+        let finish = |(row, nearest): (usize, Nearest)| nearest.ranked(|i| queries.similarity(first + row, gallery, i));
         nearest.into_iter().enumerate().map(finish).collect::<Vec<_>>()
     };
     let firsts: Vec<usize> = (0..queries.len()).step_by(blocks.queries).collect();

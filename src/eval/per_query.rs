@@ -78,7 +78,13 @@ mod tests {
     #[test]
     fn the_table_comes_back_with_empty_places_where_there_is_no_match() {
         let scores = [
-            Some(Scores { matches: 3, first_match: 2, r_precision: 1.0 / 3.0, map_at_r: 0.25, average_precision: None }),
+            Some(Scores {
+                matches: 3,
+                first_match: 2,
+                r_precision: 1.0 / 3.0,
+                map_at_r: 0.25,
+                average_precision: None,
+            }),
             None,
         ];
         let names = ["cat".to_owned(), "dog".to_owned()];

@@ -357,7 +357,9 @@ mod tests {
     #[test]
     fn what_has_no_metrics_is_refused_in_words() {
         let run = |vectors: &[f32], labels: &[u32], dim, recall_at: Vec<usize>| {
-            retrieval(Labelled { vectors, labels, dim }, None, &Options { recall_at, ..Options::default() }).unwrap_err().to_string()
+            retrieval(Labelled { vectors, labels, dim }, None, &Options { recall_at, ..Options::default() })
+                .unwrap_err()
+                .to_string()
         };
         assert_eq!(run(&[1.0, f32::NAN], &[0, 0], 1, vec![]), "queries: row 1 is not finite at element 0");
         assert!(run(&[1.0, 1.0, 0.0, 0.0], &[0, 0], 2, vec![]).starts_with("queries: row 1 is zero"));

@@ -99,11 +99,8 @@ fn write_npy(file: &WeightFile, tensor: &TensorInfo, to: &Path) -> Result<(), Ex
         writer.finish()
     }
     let values = file.values(tensor)?;
-    let written = if whole(tensor) {
-        write(&tensor.shape, integers(values), to)
-    } else {
-        write(&tensor.shape, values, to)
-    };
+    let written =
+        if whole(tensor) { write(&tensor.shape, integers(values), to) } else { write(&tensor.shape, values, to) };
     written.map_err(|source| ExportError::File { path: to.into(), source })
 }
 
@@ -171,8 +168,7 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         // A stored output has no extension.
         vectors(&at("stored"));
-        let expected =
-            Vectors { values: Values::F32(vec![1.0, 2.5, -3.0, 4.0, 5.0, 6.0]), rows: 3, dim: 2 };
+        let expected = Vectors { values: Values::F32(vec![1.0, 2.5, -3.0, 4.0, 5.0, 6.0]), rows: 3, dim: 2 };
         for name in ["a.npy", "a.safetensors", "a.parquet"] {
             export(&at("stored"), &at(name), None).unwrap();
             let found = read_vectors(&at(name), None).unwrap();
@@ -190,7 +186,8 @@ mod tests {
     fn weights_become_a_row_a_tensor_and_mistakes_name_what_there_is() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        let written = write_safetensors([("b", &[2][..], &[1.0, 2.0][..]), ("w", &[1, 3], &[3.0; 3])], &BTreeMap::new());
+        let written =
+            write_safetensors([("b", &[2][..], &[1.0, 2.0][..]), ("w", &[1, 3], &[3.0; 3])], &BTreeMap::new());
         fs::write(at("stored"), written.unwrap()).unwrap();
         export(&at("stored"), &at("w.parquet"), None).unwrap();
         assert_eq!(read_labels(&at("w.parquet"), Some("name")).unwrap(), ["b", "w"]);

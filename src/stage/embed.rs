@@ -99,9 +99,7 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     };
     let output = output(job, "vectors")?;
     match input(job, "model") {
-        Some(weights) => {
-            device::run(Embedding { weights, images: &view, short_side, output, rows: &rows, report })?
-        }
+        Some(weights) => device::run(Embedding { weights, images: &view, short_side, output, rows: &rows, report })?,
         None => raw_pixels(&view, &rows, output),
     }
 }

@@ -120,10 +120,8 @@ pub(super) fn lone_group(query: Option<&str>, gallery: Option<&str>) -> Vec<(Str
 
 /// The rows of a group, or all.
 pub(super) fn part<'a>(all: &'a Vectors, group: Option<&str>) -> Result<Part<'a>, JobError> {
-    let unknown = || EvaluateError::Group {
-        group: group.unwrap_or_default().to_owned(),
-        known: all.rows.group_names.clone(),
-    };
+    let unknown =
+        || EvaluateError::Group { group: group.unwrap_or_default().to_owned(), known: all.rows.group_names.clone() };
     Ok(all.of_group(group).ok_or_else(unknown)?)
 }
 
@@ -177,7 +175,11 @@ mod tests {
         for name in ["r@0", "r@", "r@-1", "P1", "nmi "] {
             assert_eq!(Metric::parse(name), None, "{name}");
         }
-        let Value::Object(map) = json!({ "metrics": ["p1", "mp"], "query": "noto", "ties": "index", "average": "classes", "seed": 0 }) else { panic!("an object") };
+        let Value::Object(map) =
+            json!({ "metrics": ["p1", "mp"], "query": "noto", "ties": "index", "average": "classes", "seed": 0 })
+        else {
+            panic!("an object")
+        };
         let paths: Vec<Vec<String>> = check(&map).into_iter().map(|problem| problem.path).collect();
         assert_eq!(paths, [vec!["metrics".to_owned(), "1".to_owned()], vec!["gallery".to_owned()]]);
     }

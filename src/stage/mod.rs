@@ -63,7 +63,15 @@ pub const DEFINITIONS: &[(&str, &str)] = &[
 
 /// Every kind.
 pub fn kinds() -> Kinds {
-    Kinds(vec![download::KIND, preprocess::KIND, train::KIND, embed::KIND, evaluate::KIND, neighbours::KIND, report::KIND])
+    Kinds(vec![
+        download::KIND,
+        preprocess::KIND,
+        train::KIND,
+        embed::KIND,
+        evaluate::KIND,
+        neighbours::KIND,
+        report::KIND,
+    ])
 }
 
 /// Runs the job in the file at `path`.

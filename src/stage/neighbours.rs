@@ -51,7 +51,9 @@ enum Choose {
 
 #[derive(Debug, Error)]
 enum SheetError {
-    #[error("there are {vectors} vectors and {images} images in the split `{split}`: give the images and the split that the vectors were made of")]
+    #[error(
+        "there are {vectors} vectors and {images} images in the split `{split}`: give the images and the split that the vectors were made of"
+    )]
     Rows { vectors: usize, images: usize, split: String },
 }
 
@@ -129,9 +131,8 @@ mod tests {
 
     #[test]
     fn queries_are_chosen_by_their_scores_or_by_the_seed() {
-        let score = |map_at_r| {
-            Some(Scores { matches: 1, first_match: 1, r_precision: 0.0, map_at_r, average_precision: None })
-        };
+        let score =
+            |map_at_r| Some(Scores { matches: 1, first_match: 1, r_precision: 0.0, map_at_r, average_precision: None });
         let scores = [score(0.5), None, score(1.0), score(0.0), score(0.5)];
         let chosen = |choose: &str, seed: u64| {
             let map = json!({ "split": "test", "queries": 2, "neighbours": 3, "choose": choose, "seed": seed });

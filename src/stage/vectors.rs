@@ -42,7 +42,8 @@ pub(super) struct Vectors {
 #[error("the vectors are damaged: {0}")]
 struct Damaged(String);
 
-const [GROUPS, CLASSES]: [&str; 2] = ["groups", "classes"];
+const GROUPS: &str = "groups";
+const CLASSES: &str = "classes";
 
 /// A file of vectors that is being written.
 pub(super) struct Writer {
@@ -193,7 +194,10 @@ mod tests {
         assert_eq!(*found.values(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
         assert!(matches!(found.values(), Cow::Borrowed(_)));
         let part = found.of_group(Some("noto")).unwrap();
-        assert_eq!((&*part.vectors, &*part.labels, &*part.positions), (&[1.0, 2.0, 5.0, 6.0][..], &[1, 1][..], &[0, 2][..]));
+        assert_eq!(
+            (&*part.vectors, &*part.labels, &*part.positions),
+            (&[1.0, 2.0, 5.0, 6.0][..], &[1, 1][..], &[0, 2][..])
+        );
         assert!(found.of_group(Some("apple")).is_none());
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
@@ -207,6 +211,9 @@ mod tests {
         assert!(Writer::create(&path, &rows(), 2).unwrap().push(&[0.0; 7]).is_err());
         let mut short = Writer::create(&path, &rows(), 2).unwrap();
         short.push(&[0.0; 4]).unwrap();
-        assert_eq!(short.finish().unwrap_err().to_string(), "the vectors are damaged: 8 bytes fewer than there are rows");
+        assert_eq!(
+            short.finish().unwrap_err().to_string(),
+            "the vectors are damaged: 8 bytes fewer than there are rows"
+        );
     }
 }

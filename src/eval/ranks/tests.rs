@@ -74,8 +74,15 @@ fn any_tiles_bands_and_threads_rank_as_the_double_loop() {
                     let tile = 1 + s.below(140) as usize;
                     let most_matches = [0, 40, 1_000_000][s.below(3) as usize];
                     let threads = 1 + s.below(4) as usize;
-                    let search =
-                        Search { queries: &queries, query_labels: &query_labels, gallery, ties, all, tile, most_matches };
+                    let search = Search {
+                        queries: &queries,
+                        query_labels: &query_labels,
+                        gallery,
+                        ties,
+                        all,
+                        tile,
+                        most_matches,
+                    };
                     let found = within(threads, || search.ranks(|_, ranks| ranks.to_vec()));
                     let expected: Vec<Vec<usize>> =
                         expected.iter().map(|ranks| if all { ranks.clone() } else { needed(ranks) }).collect();
