@@ -281,6 +281,8 @@ fn write_blocks(
     };
     let removed = fs::remove_file(work.join(PROGRESS));
     if let Some(failed) = failed {
+        drop(writer);
+        [IMAGES, ITEMS].iter().for_each(|name| _ = fs::remove_file(work.join(name)));
         return Err(failed);
     }
     if total > 0 {
@@ -332,7 +334,7 @@ fn read(config: &PreprocessConfig, listing: &Listing, entry: &Entry) -> Result<R
             ));
         }
         let mut pixels = vec![0; bytes(size)];
-        decoder.resize(Region::whole(decoder.bitmap().size), size, &mut pixels);
+        decoder.resize(Region::whole(decoded), size, &mut pixels)?;
         Ok(Ready { size, bytes: pixels })
     })
 }
@@ -415,7 +417,7 @@ mod tests {
                 let expected = decoder(|decoder| {
                     let whole = Region::whole(decoder.decode(&file, 1000, None).unwrap().size);
                     let mut out = [0; 8 * 8 * 3];
-                    decoder.resize(whole, [8, 8], &mut out);
+                    decoder.resize(whole, [8, 8], &mut out).unwrap();
                     out
                 });
                 assert_eq!(pixels, expected);

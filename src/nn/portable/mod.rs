@@ -91,9 +91,9 @@ impl<D: Device<f32>> Backend for Portable<D> {
         result
     }
 
-    fn map(&self, values: &[f32], shape: backend::Shape) -> Result<Map<Self>, Error> {
+    fn map(&self, values: Vec<f32>, shape: backend::Shape) -> Result<Map<Self>, Error> {
         let backend::Shape { images, rows, columns, channels } = shape;
-        let values = self.device.try_tensor_from_vec(values.to_vec(), (images, rows, columns, channels));
+        let values = self.device.try_tensor_from_vec(values, (images, rows, columns, channels));
         Ok(PortableMap { values: values.map_err(failed("a map"))?, traced: false })
     }
 
