@@ -123,6 +123,13 @@ mistakes! {
     flag_value_is_no_yaml: pipeline(""), set: ("epochs", "[1");
     flag_sets_below_a_text: pipeline(""), set: ("stages.model.with.loss.margin", "1");
 
+    // Presets.
+    presets_are_no_mapping: format!("presets: [tiny]\n{}", pipeline(""));
+    preset_of_an_unknown_parameter: format!("presets: {{ epoch: {{ 5: {{}} }} }}\n{}", pipeline(""));
+    preset_is_unknown: format!("presets: {{ epochs: {{ 5: {{}}, 12: {{}} }} }}\n{}", pipeline("")), set: ("epochs", "13");
+    preset_sets_an_unknown_parameter: format!("presets: {{ epochs: {{ 5: {{ rates.slwo: 1 }} }} }}\n{}", pipeline(""));
+    preset_is_no_mapping: format!("presets: {{ epochs: {{ 5: [a] }} }}\n{}", pipeline(""));
+
     // Many at once: none hides another.
     many_mistakes_at_once: "nmae: t
 axes: { seed: 0..3, empty: [] }

@@ -1,9 +1,10 @@
-//! `--set a.b=c`: changes to a pipeline from outside, before anything in it is looked up.
+//! `--set a.b=c`, and presets, which are named groups of such changes in the file: applied before anything is looked up.
 
 use std::path::Path;
 
 use super::axes::{AxisSpec, Rules, pick};
 use super::problem::{Problem, Report, Span, suggest};
+use super::schema::mismatch;
 use super::yaml::{self, Data, Entry, Node};
 
 /// A flag that keeps only some values of an axis.
@@ -13,9 +14,17 @@ pub(super) struct Restriction {
     values: Node,
 }
 
-/// Applies every flag to the tree of the file; those for axes come back, to be applied once the axes are known.
+/// One change: a dotted target and its value.
+struct Change {
+    target: String,
+    place: Span,
+    value: Node,
+}
+
+/// Applies the presets that parameters pick, then every flag, to the tree of the file; changes of axes come back, to be
+/// applied once the axes are known.
 pub(super) fn apply(root: &mut Node, overrides: &[(String, String)], report: &mut Report) -> Vec<Restriction> {
-    let mut restrictions = Vec::new();
+    let mut flags = Vec::new();
     for (target, value) in overrides {
         let source = report.source(Path::new("--set"), format!("{target}={value}").into());
         let place = Span { source, start: 0, end: target.len() as u32 };
@@ -23,22 +32,79 @@ pub(super) fn apply(root: &mut Node, overrides: &[(String, String)], report: &mu
             "" => Some(Node::new(place, Data::Null)),
             _ => yaml::parse_from(report, source, target.len() + 1),
         };
-        let Some(value) = value else { continue };
-        let names: Vec<&str> = target.split('.').collect();
-        let done = match names.as_slice() {
-            ["axes", axis] => {
-                restrictions.push(Restriction { axis: (*axis).to_owned(), place, values: value });
-                Ok(())
-            }
-            ["stages", stage, "with", key, rest @ ..] => set_parameter(root, stage, key, rest, value, place),
-            ["params", rest @ ..] if !rest.is_empty() => set_existing(root, rest, value, place),
-            rest => set_existing(root, rest, value, place),
-        };
-        if let Err(problem) = done {
-            report.add(*problem);
-        }
+        flags.extend(value.map(|value| Change { target: target.clone(), place, value }));
+    }
+    let mut restrictions = Vec::new();
+    for preset in picked(root, &flags, report) {
+        change(root, preset, &mut restrictions, report);
+    }
+    // What a flag says of an axis replaces what a preset does.
+    restrictions.retain(|preset: &Restriction| flags.iter().all(|flag| flag.target != format!("axes.{}", preset.axis)));
+    for flag in flags {
+        change(root, flag, &mut restrictions, report);
     }
     restrictions
+}
+
+/// The changes of the presets that parameters pick, as the flags set those parameters.
+fn picked(root: &Node, flags: &[Change], report: &mut Report) -> Vec<Change> {
+    let Some(presets) = root.get("presets") else { return Vec::new() };
+    if !matches!(presets.data, Data::Map(_)) {
+        report.add(mismatch(
+            presets,
+            "presets",
+            "a mapping from parameters to the changes that each of their values makes",
+        ));
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for Entry { key, key_span, value: choices } in presets.entries() {
+        let written = root.get("params").and_then(|params| params.get(key));
+        let Some(written) = written else {
+            let names = root.get("params").map_or_else(Vec::new, |params| params.child_names());
+            let problem = Problem::new("unknown_parameter", *key_span, format!("there is no parameter `{key}`"));
+            report.add(problem.help(suggest(key, names.iter().map(String::as_str))));
+            continue;
+        };
+        let flag = flags.iter().rev().find(|flag| flag.target.strip_prefix("params.").unwrap_or(&flag.target) == key);
+        let chosen = flag.map_or(written, |flag| &flag.value);
+        let name = chosen.scalar().unwrap_or_default();
+        let Some(changes) = choices.get(&name) else {
+            let title = format!("`{key}` has no preset {}", chosen.described());
+            let names = choices.child_names();
+            report.add(
+                Problem::new("unknown_preset", chosen.span, title)
+                    .help(suggest(&name, names.iter().map(String::as_str))),
+            );
+            continue;
+        };
+        if !matches!(changes.data, Data::Map(_) | Data::Null) {
+            report.add(mismatch(changes, "a preset", "a mapping from what `--set` can name to values"));
+        }
+        found.extend(changes.entries().iter().map(|entry| Change {
+            target: entry.key.clone(),
+            place: entry.key_span,
+            value: entry.value.clone(),
+        }));
+    }
+    found
+}
+
+fn change(root: &mut Node, change: Change, restrictions: &mut Vec<Restriction>, report: &mut Report) {
+    let Change { target, place, value } = change;
+    let names: Vec<&str> = target.split('.').collect();
+    let done = match names.as_slice() {
+        ["axes", axis] => {
+            restrictions.push(Restriction { axis: (*axis).to_owned(), place, values: value });
+            Ok(())
+        }
+        ["stages", stage, "with", key, rest @ ..] => set_parameter(root, stage, key, rest, value, place),
+        ["params", rest @ ..] if !rest.is_empty() => set_existing(root, rest, value, place),
+        rest => set_existing(root, rest, value, place),
+    };
+    if let Err(problem) = done {
+        report.add(*problem);
+    }
 }
 
 /// Keeps the values that the flags name.
