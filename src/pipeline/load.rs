@@ -19,8 +19,7 @@ use super::schema::mismatch;
 use super::stages::Context;
 use super::yaml::{self, Data, Node};
 
-const KEYS: [&str; 9] =
-    ["name", "description", "params", "presets", "axes", "include", "exclude", "resources", "stages"];
+const KEYS: [&str; 9] = ["name", "description", "params", "cases", "axes", "include", "exclude", "resources", "stages"];
 
 /// Reads and checks a pipeline.
 ///

@@ -123,12 +123,12 @@ mistakes! {
     flag_value_is_no_yaml: pipeline(""), set: ("epochs", "[1");
     flag_sets_below_a_text: pipeline(""), set: ("stages.model.with.loss.margin", "1");
 
-    // Presets.
-    presets_are_no_mapping: format!("presets: [tiny]\n{}", pipeline(""));
-    preset_of_an_unknown_parameter: format!("presets: {{ epoch: {{ 5: {{}} }} }}\n{}", pipeline(""));
-    preset_is_unknown: format!("presets: {{ epochs: {{ 5: {{}}, 12: {{}} }} }}\n{}", pipeline("")), set: ("epochs", "13");
-    preset_sets_an_unknown_parameter: format!("presets: {{ epochs: {{ 5: {{ rates.slwo: 1 }} }} }}\n{}", pipeline(""));
-    preset_is_no_mapping: format!("presets: {{ epochs: {{ 5: [a] }} }}\n{}", pipeline(""));
+    // Cases.
+    cases_are_no_mapping: format!("cases: [tiny]\n{}", pipeline(""));
+    case_of_an_unknown_parameter: format!("cases: {{ epoch: {{ 5: {{}} }} }}\n{}", pipeline(""));
+    case_is_unknown: format!("cases: {{ epochs: {{ 5: {{}}, 12: {{}} }} }}\n{}", pipeline("")), set: ("epochs", "13");
+    case_sets_an_unknown_parameter: format!("cases: {{ epochs: {{ 5: {{ rates.slwo: 1 }} }} }}\n{}", pipeline(""));
+    case_is_no_mapping: format!("cases: {{ epochs: {{ 5: [a] }} }}\n{}", pipeline(""));
 
     // Many at once: none hides another.
     many_mistakes_at_once: "nmae: t

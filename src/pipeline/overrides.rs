@@ -1,4 +1,5 @@
-//! `--set a.b=c`, and presets, which are named groups of such changes in the file: applied before anything is looked up.
+//! `--set a.b=c`, and `cases`, groups of such changes in the file that the value of a parameter picks: applied before
+//! anything is looked up.
 
 use std::path::Path;
 
@@ -21,7 +22,7 @@ struct Change {
     value: Node,
 }
 
-/// Applies the presets that parameters pick, then every flag, to the tree of the file; changes of axes come back, to be
+/// Applies the cases that parameters pick, then every flag, to the tree of the file; changes of axes come back, to be
 /// applied once the axes are known.
 pub(super) fn apply(root: &mut Node, overrides: &[(String, String)], report: &mut Report) -> Vec<Restriction> {
     let mut flags = Vec::new();
@@ -35,30 +36,30 @@ pub(super) fn apply(root: &mut Node, overrides: &[(String, String)], report: &mu
         flags.extend(value.map(|value| Change { target: target.clone(), place, value }));
     }
     let mut restrictions = Vec::new();
-    for preset in picked(root, &flags, report) {
-        change(root, preset, &mut restrictions, report);
+    for case in picked(root, &flags, report) {
+        change(root, case, &mut restrictions, report);
     }
-    // What a flag says of an axis replaces what a preset does.
-    restrictions.retain(|preset: &Restriction| flags.iter().all(|flag| flag.target != format!("axes.{}", preset.axis)));
+    // What a flag says of an axis replaces what a case does.
+    restrictions.retain(|case: &Restriction| flags.iter().all(|flag| flag.target != format!("axes.{}", case.axis)));
     for flag in flags {
         change(root, flag, &mut restrictions, report);
     }
     restrictions
 }
 
-/// The changes of the presets that parameters pick, as the flags set those parameters.
+/// The changes of the cases that parameters pick, as the flags set those parameters.
 fn picked(root: &Node, flags: &[Change], report: &mut Report) -> Vec<Change> {
-    let Some(presets) = root.get("presets") else { return Vec::new() };
-    if !matches!(presets.data, Data::Map(_)) {
+    let Some(cases) = root.get("cases") else { return Vec::new() };
+    if !matches!(cases.data, Data::Map(_)) {
         report.add(mismatch(
-            presets,
-            "presets",
+            cases,
+            "cases",
             "a mapping from parameters to the changes that each of their values makes",
         ));
         return Vec::new();
     }
     let mut found = Vec::new();
-    for Entry { key, key_span, value: choices } in presets.entries() {
+    for Entry { key, key_span, value: choices } in cases.entries() {
         let written = root.get("params").and_then(|params| params.get(key));
         let Some(written) = written else {
             let names = root.get("params").map_or_else(Vec::new, |params| params.child_names());
@@ -70,16 +71,15 @@ fn picked(root: &Node, flags: &[Change], report: &mut Report) -> Vec<Change> {
         let chosen = flag.map_or(written, |flag| &flag.value);
         let name = chosen.scalar().unwrap_or_default();
         let Some(changes) = choices.get(&name) else {
-            let title = format!("`{key}` has no preset {}", chosen.described());
+            let title = format!("`{key}` is {}, which has no case", chosen.described());
             let names = choices.child_names();
             report.add(
-                Problem::new("unknown_preset", chosen.span, title)
-                    .help(suggest(&name, names.iter().map(String::as_str))),
+                Problem::new("unknown_case", chosen.span, title).help(suggest(&name, names.iter().map(String::as_str))),
             );
             continue;
         };
         if !matches!(changes.data, Data::Map(_) | Data::Null) {
-            report.add(mismatch(changes, "a preset", "a mapping from what `--set` can name to values"));
+            report.add(mismatch(changes, "a case", "a mapping from what `--set` can name to values"));
         }
         found.extend(changes.entries().iter().map(|entry| Change {
             target: entry.key.clone(),

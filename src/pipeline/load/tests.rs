@@ -275,10 +275,10 @@ fn shuffled(stages: &[usize], keys: &[usize], comments: &[bool]) -> String {
     commented.collect()
 }
 
-const PRESETS: &str = "
+const CASES: &str = "
 name: t
 params: { scale: full, size: 64, epochs: 60 }
-presets:
+cases:
   scale:
     full: {}
     tiny: { size: 8, epochs: 2, stages.a.with.epochs: 1, axes.seed: 0..2 }
@@ -289,18 +289,18 @@ stages:
 ";
 
 #[test]
-fn a_preset_is_a_group_of_flags_that_a_parameter_picks() {
-    let full = load_good(PRESETS, &[]);
+fn a_case_is_a_group_of_flags_that_a_parameter_picks() {
+    let full = load_good(CASES, &[]);
     assert_eq!(full.cells.len(), 6);
     let flags = [("size", "8"), ("epochs", "2"), ("stages.a.with.epochs", "1"), ("axes.seed", "0..2")];
-    assert_eq!(all_told(&load_good(PRESETS, &[("scale", "tiny")])), all_told(&load_good(PRESETS, &flags)));
+    assert_eq!(all_told(&load_good(CASES, &[("scale", "tiny")])), all_told(&load_good(CASES, &flags)));
 }
 
 #[test]
-fn a_flag_goes_before_a_preset() {
-    let found = load_good(PRESETS, &[("size", "16"), ("axes.seed", "[3]"), ("scale", "tiny")]);
+fn a_flag_goes_before_a_case() {
+    let found = load_good(CASES, &[("size", "16"), ("axes.seed", "[3]"), ("scale", "tiny")]);
     let flags = [("size", "16"), ("stages.a.with.epochs", "1"), ("axes.seed", "[3]")];
-    assert_eq!(all_told(&found), all_told(&load_good(PRESETS, &flags)));
+    assert_eq!(all_told(&found), all_told(&load_good(CASES, &flags)));
 }
 
 proptest! {
