@@ -123,6 +123,9 @@ mistakes! {
     flag_value_is_no_yaml: pipeline(""), set: ("epochs", "[1");
     flag_sets_below_a_text: pipeline(""), set: ("stages.model.with.loss.margin", "1");
 
+    flag_sets_a_stage: pipeline(""), set: ("stages.scores", "x");
+    flag_removes_an_unknown_stage: pipeline(""), set: ("stages.score", "");
+
     // Cases.
     cases_are_no_mapping: format!("cases: [tiny]\n{}", pipeline(""));
     case_of_an_unknown_parameter: format!("cases: {{ epoch: {{ 5: {{}} }} }}\n{}", pipeline(""));

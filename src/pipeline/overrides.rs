@@ -98,6 +98,8 @@ fn change(root: &mut Node, change: Change, restrictions: &mut Vec<Restriction>, 
             restrictions.push(Restriction { axis: (*axis).to_owned(), place, values: value });
             Ok(())
         }
+        ["stages", stage] => remove(root, stage, &value, place),
+        ["stages", stage, "in", input] => set_input(root, stage, input, value, place),
         ["stages", stage, "with", key, rest @ ..] => set_parameter(root, stage, key, rest, value, place),
         ["params", rest @ ..] if !rest.is_empty() => set_existing(root, rest, value, place),
         rest => set_existing(root, rest, value, place),
@@ -152,6 +154,39 @@ fn set_existing(root: &mut Node, names: &[&str], value: Node, place: Span) -> Re
     Ok(())
 }
 
+/// The stage of that name.
+fn stage_mut<'a>(root: &'a mut Node, stage: &str, place: Span) -> Result<&'a mut Node, Box<Problem>> {
+    let known = child_mut(root, "stages").map_or_else(Vec::new, |stages| stages.child_names());
+    child_mut(root, "stages").and_then(|stages| child_mut(stages, stage)).ok_or_else(|| {
+        let problem = Problem::new("unknown_stage", place, format!("there is no stage `{stage}`"));
+        Box::new(problem.help(suggest(stage, known.iter().map(String::as_str))))
+    })
+}
+
+/// Takes a stage away.
+fn remove(root: &mut Node, stage: &str, value: &Node, place: Span) -> Result<(), Box<Problem>> {
+    stage_mut(root, stage, place)?;
+    if value.data != Data::Null {
+        let problem = Problem::new("wrong_type", value.span, format!("a stage cannot be set to {}", value.described()));
+        return Err(Box::new(problem.label("expected nothing, which takes the stage away, or a key below the stage")));
+    }
+    if let Some(Node { data: Data::Map(stages), .. }) = child_mut(root, "stages") {
+        stages.retain(|entry| entry.key != stage);
+    }
+    Ok(())
+}
+
+/// Gives a stage an input, or takes one away where the value is nothing.
+fn set_input(root: &mut Node, stage: &str, input: &str, value: Node, place: Span) -> Result<(), Box<Problem>> {
+    if value.data == Data::Null {
+        if let Some(Node { data: Data::Map(inputs), .. }) = child_mut(stage_mut(root, stage, place)?, "in") {
+            inputs.retain(|entry| entry.key != input);
+        }
+        return Ok(());
+    }
+    set_below(stage_mut(root, stage, place)?, ["in", input].into_iter(), value, place)
+}
+
 /// Sets a parameter of a stage, which may still be at its default.
 fn set_parameter(
     root: &mut Node,
@@ -161,13 +196,18 @@ fn set_parameter(
     value: Node,
     place: Span,
 ) -> Result<(), Box<Problem>> {
-    let known = child_mut(root, "stages").map_or_else(Vec::new, |stages| stages.child_names());
-    let Some(found) = child_mut(root, "stages").and_then(|stages| child_mut(stages, stage)) else {
-        let problem = Problem::new("unknown_stage", place, format!("there is no stage `{stage}`"));
-        return Err(Box::new(problem.help(suggest(stage, known.iter().map(String::as_str)))));
-    };
-    let mut node = found;
-    for name in std::iter::once("with").chain(std::iter::once(key)).chain(rest.iter().copied()) {
+    let names = ["with", key].into_iter().chain(rest.iter().copied());
+    set_below(stage_mut(root, stage, place)?, names, value, place)
+}
+
+/// Sets what a chain of keys leads to, making the mappings on the way that are not there.
+fn set_below<'a>(
+    mut node: &mut Node,
+    names: impl Iterator<Item = &'a str>,
+    value: Node,
+    place: Span,
+) -> Result<(), Box<Problem>> {
+    for name in names {
         if node.data == Data::Null {
             node.data = Data::Map(Vec::new());
         }

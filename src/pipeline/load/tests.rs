@@ -297,6 +297,16 @@ fn a_case_is_a_group_of_flags_that_a_parameter_picks() {
 }
 
 #[test]
+fn a_flag_gives_an_input_and_takes_inputs_and_stages_away() {
+    let text = CASES.replace("images: raw }", "images: raw, init: raw }");
+    let found = load_good(&text, &[("stages.a.in.init", ""), ("axes.seed", "[0]")]);
+    assert_eq!(all_told(&found), all_told(&load_good(CASES, &[("axes.seed", "[0]")])));
+    let found = load_good(CASES, &[("stages.a.in.init", "raw"), ("axes.seed", "[0]")]);
+    assert_eq!(all_told(&found), all_told(&load_good(&text, &[("axes.seed", "[0]")])));
+    assert_eq!(load_good(CASES, &[("stages.a", "")]).cells.len(), 1);
+}
+
+#[test]
 fn a_flag_goes_before_a_case() {
     let found = load_good(CASES, &[("size", "16"), ("axes.seed", "[3]"), ("scale", "tiny")]);
     let flags = [("size", "16"), ("stages.a.with.epochs", "1"), ("axes.seed", "[3]")];
