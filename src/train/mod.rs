@@ -16,6 +16,6 @@ pub use checkpoint::{Checkpoint, CheckpointError, Difference};
 pub use config::{BatchNorm, BatchShape, Config, Group};
 pub use measure::{Measure, Measured};
 pub use mode::MeanFields;
-pub use optimiser::{Adam, LengthError, OptimiserSpec, RmsProp, Sgd, State, Step, norm_factor, square_sum};
+pub use optimiser::{Adam, LengthError, OptimiserSpec, RmsProp, Sgd, State, Step, StepError, norm_factor};
 pub use run::{EpochLog, Keep, LossParameter, Start, TrainError, TrainSet, Trained, train};
 pub use schedule::{Schedule, WarmUp};

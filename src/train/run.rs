@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::LengthError;
+use super::StepError;
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::config::{BatchNorm, Config, Group};
 use super::learner::Learner;
@@ -121,9 +121,9 @@ pub enum TrainError {
     /// A parameter of the network has no part in the embeddings.
     #[error("no gradient reaches the parameter {parameter}")]
     NoGradient { parameter: String },
-    /// A gradient or a state of the wrong length.
+    /// A gradient or a state of the wrong length, or a device that failed.
     #[error("the optimiser cannot move {tensor}: {source}")]
-    Optimiser { tensor: String, source: LengthError },
+    Optimiser { tensor: String, source: StepError },
     /// The state of the training could not be written, or is that of another one.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

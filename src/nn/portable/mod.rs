@@ -12,6 +12,7 @@
 //! | `pool` | maxima and means of windows |
 //! | `transformer` | layer normalisation, GELU, attention, tokens |
 //! | `map` | feature maps and vectors |
+//! | `update` | optimisers' steps, and the length of gradients |
 
 mod map;
 mod pool;
@@ -19,6 +20,7 @@ mod pool;
 mod tests;
 pub(in crate::nn) mod transformer;
 mod unit;
+mod update;
 mod windows;
 
 use std::fmt::Display;
@@ -29,7 +31,7 @@ use dfdx::prelude::*;
 use self::map::{PortableMap, PortableVector};
 use self::windows::Tables;
 use super::Error;
-use super::backend::{self, Backend, Grads, Map, Recording, Reduce, Running, Unit, Window};
+use super::backend::{self, Backend, Grads, Map, Recording, Reduce, Rule, Running, Unit, Window};
 
 /// The backend of an NVIDIA GPU.
 #[cfg(feature = "cuda")]
@@ -89,6 +91,24 @@ impl<D: Device<f32>> Backend for Portable<D> {
         let result = with(&mut values);
         vector.values.copy_from(&values);
         result
+    }
+
+    fn len(vector: &PortableVector<D>) -> usize {
+        vector.values.shape().num_elements()
+    }
+
+    fn update<const N: usize>(
+        &self,
+        values: &mut PortableVector<D>,
+        gradient: &PortableVector<D>,
+        memory: [&mut PortableVector<D>; N],
+        rule: impl Rule<N>,
+    ) -> Result<(), Error> {
+        update::update(values, gradient, memory, rule).map_err(failed("an optimiser's step"))
+    }
+
+    fn square_sum(&self, vector: &PortableVector<D>) -> Result<f64, Error> {
+        update::square_sum(&vector.values).map_err(failed("a sum of squares"))
     }
 
     fn map(&self, values: &[f32], shape: backend::Shape) -> Result<Map<Self>, Error> {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::loss::registry::LossSpec;
-use crate::nn::{Head, Native, embed};
+use crate::nn::{Head, Native, Portable, embed};
 
 /// Eight images of 16x16 in each of four classes: a class is a colour, a sample its noise.
 fn images() -> (Vec<u8>, Vec<u32>) {
@@ -228,6 +228,64 @@ fn the_state_of_another_training_is_refused_by_the_setting_that_differs() {
     assert!(message.contains("schedule.kind: \"cosine\" -> \"constant\""), "{message}");
     let message = kept(&path, r#", "schedule": {"kind": "cosine"}, "weight_decay": 0.5"#, 1).err().unwrap().to_string();
     assert!(message.ends_with("weight_decay: 0.0001 -> 0.5"), "{message}");
+}
+
+/// Losses of all epochs of a short training, and the network's parameters after it.
+fn short<B: Backend>(device: &B, config: &Config) -> (Vec<f64>, Vec<f32>) {
+    let (pixels, labels) = images();
+    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let loss = LossSpec::named("mean_field_contrastive").unwrap().build::<f32>().unwrap();
+    let mut losses = Vec::new();
+    let mut on_epoch = |log: &EpochLog| losses.push(log.mean_loss);
+    let trained = train(device, config, &data, &*loss, Start::default(), &mut on_epoch).unwrap();
+    let learned = trained.model.tensors().filter(|tensor| tensor.kind == nn::Kind::Parameter);
+    (losses, learned.flat_map(|tensor| tensor.file_order(device)).collect())
+}
+
+/// The largest of the differences, in shares of the largest element.
+fn apart(found: &[f32], expected: &[f32]) -> f32 {
+    let largest = expected.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+    let differences = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, |most, difference| if difference <= most { most } else { difference }) / largest
+}
+
+#[test]
+fn trainings_on_a_device_of_dfdx_are_those_of_native_to_rounding() {
+    for fields in [
+        r#", "optimiser": {"kind": "sgd", "momentum": 0.9, "nesterov": true}, "clip_norm": 0.5"#,
+        r#", "optimiser": {"kind": "rmsprop", "momentum": 0.9, "centered": true, "eps": 1e-2}, "accumulate": 3"#,
+        r#", "optimiser": {"kind": "adamw", "eps": 1e-2}, "clip": 1e-3, "weight_decay": 0.1"#,
+        r#", "optimiser": {"kind": "adam", "eps": 1e-2}, "weight_decay": 0.1"#,
+    ] {
+        // Where one divides by next to nothing, rounding would decide the direction.
+        let config = config(fields);
+        let (native_losses, native) = short(&Native::default(), &config);
+        let (losses, portable) = short(&Portable::new(dfdx::prelude::Cpu::default()), &config);
+        let (error, moved) = (apart(&portable, &native), apart(&native, &parameters(&beginning().0)));
+        assert!(error < 1e-4 && moved > 100.0 * error, "{fields}: {error} of {moved}");
+        for (found, expected) in losses.iter().zip(&native_losses) {
+            assert!((found / expected - 1.0).abs() < 1e-4, "{fields}: {losses:?} {native_losses:?}");
+        }
+    }
+}
+
+#[test]
+fn a_training_on_a_device_of_dfdx_goes_on_where_it_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("checkpoint");
+    let (pixels, labels) = images();
+    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let loss = LossSpec::named("mean_field_contrastive").unwrap().build::<f32>().unwrap();
+    let (device, settings) = (Portable::new(dfdx::prelude::Cpu::default()), Map::new());
+    let run = |epochs: u32, keep: Option<Keep<'_>>| {
+        let config = Config { epochs, ..config(r#", "optimiser": {"kind": "rmsprop", "momentum": 0.9}"#) };
+        let trained = train(&device, &config, &data, &*loss, Start { weights: None, keep }, &mut |_| {}).unwrap();
+        let network: Vec<f32> = trained.model.tensors().flat_map(|tensor| tensor.file_order(&device)).collect();
+        (network, trained.loss_parameters)
+    };
+    let keep = Some(Keep { path: &path, settings: &settings });
+    run(1, keep);
+    assert!(run(2, keep) == run(2, None));
 }
 
 #[test]
