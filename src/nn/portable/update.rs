@@ -13,8 +13,14 @@ use super::{Row, to_host};
 use crate::nn::backend::{Number, Rule};
 
 /// A row that a rule reckons with, or why there is none: operators return no errors, so the first one is passed on.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Elements<D: Device<f32>>(Result<Row<D>, Rc<D::Err>>);
+
+impl<D: Device<f32>> Clone for Elements<D> {
+    fn clone(&self) -> Self {
+        Self(self.0.as_ref().map(Clone::clone).map_err(Rc::clone))
+    }
+}
 
 impl<D: Device<f32>> Elements<D> {
     fn then(self, operation: impl FnOnce(Row<D>) -> Result<Row<D>, D::Err>) -> Self {

@@ -262,7 +262,7 @@ fn trainings_on_a_device_of_dfdx_are_those_of_native_to_rounding() {
         let (native_losses, native) = short(&Native::default(), &config);
         let (losses, portable) = short(&Portable::new(dfdx::prelude::Cpu::default()), &config);
         let (error, moved) = (apart(&portable, &native), apart(&native, &parameters(&beginning().0)));
-        assert!(error < 1e-4 && moved > 100.0 * error, "{fields}: {error} of {moved}");
+        assert!(error < 3e-4 && moved > 30.0 * error, "{fields}: {error} of {moved}");
         for (found, expected) in losses.iter().zip(&native_losses) {
             assert!((found / expected - 1.0).abs() < 1e-4, "{fields}: {losses:?} {native_losses:?}");
         }
