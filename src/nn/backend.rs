@@ -218,6 +218,12 @@ pub trait Backend: Clone + std::fmt::Debug + Sized + 'static {
     /// A feature map.
     type Map<T: Tape<f32, Self::Device>>;
 
+    /// The same device with convolutions, linear layers and attention in half precision, sums in single; none if it has no
+    /// faster products than those of single precision.
+    fn mixed(&self) -> Option<Self> {
+        None
+    }
+
     /// Copies `values` to the device.
     fn vector(&self, values: &[f32]) -> Result<Self::Vector, Error>;
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::config::{Config, Group};
 use super::optimiser::{OptimiserSpec, State, Sum, norm_factor};
+use super::precision::{LossScale, Precision};
 use super::run::LossParameter;
 use super::{StepError, TrainError};
 use crate::nn::{self, Backend, Grads, Kind, Model, NamedTensor, Native, Part};
@@ -18,6 +19,8 @@ pub(super) struct Learner<B: Backend> {
     /// Where the loss's matrices are, whatever the network's device, and what is remembered of them.
     host: Native,
     loss_states: BTreeMap<String, State<<Native as Backend>::Vector>>,
+    /// In mixed precision.
+    loss_scale: Option<LossScale>,
     /// Steps made by each group: backbone, head, loss.
     steps: [u32; 3],
     /// Sums of gradients by the network's tensors, in their order; none for those that do not learn.
@@ -34,15 +37,28 @@ const LOSS: &str = "loss.";
 
 impl<B: Backend> Learner<B> {
     /// Before the first step.
-    pub fn new(optimiser: OptimiserSpec) -> Self {
+    pub fn new(optimiser: OptimiserSpec, precision: Precision) -> Self {
         Self {
             optimiser,
             states: BTreeMap::new(),
             host: Native::default(),
             loss_states: BTreeMap::new(),
+            loss_scale: (precision == Precision::Mixed).then(LossScale::default),
             steps: [0; 3],
             network: Vec::new(),
             loss: Vec::new(),
+        }
+    }
+
+    /// The loss's scale, in mixed precision.
+    pub fn loss_scale(&self) -> Option<LossScale> {
+        self.loss_scale
+    }
+
+    /// Multiplies a batch's gradient of the embeddings by the loss's scale, which [`Learner::step_network`] takes out again.
+    pub fn scale(&self, gradient: &mut [f32]) {
+        if let Some(LossScale { factor, .. }) = self.loss_scale {
+            gradient.iter_mut().for_each(|element| *element *= factor);
         }
     }
 
@@ -83,7 +99,8 @@ impl<B: Backend> Learner<B> {
         learning.find(|(_, sum)| sum.as_ref().is_none_or(zero)).map(|(tensor, _)| tensor.name.clone())
     }
 
-    /// Moves the network's parameters that have gradients, in `epoch`, counted from 0, by the mean over `batches`.
+    /// Moves the network's parameters that have gradients, in `epoch`, counted from 0, by the mean over `batches`. In mixed
+    /// precision, gradients that are not finite move nothing and lower the loss's scale.
     pub fn step_network(
         &mut self,
         device: &B,
@@ -93,15 +110,22 @@ impl<B: Backend> Learner<B> {
         batches: u32,
     ) -> Result<(), TrainError> {
         let waiting = std::mem::take(&mut self.network);
-        let mean = 1.0 / batches as f32;
-        let scale = match config.clip_norm {
-            Some(limit) => {
-                // One sum after another, in the order of the tensors.
-                let squares: f64 = waiting.iter().flatten().map(|sum| device.square_sum(sum)).sum::<Result<_, _>>()?;
-                mean * norm_factor(squares.sqrt() * f64::from(mean), limit) as f32
-            }
-            None => mean,
+        let mut scale = 1.0 / batches as f32;
+        let squares = match (config.clip_norm, self.loss_scale) {
+            (None, None) => 0.0,
+            // One sum after another, in the order of the tensors.
+            _ => waiting.iter().flatten().map(|sum| device.square_sum(sum)).sum::<Result<f64, _>>()?,
         };
+        if let Some(loss_scale) = &mut self.loss_scale {
+            scale /= loss_scale.factor;
+            loss_scale.note(squares.is_finite()).ok_or(TrainError::NetworkGradient { epoch: epoch + 1 })?;
+            if !squares.is_finite() {
+                return Ok(());
+            }
+        }
+        if let Some(limit) = config.clip_norm {
+            scale *= norm_factor(squares.sqrt() * f64::from(scale), limit) as f32;
+        }
         for (index, part) in [(0, Part::Backbone), (1, Part::Head)] {
             let learns = model.tensors().zip(&waiting).any(|(tensor, sum)| tensor.part == part && sum.is_some());
             self.steps[index] += u32::from(learns);
@@ -149,6 +173,9 @@ impl<B: Backend> Learner<B> {
         for (steps, (_, name)) in self.steps.iter().zip(GROUPS) {
             checkpoint.counters.insert(name.to_owned(), u64::from(*steps));
         }
+        if let Some(loss_scale) = self.loss_scale {
+            loss_scale.save(checkpoint);
+        }
         save(device, &self.states, checkpoint);
         save(&self.host, &self.loss_states, checkpoint);
     }
@@ -157,6 +184,9 @@ impl<B: Backend> Learner<B> {
     pub fn restore(&mut self, device: &B, checkpoint: &mut Checkpoint) -> Result<(), TrainError> {
         for (steps, (_, name)) in self.steps.iter_mut().zip(GROUPS) {
             *steps = checkpoint.counters.get(name).map_or(0, |&steps| steps as u32);
+        }
+        if let Some(loss_scale) = &mut self.loss_scale {
+            loss_scale.restore(checkpoint);
         }
         let ours = |name: &String| name.starts_with("optimiser/");
         let names: Vec<String> = checkpoint.tensors.keys().filter(|name| ours(name)).cloned().collect();

@@ -11,9 +11,11 @@
 //! | `unit` | convolution, normalisation, residual, ReLU |
 //! | `pool` | maxima and means of windows |
 //! | `transformer` | layer normalisation, GELU, attention, tokens |
+//! | `half` | products in half precision |
 //! | `map` | feature maps and vectors |
 //! | `update` | optimisers' steps, and the length of gradients |
 
+mod half;
 mod map;
 mod pool;
 #[cfg(test)]
@@ -28,6 +30,7 @@ use std::ops::Range;
 
 use dfdx::prelude::*;
 
+use self::half::Precisions;
 use self::map::{PortableMap, PortableVector};
 use self::windows::Tables;
 use super::Error;
@@ -42,12 +45,14 @@ pub type Gpu = Portable<Cuda>;
 pub struct Portable<D: Device<f32>> {
     device: D,
     tables: Tables<D>,
+    /// Whether convolutions and products are in half precision.
+    mixed: bool,
 }
 
 impl<D: Device<f32>> Portable<D> {
-    /// With no tables yet.
+    /// With no tables yet, in single precision.
     pub fn new(device: D) -> Self {
-        Self { device, tables: Tables::default() }
+        Self { device, tables: Tables::default(), mixed: false }
     }
 }
 
@@ -72,10 +77,14 @@ fn to_host<S: Shape, D: Device<f32>, T>(tensor: &Tensor<S, f32, D, T>) -> Vec<f3
     values
 }
 
-impl<D: Device<f32>> Backend for Portable<D> {
+impl<D: Precisions> Backend for Portable<D> {
     type Device = D;
     type Vector = PortableVector<D>;
     type Map<T: Tape<f32, D>> = PortableMap<D, T>;
+
+    fn mixed(&self) -> Option<Self> {
+        Some(Self { mixed: true, ..self.clone() })
+    }
 
     fn vector(&self, values: &[f32]) -> Result<PortableVector<D>, Error> {
         let values = self.device.try_tensor_from_vec(values.to_vec(), (values.len(),));
@@ -215,7 +224,7 @@ impl<D: Device<f32>> Backend for Portable<D> {
     }
 
     fn attention<T: Tape<f32, D>>(&self, x: PortableMap<D, T>, heads: usize) -> Result<PortableMap<D, T>, Error> {
-        let run = |x, images| transformer::attention(x, images, heads);
+        let run = |x, images| transformer::attention(x, images, heads, self.mixed);
         x.in_rows(run, |(n, h, w, c)| (n, h, w, c / 3)).map_err(failed("attention"))
     }
 

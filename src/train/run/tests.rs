@@ -289,6 +289,93 @@ fn a_training_on_a_device_of_dfdx_goes_on_where_it_stopped() {
 }
 
 #[test]
+fn mixed_precision_is_near_full_precision_and_the_cpu_refuses_it() {
+    let fields = r#", "optimiser": {"kind": "sgd", "momentum": 0.9}, "clip_norm": 1.0, "accumulate": 2"#;
+    let full = config(fields);
+    let mixed = config(&format!(r#"{fields}, "precision": "mixed""#));
+    let device = Portable::new(dfdx::prelude::Cpu::default());
+    let ((full_losses, expected), (losses, found)) = (short(&device, &full), short(&device, &mixed));
+    let (error, moved) = (apart(&found, &expected), apart(&expected, &parameters(&beginning().0)));
+    assert!(error > 0.0 && error < 0.1 * moved, "{error} of {moved}");
+    for (found, expected) in losses.iter().zip(&full_losses) {
+        assert!((found / expected - 1.0).abs() < 1e-2, "{losses:?} {full_losses:?}");
+    }
+    let (pixels, labels) = images();
+    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
+    let refused = train(&Native::default(), &mixed, &data, &*loss, Start::default(), &mut |_| {});
+    let message = refused.err().unwrap().to_string();
+    assert!(message.starts_with("invalid training settings: precision mixed needs a GPU"), "{message}");
+}
+
+/// A loss whose gradient is 1 for the first element of each embedding, times `slope`.
+#[derive(Clone)]
+struct Steep(f32);
+
+impl Loss<f32> for Steep {
+    fn parameters(&self, _: usize, _: usize) -> Vec<Parameter> {
+        Vec::new()
+    }
+
+    fn evaluate(
+        &self,
+        batch: Batch<'_, f32>,
+        _: usize,
+        _: &[&[f32]],
+        gradients: &mut LossGradients<f32>,
+    ) -> Result<f32, LossError> {
+        let slope = |at: usize| if at.is_multiple_of(batch.dim) { self.0 } else { 0.0 };
+        gradients.embeddings = (0..batch.embeddings.len()).map(slope).collect();
+        gradients.parameters = Vec::new();
+        Ok(0.0)
+    }
+}
+
+#[test]
+fn a_gradient_beyond_half_precision_lowers_the_scale_and_moves_nothing() {
+    let (pixels, labels) = images();
+    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let device = Portable::new(dfdx::prelude::Cpu::default());
+    let settings = Map::new();
+    let run = |slope: f32, epochs: u32, keep: Option<Keep<'_>>| {
+        let config = Config { epochs, ..config(r#", "precision": "mixed", "clip": 1e30"#) };
+        let mut scales = Vec::new();
+        let mut on_epoch = |log: &EpochLog| scales.push(log.loss_scale.unwrap());
+        let start = Start { weights: None, keep };
+        let trained = train(&device, &config, &data, &Steep(slope), start, &mut on_epoch);
+        trained
+            .map(|trained| (trained.model.tensors().flat_map(|t| t.file_order(&device)).collect::<Vec<f32>>(), scales))
+    };
+    // Four steps an epoch; a scaled slope of 2^16 and more is infinite in half precision.
+    let (_, scales) = run(1.0, 2, None).unwrap();
+    assert!(scales[1].skipped >= 1 && scales[1].factor == 65536.0 / 2f32.powi(scales[1].skipped as i32), "{scales:?}");
+    let (steep, scales) = run(2f32.powi(10), 1, None).unwrap();
+    assert_eq!((scales[0].factor, scales[0].skipped), (4096.0, 4));
+    let learned = |values: &[f32]| {
+        let network = beginning().0;
+        let mut values = values.iter();
+        let mut same = true;
+        for tensor in network.tensors() {
+            let moved = tensor.file_order(&Native::default()).iter().zip(&mut values).any(|(a, b)| a != b);
+            same &= tensor.kind != nn::Kind::Parameter || !moved;
+        }
+        same
+    };
+    assert!(learned(&steep), "nothing moved");
+    let (moved, scales) = run(2f32.powi(10), 4, None).unwrap();
+    assert!(!learned(&moved) && scales[3].factor < 64.0, "{scales:?}");
+    // A training that goes on has the scale that it stopped with.
+    let folder = tempfile::tempdir().unwrap();
+    let keep = Some(Keep { path: &folder.path().join("checkpoint"), settings: &settings });
+    run(2f32.powi(10), 2, keep).unwrap();
+    let again = run(2f32.powi(10), 4, keep).unwrap();
+    assert!(again == (moved, scales));
+    // The scale cannot help a gradient that is too large by itself.
+    let error = run(1e10, 8, None).err().unwrap().to_string();
+    assert!(error.starts_with("epoch 5: a gradient of the network is not finite in half precision"), "{error}");
+}
+
+#[test]
 fn batches_gathered_are_one_batch_of_all() {
     // Without batch statistics the mean gradient of two batches is that of both; one step of plain descent shows it.
     let fields = r#", "steps_per_epoch": 2, "optimiser": {"kind": "sgd"}, "batch_norm": "frozen", "clip": 1e30, "weight_decay": 0"#;
