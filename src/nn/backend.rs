@@ -224,6 +224,11 @@ pub trait Backend: Clone + std::fmt::Debug + Sized + 'static {
         None
     }
 
+    /// Bytes of the device's own memory that are in use now; none if that is the host's.
+    fn memory(&self) -> Option<u64> {
+        None
+    }
+
     /// Copies `values` to the device.
     fn vector(&self, values: &[f32]) -> Result<Self::Vector, Error>;
 

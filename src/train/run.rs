@@ -60,6 +60,9 @@ pub struct EpochLog {
     pub peak_memory: Option<u64>,
     /// The most bytes of parameters, activations and gradients in a step of it, on the CPU.
     pub step_memory: u64,
+    /// Bytes in use on the GPU after it; dfdx keeps what it has had, so that this is near the most.
+    #[serde(default)]
+    pub device_memory: Option<u64>,
     /// The loss's scale after it, in mixed precision.
     #[serde(default)]
     pub loss_scale: Option<LossScale>,
@@ -332,6 +335,7 @@ impl<B: Backend> Run<B> {
             images_per_second: f64::from(steps) * setup.sampler.batch_len() as f64 / seconds,
             peak_memory: peak_memory(),
             step_memory,
+            device_memory: device.memory(),
             loss_scale: self.learner.loss_scale(),
             measured,
         })

@@ -11,9 +11,22 @@ use dfdx::prelude::*;
 pub(super) type Half = AMP<f16>;
 
 /// A device that reckons in both precisions.
-pub trait Precisions: Device<f32> + Device<Half> {}
+pub trait Precisions: Device<f32> + Device<Half> {
+    /// Bytes of its memory that are in use, by whomever; none if it has none of its own.
+    fn memory(&self) -> Option<u64> {
+        None
+    }
+}
 
-impl<D: Device<f32> + Device<Half>> Precisions for D {}
+impl Precisions for Cpu {}
+
+#[cfg(feature = "cuda")]
+impl Precisions for Cuda {
+    fn memory(&self) -> Option<u64> {
+        let (free, total) = cudarc::driver::result::mem_get_info().ok()?;
+        u64::try_from(total.checked_sub(free)?).ok()
+    }
+}
 
 /// The tape of an operation in half precision.
 type HalfTape<D> = OwnedTape<Half, D>;

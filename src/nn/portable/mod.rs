@@ -86,6 +86,10 @@ impl<D: Precisions> Backend for Portable<D> {
         Some(Self { mixed: true, ..self.clone() })
     }
 
+    fn memory(&self) -> Option<u64> {
+        self.device.memory()
+    }
+
     fn vector(&self, values: &[f32]) -> Result<PortableVector<D>, Error> {
         let values = self.device.try_tensor_from_vec(values.to_vec(), (values.len(),));
         values.and_then(PortableVector::new).map_err(failed("a vector"))
