@@ -264,7 +264,7 @@ fn trainings_on_a_device_of_dfdx_are_those_of_native_to_rounding() {
         let (error, moved) = (apart(&portable, &native), apart(&native, &parameters(&beginning().0)));
         assert!(error < 3e-4 && moved > 30.0 * error, "{fields}: {error} of {moved}");
         for (found, expected) in losses.iter().zip(&native_losses) {
-            assert!((found / expected - 1.0).abs() < 1e-4, "{fields}: {losses:?} {native_losses:?}");
+            assert!((found / expected - 1.0).abs() < 1e-3, "{fields}: {losses:?} {native_losses:?}");
         }
     }
 }
@@ -351,19 +351,18 @@ fn a_gradient_beyond_half_precision_lowers_the_scale_and_moves_nothing() {
     assert!(scales[1].skipped >= 1 && scales[1].factor == 65536.0 / 2f32.powi(scales[1].skipped as i32), "{scales:?}");
     let (steep, scales) = run(2f32.powi(10), 1, None).unwrap();
     assert_eq!((scales[0].factor, scales[0].skipped), (4096.0, 4));
-    let learned = |values: &[f32]| {
-        let network = beginning().0;
-        let mut values = values.iter();
-        let mut same = true;
-        for tensor in network.tensors() {
-            let moved = tensor.file_order(&Native::default()).iter().zip(&mut values).any(|(a, b)| a != b);
-            same &= tensor.kind != nn::Kind::Parameter || !moved;
-        }
-        same
+    let unmoved = |values: &[f32]| {
+        let mut rest = values;
+        beginning().0.tensors().all(|tensor| {
+            let start = tensor.file_order(&Native::default());
+            let (found, after) = rest.split_at(start.len());
+            rest = after;
+            tensor.kind != nn::Kind::Parameter || found == start
+        })
     };
-    assert!(learned(&steep), "nothing moved");
+    assert!(unmoved(&steep));
     let (moved, scales) = run(2f32.powi(10), 4, None).unwrap();
-    assert!(!learned(&moved) && scales[3].factor < 64.0, "{scales:?}");
+    assert!(!unmoved(&moved) && scales[3].factor < 64.0, "{scales:?}");
     // A training that goes on has the scale that it stopped with.
     let folder = tempfile::tempdir().unwrap();
     let keep = Some(Keep { path: &folder.path().join("checkpoint"), settings: &settings });
