@@ -31,13 +31,15 @@ mod transformer_tests;
 mod vit;
 pub mod weights;
 
-pub use backend::{Backend, Grads, Map, Recording, Shape};
+pub use backend::{Backend, Grads, Map, Number, Recording, Rule, Shape};
 pub use layers::Statistics;
 pub use model::{Architecture, Backbone, COLOURS, Dropout, Head, Model, Pixels, Pooling, Training, embed};
 pub use native::Native;
 pub use native::buffer;
 #[cfg(feature = "cuda")]
-pub use portable::{Gpu, Portable};
+pub use portable::Gpu;
+#[cfg(any(test, feature = "cuda"))]
+pub use portable::Portable;
 pub use tensor::{Kind, NamedTensor, Part};
 use thiserror::Error;
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::measure::Measure;
 use super::mode::MeanFields;
 use super::optimiser::{OptimiserSpec, Step};
+use super::precision::Precision;
 use super::schedule::{Schedule, WarmUp};
 use crate::data::augment::Augment;
 use crate::loss::{Loss, has_class_vectors};
@@ -84,6 +85,7 @@ pub enum Group {
 /// | `augment` | flip 0.5, shift 3 | `flip` in [0, 1] |
 /// | `mean_fields` | joint | a [`MeanFields`] |
 /// | `measure` | none | a [`Measure`] |
+/// | `precision` | full | a [`Precision`]; `mixed` needs a GPU |
 /// | `seed` | 0 | any |
 ///
 /// The commands that the mean-field paper's authors released (paper notes 7), for CUB and ResNet-50, are
@@ -147,6 +149,9 @@ pub struct Config {
     pub mean_fields: MeanFields,
     /// What is measured on the way; nothing if absent.
     pub measure: Option<Measure>,
+    /// What products are reckoned in.
+    #[serde(skip_serializing_if = "Precision::is_full")]
+    pub precision: Precision,
     /// Everything random follows from it.
     pub seed: u64,
 }
@@ -179,6 +184,7 @@ impl Default for Config {
             augment: Augment::default(),
             mean_fields: MeanFields::default(),
             measure: None,
+            precision: Precision::Full,
             seed: 0,
         }
     }

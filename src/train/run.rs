@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::LengthError;
+use super::StepError;
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::config::{BatchNorm, Config, Group};
 use super::learner::Learner;
 use super::measure::{Measured, measure};
 use super::mode::{Averages, MeanFields};
+use super::precision::{LossScale, Precision};
 use super::state;
 use crate::data::augment::BatchId;
 use crate::data::random::stream;
@@ -59,6 +60,12 @@ pub struct EpochLog {
     pub peak_memory: Option<u64>,
     /// The most bytes of parameters, activations and gradients in a step of it, on the CPU.
     pub step_memory: u64,
+    /// Bytes in use on the GPU after it; dfdx keeps what it has had, so that this is near the most.
+    #[serde(default)]
+    pub device_memory: Option<u64>,
+    /// The loss's scale after it, in mixed precision.
+    #[serde(default)]
+    pub loss_scale: Option<LossScale>,
     /// What was measured after it, where the settings ask for that.
     pub measured: Option<Measured>,
 }
@@ -115,15 +122,20 @@ pub enum TrainError {
     /// The loss, or a gradient of it, is NaN or infinite.
     #[error("epoch {epoch}, step {step}: the {what} is not finite; lower the learning rates or look at the data")]
     NotFinite { epoch: u32, step: u32, what: String },
+    /// A gradient of the network is NaN or infinite in mixed precision, whatever the loss's scale.
+    #[error(
+        "epoch {epoch}: a gradient of the network is not finite in half precision; train with `precision: full`, or lower the learning rates"
+    )]
+    NetworkGradient { epoch: u32 },
     /// The loss returned a gradient of the wrong length.
     #[error("the loss gave {found} gradient elements for its {what}, expected {expected}")]
     LossGradient { what: String, found: usize, expected: usize },
     /// A parameter of the network has no part in the embeddings.
     #[error("no gradient reaches the parameter {parameter}")]
     NoGradient { parameter: String },
-    /// A gradient or a state of the wrong length.
+    /// A gradient or a state of the wrong length, or a device that failed.
     #[error("the optimiser cannot move {tensor}: {source}")]
-    Optimiser { tensor: String, source: LengthError },
+    Optimiser { tensor: String, source: StepError },
     /// The state of the training could not be written, or is that of another one.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -165,6 +177,12 @@ pub fn train<B: Backend>(
     if !mistakes.is_empty() {
         return Err(TrainError::Config(mistakes));
     }
+    let mixed = (config.precision == Precision::Mixed).then(|| {
+        let message = "mixed needs a GPU, whose products in half precision are faster: ask for one, or leave it out";
+        device.mixed().ok_or_else(|| TrainError::Config(vec![("precision".into(), message.into())]))
+    });
+    let mixed = mixed.transpose()?;
+    let device = mixed.as_ref().unwrap_or(device);
     let TrainSet { pixels, labels, height, width, classes } = *data;
     let image = height * width * COLOURS;
     if image == 0 || pixels.len() != labels.len() * image {
@@ -274,7 +292,7 @@ impl<B: Backend> Run<B> {
         Ok(Self {
             model,
             loss_parameters: start(setup.loss.parameters(classes, dim), seed),
-            learner: Learner::new(optimiser),
+            learner: Learner::new(optimiser, setup.config.precision),
             memory: Memory::default(),
             begun: vec![false; classes],
             log: Vec::new(),
@@ -317,6 +335,8 @@ impl<B: Backend> Run<B> {
             images_per_second: f64::from(steps) * setup.sampler.batch_len() as f64 / seconds,
             peak_memory: peak_memory(),
             step_memory,
+            device_memory: device.memory(),
+            loss_scale: self.learner.loss_scale(),
             measured,
         })
     }
@@ -340,6 +360,7 @@ impl<B: Backend> Run<B> {
         let due = config.accumulated(step, steps);
         if move_network {
             let moving = self.gradients.embeddings.iter().any(|&element| element != 0.0);
+            self.learner.scale(&mut self.gradients.embeddings);
             let mut gradients = device.backward(embeddings, &self.gradients.embeddings)?;
             self.learner.gather_network(device, &self.model, &mut gradients)?;
             if moving && !self.checked {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::loss::registry::LossSpec;
-use crate::nn::{Head, Native, embed};
+use crate::nn::{Head, Native, Portable, embed};
 
 /// Eight images of 16x16 in each of four classes: a class is a colour, a sample its noise.
 fn images() -> (Vec<u8>, Vec<u32>) {
@@ -228,6 +228,150 @@ fn the_state_of_another_training_is_refused_by_the_setting_that_differs() {
     assert!(message.contains("schedule.kind: \"cosine\" -> \"constant\""), "{message}");
     let message = kept(&path, r#", "schedule": {"kind": "cosine"}, "weight_decay": 0.5"#, 1).err().unwrap().to_string();
     assert!(message.ends_with("weight_decay: 0.0001 -> 0.5"), "{message}");
+}
+
+/// Losses of all epochs of a short training, and the network's parameters after it.
+fn short<B: Backend>(device: &B, config: &Config) -> (Vec<f64>, Vec<f32>) {
+    let (pixels, labels) = images();
+    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let loss = LossSpec::named("mean_field_contrastive").unwrap().build::<f32>().unwrap();
+    let mut losses = Vec::new();
+    let mut on_epoch = |log: &EpochLog| losses.push(log.mean_loss);
+    let trained = train(device, config, &data, &*loss, Start::default(), &mut on_epoch).unwrap();
+    let learned = trained.model.tensors().filter(|tensor| tensor.kind == nn::Kind::Parameter);
+    (losses, learned.flat_map(|tensor| tensor.file_order(device)).collect())
+}
+
+/// The largest of the differences, in shares of the largest element.
+fn apart(found: &[f32], expected: &[f32]) -> f32 {
+    let largest = expected.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+    let differences = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, |most, difference| if difference <= most { most } else { difference }) / largest
+}
+
+#[test]
+fn trainings_on_a_device_of_dfdx_are_those_of_native_to_rounding() {
+    for fields in [
+        r#", "optimiser": {"kind": "sgd", "momentum": 0.9, "nesterov": true}, "clip_norm": 0.5"#,
+        r#", "optimiser": {"kind": "rmsprop", "momentum": 0.9, "centered": true, "eps": 1e-2}, "accumulate": 3"#,
+        r#", "optimiser": {"kind": "adamw", "eps": 1e-2}, "clip": 1e-3, "weight_decay": 0.1"#,
+        r#", "optimiser": {"kind": "adam", "eps": 1e-2}, "weight_decay": 0.1"#,
+    ] {
+        // Where one divides by next to nothing, rounding would decide the direction.
+        let config = config(fields);
+        let (native_losses, native) = short(&Native::default(), &config);
+        let (losses, portable) = short(&Portable::new(dfdx::prelude::Cpu::default()), &config);
+        let (error, moved) = (apart(&portable, &native), apart(&native, &parameters(&beginning().0)));
+        assert!(error < 3e-4 && moved > 30.0 * error, "{fields}: {error} of {moved}");
+        for (found, expected) in losses.iter().zip(&native_losses) {
+            assert!((found / expected - 1.0).abs() < 1e-3, "{fields}: {losses:?} {native_losses:?}");
+        }
+    }
+}
+
+#[test]
+fn a_training_on_a_device_of_dfdx_goes_on_where_it_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("checkpoint");
+    let (pixels, labels) = images();
+    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let loss = LossSpec::named("mean_field_contrastive").unwrap().build::<f32>().unwrap();
+    let (device, settings) = (Portable::new(dfdx::prelude::Cpu::default()), Map::new());
+    let run = |epochs: u32, keep: Option<Keep<'_>>| {
+        let config = Config { epochs, ..config(r#", "optimiser": {"kind": "rmsprop", "momentum": 0.9}"#) };
+        let trained = train(&device, &config, &data, &*loss, Start { weights: None, keep }, &mut |_| {}).unwrap();
+        let network: Vec<f32> = trained.model.tensors().flat_map(|tensor| tensor.file_order(&device)).collect();
+        (network, trained.loss_parameters)
+    };
+    let keep = Some(Keep { path: &path, settings: &settings });
+    run(1, keep);
+    assert!(run(2, keep) == run(2, None));
+}
+
+#[test]
+fn mixed_precision_is_near_full_precision_and_the_cpu_refuses_it() {
+    let fields = r#", "optimiser": {"kind": "sgd", "momentum": 0.9}, "clip_norm": 1.0, "accumulate": 2"#;
+    let full = config(fields);
+    let mixed = config(&format!(r#"{fields}, "precision": "mixed""#));
+    let device = Portable::new(dfdx::prelude::Cpu::default());
+    let ((full_losses, expected), (losses, found)) = (short(&device, &full), short(&device, &mixed));
+    let (error, moved) = (apart(&found, &expected), apart(&expected, &parameters(&beginning().0)));
+    assert!(error > 0.0 && error < 0.1 * moved, "{error} of {moved}");
+    for (found, expected) in losses.iter().zip(&full_losses) {
+        assert!((found / expected - 1.0).abs() < 1e-2, "{losses:?} {full_losses:?}");
+    }
+    let (pixels, labels) = images();
+    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
+    let refused = train(&Native::default(), &mixed, &data, &*loss, Start::default(), &mut |_| {});
+    let message = refused.err().unwrap().to_string();
+    assert!(message.starts_with("invalid training settings: precision mixed needs a GPU"), "{message}");
+}
+
+/// A loss whose gradient is 1 for the first element of each embedding, times `slope`.
+#[derive(Clone)]
+struct Steep(f32);
+
+impl Loss<f32> for Steep {
+    fn parameters(&self, _: usize, _: usize) -> Vec<Parameter> {
+        Vec::new()
+    }
+
+    fn evaluate(
+        &self,
+        batch: Batch<'_, f32>,
+        _: usize,
+        _: &[&[f32]],
+        gradients: &mut LossGradients<f32>,
+    ) -> Result<f32, LossError> {
+        let slope = |at: usize| if at.is_multiple_of(batch.dim) { self.0 } else { 0.0 };
+        gradients.embeddings = (0..batch.embeddings.len()).map(slope).collect();
+        gradients.parameters = Vec::new();
+        Ok(0.0)
+    }
+}
+
+#[test]
+fn a_gradient_beyond_half_precision_lowers_the_scale_and_moves_nothing() {
+    let (pixels, labels) = images();
+    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let device = Portable::new(dfdx::prelude::Cpu::default());
+    let settings = Map::new();
+    let run = |slope: f32, epochs: u32, keep: Option<Keep<'_>>| {
+        let config = Config { epochs, ..config(r#", "precision": "mixed", "clip": 1e30"#) };
+        let mut scales = Vec::new();
+        let mut on_epoch = |log: &EpochLog| scales.push(log.loss_scale.unwrap());
+        let start = Start { weights: None, keep };
+        let trained = train(&device, &config, &data, &Steep(slope), start, &mut on_epoch);
+        trained
+            .map(|trained| (trained.model.tensors().flat_map(|t| t.file_order(&device)).collect::<Vec<f32>>(), scales))
+    };
+    // Four steps an epoch; a scaled slope of 2^16 and more is infinite in half precision.
+    let (_, scales) = run(1.0, 2, None).unwrap();
+    assert!(scales[1].skipped >= 1 && scales[1].factor == 65536.0 / 2f32.powi(scales[1].skipped as i32), "{scales:?}");
+    let (steep, scales) = run(2f32.powi(10), 1, None).unwrap();
+    assert_eq!((scales[0].factor, scales[0].skipped), (4096.0, 4));
+    let unmoved = |values: &[f32]| {
+        let mut rest = values;
+        beginning().0.tensors().all(|tensor| {
+            let start = tensor.file_order(&Native::default());
+            let (found, after) = rest.split_at(start.len());
+            rest = after;
+            tensor.kind != nn::Kind::Parameter || found == start
+        })
+    };
+    assert!(unmoved(&steep));
+    let (moved, scales) = run(2f32.powi(10), 4, None).unwrap();
+    assert!(!unmoved(&moved) && scales[3].factor < 64.0, "{scales:?}");
+    // A training that goes on has the scale that it stopped with.
+    let folder = tempfile::tempdir().unwrap();
+    let keep = Some(Keep { path: &folder.path().join("checkpoint"), settings: &settings });
+    run(2f32.powi(10), 2, keep).unwrap();
+    let again = run(2f32.powi(10), 4, keep).unwrap();
+    assert!(again == (moved, scales));
+    // The scale cannot help a gradient that is too large by itself.
+    let error = run(1e10, 8, None).err().unwrap().to_string();
+    assert!(error.starts_with("epoch 5: a gradient of the network is not finite in half precision"), "{error}");
 }
 
 #[test]
