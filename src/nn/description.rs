@@ -11,7 +11,7 @@ use super::model::{Architecture, Model, Pixels};
 use super::tensor::{NamedTensor, Part};
 use super::weights::{WeightFile, load_tensors, write_safetensors};
 
-/// The one key of the file's metadata: a single one keeps the bytes of a file independent of any map's order.
+/// The key of the file's metadata that says what the network is.
 const KEY: &str = "meanfield";
 
 /// What classifiers are called in the weight files of torchvision, Cadene and timm: of no use to an embedding.
@@ -33,11 +33,17 @@ impl Description {
 impl<B: Backend> Model<B> {
     /// The bytes of a weight file: safetensors under PyTorch's names, with the architecture in its metadata.
     pub fn to_safetensors(&self, device: &B) -> Result<Vec<u8>, Error> {
+        self.to_safetensors_with(device, BTreeMap::new())
+    }
+
+    /// The same with more entries in its metadata, which [`WeightFile::metadata`] tells.
+    pub fn to_safetensors_with(&self, device: &B, mut metadata: BTreeMap<String, String>) -> Result<Vec<u8>, Error> {
         let description = serde_json::to_string(&Description::of(self.architecture))
             .map_err(|error| Error::Description(error.to_string()))?;
         let values: Vec<Vec<f32>> = self.tensors().map(|tensor| tensor.file_order(device)).collect();
         let named = self.tensors().zip(&values).map(|(tensor, values)| (&*tensor.name, &tensor.shape[..], &values[..]));
-        Ok(write_safetensors(named, &BTreeMap::from([(KEY.to_owned(), description)]))?)
+        metadata.insert(KEY.to_owned(), description);
+        Ok(write_safetensors(named, &metadata)?)
     }
 
     /// The network of a weight file that [`Model::to_safetensors`] wrote.

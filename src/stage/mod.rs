@@ -8,9 +8,10 @@ mod device;
 mod download;
 mod embed;
 mod evaluate;
-
+mod neighbours;
 mod preprocess;
 mod report;
+mod suggestion;
 mod train;
 mod vectors;
 
@@ -56,12 +57,21 @@ pub const DEFINITIONS: &[(&str, &str)] = &[
     ("train", include_str!("../../stages/train.yaml")),
     ("embed", include_str!("../../stages/embed.yaml")),
     ("evaluate", include_str!("../../stages/evaluate.yaml")),
+    ("neighbours", include_str!("../../stages/neighbours.yaml")),
     ("report", include_str!("../../stages/report.yaml")),
 ];
 
 /// Every kind.
 pub fn kinds() -> Kinds {
-    Kinds(vec![download::KIND, preprocess::KIND, train::KIND, embed::KIND, evaluate::KIND, report::KIND])
+    Kinds(vec![
+        download::KIND,
+        preprocess::KIND,
+        train::KIND,
+        embed::KIND,
+        evaluate::KIND,
+        neighbours::KIND,
+        report::KIND,
+    ])
 }
 
 /// Runs the job in the file at `path`.
@@ -74,6 +84,7 @@ pub fn run_job(path: &Path, report: Report<'_>) -> Result<(), JobError> {
         "train" => train::run(&job, report),
         "embed" => embed::run(&job, report),
         "evaluate" => evaluate::run(&job),
+        "neighbours" => neighbours::run(&job),
         "report" => report::run(&job),
         other => Err(JobMismatch::Kind(other.to_owned()).into()),
     }
@@ -87,6 +98,21 @@ fn input<'a>(job: &'a KindJob, name: &str) -> Option<&'a Path> {
 
 fn required<'a>(job: &'a KindJob, name: &'static str) -> Result<&'a Path, JobMismatch> {
     input(job, name).ok_or(JobMismatch::Input(name))
+}
+
+/// The file in a resume folder whose lock says that a job is at work there.
+const HELD: &str = "held";
+
+/// Holds a resume folder, which is made if absent, until the file is closed: a job whose run was killed ends within a second,
+/// and must not write there beside this one meanwhile.
+fn hold(resume: &Path, what: &str) -> std::io::Result<std::fs::File> {
+    std::fs::create_dir_all(resume)?;
+    let held = std::fs::File::create(resume.join(HELD))?;
+    if held.try_lock().is_err() {
+        tracing::info!("waits for {what} of another run to end");
+        held.lock()?;
+    }
+    Ok(held)
 }
 
 fn output<'a>(job: &'a KindJob, name: &'static str) -> Result<&'a Path, JobMismatch> {

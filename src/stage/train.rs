@@ -1,15 +1,16 @@
 //! `train`: a network from the train split, with its log of epochs.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::File;
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use thiserror::Error;
 
 use super::device::{self, Work};
-use super::{JobError, Report, input, output, parameters, parsed, problems, required};
-use crate::data::shard::ImageSet;
+use super::{HELD, JobError, Report, hold, input, output, parameters, parsed, problems, required, suggestion};
+use crate::data::shard::{ImageSet, SplitView};
 use crate::data::split::Split;
 use crate::engine::event::Progress;
 use crate::engine::execute::KindJob;
@@ -18,7 +19,10 @@ use crate::loss::registry::LossSpec;
 use crate::nn::Backend;
 use crate::nn::weights::WeightFile;
 use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
-use crate::train::{CheckpointError, Config, EpochLog, Keep, Measured, Start, TrainError, TrainSet, train};
+use crate::train::{
+    CheckpointError, Config, EpochLog, HeldOut, Keep, Leave, Measured, SelectOn, Start, TrainError, TrainSet, Validate,
+    train,
+};
 
 pub(super) const KIND: Kind = Kind {
     name: "train",
@@ -26,6 +30,7 @@ pub(super) const KIND: Kind = Kind {
     inputs: Inputs::Named(&[
         InputSpec { name: "images", required: true },
         InputSpec { name: "weights", required: false },
+        InputSpec { name: "suggestion", required: false },
     ]),
     outputs: &[("model", "model.safetensors"), ("epochs", "epochs.csv")],
     publish: false,
@@ -33,11 +38,23 @@ pub(super) const KIND: Kind = Kind {
     check,
 };
 
-/// The loss among the parameters, and the rest.
-fn split(map: &Map<String, Value>) -> (Map<String, Value>, Map<String, Value>) {
+/// The loss among the parameters, which groups of the images ask and answer, and the rest.
+fn split(map: &Map<String, Value>) -> (Map<String, Value>, Groups, Map<String, Value>) {
     let mut rest = map.clone();
     let loss = rest.shift_remove("loss").into_iter().map(|loss| ("loss".to_owned(), loss)).collect();
-    (loss, rest)
+    let mut group = |name: &str| {
+        let validate = rest.get_mut("validate")?.as_object_mut()?;
+        Some(validate.shift_remove(name)?.as_str()?.to_owned())
+    };
+    let groups = Groups { query: group("query"), gallery: group("gallery") };
+    (loss, groups, rest)
+}
+
+/// Groups of the images that a training is scored on, which the learning half knows as positions.
+#[derive(Debug)]
+struct Groups {
+    query: Option<String>,
+    gallery: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -46,11 +63,16 @@ struct WithLoss {
 }
 
 fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
-    let (loss, rest) = split(map);
+    let (loss, groups, rest) = split(map);
     let mut found = match parsed::<Config>(&rest) {
         Ok(config) => problems(config.check()),
         Err(found) => found,
     };
+    if groups.query.is_some() != groups.gallery.is_some() {
+        let missing = if groups.query.is_some() { "gallery" } else { "query" };
+        let message = "is missing: queries and gallery come together".to_owned();
+        found.push(ParameterProblem { path: vec!["validate".to_owned(), missing.to_owned()], message });
+    }
     match parsed::<WithLoss>(&loss) {
         Ok(WithLoss { loss }) => {
             let faults = loss.check().into_iter().map(|(field, message)| (format!("loss.{field}"), message));
@@ -74,8 +96,8 @@ struct Training<'a> {
 }
 
 impl Work for Training<'_> {
-    /// The bytes of the weight file.
-    type Output = Result<Vec<u8>, JobError>;
+    /// The bytes of the weight file, and what ended the training before its time.
+    type Output = Result<(Vec<u8>, Option<String>), JobError>;
 
     fn on<B: Backend>(self, device: &B) -> Self::Output {
         let Self { config, data, loss, start, on_epoch } = self;
@@ -100,12 +122,24 @@ impl Work for Training<'_> {
             }
             other => other?,
         };
-        Ok(trained.model.to_safetensors(device)?)
+        let remark = config.validate.and_then(remark).map(|remark| (REMARK.to_owned(), remark));
+        let metadata: BTreeMap<String, String> = remark.into_iter().collect();
+        Ok((trained.model.to_safetensors_with(device, metadata)?, trained.not_finite))
     }
 }
 
-/// The file in a resume folder whose lock says that a training is at work there.
-const HELD: &str = "held";
+/// The key of a weight file's metadata, and of a file of vectors, under which a table finds what its reader must know.
+pub(super) const REMARK: &str = "remark";
+
+/// What the reader of a table must know of a network: that it was selected by what the table reports.
+fn remark(validate: Validate) -> Option<String> {
+    let selects = validate.on == SelectOn::Test && (validate.keep == Leave::Best || validate.patience.is_some());
+    let title = validate.metric.title();
+    selects.then(|| match validate.keep {
+        Leave::Best => format!("selected on the test split by its best {title} epoch"),
+        Leave::Last => format!("trained for as long as its {title} on the test split grew"),
+    })
+}
 
 /// Removes what a training left that was killed while it wrote: files that are no checkpoint under its name.
 fn sweep(folder: &Path) -> std::io::Result<()> {
@@ -119,8 +153,36 @@ fn sweep(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+fn split_of(on: SelectOn) -> Result<Split, JobError> {
+    Ok(serde_json::from_value(Value::from(on.name()))?)
+}
+
+/// A group that no image has.
+#[derive(Debug, Error)]
+#[error("no image to be scored on has the group `{0}`")]
+struct NoGroup(String);
+
+/// The positions of the images that ask and of those that answer, if the groups say so.
+fn parts(view: &SplitView<'_>, groups: &Groups) -> Result<Option<(Vec<usize>, Vec<usize>)>, NoGroup> {
+    let (Some(query), Some(gallery)) = (&groups.query, &groups.gallery) else { return Ok(None) };
+    let positions = |group: &String| {
+        let of = |position: &usize| view.items[*position].group.as_ref() == Some(group);
+        let found: Vec<usize> = (0..view.items.len()).filter(of).collect();
+        if found.is_empty() { Err(NoGroup(group.clone())) } else { Ok(found) }
+    };
+    Ok(Some((positions(query)?, positions(gallery)?)))
+}
+
 pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
-    let (loss, rest) = split(&job.parameters);
+    let mut told = job.parameters.clone();
+    if let Some(path) = input(job, "suggestion") {
+        suggestion::apply(path, &mut told)?;
+        let found = check(&told);
+        if !found.is_empty() {
+            return Err(suggestion::Refused(found).into());
+        }
+    }
+    let (loss, groups, rest) = split(&told);
     let config: Config = parameters(&rest)?;
     let loss_settings = loss.clone();
     let WithLoss { loss } = parameters(&loss)?;
@@ -134,10 +196,20 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
         width: view.size,
         classes: view.class_names.len(),
     };
+    let held_out = config.validate.map(|validate| split_of(validate.on)).transpose()?.map(|split| images.split(split));
+    let parts = held_out.as_ref().map(|view| parts(view, &groups)).transpose()?.flatten();
+    let held_out = held_out.map(|view| HeldOut {
+        pixels: view.pixels,
+        labels: view.labels,
+        parts: parts.as_ref().map(|(asked, searched)| (&asked[..], &searched[..])),
+    });
     // No times here: the file is an output, and equal trainings have equal outputs. Times are in the cell's log.
     let mut epochs = String::from("epoch,loss,learning_rate,loss_learning_rate");
     if config.measure.is_some() {
         Measured::NAMES.iter().for_each(|name| epochs.extend([",", name]));
+    }
+    if let Some(validate) = config.validate {
+        epochs.extend([",", validate.on.name(), "_", &String::from(validate.metric)]);
     }
     epochs.push('\n');
     let mut on_epoch = |log: &EpochLog| {
@@ -161,6 +233,13 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
                 }
             }
         }
+        if let Some(validate) = config.validate {
+            epochs.push(',');
+            if let Some(score) = log.score {
+                let _ = write!(epochs, "{score}");
+                let _ = write!(told, ", {} {} {score:.4}", validate.on.name(), validate.metric.title());
+            }
+        }
         epochs.push('\n');
         tracing::info!(
             "epoch {epoch}/{}: loss {mean_loss:.5}, rate {learning_rate:e}, loss rate {loss_learning_rate:e}, \
@@ -175,18 +254,20 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
         });
     };
     let pretrained = input(job, "weights").map(WeightFile::open).transpose()?;
-    std::fs::create_dir_all(&job.resume)?;
-    // A training whose run was killed ends within a second; it must not write here meanwhile.
-    let held = File::create(job.resume.join(HELD))?;
-    if held.try_lock().is_err() {
-        tracing::info!("waits for a training of another run to end");
-        held.lock()?;
-    }
+    let _held = hold(&job.resume, "a training")?;
     sweep(&job.resume)?;
     let checkpoint = job.resume.join("checkpoint.safetensors");
     let keep = Keep { path: &checkpoint, settings: &loss_settings };
-    let start = Start { weights: pretrained.as_ref(), keep: Some(keep) };
-    let weights = device::run(Training { config: &config, data, loss: &*loss, start, on_epoch: &mut on_epoch })??;
+    let start = Start { weights: pretrained.as_ref(), keep: Some(keep), held_out };
+    let training = Training { config: &config, data, loss: &*loss, start, on_epoch: &mut on_epoch };
+    let (weights, not_finite) = device::run(training)??;
+    if let Some(why) = not_finite {
+        tracing::warn!("ends here: {why}");
+        // The last line counts, wherever the log is read.
+        let fields = epochs.lines().next().map_or(0, |heading| heading.split(',').count());
+        let last = epochs.lines().count();
+        let _ = writeln!(epochs, "{last}{}", ",NaN".repeat(fields.saturating_sub(1)));
+    }
     std::fs::write(output(job, "model")?, weights)?;
     std::fs::write(output(job, "epochs")?, epochs)?;
     Ok(())

@@ -7,24 +7,100 @@ use super::mode::MeanFields;
 use super::optimiser::{OptimiserSpec, Step};
 use super::precision::Precision;
 use super::schedule::{Schedule, WarmUp};
+use super::selection::Validate;
 use crate::data::augment::Augment;
+use crate::data::sampler::Draw;
 use crate::loss::{Loss, has_class_vectors};
 use crate::nn::{Backbone, Head, Pooling};
 
-/// Classes and images of a mini-batch.
+/// The images of a mini-batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BatchShape {
-    /// Classes, drawn without replacement. Default 30.
+    /// Classes of a batch that is drawn by [`BatchDraw::Classes`]. Default 30.
     pub classes: usize,
-    /// Images of each class, drawn without replacement where a class has that many. Default 4.
+    /// Images of each class, unless they are shuffled. Default 4.
     pub per_class: usize,
+    /// How they are drawn; by classes if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draw: Option<BatchDraw>,
+    /// Images of a batch that is drawn in any other way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<usize>,
+}
+
+/// How the images of a mini-batch are drawn: a [`Draw`] by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchDraw {
+    /// [`Draw::Classes`].
+    Classes,
+    /// [`Draw::Shuffled`].
+    Shuffled,
+    /// [`Draw::Balanced`].
+    Balanced,
+    /// [`Draw::InTurn`].
+    InTurn,
 }
 
 impl Default for BatchShape {
     fn default() -> Self {
-        Self { classes: 30, per_class: 4 }
+        Self { classes: 30, per_class: 4, draw: None, size: None }
     }
+}
+
+impl BatchShape {
+    /// What the sampler draws. `size` is a multiple of `per_class`, as [`Config::check`] has seen.
+    pub fn draw(&self) -> Draw {
+        let Self { per_class, .. } = *self;
+        let size = self.size.unwrap_or_default();
+        let classes = size / per_class.max(1);
+        match self.draw.unwrap_or(BatchDraw::Classes) {
+            BatchDraw::Classes => Draw::Classes { classes: self.classes, per_class },
+            BatchDraw::Shuffled => Draw::Shuffled { size },
+            BatchDraw::Balanced => Draw::Balanced { classes, per_class },
+            BatchDraw::InTurn => Draw::InTurn { classes, per_class },
+        }
+    }
+
+    fn check(&self) -> Vec<(String, String)> {
+        let mut mistakes = Vec::new();
+        let mut require = |valid: bool, path: &str, range: String, found: String| {
+            if !valid {
+                mistakes.push((path.to_owned(), format!("must be {range}, but is {found}")));
+            }
+        };
+        let Self { classes, per_class, draw, size } = *self;
+        require(classes >= 1, "batch.classes", "at least 1".into(), classes.to_string());
+        require(per_class >= 1, "batch.per_class", "at least 1".into(), per_class.to_string());
+        let found = size.map_or("absent".to_owned(), |size| size.to_string());
+        match draw.unwrap_or(BatchDraw::Classes) {
+            BatchDraw::Classes => {
+                let range = "absent where classes are drawn: a batch is `classes` x `per_class`";
+                require(size.is_none(), "batch.size", range.into(), found);
+            }
+            BatchDraw::Shuffled => {
+                require(size.is_some_and(|size| size >= 1), "batch.size", "at least 1".into(), found)
+            }
+            BatchDraw::Balanced | BatchDraw::InTurn => {
+                let fits = size.is_some_and(|size| size >= 1 && size.is_multiple_of(per_class.max(1)));
+                require(fits, "batch.size", format!("a multiple of `per_class`, {per_class}"), found);
+            }
+        }
+        mistakes
+    }
+}
+
+/// What happens to a training whose loss, or a gradient of it, is no finite number any more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotFinite {
+    /// It fails.
+    #[default]
+    Fail,
+    /// It ends there, with the network of the epoch before, and says so in its log: a search counts such a trial as 0,
+    /// as MLRC does (paper notes 8).
+    Stop,
 }
 
 /// How the backbone's batch normalisation works while it trains. The head has none.
@@ -67,11 +143,12 @@ pub enum Group {
 /// | `dim` | 64 | at least 1; with `head: identity` the backbone's features |
 /// | `epochs` | 20 | at least 1 |
 /// | `steps_per_epoch` | images / batch, rounded down | at least 1 |
-/// | `batch` | 30 classes of 4 | each at least 1 |
+/// | `batch` | 30 classes of 4 | a [`BatchShape`] |
 /// | `optimiser` | AdamW | an [`OptimiserSpec`] |
 /// | `learning_rate` | 1e-3 | finite, above 0 |
 /// | `head_learning_rate` | `learning_rate` | finite, above 0 |
 /// | `loss_learning_rate` | 1e-1 | finite, above 0 |
+/// | `loss_rate_ratio` | none | finite, above 0 |
 /// | `weight_decay` | 1e-4 | finite, 0 or above |
 /// | `head_weight_decay` | `weight_decay` | finite, 0 or above |
 /// | `loss_weight_decay` | 1e-4 | finite, 0 or above |
@@ -81,19 +158,18 @@ pub enum Group {
 /// | `batch_norm` | batch | a [`BatchNorm`] |
 /// | `accumulate` | 1 | at least 1 |
 /// | `clip` | 10 | above 0, may be infinite |
+/// | `clip_loss` | false | any |
 /// | `clip_norm` | none | finite, above 0 |
 /// | `augment` | flip 0.5, shift 3 | `flip` in [0, 1] |
 /// | `mean_fields` | joint | a [`MeanFields`] |
 /// | `measure` | none | a [`Measure`] |
 /// | `precision` | full | a [`Precision`]; `mixed` needs a GPU |
+/// | `validate` | none | a [`Validate`], its `every` at most `epochs` |
+/// | `not_finite` | fail | a [`NotFinite`] |
 /// | `seed` | 0 | any |
 ///
-/// The commands that the mean-field paper's authors released (paper notes 7), for CUB and ResNet-50, are
-/// `optimiser: adamw, learning_rate: 1e-4, loss_learning_rate: 0.2, freeze_backbone_epochs: 5, batch_norm:
-/// frozen_statistics, schedule: { kind: step, every: 5, factor: 0.5 }` with the defaults of weight decay and `clip`.
-/// MLRC's (notes 8) are `optimiser: { kind: rmsprop, momentum: 0.9 }, learning_rate: 1e-6, batch_norm:
-/// frozen_statistics, batch: { classes: 8, per_class: 4 }, steps_per_epoch: 100, clip: 1e30`, which clips
-/// nothing.
+/// The protocols of the mean-field paper, which set these, are the stage definitions `train/traditional` and `train/mlrc`
+/// (docs/protocols.md).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -121,6 +197,9 @@ pub struct Config {
     pub head_learning_rate: Option<f64>,
     /// Rate of the loss's parameters.
     pub loss_learning_rate: f64,
+    /// That rate as a multiple of the backbone's, in place of `loss_learning_rate`: `lr_ratio` of the official code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_rate_ratio: Option<f64>,
     /// Weight decay of the backbone, of all its parameters: decoupled with AdamW, else added to the gradient.
     pub weight_decay: f64,
     /// The same of the head; the backbone's if absent.
@@ -140,6 +219,10 @@ pub struct Config {
     /// Each element of the network's gradient is clamped to `-clip..=clip`, after `clip_norm`; the loss's gradient is
     /// not, as in the official code.
     pub clip: f64,
+    /// Whether `clip` holds for the loss's gradient too: what the official code means to do and does not (paper notes 7.1,
+    /// quirk 4).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub clip_loss: bool,
     /// The network's gradient, that of all its learning parameters together, is shortened to this length if it is
     /// longer; the loss's gradient is not.
     pub clip_norm: Option<f64>,
@@ -152,6 +235,12 @@ pub struct Config {
     /// What products are reckoned in.
     #[serde(skip_serializing_if = "Precision::is_full")]
     pub precision: Precision,
+    /// How it is scored on the way, and which epoch it leaves; the last, unscored, if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validate: Option<Validate>,
+    /// What happens if the loss is no finite number; the training fails if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_finite: Option<NotFinite>,
     /// Everything random follows from it.
     pub seed: u64,
 }
@@ -171,6 +260,7 @@ impl Default for Config {
             learning_rate: 1e-3,
             head_learning_rate: None,
             loss_learning_rate: 1e-1,
+            loss_rate_ratio: None,
             weight_decay: 1e-4,
             head_weight_decay: None,
             loss_weight_decay: 1e-4,
@@ -180,11 +270,14 @@ impl Default for Config {
             batch_norm: BatchNorm::default(),
             accumulate: 1,
             clip: 10.0,
+            clip_loss: false,
             clip_norm: None,
             augment: Augment::default(),
             mean_fields: MeanFields::default(),
             measure: None,
             precision: Precision::Full,
+            validate: None,
+            not_finite: None,
             seed: 0,
         }
     }
@@ -216,8 +309,6 @@ impl Config {
         if let Some(steps) = self.steps_per_epoch {
             require(steps >= 1, "steps_per_epoch", "at least 1", &steps);
         }
-        require(self.batch.classes >= 1, "batch.classes", "at least 1", &self.batch.classes);
-        require(self.batch.per_class >= 1, "batch.per_class", "at least 1", &self.batch.per_class);
         for (prefix, group) in [("", Group::Backbone), ("head_", Group::Head), ("loss_", Group::Loss)] {
             let (rate, decay) = (self.rate(group), self.decay(group));
             // A head without values of its own has the backbone's mistakes.
@@ -227,6 +318,9 @@ impl Config {
             if group != Group::Head || self.head_weight_decay.is_some() {
                 require(not_negative(decay), &format!("{prefix}weight_decay"), "finite and 0 or above", &decay);
             }
+        }
+        if let Some(ratio) = self.loss_rate_ratio {
+            require(positive(ratio), "loss_rate_ratio", "finite and above 0", &ratio);
         }
         require(self.accumulate >= 1, "accumulate", "at least 1", &self.accumulate);
         // A turn would end between batches that wait for each other.
@@ -254,7 +348,14 @@ impl Config {
             require(batches >= 2, "measure.batches", "at least 2", &batches);
         }
         let warm_up = self.warm_up.map_or(Vec::new(), |warm_up| warm_up.check());
-        let parts = [("optimiser", self.optimiser.check()), ("schedule", self.schedule.check()), ("warm_up", warm_up)];
+        mistakes.extend(self.batch.check());
+        let validate = self.validate.map_or(Vec::new(), |validate| validate.check(self.epochs));
+        let parts = [
+            ("optimiser", self.optimiser.check()),
+            ("schedule", self.schedule.check()),
+            ("warm_up", warm_up),
+            ("validate", validate),
+        ];
         for (part, found) in parts {
             mistakes.extend(found.into_iter().map(|(path, message)| (format!("{part}.{path}"), message)));
         }
@@ -297,7 +398,7 @@ impl Config {
             weight_decay: self.decay(group),
             step,
             scale,
-            clip: if group == Group::Loss { f32::INFINITY } else { self.clip as f32 },
+            clip: if group == Group::Loss && !self.clip_loss { f32::INFINITY } else { self.clip as f32 },
         }
     }
 
@@ -305,7 +406,10 @@ impl Config {
         match group {
             Group::Backbone => self.learning_rate,
             Group::Head => self.head_learning_rate.unwrap_or(self.learning_rate),
-            Group::Loss => self.loss_learning_rate,
+            Group::Loss => match self.loss_rate_ratio {
+                Some(ratio) => self.learning_rate * ratio,
+                None => self.loss_learning_rate,
+            },
         }
     }
 
@@ -320,7 +424,7 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use super::super::optimiser::{Adam, RmsProp};
+    use super::super::optimiser::Adam;
     use super::*;
     use crate::loss::registry::LossSpec;
 
@@ -351,7 +455,7 @@ mod tests {
             dim: 0,
             epochs: 0,
             steps_per_epoch: Some(0),
-            batch: BatchShape { classes: 0, per_class: 0 },
+            batch: BatchShape { classes: 0, per_class: 0, ..BatchShape::default() },
             learning_rate: f64::NAN,
             loss_learning_rate: 0.0,
             weight_decay: -1.0,
@@ -367,13 +471,16 @@ mod tests {
             augment: Augment { flip: 1.5, shift: 0 },
             mean_fields: MeanFields::MovingAverage { momentum: 1.0, after: 0 },
             measure: Some(Measure { every: 0, batches: 1 }),
+            loss_rate_ratio: Some(0.0),
+            validate: Some(serde_json::from_str(r#"{"on": "test", "every": 0}"#).unwrap()),
             ..Config::default()
         };
         let paths: Vec<String> = bad.check().into_iter().map(|(path, _)| path).collect();
-        let expected = "dim epochs steps_per_epoch batch.classes batch.per_class learning_rate weight_decay \
-                        head_learning_rate head_weight_decay loss_learning_rate loss_weight_decay accumulate clip \
-                        clip_norm augment.flip mean_fields.momentum measure.every measure.batches optimiser.betas.1 \
-                        optimiser.eps schedule.every schedule.factor warm_up.epochs warm_up.start";
+        let expected = "dim epochs steps_per_epoch learning_rate weight_decay head_learning_rate head_weight_decay \
+                        loss_learning_rate loss_weight_decay loss_rate_ratio accumulate clip clip_norm augment.flip \
+                        mean_fields.momentum measure.every measure.batches batch.classes batch.per_class \
+                        optimiser.betas.1 optimiser.eps schedule.every schedule.factor warm_up.epochs warm_up.start \
+                        validate.every";
         assert_eq!(paths.join(" "), expected);
         for mean_fields in [MeanFields::Alternating { steps: 0 }, MeanFields::ClassMeans { every: 0, after: 0 }] {
             assert_eq!(Config { mean_fields, ..Config::default() }.check().len(), 1, "{mean_fields:?}");
@@ -427,20 +534,40 @@ mod tests {
     }
 
     #[test]
-    fn the_released_commands_and_mlrcs_can_be_written() {
-        let released = r#"{"optimiser": {"kind": "adamw"}, "learning_rate": 1e-4, "loss_learning_rate": 0.2,
-            "freeze_backbone_epochs": 5, "batch_norm": "frozen_statistics",
-            "schedule": {"kind": "step", "every": 5, "factor": 0.5}}"#;
-        let released: Config = serde_json::from_str(released).unwrap();
-        assert_eq!((released.check(), released.batch_norm), (vec![], BatchNorm::FrozenStatistics));
-        assert_eq!([4, 5].map(|epoch| released.learns(Group::Backbone, epoch)), [false, true]);
-        assert!(released.learns(Group::Head, 0) && released.learns(Group::Loss, 0));
-        assert_eq!([4, 5, 10].map(|epoch| released.step(Group::Loss, epoch, 1, 1.0).learning_rate), [0.2, 0.1, 0.05]);
-        let mlrc = r#"{"optimiser": {"kind": "rmsprop", "momentum": 0.9}, "learning_rate": 1e-6,
-            "batch_norm": "frozen_statistics", "batch": {"classes": 8, "per_class": 4}, "steps_per_epoch": 100,
-            "clip": 1e30}"#;
-        let mlrc: Config = serde_json::from_str(mlrc).unwrap();
-        let rmsprop = RmsProp { momentum: 0.9, ..RmsProp::default() };
-        assert_eq!((mlrc.check(), mlrc.optimiser), (vec![], OptimiserSpec::RmsProp(rmsprop)));
+    fn a_frozen_backbone_lets_head_and_loss_learn() {
+        let config = Config { freeze_backbone_epochs: 5, ..Config::default() };
+        assert_eq!([4, 5].map(|epoch| config.learns(Group::Backbone, epoch)), [false, true]);
+        assert!(config.learns(Group::Head, 0) && config.learns(Group::Loss, 0));
+    }
+
+    #[test]
+    fn the_rate_of_the_loss_may_follow_the_networks_and_its_gradient_may_be_clipped() {
+        let plain = Config { learning_rate: 6e-4, ..Config::default() };
+        let step = |config: &Config| config.step(Group::Loss, 0, 1, 1.0);
+        assert_eq!((step(&plain).learning_rate, step(&plain).clip), (0.1, f32::INFINITY));
+        let ratio = Config { loss_rate_ratio: Some(2000.0), clip_loss: true, ..plain };
+        assert!((step(&ratio).learning_rate - 1.2).abs() < 1e-12);
+        assert_eq!(step(&ratio).clip, 10.0);
+    }
+
+    #[test]
+    fn a_batch_says_its_size_once() {
+        let batch = |text: &str| serde_json::from_str::<BatchShape>(text).unwrap();
+        let paths = |text: &str| batch(text).check().into_iter().map(|(path, _)| path).collect::<Vec<_>>().join(" ");
+        assert_eq!(batch("{}").draw(), Draw::Classes { classes: 30, per_class: 4 });
+        assert_eq!(batch(r#"{"draw": "shuffled", "size": 180}"#).draw(), Draw::Shuffled { size: 180 });
+        let balanced = r#"{"draw": "balanced", "size": 180, "per_class": 5}"#;
+        assert_eq!(batch(balanced).draw(), Draw::Balanced { classes: 36, per_class: 5 });
+        let in_turn = r#"{"draw": "in_turn", "size": 32, "per_class": 4}"#;
+        assert_eq!(batch(in_turn).draw(), Draw::InTurn { classes: 8, per_class: 4 });
+        for good in ["{}", balanced, in_turn, r#"{"draw": "shuffled", "size": 1}"#, r#"{"draw": "classes"}"#] {
+            assert_eq!(paths(good), "", "{good}");
+        }
+        assert_eq!(paths(r#"{"size": 8}"#), "batch.size");
+        assert_eq!(paths(r#"{"draw": "shuffled"}"#), "batch.size");
+        assert_eq!(paths(r#"{"draw": "balanced", "size": 32, "per_class": 5}"#), "batch.size");
+        assert_eq!(paths(r#"{"draw": "in_turn", "size": 0, "per_class": 0}"#), "batch.per_class batch.size");
+        // Keys and checkpoints of trainings that say nothing of it are what they were.
+        assert_eq!(serde_json::to_string(&BatchShape::default()).unwrap(), r#"{"classes":30,"per_class":4}"#);
     }
 }

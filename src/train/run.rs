@@ -9,15 +9,17 @@ use thiserror::Error;
 
 use super::StepError;
 use super::checkpoint::{Checkpoint, CheckpointError};
-use super::config::{BatchNorm, Config, Group};
+use super::config::{BatchNorm, Config, Group, NotFinite};
 use super::learner::Learner;
 use super::measure::{Measured, measure};
 use super::mode::{Averages, MeanFields};
 use super::precision::{LossScale, Precision};
+use super::selection::{HeldOut, Leave, ScoreError, Validate, score};
 use super::state;
 use crate::data::augment::BatchId;
 use crate::data::random::stream;
 use crate::data::sampler::{Sampler, SamplerError};
+use crate::eval::EvalError;
 use crate::loss::memory::Memory;
 use crate::loss::{Batch, Gradients as LossGradients, Init, Loss, LossError, Parameter};
 use crate::nn::weights::WeightFile;
@@ -68,6 +70,9 @@ pub struct EpochLog {
     pub loss_scale: Option<LossScale>,
     /// What was measured after it, where the settings ask for that.
     pub measured: Option<Measured>,
+    /// Its score on images that are held out, where the settings ask for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
 }
 
 /// A matrix that the loss learned.
@@ -93,6 +98,10 @@ pub struct Trained<B: Backend> {
     pub model: Model<B>,
     /// The loss's matrices, in the loss's order.
     pub loss_parameters: Vec<LossParameter>,
+    /// The epoch that they are from, counted from 1.
+    pub epoch: u32,
+    /// What ended the training before its time, where the settings let it end so.
+    pub not_finite: Option<String>,
 }
 
 /// Why training could not start or go on. Epochs and steps count from 1.
@@ -119,6 +128,12 @@ pub enum TrainError {
     /// The loss has no value on a batch that is measured.
     #[error("measuring after epoch {epoch}: {source}")]
     Measure { epoch: u32, source: LossError },
+    /// There are no images to score it on.
+    #[error("the training is to be scored on its {on} images, and there are none; does the split rule make any?")]
+    NothingHeldOut { on: &'static str },
+    /// It cannot be scored.
+    #[error("scoring after epoch {epoch}: {source}")]
+    Score { epoch: u32, source: ScoreError },
     /// The loss, or a gradient of it, is NaN or infinite.
     #[error("epoch {epoch}, step {step}: the {what} is not finite; lower the learning rates or look at the data")]
     NotFinite { epoch: u32, step: u32, what: String },
@@ -141,6 +156,19 @@ pub enum TrainError {
     Checkpoint(#[from] CheckpointError),
 }
 
+impl TrainError {
+    /// Whether the training itself has lost its way: a loss, a gradient or an embedding that is no finite number.
+    fn is_not_finite(&self) -> bool {
+        let embedding =
+            |error: &EvalError| matches!(error, EvalError::NotFinite { .. } | EvalError::NoDirection { .. });
+        match self {
+            Self::NotFinite { .. } => true,
+            Self::Score { source: ScoreError::Retrieval(error), .. } => embedding(error),
+            _ => false,
+        }
+    }
+}
+
 /// Where a training keeps its state after each epoch, and goes on from it.
 #[derive(Debug, Clone, Copy)]
 pub struct Keep<'a> {
@@ -157,6 +185,8 @@ pub struct Start<'a> {
     pub weights: Option<&'a WeightFile>,
     /// The state of an earlier attempt, or of a shorter run, if there is one.
     pub keep: Option<Keep<'a>>,
+    /// Images to score it on, if the settings say so.
+    pub held_out: Option<HeldOut<'a>>,
 }
 
 /// Trains a network; `on_epoch` is told of every epoch when it is over, and at the start of those that an earlier attempt has
@@ -188,30 +218,52 @@ pub fn train<B: Backend>(
     if image == 0 || pixels.len() != labels.len() * image {
         return Err(TrainError::Data { pixels: pixels.len(), labels: labels.len(), height, width });
     }
-    let sampler = Sampler::new(labels, classes, config.batch.classes, config.batch.per_class, config.seed)?;
+    if let Some(validate) = config.validate
+        && start.held_out.is_none_or(|images| images.labels.is_empty())
+    {
+        return Err(TrainError::NothingHeldOut { on: validate.on.name() });
+    }
+    let sampler = Sampler::new(labels, classes, config.batch.draw(), config.seed)?;
     let steps = config.steps_per_epoch.unwrap_or((labels.len() / sampler.batch_len()) as u32);
     if steps == 0 {
         return Err(TrainError::NoSteps { images: labels.len(), batch: sampler.batch_len() });
     }
-    let setup = Setup { device, config, data, loss, sampler, steps };
+    let setup = Setup { device, config, data, loss, sampler, steps, held_out: start.held_out };
     let mut run = Run::begin(&setup, start.weights)?;
-    let settings = start.keep.map(|keep| state::settings(config, keep.settings, data, &run.model, device));
+    let settings = start
+        .keep
+        .map(|keep| state::settings(config, keep.settings, data, start.held_out.as_ref(), &run.model, device));
     if let (Some(keep), Some(settings)) = (start.keep, &settings)
         && let Some(checkpoint) = Checkpoint::read(keep.path, settings, config.schedule.depends_on_total())?
     {
         run.restore(&setup, checkpoint)?;
         run.log.iter().for_each(&mut *on_epoch);
     }
-    for epoch in run.log.len() as u32..config.epochs {
-        let log = run.epoch(&setup, epoch)?;
+    let mut not_finite = None;
+    while (run.log.len() as u32) < config.epochs && !run.is_over(config) {
+        let before = (config.not_finite == Some(NotFinite::Stop)).then(|| run.weights(device));
+        let log = match (run.epoch(&setup, run.log.len() as u32), before) {
+            (Err(error), Some(before)) if error.is_not_finite() => {
+                run.set_weights(device, &before);
+                not_finite = Some(error.to_string());
+                break;
+            }
+            (log, _) => log?,
+        };
         on_epoch(&log);
         run.log.push(log);
+        run.remember_best(config, device);
         if let (Some(keep), Some(settings)) = (start.keep, &settings) {
             run.checkpoint(device, settings.clone()).write(keep.path)?;
         }
     }
+    let mut epoch = run.log.len() as u32;
+    if let (Some(best), Some((of, _))) = (run.best.take(), Validate::best(&run.log)) {
+        run.set_weights(device, &best);
+        epoch = of;
+    }
     buffer::release();
-    Ok(Trained { model: run.model, loss_parameters: run.loss_parameters })
+    Ok(Trained { model: run.model, loss_parameters: run.loss_parameters, epoch, not_finite })
 }
 
 /// What the steps of a training share.
@@ -223,6 +275,7 @@ pub(super) struct Setup<'a, B: Backend> {
     pub sampler: Sampler,
     /// Steps of an epoch.
     pub steps: u32,
+    pub held_out: Option<HeldOut<'a>>,
 }
 
 /// A batch after its forward pass.
@@ -265,6 +318,9 @@ impl<B: Backend> Setup<'_, B> {
     }
 }
 
+/// All that a training leaves, on the host: the network's tensors in their order, then the loss's matrices.
+pub(super) type Weights = Vec<Vec<f32>>;
+
 /// A training under way.
 pub(super) struct Run<B: Backend> {
     pub model: Model<B>,
@@ -274,6 +330,8 @@ pub(super) struct Run<B: Backend> {
     /// Classes that a moving average has begun for.
     pub begun: Vec<bool>,
     pub log: Vec<EpochLog>,
+    /// The weights of the best epoch, where it is what the training leaves.
+    pub best: Option<Weights>,
     /// Whether it was seen that every parameter has a gradient.
     checked: bool,
     bytes: Vec<u8>,
@@ -296,10 +354,39 @@ impl<B: Backend> Run<B> {
             memory: Memory::default(),
             begun: vec![false; classes],
             log: Vec::new(),
+            best: None,
             checked: false,
             bytes: Vec::new(),
             gradients: LossGradients::default(),
         })
+    }
+
+    /// Whether no epoch is to follow those that are over, by their scores.
+    fn is_over(&self, config: &Config) -> bool {
+        config.validate.is_some_and(|validate| validate.is_over(&self.log))
+    }
+
+    pub fn weights(&self, device: &B) -> Weights {
+        let network = self.model.tensors().map(|tensor| device.read(&tensor.value, <[f32]>::to_vec));
+        network.chain(self.loss_parameters.iter().map(|matrix| matrix.values.clone())).collect()
+    }
+
+    fn set_weights(&mut self, device: &B, weights: &Weights) {
+        let mut weights = weights.iter();
+        for (tensor, values) in self.model.tensors_mut().zip(&mut weights) {
+            device.write(&mut tensor.value, |to| to.copy_from_slice(values));
+        }
+        for (matrix, values) in self.loss_parameters.iter_mut().zip(weights) {
+            matrix.values.clone_from(values);
+        }
+    }
+
+    /// Keeps the weights if the epoch that is just over is the best so far, and the best is wanted.
+    fn remember_best(&mut self, config: &Config, device: &B) {
+        let wanted = config.validate.is_some_and(|validate| validate.keep == Leave::Best);
+        if wanted && Validate::best(&self.log).is_some_and(|(epoch, _)| epoch == self.log.len() as u32) {
+            self.best = Some(self.weights(device));
+        }
     }
 
     /// One epoch, counted from 0.
@@ -326,6 +413,9 @@ impl<B: Backend> Run<B> {
             }
             None => None,
         };
+        let due = config.validate.filter(|validate| validate.is_due(epoch + 1)).zip(setup.held_out);
+        let score = due.map(|(validate, images)| score(device, &self.model, images, validate.metric)).transpose();
+        let score = score.map_err(|source| TrainError::Score { epoch: epoch + 1, source })?;
         Ok(EpochLog {
             epoch: epoch + 1,
             mean_loss: total / f64::from(steps),
@@ -338,6 +428,7 @@ impl<B: Backend> Run<B> {
             device_memory: device.memory(),
             loss_scale: self.learner.loss_scale(),
             measured,
+            score,
         })
     }
 

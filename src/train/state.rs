@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::config::Config;
 use super::run::{Run, Setup, TrainError, TrainSet};
+use super::selection::HeldOut;
 use crate::loss::memory::Memory;
 use crate::nn::{Backend, Model};
 
@@ -13,6 +14,7 @@ pub(super) fn settings<B: Backend>(
     config: &Config,
     more: &Map<String, Value>,
     data: &TrainSet<'_>,
+    held_out: Option<&HeldOut<'_>>,
     model: &Model<B>,
     device: &B,
 ) -> Map<String, Value> {
@@ -36,6 +38,15 @@ pub(super) fn settings<B: Backend>(
     }
     let sizes = [data.height, data.width, data.classes];
     settings.insert("images".into(), format!("{sizes:?} {}", images.finalize().to_hex()).into());
+    if let (Some(_), Some(HeldOut { pixels, labels, parts })) = (config.validate, held_out) {
+        let mut images = blake3::Hasher::new();
+        for label in *labels {
+            images.update(&label.to_le_bytes());
+        }
+        images.update(pixels);
+        images.update(format!("{parts:?}").as_bytes());
+        settings.insert("held-out images".into(), images.finalize().to_hex().to_string().into());
+    }
     settings.insert("starting weights".into(), weights.finalize().to_hex().to_string().into());
     settings
 }
@@ -51,6 +62,9 @@ impl<B: Backend> Run<B> {
         }
         for matrix in &self.loss_parameters {
             checkpoint.tensors.insert(format!("loss/{}", matrix.parameter.name), matrix.values.clone());
+        }
+        for (index, values) in self.best.iter().flatten().enumerate() {
+            checkpoint.tensors.insert(format!("best/{index}"), values.clone());
         }
         let (rows, labels, next) = self.memory.parts();
         checkpoint.tensors.insert("memory/rows".into(), rows.to_vec());
@@ -70,6 +84,11 @@ impl<B: Backend> Run<B> {
         }
         for matrix in &mut self.loss_parameters {
             matrix.values = checkpoint.take(&format!("loss/{}", matrix.parameter.name), matrix.values.len())?;
+        }
+        if checkpoint.tensors.contains_key("best/0") {
+            let lengths: Vec<usize> = self.weights(setup.device).iter().map(Vec::len).collect();
+            let take = |(index, len)| checkpoint.take(&format!("best/{index}"), len);
+            self.best = Some(lengths.into_iter().enumerate().map(take).collect::<Result<_, _>>()?);
         }
         let len = |checkpoint: &Checkpoint, name: &str| checkpoint.tensors.get(name).map_or(0, Vec::len);
         let (rows, labels) = (len(&checkpoint, "memory/rows"), len(&checkpoint, "memory/labels"));

@@ -20,7 +20,9 @@ fn images() -> (Vec<u8>, Vec<u32>) {
 
 fn config(fields: &str) -> Config {
     let text = r#"{"dim": 8, "epochs": 2, "steps_per_epoch": 4, "batch": {"classes": 4, "per_class": 4}, "seed": 9"#;
-    serde_json::from_str(&format!("{text}{fields}}}")).unwrap()
+    // Of a field that comes twice the second counts.
+    let fields: Value = serde_json::from_str(&format!("{text}{fields}}}")).unwrap();
+    serde_json::from_value(fields).unwrap()
 }
 
 fn trained(loss: &str, config: &Config) -> (Trained<Native>, Vec<EpochLog>) {
@@ -184,15 +186,18 @@ fn kept(path: &Path, fields: &str, epochs: u32) -> Result<(Trained<Native>, Vec<
     let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
     let loss = LossSpec::named("cross_batch_memory").unwrap().build::<f32>().unwrap();
     let (mut logs, settings) = (Vec::new(), extra());
-    let start = Start { weights: None, keep: Some(Keep { path, settings: &settings }) };
+    let keep = Some(Keep { path, settings: &settings });
+    let held_out = Some(HeldOut { pixels: &pixels, labels: &labels, parts: None });
+    let start = Start { keep, held_out, ..Start::default() };
     let config = Config { epochs, ..config(fields) };
     let device = Native::default();
     train(&device, &config, &data, &*loss, start, &mut |log| logs.push(log.clone())).map(|trained| (trained, logs))
 }
 
 /// What two logs of one training share: all but the clock and the memory of the process.
-fn told(logs: &[EpochLog]) -> Vec<(u32, u64, u64)> {
-    logs.iter().map(|log| (log.epoch, log.mean_loss.to_bits(), log.learning_rate.to_bits())).collect()
+fn told(logs: &[EpochLog]) -> Vec<(u32, u64, u64, Option<u64>)> {
+    let bits = |log: &EpochLog| (log.mean_loss.to_bits(), log.learning_rate.to_bits(), log.score.map(f64::to_bits));
+    logs.iter().map(|log| (log.epoch, bits(log).0, bits(log).1, bits(log).2)).collect()
 }
 
 #[test]
@@ -200,6 +205,8 @@ fn a_training_that_goes_on_has_the_bits_of_one_that_never_stopped() {
     for fields in [
         r#", "schedule": {"kind": "step", "every": 1, "factor": 0.5}, "freeze_backbone_epochs": 1"#,
         r#", "optimiser": {"kind": "rmsprop", "momentum": 0.9, "centered": true}, "dropout": 0.2, "accumulate": 3"#,
+        r#", "validate": {"on": "test", "every": 1}, "learning_rate": 0.3"#,
+        r#", "validate": {"on": "test", "every": 1, "keep": "last"}, "batch": {"draw": "shuffled", "size": 10}"#,
     ] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoint");
@@ -410,7 +417,7 @@ fn a_frozen_backbone_and_frozen_statistics_stay() {
     let plain = run("");
     let frozen = run(r#", "freeze_backbone_epochs": 1, "batch_norm": "frozen_statistics""#);
     let (network, _) = beginning();
-    let begun = Trained { model: network, loss_parameters: Vec::new() };
+    let begun = Trained { model: network, loss_parameters: Vec::new(), epoch: 0, not_finite: None };
     for name in ["blocks", "running"] {
         assert!(tensors(&frozen, name) == tensors(&begun, name) && tensors(&plain, name) != tensors(&begun, name));
     }
@@ -431,7 +438,7 @@ fn weights_of_a_file_start_the_backbone_and_leave_the_head() {
     let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
     let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
     let config = config(r#", "batch_norm": "frozen_statistics", "freeze_backbone_epochs": 2"#);
-    let start = Start { weights: Some(&file), keep: None };
+    let start = Start { weights: Some(&file), ..Start::default() };
     let found = train(&device, &config, &data, &*loss, start, &mut |_| {}).unwrap();
     for (found, other) in found.model.tensors().zip(other.model.tensors()) {
         let equal = found.file_order(&device) == other.file_order(&device);
@@ -441,4 +448,86 @@ fn weights_of_a_file_start_the_backbone_and_leave_the_head() {
     let images = TrainSet { pixels: &[0; 32 * 32 * 32 * 3], height: 32, width: 32, ..data };
     let message = train(&device, &wrong, &images, &*loss, start, &mut |_| {}).err().unwrap().to_string();
     assert!(message.contains("conv1.weight") && message.contains("blocks.0.conv.weight"), "{message}");
+}
+
+/// A training that is scored on its own images.
+fn scored(fields: &str) -> Result<(Trained<Native>, Vec<EpochLog>), TrainError> {
+    let (pixels, labels) = images();
+    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
+    let start = Start { held_out: Some(HeldOut { pixels: &pixels, labels: &labels, parts: None }), ..Start::default() };
+    let mut logs = Vec::new();
+    train(&Native::default(), &config(fields), &data, &*loss, start, &mut |log| logs.push(log.clone()))
+        .map(|trained| (trained, logs))
+}
+
+/// Rates at which the scores go up and down.
+const ROUGH: &str = r#", "learning_rate": 0.05, "optimiser": {"kind": "sgd", "momentum": 0.9}"#;
+
+#[test]
+fn a_training_leaves_its_best_epoch_with_the_weights_that_it_had_then() {
+    let with = |epochs: u32, more: &str| {
+        let text = format!(r#"{ROUGH}, "epochs": {epochs}, "validate": {{"on": "test", "metric": "rp"{more}}}"#);
+        scored(&text).unwrap()
+    };
+    let (best, logs) = with(9, "");
+    let (last, same) = with(9, r#", "keep": "last""#);
+    assert_eq!(told(&logs), told(&same), "scoring and keeping leave no trace in the training");
+    let scores: Vec<f64> = logs.iter().map(|log| log.score.unwrap()).collect();
+    let top = scores.iter().copied().fold(0.0, f64::max);
+    let first = scores.iter().position(|&score| score == top).unwrap() as u32 + 1;
+    assert_eq!((best.epoch, last.epoch), (first, 9), "{scores:?}");
+    assert!(first < 9, "this test needs a best epoch before the last: {scores:?}");
+    // As long as it was then: the last of a training that ends there.
+    assert!(bits(&best) == bits(&with(first, r#", "keep": "last""#).0) && bits(&best) != bits(&last));
+    // The score is that of the embeddings of the network it leaves.
+    let vectors = embed(&Native::default(), &best.model, &images().0).unwrap();
+    let (labels, options) = (images().1, crate::eval::Options::default());
+    let queries = crate::eval::Labelled { vectors: &vectors, labels: &labels, dim: 8 };
+    assert_eq!(crate::eval::retrieval(queries, None, &options).unwrap().r_precision, top);
+    // With patience the same training ends as soon as that many epochs were no better.
+    let patience = 1;
+    let ends = (1..=scores.len()).find(|&epoch| {
+        let best = scores[..epoch].iter().copied().fold(0.0, f64::max);
+        epoch - 1 - scores.iter().position(|&score| score == best).unwrap() > patience
+    });
+    let (trained, short) = with(9, &format!(r#", "patience": {patience}"#));
+    assert_eq!(short.len(), ends.unwrap_or(9));
+    assert_eq!(told(&short), told(&logs)[..short.len()]);
+    assert!(trained.epoch <= short.len() as u32);
+}
+
+#[test]
+fn queries_and_gallery_may_be_parts_of_what_is_held_out() {
+    let (pixels, labels) = images();
+    let (network, _) = beginning();
+    let of = |parts| {
+        let images = HeldOut { pixels: &pixels, labels: &labels, parts };
+        score(&Native::default(), &network, images, super::super::Criterion::RecallAt(1)).unwrap()
+    };
+    // A query that finds itself in the gallery is always right; with one image of each class there, the others decide.
+    let (all, few): (Vec<usize>, Vec<usize>) = ((0..32).collect(), (0..32).step_by(8).collect());
+    assert_eq!(of(Some((&all, &all))), 1.0);
+    assert_ne!(of(Some((&all, &few))), of(None));
+}
+
+#[test]
+fn a_training_without_anything_to_be_scored_on_is_refused() {
+    let config = config(r#", "validate": {"on": "validation"}"#);
+    let (pixels, labels) = images();
+    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
+    let found = train(&Native::default(), &config, &data, &*loss, Start::default(), &mut |_| {});
+    assert!(found.err().unwrap().to_string().contains("scored on its validation images, and there are none"));
+}
+
+#[test]
+fn a_training_that_loses_its_way_may_end_with_the_epoch_before() {
+    let lost = r#", "epochs": 4, "learning_rate": 1e38, "freeze_backbone_epochs": 2, "clip": 1e30, "optimiser": {"kind": "sgd"}"#;
+    let lost = lost.replace("1e38", "1e38, \"head_learning_rate\": 1e-3");
+    assert!(matches!(scored(&lost), Err(TrainError::NotFinite { .. })));
+    let (trained, logs) = scored(&format!(r#"{lost}, "not_finite": "stop""#)).unwrap();
+    assert!(trained.not_finite.as_ref().is_some_and(|why| why.contains("not finite")));
+    assert_eq!((trained.epoch, logs.len()), (2, 2));
+    assert!(bits(&trained) == bits(&scored(&lost.replace(r#""epochs": 4"#, r#""epochs": 2"#)).unwrap().0));
 }
