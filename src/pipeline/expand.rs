@@ -278,7 +278,7 @@ impl<'a> Maker<'a> {
 
     fn publishes(&self, point: &[u32]) -> bool {
         let variant = self.stage.variants.at(point);
-        variant.is_some_and(|variant| matches!(&variant.body, DefinitionBody::Kind(kind, _) if kind.publish))
+        variant.is_some_and(|variant| matches!(variant.runs(), DefinitionBody::Kind(kind, _) if kind.publish))
     }
 
     /// Where a kind's outputs are published: `pipeline/stage`, then `axis=value,...` if it has axes.
@@ -296,7 +296,7 @@ impl<'a> Maker<'a> {
     fn inputs(&self, point: &[u32], report: &mut Report) -> Vec<Input> {
         let draft = &self.stage.draft;
         let mut inputs = Vec::with_capacity(draft.inputs.len());
-        if let Some(DefinitionBody::Run(command)) = self.stage.variants.at(point).map(|variant| &variant.body) {
+        if let Some(DefinitionBody::Run(command)) = self.stage.variants.at(point).map(|variant| variant.runs()) {
             let own = command.own.iter();
             inputs.extend(own.map(|(name, path)| Input { name: name.clone(), source: Source::Path(path.clone()) }));
         }

@@ -121,7 +121,7 @@ fn outputs(draft: &Draft, variants: &Variants, report: &mut Report) -> Option<Ve
 }
 
 fn gathers(definition: &Definition) -> bool {
-    matches!(&definition.body, definition::Body::Kind(kind, _) if matches!(kind.inputs, Inputs::Gathered))
+    matches!(definition.runs(), definition::Body::Kind(kind, _) if matches!(kind.inputs, Inputs::Gathered))
 }
 
 /// Checks the names of inputs against the definition, and the outputs that they refer to.
@@ -140,7 +140,8 @@ fn check_inputs(stage: &Linked, stages: &[Linked], report: &mut Report) {
     }
     let Some(Body::Uses { name, .. }) = &draft.body else { return };
     for definition in stage.variants.each() {
-        let inputs: Vec<(&str, bool)> = match &definition.body {
+        let inputs: Vec<(&str, bool)> = match definition.runs() {
+            definition::Body::Uses(..) => continue,
             definition::Body::Run(command) => command.inputs.iter().map(|name| (&**name, true)).collect(),
             definition::Body::Kind(kind, _) => match kind.inputs {
                 Inputs::Named(inputs) => inputs.iter().map(|input| (input.name, input.required)).collect(),
@@ -159,7 +160,7 @@ fn check_inputs(stage: &Linked, stages: &[Linked], report: &mut Report) {
                 let problem = Problem::new("unknown_input", input.name_span, title);
                 report.add(problem.help(suggest(&input.name, inputs.iter().map(|(name, _)| *name))));
             }
-            let kind = matches!(definition.body, definition::Body::Kind(..));
+            let kind = matches!(definition.runs(), definition::Body::Kind(..));
             if kind && matches!(&input.from, Some(Origin::Stage { gather: Some(_), .. })) {
                 let title = format!("`{}` takes one cell as `{}`, and cannot gather", definition.name, input.name);
                 report.add(Problem::new("bad_input", input.span, title));
