@@ -42,6 +42,10 @@ out: { to: '${with.name}.bin' }
 env: { SIZE: '${with.size}' }
 ",
     ),
+    ("broken/kind", "kind: trian\n"),
+    ("broken/default", "kind: make\nparams: { classes: { type: int, default: many } }\n"),
+    ("broken/both", "kind: make\nrun: make\n"),
+    ("broken/reference", "run: 'x ${params.epochs} ${out.a}'\nout: [a]\n"),
     (
         "train/short",
         "uses: train
@@ -63,10 +67,6 @@ with: { epochs: '${with.passes}', loss: { kind: contrastive, pos_margin: 0.25 } 
     ("broken/preset", "uses: train\nwith: { rate: 7 }\ncases: { los: { contrastive: { rate: 0.1 } } }\n"),
     ("broken/circle", "uses: broken/circle\n"),
     ("broken/base", "uses: trian\n"),
-    ("broken/kind", "kind: trian\n"),
-    ("broken/default", "kind: make\nparams: { classes: { type: int, default: many } }\n"),
-    ("broken/both", "kind: make\nrun: make\n"),
-    ("broken/reference", "run: 'x ${params.epochs} ${out.a}'\nout: [a]\n"),
 ];
 
 pub(super) fn kinds() -> Kinds {

@@ -91,8 +91,13 @@ fn case_of(value: &Node) -> Option<String> {
     value.scalar().or_else(|| value.get(TAG)?.scalar())
 }
 
-/// `over` on top of `under`, in the place of `over`.
+/// `over` on top of `under`, in the place of `over`. The bare name of a union's kind leaves the fields of that kind.
 fn join(under: Node, over: &Node) -> Node {
+    if let (Some(kind), Data::Text(name)) = (under.get(TAG), &over.data)
+        && kind.scalar().as_ref() == Some(name)
+    {
+        return Node::new(over.span, under.data);
+    }
     let differ = |a: Option<&Node>, b: Option<&Node>| matches!((a, b), (Some(a), Some(b)) if a.scalar() != b.scalar());
     let unions_differ = differ(under.get(TAG), over.get(TAG));
     match (under.data, &over.data) {

@@ -35,6 +35,7 @@ fn record(input: &str, labels: &[(&str, &str)], metrics: &[(&str, f64)]) -> Reco
         labels: labels.iter().map(|(axis, value)| (axis.to_string(), value.to_string())).collect(),
         metrics: metrics.iter().map(|(metric, value)| (metric.to_string(), *value)).collect(),
         cost: None,
+        remarks: vec![],
     }
 }
 

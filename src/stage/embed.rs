@@ -6,12 +6,14 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::device::{self, Work};
+use super::train::REMARK;
 use super::vectors::{self, Vectors};
 use super::{JobError, Report, input, output, parameters, parsed, required};
 use crate::data::shard::{ImageSet, Item, raw_pixel_vectors};
 use crate::data::split::Split;
 use crate::engine::event::Progress;
 use crate::engine::execute::KindJob;
+use crate::nn::weights::WeightFile;
 use crate::nn::{Backend, Model, embed};
 use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
 
@@ -69,8 +71,14 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     group_names.dedup();
     let position = |item: &Item| group_names.binary_search(&group(item)).unwrap_or_default() as u32;
     let groups = view.items.iter().map(position).collect();
-    let found = Vectors { vectors: values, dim, labels: view.labels.to_vec(), groups, group_names };
+    let remarks = input(job, "model").map(remarks).transpose()?.unwrap_or_default();
+    let found = Vectors { vectors: values, dim, labels: view.labels.to_vec(), groups, group_names, remarks };
     vectors::write(&found, output(job, "vectors")?)
+}
+
+/// What the weight file says that the reader of a table must know.
+fn remarks(weights: &Path) -> Result<Vec<String>, JobError> {
+    Ok(WeightFile::open(weights)?.metadata().get(REMARK).cloned().into_iter().collect())
 }
 
 fn group(item: &Item) -> String {

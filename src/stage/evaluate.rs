@@ -118,7 +118,10 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
         let value = metric.value(&found).ok_or_else(|| EvaluateError::NoValue { metric: name.clone() })?;
         scores.insert(name.clone(), json!(value));
     }
-    let document = json!({ "metrics": scores, "queries": found.queries, "without_match": found.without_match });
+    let mut document = json!({ "metrics": scores, "queries": found.queries, "without_match": found.without_match });
+    if !all.remarks.is_empty() {
+        document["remarks"] = json!(all.remarks);
+    }
     std::fs::write(output(job, "scores")?, format!("{document:#}\n"))?;
     Ok(())
 }

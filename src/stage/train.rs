@@ -129,7 +129,8 @@ impl Work for Training<'_> {
     }
 }
 
-/// The key of a weight file's metadata, and of a file of vectors, under which a table finds what its reader must know.
+/// The key of a weight file's metadata that holds what the reader of a table must know. `embed` hands it on with the
+/// vectors, `evaluate` with the scores.
 pub(super) const REMARK: &str = "remark";
 
 /// What the reader of a table must know of a network: that it was selected by what the table reports.

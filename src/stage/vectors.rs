@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize_to_file};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::JobError;
@@ -25,6 +26,8 @@ pub(super) struct Vectors {
     pub groups: Vec<u32>,
     /// The groups; an image without one has the empty name.
     pub group_names: Vec<String>,
+    /// What the reader of a table must know of the model, if anything.
+    pub remarks: Vec<String>,
 }
 
 #[derive(Debug, Error)]
@@ -32,6 +35,14 @@ pub(super) struct Vectors {
 struct Damaged(String);
 
 const GROUPS: &str = "groups";
+
+/// What the metadata says under its one key, as JSON; without remarks the list of groups alone.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Said {
+    Groups(Vec<String>),
+    All { groups: Vec<String>, remarks: Vec<String> },
+}
 
 /// Writes `vectors` to `path`, the tensors in the order of their names.
 pub(super) fn write(vectors: &Vectors, path: &Path) -> Result<(), JobError> {
@@ -44,7 +55,12 @@ pub(super) fn write(vectors: &Vectors, path: &Path) -> Result<(), JobError> {
         ("groups", TensorView::new(Dtype::U32, vec![n], &groups)?),
         ("labels", TensorView::new(Dtype::U32, vec![n], &labels)?),
     ];
-    let names = HashMap::from([(GROUPS.to_owned(), serde_json::to_string(&vectors.group_names)?)]);
+    let groups = vectors.group_names.clone();
+    let said = match vectors.remarks.clone() {
+        none if none.is_empty() => Said::Groups(groups),
+        remarks => Said::All { groups, remarks },
+    };
+    let names = HashMap::from([(GROUPS.to_owned(), serde_json::to_string(&said)?)]);
     Ok(serialize_to_file(tensors, Some(names), path)?)
 }
 
@@ -54,7 +70,11 @@ pub(super) fn read(path: &Path) -> Result<Vectors, JobError> {
     let (_, header) = SafeTensors::read_metadata(&bytes)?;
     let file = SafeTensors::deserialize(&bytes)?;
     let names = header.metadata().as_ref().and_then(|names| names.get(GROUPS));
-    let group_names: Vec<String> = names.map(|names| serde_json::from_str(names)).transpose()?.unwrap_or_default();
+    let said = names.map(|names| serde_json::from_str(names)).transpose()?.unwrap_or(Said::Groups(Vec::new()));
+    let (group_names, remarks) = match said {
+        Said::Groups(groups) => (groups, Vec::new()),
+        Said::All { groups, remarks } => (groups, remarks),
+    };
     let embeddings = file.tensor("embeddings")?;
     let &[n, dim] = embeddings.shape() else { return Err(Damaged("not a matrix".to_owned()).into()) };
     let numbers = |name: &str| -> Result<Vec<u32>, JobError> {
@@ -69,7 +89,7 @@ pub(super) fn read(path: &Path) -> Result<Vectors, JobError> {
         return Err(Damaged("a group has no name".to_owned()).into());
     }
     let vectors = words(embeddings.data()).map(f32::from_le_bytes).collect();
-    Ok(Vectors { vectors, dim, labels, groups, group_names })
+    Ok(Vectors { vectors, dim, labels, groups, group_names, remarks })
 }
 
 fn words(bytes: &[u8]) -> impl Iterator<Item = [u8; 4]> + '_ {
@@ -101,11 +121,16 @@ mod tests {
             labels: vec![7, 8, 7],
             groups: vec![0, 1, 0],
             group_names: vec!["noto".into(), "twemoji".into()],
+            remarks: vec![],
         };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vectors.safetensors");
         write(&vectors, &path).unwrap();
         assert_eq!(read(&path).unwrap(), vectors);
+        let remarked = Vectors { remarks: vec!["chosen by what it shows".into()], ..vectors };
+        write(&remarked, &path).unwrap();
+        assert_eq!(read(&path).unwrap(), remarked);
+        let vectors = remarked;
         let (rows, labels) = vectors.of_group(Some("noto")).unwrap();
         assert_eq!((&*rows, &*labels), (&[1.0, 2.0, 5.0, 6.0][..], &[7, 7][..]));
         assert!(vectors.of_group(Some("apple")).is_none());

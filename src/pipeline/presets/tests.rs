@@ -46,6 +46,7 @@ fn cases_depend_on_parameters_of_either_definition_and_the_later_ones_win() {
     assert_eq!(shorter["epochs"], 2);
     assert_eq!(shorter["loss"], json!({ "kind": "contrastive", "pos_margin": 0.25, "neg_margin": 1.0 }));
     assert_eq!(told("train/shorter", "{ loss: proxy_anchor }")["loss"]["margin"], 0.1, "another kind has no part in it");
+    assert_eq!(told("train/shorter", "{ loss: contrastive }")["loss"]["pos_margin"], 0.25, "the bare name of the kind");
     assert_eq!(told("train/shorter", "{}")["loss"]["pos_margin"], 0.25);
 }
 
