@@ -233,13 +233,17 @@ fn order(stages: &[Linked], report: &mut Report) -> Vec<Group> {
         group.iter().for_each(|&stage| group_of[stage] = number);
     }
     let mut between: DiGraphMap<usize, ()> = DiGraphMap::new();
-    (0..groups.len()).for_each(|group| drop(between.add_node(group)));
+    for group in 0..groups.len() {
+        between.add_node(group);
+    }
     for (from, to, ()) in all.all_edges().filter(|(from, to, ())| group_of[*from] != group_of[*to]) {
         between.add_edge(group_of[from], group_of[to], ());
     }
     let inside = |group: usize| {
         let mut graph: DiGraphMap<usize, ()> = DiGraphMap::new();
-        groups[group].iter().for_each(|&stage| drop(graph.add_node(stage)));
+        for &stage in &groups[group] {
+            graph.add_node(stage);
+        }
         for (from, to, ()) in reading.all_edges().filter(|(from, to, ())| group_of[*from] == group && group_of[*to] == group) {
             graph.add_edge(from, to, ());
         }
