@@ -1,59 +1,300 @@
-//! One image file to square RGB pixels.
+//! Image files to RGB pixels, and pixels to other sizes.
+//!
+//! JPEG goes through a port of libjpeg-turbo and has its very bytes, which are those of Pillow; docs/decisions/0009 says why.
+//! Everything else goes through the `image` crate. Resizing is the antialiased bilinear filter of Pillow, on the machine's
+//! vector instructions. An orientation tag is never applied: the published protocols open images with Pillow, which leaves it.
 
-use std::fs;
+use std::cell::RefCell;
 use std::io::Cursor;
-use std::path::Path;
 
-use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use libjpeg_turbo_rs::{DecodeWarning, PixelFormat, ScalingFactor};
+
+use super::crop::{Region, Size};
+use super::images::{Stored, bytes as rgb_len, copy_part};
 
 /// An image that cannot be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Broken {
     /// Below the root of the image folder, `/` between components.
     pub path: String,
     pub reason: String,
 }
 
-/// Decodes `path` by its content (PNG, JPEG, the first frame of a GIF, BMP, WebP) and resizes it to
-/// `size * size * 3` bytes, row by row.
-///
-/// Transparency is composited on white, 16-bit values are rounded to 8, grey becomes RGB; an orientation tag is not
-/// applied. The resize is the antialiased bilinear one of Pillow (`resize((size, size), BILINEAR)`), to within 1.
+/// An image in its own size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rgb {
+    pub width: u32,
+    pub height: u32,
+    /// `height * width * 3` bytes, row by row.
+    pub pixels: Vec<u8>,
+}
+
+/// Pixels row by row, of three bytes or of four, the last of which says nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Bitmap<'a> {
+    pub size: Size,
+    pub bytes: &'a [u8],
+}
+
+impl Bitmap<'_> {
+    /// Bytes of a pixel.
+    pub fn channels(&self) -> usize {
+        if self.bytes.len() == rgb_len(self.size) { 3 } else { 4 }
+    }
+}
+
+/// Decodes the bytes of a file by their content (PNG, JPEG, the first frame of a GIF, BMP, WebP), as [`Decoder::decode`].
 ///
 /// # Errors
-/// Why the image is broken, or that it has more than `max_pixels`, which its header already tells.
-pub fn decode(path: &Path, size: u32, max_pixels: u64) -> Result<Vec<u8>, String> {
-    let bytes = fs::read(path).map_err(|e| e.to_string())?;
-    let mut reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format().map_err(|e| e.to_string())?;
-    match reader.format() {
-        None => return Err("its content is no PNG, JPEG, GIF, BMP or WebP image".to_owned()),
-        Some(ImageFormat::Jpeg) if !jpeg_is_whole(&bytes) => {
+/// As [`Decoder::decode`].
+pub fn rgb(bytes: &[u8], max_pixels: u64) -> Result<Rgb, String> {
+    decoder(|decoder| {
+        let size = decoder.decode(bytes, max_pixels, None)?.size;
+        let mut pixels = vec![0; rgb_len(size)];
+        decoder.resize(Region::whole(size), size, &mut pixels);
+        Ok(Rgb { width: size[1], height: size[0], pixels })
+    })
+}
+
+/// Refuses an image without pixels or with too many.
+pub(super) fn check_pixels(width: u32, height: u32, max_pixels: u64) -> Result<(), String> {
+    if (1..=max_pixels).contains(&(u64::from(width) * u64::from(height))) {
+        return Ok(());
+    }
+    Err(format!("it has {width} x {height} pixels, expected 1 to max_pixels = {max_pixels}"))
+}
+
+/// Lends a thread's own decoder.
+pub fn decoder<R>(with: impl FnOnce(&mut Decoder) -> R) -> R {
+    thread_local! {
+        static OWN: RefCell<Decoder> = RefCell::default();
+    }
+    OWN.with_borrow_mut(with)
+}
+
+/// Decodes and resizes images, one after another, in memory of its own that is used again.
+#[derive(Default)]
+pub struct Decoder {
+    resizer: Resizer,
+    /// The image at hand.
+    pixels: Vec<u8>,
+    size: Size,
+    /// A resized one with four channels.
+    scratch: Vec<u8>,
+}
+
+impl Decoder {
+    /// Decodes a file by its content.
+    ///
+    /// Transparency is composited on white, 16-bit values are rounded to 8, grey and CMYK become RGB as in Pillow.
+    ///
+    /// With `target`, the size that an image of a given size is to be resized to, a JPEG may be decoded at a half, a quarter
+    /// or an eighth of its size, in the discrete cosine transform: the smallest that still has twice as many rows and columns
+    /// as the target.
+    ///
+    /// # Errors
+    /// Why the image is broken, or that it has more than `max_pixels`, which its header already tells.
+    pub fn decode(
+        &mut self,
+        bytes: &[u8],
+        max_pixels: u64,
+        target: Option<&dyn Fn(Size) -> Size>,
+    ) -> Result<Bitmap<'_>, String> {
+        let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
+        match reader.format() {
+            None => return Err("its content is no PNG, JPEG, GIF, BMP or WebP image".to_owned()),
+            Some(ImageFormat::Jpeg) => self.decode_jpeg(bytes, max_pixels, target)?,
+            Some(_) => {
+                // A 16-bit RGBA image takes 8 bytes a pixel; as much again is left to the decoder.
+                let mut limits = Limits::default();
+                limits.max_alloc = Some(max_pixels.saturating_mul(16).max(1 << 20));
+                reader.limits(limits);
+                let decoder = reader.into_decoder().map_err(|e| e.to_string())?;
+                let (width, height) = decoder.dimensions();
+                check_pixels(width, height, max_pixels)?;
+                self.pixels = on_white(DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?);
+                self.size = [height, width];
+            }
+        }
+        Ok(self.bitmap())
+    }
+
+    fn decode_jpeg(
+        &mut self,
+        bytes: &[u8],
+        max_pixels: u64,
+        target: Option<&dyn Fn(Size) -> Size>,
+    ) -> Result<(), String> {
+        if !jpeg_is_whole(bytes) {
             return Err("it is cut: no end mark follows its last scan".to_owned());
         }
-        Some(_) => {}
+        let mut jpeg = libjpeg_turbo_rs::Decoder::new(bytes).map_err(|e| e.to_string())?;
+        let (height, width) = (u32::from(jpeg.header().height), u32::from(jpeg.header().width));
+        check_pixels(width, height, max_pixels)?;
+        jpeg.set_max_pixels(max_pixels.try_into().unwrap_or(usize::MAX));
+        let mut size = [height, width];
+        if let Some(target) = target {
+            let part = dct_part([height, width], target([height, width]));
+            jpeg.set_scale(ScalingFactor::try_new(1, part).map_err(|e| e.to_string())?);
+            size = [height.div_ceil(part), width.div_ceil(part)];
+        }
+        let inks = jpeg.header().components.len() == 4;
+        jpeg.set_output_format(if inks { PixelFormat::Cmyk } else { PixelFormat::Rgbx });
+        self.pixels.resize(size[0] as usize * size[1] as usize * 4, 0);
+        let told = jpeg.decode_image_into(&mut self.pixels).map_err(|e| e.to_string())?;
+        if [told.height, told.width] != size.map(|side| side as usize) {
+            return Err(format!(
+                "it decodes to {} x {} pixels, not {} x {}",
+                told.width, told.height, size[1], size[0]
+            ));
+        }
+        if told.warnings.iter().any(|warning| matches!(warning, DecodeWarning::TruncatedData { .. })) {
+            return Err("it is cut: its last scan has too few blocks".to_owned());
+        }
+        if inks {
+            inks_to_rgb(&mut self.pixels, has_adobe_mark(bytes));
+        }
+        self.size = size;
+        Ok(())
     }
-    // A 16-bit RGBA image takes 8 bytes a pixel; as much again is left to the decoder.
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(max_pixels.saturating_mul(16).max(1 << 20));
-    reader.limits(limits);
-    let decoder = reader.into_decoder().map_err(|e| e.to_string())?;
-    let (width, height) = decoder.dimensions();
-    let pixels = u64::from(width) * u64::from(height);
-    if !(1..=max_pixels).contains(&pixels) {
-        return Err(format!("it has {width} x {height} pixels, expected 1 to max_pixels = {max_pixels}"));
+
+    /// Takes over an image of a set, decoding it if need be.
+    ///
+    /// # Errors
+    /// As [`Decoder::decode`].
+    pub fn stored(&mut self, stored: Stored<'_>) -> Result<Bitmap<'_>, String> {
+        if stored.encoded {
+            return self.decode(stored.bytes, u64::MAX, None);
+        }
+        self.load(stored.size, stored.bytes);
+        Ok(self.bitmap())
     }
-    let image = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
-    resized(&on_white(image), width, height, size)
+
+    /// Takes over RGB pixels.
+    ///
+    /// # Panics
+    /// If they are not of that size.
+    pub fn load(&mut self, size: Size, pixels: &[u8]) {
+        assert_eq!(pixels.len(), rgb_len(size), "the pixels are of the size");
+        self.pixels.clear();
+        self.pixels.extend_from_slice(pixels);
+        self.size = size;
+    }
+
+    /// The image at hand.
+    pub fn bitmap(&self) -> Bitmap<'_> {
+        Bitmap { size: self.size, bytes: &self.pixels }
+    }
+
+    /// Writes a part of the image at hand to `out`, resized to `size`, RGB. What lies outside of the part has no influence, as
+    /// if it had been cut out first.
+    ///
+    /// # Panics
+    /// If the part is not within the image, or `out` is not of the size.
+    pub fn resize(&mut self, part: Region, size: Size, out: &mut [u8]) {
+        assert_eq!(out.len(), rgb_len(size), "the output is of the size");
+        let bitmap = Bitmap { size: self.size, bytes: &self.pixels };
+        if [part.rows, part.columns] == size {
+            copy_part(bitmap, part, out);
+        } else if bitmap.channels() == 3 {
+            resized_into(&mut self.resizer, bitmap, part, size, out);
+        } else {
+            self.scratch.resize(out.len() / 3 * 4, 0);
+            resized_into(&mut self.resizer, bitmap, part, size, &mut self.scratch);
+            copy_part(Bitmap { size, bytes: &self.scratch }, Region::whole(size), out);
+        }
+    }
+
+    /// Writes a part of RGB pixels of a size to `out`, as [`Decoder::resize`] does that of the image at hand.
+    ///
+    /// # Panics
+    /// As [`Decoder::resize`]; and if the pixels are not of that size.
+    pub fn resize_pixels(&mut self, of: Size, pixels: &[u8], part: Region, size: Size, out: &mut [u8]) {
+        let bitmap = Bitmap { size: of, bytes: pixels };
+        if [part.rows, part.columns] == size {
+            copy_part(bitmap, part, out);
+        } else {
+            resized_into(&mut self.resizer, bitmap, part, size, out);
+        }
+    }
+
+    /// Resizes the image at hand to `size` and writes a part of that to `out`, RGB.
+    ///
+    /// # Panics
+    /// If the part is not within `size`, or `out` is not of the size of the part.
+    pub fn resize_part(&mut self, size: Size, part: Region, out: &mut [u8]) {
+        assert_eq!(out.len(), rgb_len([part.rows, part.columns]), "the output is of the part's size");
+        self.rescale(size);
+        copy_part(self.bitmap(), part, out);
+    }
+
+    /// Resizes the image at hand.
+    pub fn rescale(&mut self, size: Size) {
+        if size == self.size {
+            return;
+        }
+        let bitmap = Bitmap { size: self.size, bytes: &self.pixels };
+        self.scratch.resize(size[0] as usize * size[1] as usize * bitmap.channels(), 0);
+        resized_into(&mut self.resizer, bitmap, Region::whole(self.size), size, &mut self.scratch);
+        std::mem::swap(&mut self.pixels, &mut self.scratch);
+        self.size = size;
+    }
+}
+
+/// Resizes a part of `from` to `size`, with as many channels.
+fn resized_into(resizer: &mut Resizer, from: Bitmap<'_>, part: Region, size: Size, out: &mut [u8]) {
+    let kind = if from.channels() == 3 { PixelType::U8x3 } else { PixelType::U8x4 };
+    // The fourth channel is no transparency.
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
+    let source = ImageRef::new(from.size[1], from.size[0], from.bytes, kind).expect("pixels of that size");
+    let source = CroppedImage::new(&source, part.left, part.top, part.columns, part.rows).expect("a part of the image");
+    let mut target = Image::from_slice_u8(size[1], size[0], out, kind).expect("an output of that size");
+    resizer.resize(&source, &mut target, &options).expect("two images of one kind");
+}
+
+/// The largest of 8, 4 and 2 that an image may be divided by and still have twice the rows and columns of `target`; else 1.
+fn dct_part(size: Size, target: Size) -> u32 {
+    let fits = |part: &u32| (0..2).all(|side| u64::from(size[side].div_ceil(*part)) >= 2 * u64::from(target[side]));
+    [8, 4, 2].into_iter().find(fits).unwrap_or(1)
 }
 
 /// Whether an end mark (FF D9) follows the last start of a scan (FF DA); neither occurs within a scan.
 ///
 /// The decoder would fill what is missing with grey and say nothing.
 fn jpeg_is_whole(bytes: &[u8]) -> bool {
+    // Backwards from the end, where the mark of a whole file is.
     let last = |mark: [u8; 2]| bytes.windows(2).rposition(|pair| pair == mark);
-    last([0xff, 0xd9]) > last([0xff, 0xda])
+    last([0xff, 0xd9]).is_some_and(|end| !bytes[end..].windows(2).any(|pair| pair == [0xff, 0xda]))
+}
+
+/// Whether a segment before the first scan is the mark of Adobe's programs, which store inks inverted.
+fn has_adobe_mark(bytes: &[u8]) -> bool {
+    let mut rest = &bytes[2.min(bytes.len())..];
+    while let [0xff, mark, high, low, ..] = *rest {
+        let len = usize::from(u16::from_be_bytes([high, low]));
+        match mark {
+            0xda => return false,
+            0xee if rest[4..].starts_with(b"Adobe") => return true,
+            _ => rest = rest.get(2 + len..).unwrap_or_default(),
+        }
+    }
+    false
+}
+
+/// Cyan, magenta, yellow and black in place to RGB and a fourth byte, as Pillow converts them.
+fn inks_to_rgb(pixels: &mut [u8], inverted: bool) {
+    for pixel in pixels.as_chunks_mut::<4>().0 {
+        let inks = pixel.map(|ink| u32::from(if inverted { 255 - ink } else { ink }));
+        let white = 255 - inks[3];
+        for (to, ink) in pixel.iter_mut().zip(inks) {
+            // Rounded product over 255.
+            let product = ink * white + 128;
+            *to = (white - (((product >> 8) + product) >> 8)) as u8;
+        }
+    }
 }
 
 /// RGB bytes over a white page.
@@ -68,19 +309,23 @@ fn on_white(image: DynamicImage) -> Vec<u8> {
     image.into_rgba8().pixels().flat_map(|&image::Rgba([r, g, b, a])| [r, g, b].map(|v| over(v, a))).collect()
 }
 
-fn resized(rgb: &[u8], width: u32, height: u32, size: u32) -> Result<Vec<u8>, String> {
-    let source = ImageRef::new(width, height, rgb, PixelType::U8x3).map_err(|e| e.to_string())?;
-    let mut target = Image::new(size, size, PixelType::U8x3);
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-    Resizer::new().resize(&source, &mut target, &options).map_err(|e| e.to_string())?;
-    Ok(target.into_vec())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::fs;
+    use std::path::{Path, PathBuf};
 
     use super::*;
+
+    /// The file at `path` at `size x size`.
+    fn decode(path: &Path, size: u32, max_pixels: u64) -> Result<Vec<u8>, String> {
+        let bytes = fs::read(path).unwrap();
+        decoder(|decoder| {
+            let whole = Region::whole(decoder.decode(&bytes, max_pixels, None)?.size);
+            let mut out = vec![0; rgb_len([size; 2])];
+            decoder.resize(whole, [size; 2], &mut out);
+            Ok(out)
+        })
+    }
 
     /// Images of every format and mode, and what Pillow makes of them at 8 x 8; `make.py` beside them made both.
     fn fixtures() -> PathBuf {
@@ -90,7 +335,7 @@ mod tests {
     #[test]
     fn every_format_and_mode_equals_pillow_to_within_one() {
         let expected = fs::read_to_string(fixtures().join("expected.txt")).unwrap();
-        assert_eq!(expected.lines().count(), 13);
+        assert_eq!(expected.lines().count(), 17);
         for line in expected.lines() {
             let (name, values) = line.split_once(' ').unwrap();
             let values: Vec<u8> = values.split(' ').map(|v| v.parse().unwrap()).collect();
@@ -105,7 +350,12 @@ mod tests {
     #[test]
     fn an_image_of_the_right_size_keeps_its_pixels() {
         let rgb: Vec<u8> = (0..8 * 8 * 3).map(|i| (i * 37 % 251) as u8).collect();
-        assert_eq!(resized(&rgb, 8, 8, 8).unwrap(), rgb);
+        let mut out = vec![0; rgb.len()];
+        decoder(|decoder| {
+            decoder.load([8, 8], &rgb);
+            decoder.resize(Region::whole([8, 8]), [8, 8], &mut out);
+        });
+        assert_eq!(out, rgb);
     }
 
     #[test]
@@ -153,5 +403,47 @@ mod tests {
         assert!(reason.contains("60000 x 60000"), "{reason}");
         let (small, limit) = (fixtures().join("upscaled.png"), 30);
         assert!(decode(&small, 8, limit).is_ok() && decode(&small, 8, limit - 1).unwrap_err().contains("5 x 6"));
+    }
+
+    #[test]
+    fn three_and_four_channels_are_resized_alike_and_a_part_as_if_it_were_cut_out() {
+        let size = [37, 53];
+        let rgb: Vec<u8> = (0..rgb_len(size)).map(|i| (i * i * 31 % 253) as u8).collect();
+        let part = Region { top: 5, left: 11, rows: 29, columns: 31 };
+        let mut cut = vec![0; rgb_len([29, 31])];
+        copy_part(Bitmap { size, bytes: &rgb }, part, &mut cut);
+        let resized = |size: Size, pixels: &[u8], part: Region| {
+            let mut decoder = Decoder { size, pixels: pixels.to_vec(), ..Decoder::default() };
+            let mut out = vec![0; rgb_len([12, 44])];
+            decoder.resize(part, [12, 44], &mut out);
+            out
+        };
+        let of_part = resized(size, &rgb, part);
+        assert_eq!(of_part, resized([29, 31], &cut, Region::whole([29, 31])));
+        let four: Vec<u8> = rgb.chunks(3).flat_map(|p| [p[0], p[1], p[2], (p[0] ^ 85)]).collect();
+        assert_eq!(of_part, resized(size, &four, part));
+    }
+
+    #[test]
+    fn a_jpeg_is_scaled_in_its_transform_only_to_twice_the_target() {
+        assert_eq!(dct_part([375, 500], [256, 341]), 1);
+        assert_eq!(dct_part([1023, 2000], [256, 500]), 2);
+        assert_eq!(dct_part([1023, 1300], [256, 325]), 1);
+        assert_eq!(dct_part([1024, 1300], [256, 325]), 2);
+        assert_eq!(dct_part([5000, 6000], [256, 307]), 8);
+        let bytes = fs::read(fixtures().join("large.jpg")).unwrap();
+        let shrunk = |target: Option<&dyn Fn(Size) -> Size>| {
+            decoder(|decoder| {
+                let size = decoder.decode(&bytes, 1 << 20, target).unwrap().size;
+                let mut out = vec![0; rgb_len([8; 2])];
+                decoder.resize(Region::whole(size), [8; 2], &mut out);
+                (size, out)
+            })
+        };
+        let (full, exact) = shrunk(None);
+        let (scaled, near) = shrunk(Some(&|_| [8; 2]));
+        assert_eq!((full, scaled), ([131, 163], [17, 21]));
+        let off = exact.iter().zip(&near).map(|(&a, &b)| a.abs_diff(b)).max().unwrap();
+        assert!(off > 0 && off <= 6, "{off}");
     }
 }

@@ -3,12 +3,14 @@
 pub mod archive;
 pub mod augment;
 pub mod checksum;
+pub mod crop;
 pub mod decode;
 pub mod download;
 pub mod error;
 pub mod folder;
-pub mod listing;
 pub mod generate;
+pub mod images;
+pub mod listing;
 pub mod preprocess;
 pub mod random;
 pub mod sampler;

@@ -1,19 +1,25 @@
-//! From an image folder to an image set.
+//! From a data set to an image set.
 
+use std::cell::Cell;
+use std::fs;
 use std::path::{Component, Path};
+use std::sync::mpsc::sync_channel;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
-use super::decode::{Broken, decode};
+use super::crop::{Region, Size, with_short_side};
+use super::decode::{Broken, decoder};
 use super::error::DataError;
 use super::folder;
-use super::shard::ShardWriter;
+use super::images::bytes;
+use super::listing::{Entry, Listing};
+use super::shard::{IMAGES, ITEMS, NewImage, SET, ShardWriter, Store};
 use super::split::{Split, SplitRule, assign};
 
 /// Images that are decoded at once; bounds the memory, changes no result.
-const BLOCK: usize = 512;
+const BLOCK: usize = 256;
 
 /// How an image folder becomes an image set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,8 +27,14 @@ const BLOCK: usize = 512;
 pub struct PreprocessConfig {
     /// The folder that holds the class folders, below the raw folder. Default: the raw folder itself.
     pub root: String,
-    /// Side of the images in pixels. Default 32, range `1..=4096`.
+    /// What is kept of the images. Default `square`.
+    pub store: Store,
+    /// Side of the images in pixels, the short side with `store: short_side`; without meaning with `store: original`.
+    /// Default 32, range `1..=4096`.
     pub size: u32,
+    /// Whether a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as that is at least twice the
+    /// size that it is resized to. Default no: its pixels are then those of Pillow, to within 1.
+    pub scaled_decoding: bool,
     /// Default `first_half_of_classes`.
     pub split: SplitRule,
     /// Whether what an image's file name has before its first `-` is kept as its group. Default no.
@@ -37,7 +49,9 @@ impl Default for PreprocessConfig {
     fn default() -> Self {
         PreprocessConfig {
             root: String::new(),
+            store: Store::Square,
             size: 32,
+            scaled_decoding: false,
             split: SplitRule::default(),
             group_by_prefix: false,
             max_broken: 0,
@@ -68,6 +82,15 @@ impl PreprocessConfig {
         }
         problems
     }
+
+    /// What an image of the given size is resized to.
+    fn target(&self, size: Size) -> Size {
+        match self.store {
+            Store::Square => [self.size; 2],
+            Store::ShortSide => with_short_side(size, self.size),
+            Store::Original => size,
+        }
+    }
 }
 
 /// What was made of a folder.
@@ -75,6 +98,8 @@ impl PreprocessConfig {
 pub struct Summary {
     /// Images and classes of the train split.
     pub train: Counts,
+    /// Images and classes of the validation split.
+    pub validation: Counts,
     /// Images and classes of the test split.
     pub test: Counts,
     /// Files with other extensions.
@@ -92,79 +117,259 @@ pub struct Counts {
     pub classes: usize,
 }
 
-/// Decodes and resizes the images below `raw` and writes an image set
-/// ([`ImageSet`](super::shard::ImageSet)) into `out`, train split first, classes and images in the order of the raw
-/// bytes of their names. The bytes do not depend on the number of threads.
+/// Makes an image set ([`ImageSet`](super::shard::ImageSet)) in `out` of the images below `raw`, as [`write_set`] does:
+/// classes and images in the order of the raw bytes of their names.
+///
+/// # Errors
+/// As [`write_set`], and what listing the folder comes upon.
+pub fn preprocess(
+    config: &PreprocessConfig,
+    raw: &Path,
+    work: &Path,
+    out: &Path,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Summary, DataError> {
+    DataError::first_of(config.check())?;
+    write_set(config, &list(config, raw)?, work, out, progress)
+}
+
+/// The images of a folder of class folders.
+fn list(config: &PreprocessConfig, raw: &Path) -> Result<Listing, DataError> {
+    let root = raw.join(&config.root);
+    let found = folder::list(&root)?;
+    let splits = assign(&config.split, raw, &found.classes)?;
+    let mut listing = Listing { root, ignored: found.ignored, ..Listing::default() };
+    for wanted in Split::ALL {
+        for (class, splits) in found.classes.iter().zip(&splits) {
+            let images = class.images.iter().zip(splits).filter(|(_, split)| **split == Some(wanted));
+            listing.entries.extend(images.map(|(image, _)| Entry {
+                path: format!("{}/{image}", class.name),
+                class: class.name.clone(),
+                split: wanted,
+                group: None,
+            }));
+        }
+    }
+    listing.unlisted = splits.iter().flatten().filter(|split| split.is_none()).count();
+    Ok(listing)
+}
+
+/// How far a set has come, in a file beside it.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Progress {
+    /// Digest of settings and listing.
+    plan: String,
+    /// Entries of the listing that are done.
+    done: usize,
+    /// Bytes of `images.u8` and of `items.jsonl` that are theirs.
+    kept: [u64; 2],
+    /// Those of them that are broken, with their positions in the listing.
+    broken: Vec<(usize, String)>,
+}
+
+const PROGRESS: &str = "progress.json";
+
+/// An image ready to be written.
+struct Ready {
+    size: Size,
+    bytes: Vec<u8>,
+}
+
+/// Decodes and resizes the images of a listing and writes an image set into `out`, in the order of the listing. The bytes do
+/// not depend on the number of threads. Memory holds three blocks of images at most.
+///
+/// The set grows in the folder `work`, which may be `out` itself. If an earlier attempt at the same set ended there before its
+/// time, this one goes on at its last whole block, and the bytes are those of an attempt that was never stopped.
 ///
 /// `progress` is told (images done, images in all).
 ///
 /// # Errors
 /// [`DataError::TooManyBroken`] after all images were tried, with the first ten.
-pub fn preprocess(
+pub fn write_set(
     config: &PreprocessConfig,
-    raw: &Path,
+    listing: &Listing,
+    work: &Path,
     out: &Path,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Summary, DataError> {
-    DataError::first_of(config.check())?;
-    let root = raw.join(&config.root);
-    let listing = folder::list(&root)?;
-    let splits = assign(&config.split, raw, &listing.classes)?;
-    let mut summary = Summary { ignored: listing.ignored, ..Summary::default() };
-    let mut planned: Vec<(Split, &str, &str)> = Vec::new();
-    for wanted in Split::BOTH {
-        for (class, splits) in listing.classes.iter().zip(&splits) {
-            let images = class.images.iter().zip(splits).filter(|(_, split)| **split == Some(wanted));
-            planned.extend(images.map(|(image, _)| (wanted, class.name.as_str(), image.as_str())));
-        }
-    }
-    summary.unlisted = splits.iter().flatten().filter(|split| split.is_none()).count();
+    write_blocks(config, listing, [work, out], BLOCK, progress)
+}
 
-    let mut writer = ShardWriter::create(out, config.size)?;
-    let mut last: Option<(Split, &str)> = None;
-    let mut done = 0;
-    for block in planned.chunks(BLOCK) {
-        let decoded: Vec<Result<Vec<u8>, String>> = block
-            .par_iter()
-            .map(|(_, class, image)| decode(&root.join(class).join(image), config.size, config.max_pixels))
-            .collect();
-        for (&(split, class, image), pixels) in block.iter().zip(decoded) {
-            let path = format!("{class}/{image}");
-            let pixels = match pixels {
-                Ok(pixels) => pixels,
-                Err(reason) => {
-                    summary.broken.push(Broken { path, reason });
-                    continue;
-                }
-            };
-            let group = config.group_by_prefix.then(|| image.split_once('-').map(|(prefix, _)| prefix.to_owned()));
-            writer.push(split, class, path, group.flatten(), &pixels)?;
-            let counts = if split == Split::Train { &mut summary.train } else { &mut summary.test };
-            counts.images += 1;
-            counts.classes += usize::from(last != Some((split, class)));
-            last = Some((split, class));
+fn write_blocks(
+    config: &PreprocessConfig,
+    listing: &Listing,
+    [work, out]: [&Path; 2],
+    block: usize,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Summary, DataError> {
+    let entries = &listing.entries;
+    let total = entries.len();
+    let note = work.join(PROGRESS);
+    let mut state = begun(config, listing, work);
+    let mut writer = ShardWriter::open(work, config.store, config.size, state.kept)?;
+    let mut broken = state.broken.iter().map(|(at, _)| *at).peekable();
+    for (i, entry) in entries[..state.done].iter().enumerate() {
+        if broken.next_if_eq(&i).is_none() {
+            writer.count(entry.split, &entry.class);
         }
-        done += block.len();
-        progress(done, planned.len());
     }
+    drop(broken);
+    let start = state.done;
+    if start > 0 {
+        progress(start, total);
+    }
+    // One block is decoded while another is written and a third waits.
+    let (sender, receiver) = sync_channel::<Vec<Result<Ready, String>>>(1);
+    let (writer, state) = std::thread::scope(|scope| {
+        let writing = scope.spawn(move || {
+            for ready in receiver {
+                for ready in ready {
+                    let entry = &entries[state.done];
+                    match ready {
+                        Ok(Ready { size, bytes }) => writer.push(NewImage {
+                            split: entry.split,
+                            class: &entry.class,
+                            path: &entry.path,
+                            group: group(config, entry),
+                            size,
+                            bytes: &bytes,
+                        })?,
+                        Err(reason) => state.broken.push((state.done, reason)),
+                    }
+                    state.done += 1;
+                }
+                state.kept = writer.sync()?;
+                save(&state, &note)?;
+            }
+            Ok::<_, DataError>((writer, state))
+        });
+        let mut done = start;
+        for block in entries[start..].chunks(block) {
+            let ready = block.par_iter().map(|entry| read(config, listing, entry)).collect();
+            // Nobody receives after a failure, which joining tells.
+            if sender.send(ready).is_err() {
+                break;
+            }
+            done += block.len();
+            progress(done, total);
+        }
+        drop(sender);
+        writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    let counts = |split| {
+        let (images, classes) = writer.counts(split);
+        Counts { images, classes }
+    };
+    let name = |(at, reason): (usize, String)| Broken { path: entries[at].path.clone(), reason };
+    let summary = Summary {
+        train: counts(Split::Train),
+        validation: counts(Split::Validation),
+        test: counts(Split::Test),
+        ignored: listing.ignored,
+        unlisted: listing.unlisted,
+        broken: state.broken.into_iter().map(name).collect(),
+    };
     let (count, allowed) = (summary.broken.len(), config.max_broken);
-    if count > allowed {
-        let first = summary.broken.into_iter().take(10).collect();
-        return Err(DataError::TooManyBroken { count, total: planned.len(), allowed, first });
+    // What was tried in vain is tried again the next time: the files may have been mended.
+    let failed = if count > allowed {
+        let first = summary.broken.iter().take(10).cloned().collect();
+        Some(DataError::TooManyBroken { count, total, allowed, first })
+    } else if count == total {
+        Some(DataError::NoImage { folder: listing.root.clone(), total: total + summary.unlisted })
+    } else {
+        None
+    };
+    let removed = fs::remove_file(work.join(PROGRESS));
+    if let Some(failed) = failed {
+        return Err(failed);
     }
-    if summary.train.images + summary.test.images == 0 {
-        return Err(DataError::NoImage { folder: root, total: planned.len() + summary.unlisted });
+    if total > 0 {
+        removed.map_err(DataError::io("remove", &work.join(PROGRESS)))?;
     }
     writer.finish()?;
+    if work != out {
+        fs::create_dir_all(out).map_err(DataError::io("create", out))?;
+        for name in [IMAGES, ITEMS, SET] {
+            let (from, to) = (work.join(name), out.join(name));
+            // They may lie on two disks.
+            let moved = fs::rename(&from, &to).or_else(|_| fs::copy(&from, &to).and_then(|_| fs::remove_file(&from)));
+            moved.map_err(DataError::io("move", &from))?;
+        }
+    }
     Ok(summary)
+}
+
+/// The name that an image's group has.
+fn group(config: &PreprocessConfig, entry: &Entry) -> Option<String> {
+    if !config.group_by_prefix {
+        return entry.group.clone();
+    }
+    let file = entry.path.rsplit('/').next().unwrap_or_default();
+    file.split_once('-').map(|(prefix, _)| prefix.to_owned())
+}
+
+/// One image, decoded and resized as the settings say.
+fn read(config: &PreprocessConfig, listing: &Listing, entry: &Entry) -> Result<Ready, String> {
+    let file = fs::read(listing.root.join(&entry.path)).map_err(|e| e.to_string())?;
+    decoder(|decoder| {
+        // The shape is that of the whole image, before the decoder may have made it smaller.
+        let whole = Cell::new(None);
+        let target = |size: Size| {
+            whole.set(Some(size));
+            config.target(size)
+        };
+        let target: Option<&dyn Fn(Size) -> Size> = if config.scaled_decoding { Some(&target) } else { None };
+        let decoded = decoder.decode(&file, config.max_pixels, target)?.size;
+        let whole = whole.get().unwrap_or(decoded);
+        if config.store == Store::Original {
+            return Ok(Ready { size: whole, bytes: file });
+        }
+        let size = config.target(whole);
+        if size.iter().any(|&side| side > 1 << 16) {
+            return Err(format!(
+                "it is {} x {} pixels: at that shape the long side is above 65536",
+                whole[1], whole[0]
+            ));
+        }
+        let mut pixels = vec![0; bytes(size)];
+        decoder.resize(Region::whole(decoder.bitmap().size), size, &mut pixels);
+        Ok(Ready { size, bytes: pixels })
+    })
+}
+
+/// What an earlier attempt at the same set has left in `work`; nothing done if there is none.
+fn begun(config: &PreprocessConfig, listing: &Listing, work: &Path) -> Progress {
+    let mut plan = blake3::Hasher::new();
+    plan.update(format!("{config:?}").as_bytes());
+    for Entry { path, class, split, group } in &listing.entries {
+        plan.update(format!("{path:?} {class:?} {split:?} {group:?}\n").as_bytes());
+    }
+    let plan = plan.finalize().to_hex().to_string();
+    let left = fs::read(work.join(PROGRESS)).ok().and_then(|text| serde_json::from_slice::<Progress>(&text).ok());
+    let whole = |left: &Progress| {
+        let long = |name: &str, len: u64| fs::metadata(work.join(name)).is_ok_and(|found| found.len() >= len);
+        left.plan == plan
+            && left.done <= listing.entries.len()
+            && long(IMAGES, left.kept[0])
+            && long(ITEMS, left.kept[1])
+    };
+    left.filter(whole).unwrap_or(Progress { plan, ..Progress::default() })
+}
+
+/// Writes the note of how far a set has come, whole or not at all.
+fn save(state: &Progress, note: &Path) -> Result<(), DataError> {
+    let text = serde_json::to_vec(state).map_err(std::io::Error::other);
+    let fresh = note.with_extension("fresh");
+    text.and_then(|text| fs::write(&fresh, text))
+        .and_then(|()| fs::rename(&fresh, note))
+        .map_err(DataError::io("write", note))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use crate::data::generate::{Family, GeneratorSpec, generate};
+    use crate::data::images::Images;
     use crate::data::shard::ImageSet;
 
     /// Five classes of three generated images below `set/`.
@@ -181,11 +386,11 @@ mod tests {
 
     fn run(config: &PreprocessConfig, raw: &Path) -> (tempfile::TempDir, Result<Summary, DataError>) {
         let out = tempfile::tempdir().unwrap();
-        let result = preprocess(config, raw, out.path(), &mut |_, _| {});
+        let result = preprocess(config, raw, out.path(), out.path(), &mut |_, _| {});
         (out, result)
     }
 
-    fn bytes(out: &Path) -> Vec<Vec<u8>> {
+    fn bytes_of(out: &Path) -> Vec<Vec<u8>> {
         ["images.u8", "items.jsonl", "set.json"].map(|name| fs::read(out.join(name)).unwrap()).to_vec()
     }
 
@@ -195,18 +400,127 @@ mod tests {
         let mut seen = Vec::new();
         let out = tempfile::tempdir().unwrap();
         let summary =
-            preprocess(&config(), raw.path(), out.path(), &mut |done, total| seen.push((done, total))).unwrap();
+            preprocess(&config(), raw.path(), out.path(), out.path(), &mut |done, total| seen.push((done, total)))
+                .unwrap();
         assert_eq!(summary.train, Counts { images: 6, classes: 2 });
         assert_eq!(summary.test, Counts { images: 9, classes: 3 });
         assert_eq!(seen, [(15, 15)]);
         let set = ImageSet::open(out.path()).unwrap();
         assert_eq!(set.split(Split::Test).class_names, ["002", "003", "004"]);
         assert_eq!(set.split(Split::Test).labels, [0, 0, 0, 1, 1, 1, 2, 2, 2]);
-        for split in Split::BOTH {
+        for split in Split::ALL {
             let view = set.split(split);
             for (item, pixels) in view.items.iter().zip(view.pixels.chunks_exact(8 * 8 * 3)) {
-                assert_eq!(decode(&raw.path().join("set").join(&item.path), 8, 1000).unwrap(), pixels);
+                let file = fs::read(raw.path().join("set").join(&item.path)).unwrap();
+                let expected = decoder(|decoder| {
+                    let whole = Region::whole(decoder.decode(&file, 1000, None).unwrap().size);
+                    let mut out = [0; 8 * 8 * 3];
+                    decoder.resize(whole, [8, 8], &mut out);
+                    out
+                });
+                assert_eq!(pixels, expected);
             }
+        }
+    }
+
+    /// Images of different shapes, one of them broken, as a listing of three splits.
+    fn shapes(folder: &Path) -> Listing {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/images");
+        let of = |split, class: &str, file: &str| {
+            if file == "broken.jpg" {
+                fs::write(folder.join(file), "nothing").unwrap();
+            } else {
+                fs::copy(fixtures.join(file), folder.join(file)).unwrap();
+            }
+            Entry { path: file.to_owned(), class: class.to_owned(), split, group: Some(format!("of {class}")) }
+        };
+        let entries = vec![
+            of(Split::Train, "a", "photo.jpg"),
+            of(Split::Train, "a", "rgba.png"),
+            of(Split::Train, "b", "broken.jpg"),
+            of(Split::Train, "c", "large.jpg"),
+            of(Split::Validation, "d", "turned.jpg"),
+            of(Split::Test, "d", "cmyk.jpg"),
+            of(Split::Test, "e", "palette.png"),
+        ];
+        Listing { root: folder.to_owned(), entries, ..Listing::default() }
+    }
+
+    fn of_store(store: Store) -> PreprocessConfig {
+        PreprocessConfig { store, size: 12, max_broken: 1, ..PreprocessConfig::default() }
+    }
+
+    #[test]
+    fn a_set_keeps_squares_shapes_or_files() {
+        let room = tempfile::tempdir().unwrap();
+        let listing = shapes(room.path());
+        let made = |config: &PreprocessConfig| {
+            let out = tempfile::tempdir().unwrap();
+            let summary = write_set(config, &listing, out.path(), out.path(), &mut |_, _| {}).unwrap();
+            assert_eq!((summary.train, summary.broken.len()), (Counts { images: 3, classes: 2 }, 1));
+            assert_eq!((summary.validation, summary.test.classes), (Counts { images: 1, classes: 1 }, 2));
+            let set = ImageSet::open(out.path()).unwrap();
+            assert_eq!(set.split(Split::Validation).items[0].group.as_deref(), Some("of d"));
+            set
+        };
+        let sizes = |set: &ImageSet| -> Vec<Size> {
+            Split::ALL
+                .iter()
+                .flat_map(|&s| set.split(s).items.iter().map(|i| [i.height, i.width]).collect::<Vec<_>>())
+                .collect()
+        };
+        assert_eq!(sizes(&made(&of_store(Store::Square))), [[12, 12]; 6]);
+        let short = made(&of_store(Store::ShortSide));
+        assert_eq!(sizes(&short), [[12, 16], [18, 12], [12, 14], [14, 12], [13, 12], [12, 16]]);
+        let scaled = made(&PreprocessConfig { scaled_decoding: true, ..of_store(Store::ShortSide) });
+        assert_eq!(sizes(&scaled), sizes(&short));
+        assert_eq!(scaled.split(Split::Test).pixels, short.split(Split::Test).pixels);
+        assert_ne!(scaled.split(Split::Train).pixels, short.split(Split::Train).pixels);
+        let original = made(&of_store(Store::Original));
+        // An orientation tag is not applied.
+        assert_eq!(sizes(&original), [[23, 31], [30, 19], [131, 163], [33, 27], [25, 22], [23, 31]]);
+        let test = original.split(Split::Test);
+        assert_eq!(test.image(1).bytes, fs::read(room.path().join("palette.png")).unwrap());
+    }
+
+    #[test]
+    fn a_set_that_was_stopped_goes_on_with_the_bytes_of_one_that_was_not() {
+        let room = tempfile::tempdir().unwrap();
+        let listing = shapes(room.path());
+        let config = of_store(Store::ShortSide);
+        let whole = tempfile::tempdir().unwrap();
+        write_blocks(&config, &listing, [whole.path(); 2], 2, &mut |_, _| {}).unwrap();
+        assert!(!whole.path().join(PROGRESS).exists());
+        for stop in [2, 4, 6, 7] {
+            let (work, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let attempt = |config: &PreprocessConfig, stop: usize| {
+                let (mut first, mut stopped) = (None, false);
+                let place = [work.path(), out.path()];
+                let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    write_blocks(config, &listing, place, 2, &mut |done, _| {
+                        first.get_or_insert(done);
+                        stopped = done == stop;
+                        assert!(!stopped, "stopped, as this test wants it");
+                    })
+                }));
+                assert_eq!(ended.is_err(), stopped);
+                first
+            };
+            attempt(&config, stop);
+            assert!(work.path().join(PROGRESS).exists() && ImageSet::open(out.path()).is_err());
+            // What a killed process had begun to write.
+            for name in [IMAGES, ITEMS] {
+                let path = work.path().join(name);
+                let longer = [fs::read(&path).unwrap(), b"half of".to_vec()].concat();
+                fs::write(path, longer).unwrap();
+            }
+            // The first word of it is that of the last whole block.
+            assert_eq!(attempt(&config, 0), Some(stop));
+            assert!(bytes_of(out.path()) == bytes_of(whole.path()), "stopped after {stop}");
+            assert!(fs::read_dir(work.path()).unwrap().next().is_none());
+            // The state of another set is of no use.
+            attempt(&config, 4);
+            assert_eq!(attempt(&PreprocessConfig { size: 9, ..config.clone() }, 0), Some(2));
         }
     }
 
@@ -217,7 +531,7 @@ mod tests {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let (out, result) = pool.install(|| run(&config(), raw.path()));
             result.unwrap();
-            bytes(out.path())
+            bytes_of(out.path())
         };
         let one = with(1);
         assert!(one == with(2) && one == with(4));

@@ -91,7 +91,10 @@ impl Sampler {
             }
             Draw::Balanced { classes, per_class } => {
                 let drawn = random.distinct(self.members.len(), classes);
-                drawn.into_iter().flat_map(|class| with_replacement(&self.members[class], per_class, &mut random)).collect()
+                drawn
+                    .into_iter()
+                    .flat_map(|class| with_replacement(&self.members[class], per_class, &mut random))
+                    .collect()
             }
             Draw::Shuffled { size } => {
                 let batches = (self.images / size) as u64;
@@ -244,7 +247,8 @@ mod tests {
         let labels = labels();
         let sampler = Sampler::new(&labels, 12, Draw::InTurn { classes: 4, per_class: 3 }, 9).unwrap();
         // Eleven classes have images: the third batch ends a turn and begins the next.
-        let classes: Vec<u32> = (0..11).flat_map(|step| sampler.batch(1, step)).step_by(3).map(|image| labels[image]).collect();
+        let classes: Vec<u32> =
+            (0..11).flat_map(|step| sampler.batch(1, step)).step_by(3).map(|image| labels[image]).collect();
         assert_eq!(classes.len(), 44);
         for turn in classes.chunks(11) {
             assert_eq!(turn.iter().collect::<BTreeSet<_>>().len(), 11, "{turn:?}");

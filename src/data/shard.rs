@@ -2,24 +2,42 @@
 //!
 //! | file | content |
 //! | --- | --- |
-//! | `images.u8` | `items x size x size x 3` bytes: RGB, row by row, images of the train split first |
+//! | `images.u8` | the images one after another, the train split first, then validation and test |
 //! | `items.jsonl` | one JSON object an image, in the same order: [`Item`] |
-//! | `set.json` | version, size, and the counts and class names of the two splits; written last |
+//! | `set.json` | version, [`Store`], size, and the counts and class names of the three splits; written last |
+//!
+//! An image is `height x width x 3` bytes, RGB, row by row; with `store: original` it is the bytes of its file.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
+use super::crop::Size;
 use super::error::DataError;
+use super::images::{Images, Stored};
 use super::split::Split;
 
-const VERSION: u32 = 1;
-const IMAGES: &str = "images.u8";
-const ITEMS: &str = "items.jsonl";
-const SET: &str = "set.json";
+const VERSION: u32 = 2;
+pub(super) const IMAGES: &str = "images.u8";
+pub(super) const ITEMS: &str = "items.jsonl";
+pub(super) const SET: &str = "set.json";
+
+/// What a set keeps of its images.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Store {
+    /// Pixels, resized to `size x size` whatever their shape was.
+    #[default]
+    Square,
+    /// Pixels, resized so that the short side has `size` and the shape is kept.
+    ShortSide,
+    /// The files as they are, to be decoded whenever they are used.
+    Original,
+}
 
 /// One image of a set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,14 +48,20 @@ pub struct Item {
     pub split: Split,
     /// Index of its class among those of its split.
     pub label: u32,
-    /// What its file name begins with, if the set was made with `group_by_prefix`.
+    /// What its file name begins with, if the set was made with `group_by_prefix`, or what its layout says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+    /// Rows of the image.
+    pub height: u32,
+    /// Columns of the image.
+    pub width: u32,
+    /// Where its bytes begin in `images.u8`. They end where those of the next begin.
+    pub offset: u64,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Half {
+struct Part {
     items: usize,
     /// Class names, by label.
     classes: Vec<String>,
@@ -47,80 +71,142 @@ struct Half {
 #[serde(deny_unknown_fields)]
 struct SetFile {
     version: u32,
+    store: Store,
+    /// Side, or short side, of the images; 0 with `store: original`.
     size: u32,
-    train: Half,
-    test: Half,
+    train: Part,
+    validation: Part,
+    test: Part,
+}
+
+impl SetFile {
+    fn parts(&self) -> [&Part; 3] {
+        [&self.train, &self.validation, &self.test]
+    }
+
+    /// Images up to the end of each split.
+    fn ends(&self) -> [usize; 3] {
+        let mut end = 0usize;
+        self.parts().map(|part| {
+            end = end.saturating_add(part.items);
+            end
+        })
+    }
+}
+
+/// An image to be written: what it is, whose, and its bytes.
+#[derive(Debug)]
+pub(super) struct NewImage<'a> {
+    pub split: Split,
+    pub class: &'a str,
+    pub path: &'a str,
+    pub group: Option<String>,
+    pub size: Size,
+    pub bytes: &'a [u8],
 }
 
 /// Writes the three files, images one by one.
 pub(super) struct ShardWriter {
     folder: PathBuf,
+    store: Store,
     size: u32,
-    images: BufWriter<File>,
+    images: File,
     items: BufWriter<File>,
-    halves: [Half; 2],
+    /// Bytes in `images.u8`.
+    offset: u64,
+    parts: [Part; 3],
 }
 
 impl ShardWriter {
-    /// Starts a set in `folder`, which is made if absent.
-    pub(super) fn create(folder: &Path, size: u32) -> Result<ShardWriter, DataError> {
+    /// Starts a set in `folder`, which is made if absent; or goes on with the first `kept` bytes of `images.u8` and of
+    /// `items.jsonl`, what else they hold being cut off.
+    pub(super) fn open(folder: &Path, store: Store, size: u32, kept: [u64; 2]) -> Result<ShardWriter, DataError> {
         fs::create_dir_all(folder).map_err(DataError::io("create", folder))?;
-        let create = |name: &str| {
+        let open = |name: &str, kept: u64| {
             let path = folder.join(name);
-            Ok(BufWriter::with_capacity(1 << 20, File::create(&path).map_err(DataError::io("create", &path))?))
+            let open = File::options().write(true).create(true).truncate(kept == 0).open(&path);
+            let mut file = open.map_err(DataError::io("create", &path))?;
+            let cut = file.set_len(kept).and_then(|()| file.seek(SeekFrom::Start(kept)));
+            cut.map_err(DataError::io("write", &path))?;
+            Ok(file)
         };
+        let images = open(IMAGES, kept[0])?;
+        let items = BufWriter::with_capacity(1 << 16, open(ITEMS, kept[1])?);
         Ok(ShardWriter {
             folder: folder.to_path_buf(),
+            store,
             size,
-            images: create(IMAGES)?,
-            items: create(ITEMS)?,
-            halves: Default::default(),
+            images,
+            items,
+            offset: kept[0],
+            parts: Default::default(),
         })
     }
 
-    /// Appends one image of `size * size * 3` bytes. The images of a split come together, train first, and those of a
-    /// class come together within it.
-    pub(super) fn push(
-        &mut self,
-        split: Split,
-        class: &str,
-        path: String,
-        group: Option<String>,
-        pixels: &[u8],
-    ) -> Result<(), DataError> {
-        let half = &mut self.halves[split as usize];
-        if half.classes.last().is_none_or(|last| last != class) {
-            half.classes.push(class.to_owned());
+    /// The label of the next image of that split and class. The images of a split come together, train first, and those
+    /// of a class come together within it.
+    pub(super) fn count(&mut self, split: Split, class: &str) -> u32 {
+        let part = &mut self.parts[split as usize];
+        if part.classes.last().is_none_or(|last| last != class) {
+            part.classes.push(class.to_owned());
         }
-        half.items += 1;
-        let item = Item { path, split, label: half.classes.len() as u32 - 1, group };
+        part.items += 1;
+        part.classes.len() as u32 - 1
+    }
+
+    /// Appends one image.
+    pub(super) fn push(&mut self, image: NewImage<'_>) -> Result<(), DataError> {
+        let label = self.count(image.split, image.class);
+        let item = Item {
+            path: image.path.to_owned(),
+            split: image.split,
+            label,
+            group: image.group,
+            height: image.size[0],
+            width: image.size[1],
+            offset: self.offset,
+        };
         let line = serde_json::to_string(&item).map_err(std::io::Error::other);
         line.and_then(|line| writeln!(self.items, "{line}"))
             .map_err(DataError::io("write", &self.folder.join(ITEMS)))?;
-        self.images.write_all(pixels).map_err(DataError::io("write", &self.folder.join(IMAGES)))
+        self.offset += image.bytes.len() as u64;
+        self.images.write_all(image.bytes).map_err(DataError::io("write", &self.folder.join(IMAGES)))
+    }
+
+    /// Puts what was pushed onto the disk, and tells how long the two files are: what [`ShardWriter::open`] goes on with.
+    pub(super) fn sync(&mut self) -> Result<[u64; 2], DataError> {
+        self.items.flush().map_err(DataError::io("write", &self.folder.join(ITEMS)))?;
+        let mut items = self.items.get_ref();
+        let len = items.sync_data().and_then(|()| items.stream_position());
+        let len = len.map_err(DataError::io("write", &self.folder.join(ITEMS)))?;
+        self.images.sync_data().map_err(DataError::io("write", &self.folder.join(IMAGES)))?;
+        Ok([self.offset, len])
+    }
+
+    /// Images and classes of a split so far.
+    pub(super) fn counts(&self, split: Split) -> (usize, usize) {
+        let part = &self.parts[split as usize];
+        (part.items, part.classes.len())
     }
 
     /// Writes `set.json`, which makes the folder an image set.
     pub(super) fn finish(mut self) -> Result<(), DataError> {
-        self.images.flush().map_err(DataError::io("write", &self.folder.join(IMAGES)))?;
         self.items.flush().map_err(DataError::io("write", &self.folder.join(ITEMS)))?;
-        let [train, test] = self.halves;
-        let set = SetFile { version: VERSION, size: self.size, train, test };
+        let [train, validation, test] = self.parts;
+        let set = SetFile { version: VERSION, store: self.store, size: self.size, train, validation, test };
         let path = self.folder.join(SET);
         let text = serde_json::to_string_pretty(&set).map_err(std::io::Error::other);
         text.and_then(|text| fs::write(&path, text + "\n")).map_err(DataError::io("write", &path))
     }
 }
 
-/// An image set, its pixels mapped into memory.
+/// An image set, its images mapped into memory.
 #[derive(Debug)]
 pub struct ImageSet {
-    pixels: Mmap,
-    size: u32,
+    bytes: Mmap,
+    set: SetFile,
     items: Vec<Item>,
     labels: Vec<u32>,
-    train: Half,
-    test: Half,
 }
 
 impl ImageSet {
@@ -134,31 +220,51 @@ impl ImageSet {
         let corrupt = |message: String| DataError::Corrupt { folder: folder.to_path_buf(), message };
         let path = folder.join(SET);
         let text = fs::read(&path).map_err(DataError::io("read", &path))?;
-        let set: SetFile = serde_json::from_slice(&text).map_err(|e| corrupt(format!("{SET}: {e}")))?;
-        if set.version != VERSION {
-            return Err(corrupt(format!("{SET} has version {}, this program reads {VERSION}", set.version)));
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
         }
-        let count = set.train.items.saturating_add(set.test.items);
+        let version: Version = serde_json::from_slice(&text).map_err(|e| corrupt(format!("{SET}: {e}")))?;
+        if version.version != VERSION {
+            return Err(corrupt(format!("{SET} has version {}, this program reads {VERSION}", version.version)));
+        }
+        let set: SetFile = serde_json::from_slice(&text).map_err(|e| corrupt(format!("{SET}: {e}")))?;
+        let items = read_items(folder, &set)?;
 
         let path = folder.join(IMAGES);
         let file = File::open(&path).map_err(DataError::io("open", &path))?;
         let found = file.metadata().map_err(DataError::io("read", &path))?.len();
-        let expected = (count as u64).saturating_mul(u64::from(set.size).pow(2)).saturating_mul(3);
-        if found != expected || count == 0 {
-            let size = set.size;
-            return Err(corrupt(format!(
-                "{IMAGES} has {found} bytes, {count} images of {size} x {size} x 3 have {expected}"
-            )));
+        if items.is_empty() {
+            return Err(corrupt(format!("{ITEMS} names no image")));
+        }
+        let ends = items.iter().skip(1).map(|item| item.offset).chain([found]);
+        let mut at = 0;
+        for (i, (item, end)) in items.iter().zip(ends).enumerate() {
+            let len = end.checked_sub(item.offset);
+            let pixels = 3 * u64::from(item.height) * u64::from(item.width);
+            let fits = if set.store == Store::Original { len > Some(0) } else { len == Some(pixels) };
+            if item.offset != at || !fits || pixels == 0 {
+                let of = if i + 1 == items.len() {
+                    format!("{IMAGES} has {found} bytes")
+                } else {
+                    format!("the next is at {end}")
+                };
+                let (height, width) = (item.height, item.width);
+                return Err(corrupt(format!(
+                    "{ITEMS}:{}: {height} x {width} pixels at {}, but {of}",
+                    i + 1,
+                    item.offset
+                )));
+            }
+            at = end;
         }
         // SAFETY: the file is the caller's to keep unaltered, as the contract above says; a set in the store is read-only.
-        let pixels = unsafe { Mmap::map(&file) }.map_err(DataError::io("map", &path))?;
-
-        let items = read_items(folder, &set)?;
+        let bytes = unsafe { Mmap::map(&file) }.map_err(DataError::io("map", &path))?;
         let labels = items.iter().map(|item| item.label).collect();
-        Ok(ImageSet { pixels, size: set.size, items, labels, train: set.train, test: set.test })
+        Ok(ImageSet { bytes, set, items, labels })
     }
 
-    /// Number of images in both splits.
+    /// Number of images in all splits.
     pub fn len(&self) -> usize {
         self.items.len()
     }
@@ -168,29 +274,35 @@ impl ImageSet {
         self.items.is_empty()
     }
 
-    /// Side of an image in pixels.
+    /// What it keeps of its images.
+    pub fn store(&self) -> Store {
+        self.set.store
+    }
+
+    /// Side, or short side, of an image in pixels; 0 with `store: original`.
     pub fn size(&self) -> usize {
-        self.size as usize
+        self.set.size as usize
     }
 
-    /// All pixels, `len x size x size x 3`, train first.
-    pub fn pixels(&self) -> &[u8] {
-        &self.pixels
+    /// All images, one after another.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
-    /// One half of the set; it may hold no image.
+    /// One split of the set; it may hold no image.
     pub fn split(&self, split: Split) -> SplitView<'_> {
-        let (range, half) = match split {
-            Split::Train => (0..self.train.items, &self.train),
-            Split::Test => (self.train.items..self.len(), &self.test),
-        };
-        let bytes = self.size() * self.size() * 3;
+        let ends = self.set.ends();
+        let index = split as usize;
+        let range = if index == 0 { 0..ends[0] } else { ends[index - 1]..ends[index] };
+        let at = |index: usize| self.items.get(index).map_or(self.bytes.len(), |item| item.offset as usize);
+        let bytes: Range<usize> = at(range.start)..at(range.end);
         SplitView {
+            store: self.set.store,
             size: self.size(),
-            pixels: &self.pixels[range.start * bytes..range.end * bytes],
+            pixels: &self.bytes[bytes],
             labels: &self.labels[range.clone()],
             items: &self.items[range],
-            class_names: &half.classes,
+            class_names: &self.set.parts()[index].classes,
         }
     }
 }
@@ -200,19 +312,19 @@ fn read_items(folder: &Path, set: &SetFile) -> Result<Vec<Item>, DataError> {
     let corrupt = |message: String| DataError::Corrupt { folder: folder.to_path_buf(), message };
     let path = folder.join(ITEMS);
     let file = File::open(&path).map_err(DataError::io("open", &path))?;
+    let ends = set.ends();
     let mut items = Vec::new();
     for (i, line) in BufReader::new(file).lines().enumerate() {
         let line = line.map_err(DataError::io("read", &path))?;
         let item: Item = serde_json::from_str(&line).map_err(|e| corrupt(format!("{ITEMS}:{}: {e}", i + 1)))?;
-        let (split, half) = if i < set.train.items { (Split::Train, &set.train) } else { (Split::Test, &set.test) };
-        if item.split != split || item.label as usize >= half.classes.len() {
+        let split = Split::ALL.into_iter().zip(ends).find(|(_, end)| i < *end).map_or(Split::Test, |(split, _)| split);
+        if item.split != split || item.label as usize >= set.parts()[split as usize].classes.len() {
             return Err(corrupt(format!("{ITEMS}:{}: its split or label contradicts {SET}", i + 1)));
         }
         items.push(item);
     }
-    let expected = set.train.items.saturating_add(set.test.items);
-    if items.len() != expected {
-        return Err(corrupt(format!("{ITEMS} has {} lines, {SET} says {expected}", items.len())));
+    if items.len() != ends[2] {
+        return Err(corrupt(format!("{ITEMS} has {} lines, {SET} says {}", items.len(), ends[2])));
     }
     Ok(items)
 }
@@ -220,9 +332,11 @@ fn read_items(folder: &Path, set: &SetFile) -> Result<Vec<Item>, DataError> {
 /// The images of one split.
 #[derive(Debug, Clone, Copy)]
 pub struct SplitView<'a> {
-    /// Side of an image in pixels.
+    /// What the set keeps of its images.
+    pub store: Store,
+    /// Side, or short side, of an image in pixels; 0 with `store: original`.
     pub size: usize,
-    /// `n x size x size x 3`, RGB in `0..=255`.
+    /// The images one after another; with `store: square`, `n x size x size x 3`, RGB in `0..=255`.
     pub pixels: &'a [u8],
     /// `n` labels in `0..class_names.len()`, not decreasing.
     pub labels: &'a [u32],
@@ -244,8 +358,26 @@ impl SplitView<'_> {
     }
 }
 
-/// Every image of a split as a vector `n x (size * size * 3)`, less the mean image: what retrieval by raw pixels
-/// compares (by cosine, so the scale does not matter; it is that of the bytes).
+impl Images for SplitView<'_> {
+    fn labels(&self) -> &[u32] {
+        self.labels
+    }
+
+    fn image(&self, index: usize) -> Stored<'_> {
+        let item = &self.items[index];
+        let begin = (item.offset - self.items[0].offset) as usize;
+        let end =
+            self.items.get(index + 1).map_or(self.pixels.len(), |next| (next.offset - self.items[0].offset) as usize);
+        Stored {
+            size: [item.height, item.width],
+            bytes: &self.pixels[begin..end],
+            encoded: self.store == Store::Original,
+        }
+    }
+}
+
+/// Every image of a split of a set with `store: square` as a vector `n x (size * size * 3)`, less the mean image: what
+/// retrieval by raw pixels compares (by cosine, so the scale does not matter; it is that of the bytes).
 pub fn raw_pixel_vectors(view: &SplitView<'_>) -> Vec<f32> {
     let dim = view.size * view.size * 3;
     let mut sums = vec![0u64; dim];
@@ -265,12 +397,18 @@ mod tests {
 
     /// Two training images of one class, three test images of two; image `i` is filled with `10 * i`.
     fn write(folder: &Path) {
-        let mut writer = ShardWriter::create(folder, 2).unwrap();
+        write_sizes(folder, Store::Square, &[[2, 2]; 5]);
+    }
+
+    fn write_sizes(folder: &Path, store: Store, sizes: &[Size; 5]) {
+        let mut writer = ShardWriter::open(folder, store, 2, [0, 0]).unwrap();
         let images =
             [(Split::Train, "a"), (Split::Train, "a"), (Split::Test, "a"), (Split::Test, "b"), (Split::Test, "b")];
         for (i, (split, class)) in images.into_iter().enumerate() {
             let group = (i == 4).then(|| "noto".to_owned());
-            writer.push(split, class, format!("{class}/{i}.png"), group, &[10 * i as u8; 12]).unwrap();
+            let bytes = vec![10 * i as u8; crate::data::images::bytes(sizes[i])];
+            let path = &format!("{class}/{i}.png");
+            writer.push(NewImage { split, class, path, group, size: sizes[i], bytes: &bytes }).unwrap();
         }
         writer.finish().unwrap();
     }
@@ -280,13 +418,29 @@ mod tests {
         let room = tempfile::tempdir().unwrap();
         write(room.path());
         let set = ImageSet::open(room.path()).unwrap();
-        assert_eq!((set.len(), set.size(), set.pixels().len()), (5, 2, 60));
+        assert_eq!((set.len(), set.size(), set.bytes().len()), (5, 2, 60));
         let (train, test) = (set.split(Split::Train), set.split(Split::Test));
         assert_eq!((train.labels, train.class_names), (&[0, 0][..], &["a".to_owned()][..]));
         assert_eq!((test.labels, test.class_names), (&[0, 1, 1][..], &["a".to_owned(), "b".to_owned()][..]));
-        assert_eq!([train.pixels, test.pixels].concat(), set.pixels());
+        assert_eq!([train.pixels, test.pixels].concat(), set.bytes());
         assert_eq!((test.pixels[0], test.items[2].path.as_str()), (20, "b/4.png"));
         assert_eq!((test.items[1].group.as_deref(), test.items[2].group.as_deref()), (None, Some("noto")));
+    }
+
+    #[test]
+    fn images_of_any_shape_are_found_by_their_offsets() {
+        let room = tempfile::tempdir().unwrap();
+        write_sizes(room.path(), Store::ShortSide, &[[2, 3], [5, 2], [2, 2], [2, 9], [4, 2]]);
+        let set = ImageSet::open(room.path()).unwrap();
+        let test = set.split(Split::Test);
+        assert_eq!((set.store(), test.len(), test.pixels.len()), (Store::ShortSide, 3, 12 + 54 + 24));
+        let second = test.image(1);
+        assert_eq!((second.size, second.bytes, second.encoded), ([2, 9], &[30; 54][..], false));
+        assert_eq!((test.image(2).bytes, set.split(Split::Train).image(1).bytes), (&[40; 24][..], &[10; 30][..]));
+        assert!(set.split(Split::Validation).is_empty());
+        // Of a file nobody knows how long it must be.
+        write_sizes(room.path(), Store::Original, &[[2, 3], [5, 2], [2, 2], [2, 9], [4, 2]]);
+        assert!(ImageSet::open(room.path()).unwrap().split(Split::Test).image(0).encoded);
     }
 
     #[test]
@@ -312,13 +466,15 @@ mod tests {
             move |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().replacen(from, to, 1).into_bytes()
         };
         let short = alter(IMAGES, &|bytes| bytes[..59].to_vec());
-        assert!(short.contains("has 59 bytes") && short.contains("have 60"), "{short}");
+        assert!(short.contains("has 59 bytes") && short.contains("items.jsonl:5: 2 x 2 pixels at 48"), "{short}");
+        assert!(alter(ITEMS, &replace("\"offset\":24", "\"offset\":25")).contains("the next is at 25"));
+        assert!(alter(ITEMS, &replace("\"height\":2", "\"height\":3")).contains("items.jsonl:1"));
         assert!(alter(ITEMS, &|bytes| [&bytes[..], &bytes[bytes.len() / 2..]].concat()).contains(ITEMS));
         assert!(alter(ITEMS, &|_| Vec::new()).contains("has 0 lines"));
         assert!(alter(ITEMS, &replace("\"train\"", "\"test\"")).contains("items.jsonl:1"));
         assert!(alter(ITEMS, &replace("\"label\":1", "\"label\":2")).contains("items.jsonl:4"));
-        assert!(alter(SET, &replace("\"version\": 1", "\"version\": 2")).contains("version 2"));
-        assert!(alter(SET, &replace("\"items\": 2", "\"items\": 18446744073709551615")).contains("images.u8"));
+        assert!(alter(SET, &replace("\"version\": 2", "\"version\": 1")).contains("version 1"));
+        assert!(alter(SET, &replace("\"items\": 2", "\"items\": 18446744073709551615")).contains("items.jsonl"));
         assert!(alter(SET, &|_| b"{".to_vec()).contains(SET));
     }
 }

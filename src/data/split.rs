@@ -1,4 +1,4 @@
-//! Which images train and which test.
+//! Which images train, which validate and which test.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,16 +9,19 @@ use serde::{Deserialize, Serialize};
 use super::error::DataError;
 use super::folder::ClassFolder;
 
-/// The half of an image set that something reads.
+/// The part of an image set that something reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Split {
     Train,
+    /// Held out of the training, to choose settings and epochs by.
+    Validation,
     Test,
 }
 
 impl Split {
-    pub(super) const BOTH: [Split; 2] = [Split::Train, Split::Test];
+    /// In the order in which an image set holds them.
+    pub const ALL: [Split; 3] = [Split::Train, Split::Validation, Split::Test];
 }
 
 /// How images are divided.

@@ -159,8 +159,8 @@ pub trait Backend: Clone + std::fmt::Debug + Sized + 'static {
     /// Lends a vector's elements on the host, to change.
     fn write<R>(&self, vector: &mut Self::Vector, with: impl FnOnce(&mut [f32]) -> R) -> R;
 
-    /// Copies `values` (`shape.len()` elements) to the device. No gradient is made for them.
-    fn map(&self, values: &[f32], shape: Shape) -> Result<Map<Self>, Error>;
+    /// Takes `values` (`shape.len()` elements) over to the device. No gradient is made for them.
+    fn map(&self, values: Vec<f32>, shape: Shape) -> Result<Map<Self>, Error>;
 
     /// Begins a tape at a map, for which no gradient is made.
     fn record(&self, x: Map<Self>) -> Map<Self, Recording<Self>>;

@@ -37,11 +37,7 @@ impl<B: Backend> Model<B> {
     }
 
     /// The same with more entries in its metadata, which [`WeightFile::metadata`] tells.
-    pub fn to_safetensors_with(
-        &self,
-        device: &B,
-        mut metadata: BTreeMap<String, String>,
-    ) -> Result<Vec<u8>, Error> {
+    pub fn to_safetensors_with(&self, device: &B, mut metadata: BTreeMap<String, String>) -> Result<Vec<u8>, Error> {
         let description = serde_json::to_string(&Description::of(self.architecture))
             .map_err(|error| Error::Description(error.to_string()))?;
         let values: Vec<Vec<f32>> = self.tensors().map(|tensor| tensor.file_order(device)).collect();

@@ -105,6 +105,21 @@ fn required<'a>(job: &'a KindJob, name: &'static str) -> Result<&'a Path, JobMis
     input(job, name).ok_or(JobMismatch::Input(name))
 }
 
+/// The file in a resume folder whose lock says that a job is at work there.
+const HELD: &str = "held";
+
+/// Holds a resume folder, which is made if absent, until the file is closed: a job whose run was killed ends within a second,
+/// and must not write there beside this one meanwhile.
+fn hold(resume: &Path, what: &str) -> std::io::Result<std::fs::File> {
+    std::fs::create_dir_all(resume)?;
+    let held = std::fs::File::create(resume.join(HELD))?;
+    if held.try_lock().is_err() {
+        tracing::info!("waits for {what} of another run to end");
+        held.lock()?;
+    }
+    Ok(held)
+}
+
 fn output<'a>(job: &'a KindJob, name: &'static str) -> Result<&'a Path, JobMismatch> {
     job.outputs.get(name).map(PathBuf::as_path).ok_or(JobMismatch::Output(name))
 }

@@ -1,8 +1,8 @@
-//! `preprocess`: an image folder to one memory-mapped image set.
+//! `preprocess`: a data set to one memory-mapped image set.
 
 use serde_json::{Map, Value};
 
-use super::{JobError, Report, output, parameters, parsed, problems, required};
+use super::{JobError, Report, hold, output, parameters, parsed, problems, required};
 use crate::data::preprocess::{PreprocessConfig, preprocess};
 use crate::engine::event::Progress;
 use crate::engine::execute::KindJob;
@@ -10,7 +10,7 @@ use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
 
 pub(super) const KIND: Kind = Kind {
     name: "preprocess",
-    version: 1,
+    version: 2,
     inputs: Inputs::Named(&[InputSpec { name: "raw", required: true }]),
     outputs: &[("images", "images")],
     publish: false,
@@ -30,14 +30,18 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     let mut progress = |done: usize, total: usize| {
         report(&Progress { done: done as u64, total: total as u64, unit: "image".to_owned(), figures: Vec::new() });
     };
-    let summary = preprocess(&config, required(job, "raw")?, output(job, "images")?, &mut progress)?;
+    let _held = hold(&job.resume, "a preprocessing")?;
+    let (raw, out) = (required(job, "raw")?, output(job, "images")?);
+    let summary = preprocess(&config, raw, &job.resume.join("set"), out, &mut progress)?;
     for broken in &summary.broken {
         tracing::warn!("left out {}: {}", broken.path, broken.reason);
     }
     tracing::info!(
-        "{} images of {} classes train, {} of {} test; {} other files, {} images not in the list",
+        "{} images of {} classes train, {} of {} validate, {} of {} test; {} other files, {} images not in the list",
         summary.train.images,
         summary.train.classes,
+        summary.validation.images,
+        summary.validation.classes,
         summary.test.images,
         summary.test.classes,
         summary.ignored,

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::File;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -10,7 +9,8 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::device::{self, Work};
-use super::{JobError, Report, input, output, parameters, parsed, problems, required, suggestion};
+use super::{HELD, JobError, Report, hold, input, output, parameters, parsed, problems, required, suggestion};
+use crate::data::images::EvalImages;
 use crate::data::shard::{ImageSet, SplitView};
 use crate::data::split::Split;
 use crate::engine::event::Progress;
@@ -143,9 +143,6 @@ fn remark(validate: Validate) -> Option<String> {
     })
 }
 
-/// The file in a resume folder whose lock says that a training is at work there.
-const HELD: &str = "held";
-
 /// Removes what a training left that was killed while it wrote: files that are no checkpoint under its name.
 fn sweep(folder: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
@@ -194,18 +191,13 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     let loss = loss.build::<f32>()?;
     let images = ImageSet::open(required(job, "images")?)?;
     let view = images.split(Split::Train);
-    let data = TrainSet {
-        pixels: view.pixels,
-        labels: view.labels,
-        height: view.size,
-        width: view.size,
-        classes: view.class_names.len(),
-    };
+    let size = config.augment.size([view.size as u32; 2]);
+    let [height, width] = size.map(|side| side as usize);
+    let data = TrainSet { images: &view, height, width, classes: view.class_names.len() };
     let held_out = config.validate.map(|validate| split_of(validate.on)).transpose()?.map(|split| images.split(split));
     let parts = held_out.as_ref().map(|view| parts(view, &groups)).transpose()?.flatten();
-    let held_out = held_out.map(|view| HeldOut {
-        pixels: view.pixels,
-        labels: view.labels,
+    let held_out = held_out.as_ref().map(|view| HeldOut {
+        images: EvalImages::new(view, size, config.evaluation_short_side),
         parts: parts.as_ref().map(|(asked, searched)| (&asked[..], &searched[..])),
     });
     // No times here: the file is an output, and equal trainings have equal outputs. Times are in the cell's log.
@@ -242,8 +234,10 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
         epochs.push('\n');
         tracing::info!(
             "epoch {epoch}/{}: loss {mean_loss:.5}, rate {learning_rate:e}, loss rate {loss_learning_rate:e}, \
-             {seconds:.2} s, {images_per_second:.0} images/s, {mebibytes} MiB a step{told}",
-            config.epochs
+             {seconds:.2} s, {images_per_second:.0} images/s, {:.1} % of it waiting for images, \
+             {mebibytes} MiB a step{told}",
+            config.epochs,
+            100.0 * log.waiting
         );
         report(&Progress {
             done: u64::from(epoch),
@@ -253,13 +247,7 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
         });
     };
     let pretrained = input(job, "weights").map(WeightFile::open).transpose()?;
-    std::fs::create_dir_all(&job.resume)?;
-    // A training whose run was killed ends within a second; it must not write here meanwhile.
-    let held = File::create(job.resume.join(HELD))?;
-    if held.try_lock().is_err() {
-        tracing::info!("waits for a training of another run to end");
-        held.lock()?;
-    }
+    let _held = hold(&job.resume, "a training")?;
     sweep(&job.resume)?;
     let checkpoint = job.resume.join("checkpoint.safetensors");
     let keep = Keep { path: &checkpoint, settings: &loss_settings };
