@@ -421,7 +421,8 @@ impl Loss<f32> for Lost {
 #[test]
 fn a_training_that_loses_its_way_may_end_with_the_epoch_before() {
     let (pixels, labels) = images();
-    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
+    let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
     let run = |fields: &str, after: u32| {
         let loss = LossSpec::named("mean_field_contrastive").unwrap().build::<f32>().unwrap();
         let loss = Lost { loss, after, batches: 0.into() };
