@@ -171,7 +171,7 @@ fn time(name: &'static str, backbone: Backbone, args: &Bench) -> Result<Row, Err
     let step_ms = repeat(args.seconds, || {
         count += 1;
         let training = Training { backbone: true, statistics: Statistics::Batch, dropout: None };
-        let embeddings = model.forward_train(&device, device.map(&pixels, shape)?, training)?;
+        let embeddings = model.forward_train(&device, device.map(pixels.clone(), shape)?, training)?;
         let mut gradients = device.backward(embeddings, &gradient)?;
         let step = Step { learning_rate: 1e-6, weight_decay: 1e-4, step: count, scale: 1.0, clip: f32::INFINITY };
         for (tensor, state) in model.tensors_mut().zip(&mut states) {
@@ -184,7 +184,7 @@ fn time(name: &'static str, backbone: Backbone, args: &Bench) -> Result<Row, Err
     let step_bytes = buffer::peak_bytes();
     let process_bytes = status("VmHWM:");
     let forward_ms = repeat(args.seconds, || {
-        model.forward_eval(&device, device.map(&pixels, shape)?)?;
+        model.forward_eval(&device, device.map(pixels.clone(), shape)?)?;
         Ok(())
     })?;
     let operations = 2.0 * model.work(images) as f64;

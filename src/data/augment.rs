@@ -1,23 +1,55 @@
-//! Random flips and shifts of training images, each a pure function of (seed, epoch, step, item).
+//! Random variation of training images, each a pure function of (seed, epoch, step, item).
 
 use serde::{Deserialize, Serialize};
 
+use super::crop::{RandomCrop, Size, with_short_side};
+use super::decode::{Decoder, decoder};
+use super::images::{ImageError, Images, Stored, bytes};
 use super::random::stream;
+
+/// What is done to training images before they are mirrored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Variation {
+    /// All images of a batch are rolled by the same whole number of pixels.
+    #[default]
+    Roll,
+    /// A random part of each image is resized to `size x size` (Szegedy et al. 2015; `RandomResizedCrop` of torchvision).
+    Crop,
+}
 
 /// How training images vary.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Augment {
+    /// What varies beside the mirroring. Default `roll`.
+    pub kind: Variation,
     /// Probability that an image is mirrored left to right, for each image by itself. Default 0.5.
     pub flip: f64,
-    /// All images of a batch are rolled by the same whole number of pixels of `-shift..=shift` in each direction, what
-    /// leaves on one side entering on the other. Default 3.
+    /// Roll: by a number of pixels from `-shift..=shift` in each direction, what leaves on one side entering on the other.
+    /// Default 3.
     pub shift: u32,
+    /// Crop: rows and columns of what comes out, the network's input (papers: 224, 227). Default 224, range `1..=4096`.
+    pub size: u32,
+    /// Crop: share of the image's area, from and to. Default `[0.08, 1]`, within (0, 1] (MLRC: from 0.16).
+    pub scale: [f64; 2],
+    /// Crop: width over height, from and to. Default `[3/4, 4/3]`, above 0 (MLRC: `[0.75, 1.33]`).
+    pub ratio: [f64; 2],
+    /// Crop: what the short side of an image is resized to before a part of it is taken; none by default (MLRC: 256).
+    pub short_side: Option<u32>,
 }
 
 impl Default for Augment {
     fn default() -> Self {
-        Self { flip: 0.5, shift: 3 }
+        Self {
+            kind: Variation::Roll,
+            flip: 0.5,
+            shift: 3,
+            size: 224,
+            scale: [0.08, 1.0],
+            ratio: [0.75, 4.0 / 3.0],
+            short_side: None,
+        }
     }
 }
 
@@ -32,40 +64,153 @@ pub struct BatchId {
     pub step: u64,
 }
 
+/// The images of a batch, about to be varied.
+pub struct Varied<'a> {
+    augment: Augment,
+    id: BatchId,
+    images: &'a dyn Images,
+    size: Size,
+    batch: &'a [usize],
+    /// By how many pixels a roll goes, down and to the right.
+    roll: [usize; 2],
+}
+
 impl Augment {
-    /// Copies the images `batch` of `pixels` (`N x height x width x 3`) to `out`, varied as `id` determines.
+    /// What is wrong with it: (path of the field, message) pairs, none if it can run.
+    pub fn check(&self) -> Vec<(String, String)> {
+        let mut mistakes = Vec::new();
+        // Written as "not in the valid range", so that NaN is refused.
+        let mut require = |valid: bool, path: &str, range: &str, found: &dyn std::fmt::Debug| {
+            if !valid {
+                mistakes.push((path.to_owned(), format!("must be {range}, but is {found:?}")));
+            }
+        };
+        require((0.0..=1.0).contains(&self.flip), "flip", "between 0 and 1", &self.flip);
+        if self.kind == Variation::Crop {
+            let [low, high] = self.scale;
+            let valid = 0.0 < low && low <= high && high <= 1.0;
+            require(valid, "scale", "two numbers above 0 and up to 1, the smaller first", &self.scale);
+            let [low, high] = self.ratio;
+            let valid = 0.0 < low && low <= high && high.is_finite();
+            require(valid, "ratio", "two numbers above 0, the smaller first", &self.ratio);
+            require((1..=4096).contains(&self.size), "size", "in 1..=4096", &self.size);
+            if let Some(side) = self.short_side {
+                require((1..=4096).contains(&side), "short_side", "in 1..=4096", &side);
+            }
+        }
+        mistakes
+    }
+
+    /// Rows and columns of what comes out for images of the given size.
+    pub fn size(&self, images: Size) -> Size {
+        if self.kind == Variation::Crop { [self.size; 2] } else { images }
+    }
+
+    /// The images `batch` of `images`, as `id` determines their variation; each comes out with rows and columns of `size`.
+    pub fn batch<'a>(&self, id: BatchId, images: &'a dyn Images, size: Size, batch: &'a [usize]) -> Varied<'a> {
+        let mut shift = stream(id.seed, "shift", id.epoch, id.step);
+        let mut roll = |size: u32| {
+            let pixels = shift.below(2 * u64::from(self.shift) + 1) as i64 - i64::from(self.shift);
+            pixels.rem_euclid(i64::from(size.max(1))) as usize
+        };
+        let roll = [roll(size[0]), roll(size[1])];
+        Varied { augment: *self, id, images, size, batch, roll }
+    }
+}
+
+impl Varied<'_> {
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.batch.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
+
+    /// Bytes of one.
+    pub fn image_bytes(&self) -> usize {
+        bytes(self.size)
+    }
+
+    /// Writes the image at `position` of the batch to `out`.
+    ///
+    /// # Errors
+    /// If it is broken; with a roll, if it is of another size.
     ///
     /// # Panics
-    /// If an index is not an image, or `out` is not of `batch.len()` images.
-    pub fn batch(&self, id: BatchId, pixels: &[u8], (height, width): (usize, usize), batch: &[usize], out: &mut [u8]) {
-        let image = height * width * 3;
-        assert_eq!(out.len(), batch.len() * image, "the output holds the batch");
-        let mut shift = stream(id.seed, "shift", id.epoch, id.step);
-        let mut roll = |size: usize| {
-            let pixels = shift.below(2 * u64::from(self.shift) + 1) as i64 - i64::from(self.shift);
-            pixels.rem_euclid(size as i64) as usize
-        };
-        let (down, right) = (roll(height), roll(width));
-        let first = id.step * batch.len() as u64;
-        for ((item, &index), out) in (first..).zip(batch).zip(out.chunks_exact_mut(image)) {
-            let source = &pixels[index * image..][..image];
-            let mirrored = stream(id.seed, "flip", id.epoch, item).uniform() < self.flip;
-            for (y, row) in source.chunks_exact(width * 3).enumerate() {
-                let out = &mut out[(y + down) % height * width * 3..][..width * 3];
-                for (x, colour) in row.chunks_exact(3).enumerate() {
-                    let x = if mirrored { width - 1 - x } else { x };
-                    out[(x + right) % width * 3..][..3].copy_from_slice(colour);
+    /// If there is no such image, or `out` is not of [`Varied::image_bytes`].
+    pub fn write(&self, position: usize, out: &mut [u8]) -> Result<(), ImageError> {
+        assert_eq!(out.len(), self.image_bytes(), "the output holds the image");
+        let Varied { augment, id, .. } = *self;
+        let index = self.batch[position];
+        let item = id.step * self.batch.len() as u64 + position as u64;
+        let mirrored = stream(id.seed, "flip", id.epoch, item).uniform() < augment.flip;
+        let stored = self.images.image(index);
+        let broken = |reason| ImageError::Broken { index, reason };
+        match augment.kind {
+            Variation::Roll if !stored.encoded && stored.size == self.size => {
+                rolled(stored.bytes, self.size, self.roll, mirrored, out);
+            }
+            Variation::Roll => {
+                return Err(ImageError::Size { index, found: stored.size, wanted: self.size });
+            }
+            Variation::Crop => {
+                decoder(|decoder| self.crop(stored, item, decoder, out)).map_err(broken)?;
+                if mirrored {
+                    mirror(out, self.size[1] as usize);
                 }
             }
         }
+        Ok(())
     }
+
+    fn crop(&self, stored: Stored<'_>, item: u64, decoder: &mut Decoder, out: &mut [u8]) -> Result<(), String> {
+        let Augment { scale, ratio, short_side, .. } = self.augment;
+        let mut random = stream(self.id.seed, "crop", self.id.epoch, item);
+        let mut draw = |size: Size| RandomCrop { scale, ratio }.draw(size, &mut random);
+        let resized = |size: Size| short_side.map_or(size, |side| with_short_side(size, side));
+        if !stored.encoded && resized(stored.size) == stored.size {
+            decoder.resize_pixels(stored.size, stored.bytes, draw(stored.size), self.size, out);
+            return Ok(());
+        }
+        let size = resized(decoder.stored(stored)?.size);
+        decoder.rescale(size);
+        decoder.resize(draw(size), self.size, out);
+        Ok(())
+    }
+}
+
+/// Copies an image, mirrored or not, then rolled.
+fn rolled(source: &[u8], [rows, columns]: Size, [down, right]: [usize; 2], mirrored: bool, out: &mut [u8]) {
+    let (rows, width) = (rows as usize, columns as usize);
+    for (y, row) in source.chunks_exact(width * 3).enumerate() {
+        let out = &mut out[(y + down) % rows * width * 3..][..width * 3];
+        let (begin, end) = out.split_at_mut(right * 3);
+        if mirrored {
+            let backwards = row.as_chunks::<3>().0.iter().rev();
+            let to = end.as_chunks_mut::<3>().0.iter_mut().chain(begin.as_chunks_mut::<3>().0);
+            to.zip(backwards).for_each(|(to, colour)| *to = *colour);
+        } else {
+            end.copy_from_slice(&row[..(width - right) * 3]);
+            begin.copy_from_slice(&row[(width - right) * 3..]);
+        }
+    }
+}
+
+/// Mirrors an image in place.
+fn mirror(image: &mut [u8], width: usize) {
+    image.chunks_exact_mut(width * 3).for_each(|row| row.as_chunks_mut::<3>().0.reverse());
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::crop::Region;
+    use crate::data::images::Plain;
 
-    const SIZE: (usize, usize) = (4, 5);
+    const SIZE: Size = [4, 5];
     const IMAGE: usize = 4 * 5 * 3;
 
     /// Two images without two equal pixels.
@@ -73,9 +218,15 @@ mod tests {
         (0..2 * IMAGE as u8).collect()
     }
 
+    fn roll(flip: f64, shift: u32) -> Augment {
+        Augment { flip, shift, ..Augment::default() }
+    }
+
     fn run(augment: Augment, id: BatchId, batch: &[usize]) -> Vec<u8> {
         let mut out = vec![0; batch.len() * IMAGE];
-        augment.batch(id, &pixels(), SIZE, batch, &mut out);
+        let images = Plain { pixels: &pixels(), labels: &[0, 1], size: SIZE };
+        let varied = augment.batch(id, &images, SIZE, batch);
+        out.chunks_exact_mut(IMAGE).enumerate().for_each(|(position, out)| varied.write(position, out).unwrap());
         out
     }
 
@@ -100,18 +251,15 @@ mod tests {
     #[test]
     fn without_chance_images_are_copied() {
         let id = BatchId { seed: 1, epoch: 2, step: 3 };
-        assert_eq!(
-            run(Augment { flip: 0.0, shift: 0 }, id, &[1, 0]),
-            [&pixels()[IMAGE..], &pixels()[..IMAGE]].concat()
-        );
-        assert_eq!(variation(1, &run(Augment { flip: 1.0, shift: 0 }, id, &[1])), (true, 0, 0));
+        assert_eq!(run(roll(0.0, 0), id, &[1, 0]), [&pixels()[IMAGE..], &pixels()[..IMAGE]].concat());
+        assert_eq!(variation(1, &run(roll(1.0, 0), id, &[1])), (true, 0, 0));
     }
 
     #[test]
     fn a_batch_shares_its_shift_and_each_image_has_its_own_flip() {
         let (mut flips, mut shifts) = (0, std::collections::BTreeSet::new());
         for step in 0..300 {
-            let out = run(Augment { flip: 0.25, shift: 1 }, BatchId { seed: 4, epoch: 0, step }, &[0, 1]);
+            let out = run(roll(0.25, 1), BatchId { seed: 4, epoch: 0, step }, &[0, 1]);
             let [a, b] = [variation(0, &out[..IMAGE]), variation(1, &out[IMAGE..])];
             assert_eq!((a.1, a.2), (b.1, b.2));
             flips += usize::from(a.0) + usize::from(b.0);
@@ -131,6 +279,101 @@ mod tests {
         assert_eq!(reference, run(Augment::default(), id, &[0, 1, 0, 1, 0, 1]));
         for other in [BatchId { seed: 5, ..id }, BatchId { epoch: 2, ..id }, BatchId { step: 8, ..id }] {
             assert_ne!(reference, run(Augment::default(), other, &[0, 1, 0, 1, 0, 1]));
+        }
+    }
+
+    /// An image whose red is its column and whose green is its row, times four.
+    fn ramp(size: Size) -> Vec<u8> {
+        let pixel = |i: u32| [4 * (i % size[1]) as u8, 4 * (i / size[1]) as u8, 7];
+        (0..size[0] * size[1]).flat_map(pixel).collect()
+    }
+
+    fn cropped(augment: Augment, images: &dyn Images, id: BatchId, batch: &[usize]) -> Vec<Vec<u8>> {
+        let varied = augment.batch(id, images, [augment.size; 2], batch);
+        let image = |position| {
+            let mut out = vec![0; varied.image_bytes()];
+            varied.write(position, &mut out).unwrap();
+            out
+        };
+        (0..batch.len()).map(image).collect()
+    }
+
+    #[test]
+    fn a_crop_is_the_drawn_part_resized_and_mirrored() {
+        let size = [48, 60];
+        let pixels = ramp(size);
+        let images = Plain { pixels: &pixels, labels: &[0], size };
+        let id = BatchId { seed: 8, epoch: 3, step: 5 };
+        let crop = |flip| Augment { kind: Variation::Crop, flip, size: 16, ..Augment::default() };
+        let [plain, mirrored] = [0.0, 1.0].map(|flip| cropped(crop(flip), &images, id, &[0, 0, 0, 0]));
+        for (position, (plain, mirrored)) in plain.iter().zip(&mirrored).enumerate() {
+            let at = |image: &[u8], y: usize, x: usize| [image[(y * 16 + x) * 3], image[(y * 16 + x) * 3 + 1]];
+            let mut random = stream(8, "crop", 3, 20 + position as u64);
+            let part = RandomCrop { scale: [0.08, 1.0], ratio: [0.75, 4.0 / 3.0] }.draw(size, &mut random);
+            for (y, x) in (1..15).flat_map(|y| (1..15).map(move |x| (y, x))) {
+                // A filter that is symmetric about the centre of a pixel keeps a ramp, away from the edges.
+                let centre = |begin: u32, len: u32, i: usize| {
+                    4.0 * (f64::from(begin) + (i as f64 + 0.5) * f64::from(len) / 16.0 - 0.5)
+                };
+                let expected = [centre(part.left, part.columns, x), centre(part.top, part.rows, y)];
+                let found = at(plain, y, x).map(f64::from);
+                assert!(
+                    (found[0] - expected[0]).abs() <= 1.0 && (found[1] - expected[1]).abs() <= 1.0,
+                    "{found:?} {expected:?} {part:?}"
+                );
+                assert_eq!(at(mirrored, y, 15 - x), at(plain, y, x));
+            }
+        }
+        assert!(plain[0] != plain[1] && plain[1] != plain[2]);
+        assert_eq!(plain, cropped(crop(0.0), &images, id, &[0, 0, 0, 0]));
+        assert_ne!(plain, cropped(crop(0.0), &images, BatchId { epoch: 4, ..id }, &[0, 0, 0, 0]));
+    }
+
+    #[test]
+    fn a_short_side_is_resized_before_the_crop_is_drawn() {
+        let size = [40, 60];
+        let pixels = ramp(size);
+        let images = Plain { pixels: &pixels, labels: &[0], size };
+        let whole = Augment {
+            kind: Variation::Crop,
+            flip: 0.0,
+            size: 20,
+            scale: [1.0, 1.0],
+            ratio: [1.5, 1.5],
+            ..Augment::default()
+        };
+        let id = BatchId { seed: 1, epoch: 0, step: 0 };
+        let half = cropped(Augment { short_side: Some(20), ..whole }, &images, id, &[0]);
+        decoder(|decoder| {
+            decoder.load(size, &pixels);
+            decoder.rescale([20, 30]);
+            let mut expected = vec![0; 1200];
+            decoder.resize(Region::whole([20, 30]), [20, 20], &mut expected);
+            assert_eq!(half[0], expected);
+        });
+        assert_ne!(half, cropped(whole, &images, id, &[0]));
+    }
+
+    #[test]
+    fn a_roll_refuses_images_of_other_sizes_and_a_crop_ranges_that_are_none() {
+        let pixels = pixels();
+        let images = Plain { pixels: &pixels, labels: &[0, 1], size: SIZE };
+        let varied = Augment::default().batch(BatchId { seed: 1, epoch: 0, step: 0 }, &images, [5, 4], &[1]);
+        let error = varied.write(0, &mut [0; IMAGE]).unwrap_err();
+        assert_eq!(error, ImageError::Size { index: 1, found: SIZE, wanted: [5, 4] });
+        let crop = Augment { kind: Variation::Crop, ..Augment::default() };
+        assert_eq!((crop.check(), Augment::default().check()), (vec![], vec![]));
+        for (wrong, field) in [
+            (Augment { flip: f64::NAN, ..crop }, "flip"),
+            (Augment { scale: [0.0, 1.0], ..crop }, "scale"),
+            (Augment { scale: [0.5, f64::NAN], ..crop }, "scale"),
+            (Augment { scale: [0.5, 0.2], ..crop }, "scale"),
+            (Augment { ratio: [2.0, 1.0], ..crop }, "ratio"),
+            (Augment { size: 0, ..crop }, "size"),
+            (Augment { short_side: Some(0), ..crop }, "short_side"),
+        ] {
+            let found: Vec<String> = wrong.check().into_iter().map(|(path, _)| path).collect();
+            assert_eq!(found, [field], "{wrong:?}");
         }
     }
 }

@@ -208,6 +208,19 @@ impl Decoder {
         }
     }
 
+    /// Writes a part of RGB pixels of a size to `out`, as [`Decoder::resize`] does that of the image at hand.
+    ///
+    /// # Panics
+    /// As [`Decoder::resize`]; and if the pixels are not of that size.
+    pub fn resize_pixels(&mut self, of: Size, pixels: &[u8], part: Region, size: Size, out: &mut [u8]) {
+        let bitmap = Bitmap { size: of, bytes: pixels };
+        if [part.rows, part.columns] == size {
+            copy_part(bitmap, part, out);
+        } else {
+            resized_into(&mut self.resizer, bitmap, part, size, out);
+        }
+    }
+
     /// Resizes the image at hand to `size` and writes a part of that to `out`, RGB.
     ///
     /// # Panics

@@ -1,5 +1,6 @@
 //! Labelled images as a training or an evaluation reads them, whatever they are stored as.
 
+use std::fmt::Debug;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -20,7 +21,7 @@ pub struct Stored<'a> {
 }
 
 /// Labelled images of any sizes.
-pub trait Images: Sync {
+pub trait Images: Debug + Sync {
     /// A class for each image.
     fn labels(&self) -> &[u32];
 
@@ -35,11 +36,22 @@ pub trait Images: Sync {
 #[derive(Debug, Clone, Copy)]
 pub struct Plain<'a> {
     /// `N x rows x columns x 3`.
-    pub pixels: &'a [u8],
+    pub(crate) pixels: &'a [u8],
     /// `N` classes.
-    pub labels: &'a [u32],
+    pub(crate) labels: &'a [u32],
     /// Of each image.
-    pub size: Size,
+    pub(crate) size: Size,
+}
+
+impl<'a> Plain<'a> {
+    /// # Errors
+    /// [`ImageError::Length`].
+    pub fn new(pixels: &'a [u8], labels: &'a [u32], size: Size) -> Result<Plain<'a>, ImageError> {
+        if bytes(size) == 0 || pixels.len() != labels.len() * bytes(size) {
+            return Err(ImageError::Length { pixels: pixels.len(), labels: labels.len(), size });
+        }
+        Ok(Plain { pixels, labels, size })
+    }
 }
 
 impl Images for Plain<'_> {
@@ -58,9 +70,23 @@ pub fn bytes([rows, columns]: Size) -> usize {
     rows as usize * columns as usize * 3
 }
 
+/// A digest of all labels, sizes and bytes.
+pub fn digest(images: &dyn Images) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    for (index, label) in images.labels().iter().enumerate() {
+        let Stored { size, bytes, .. } = images.image(index);
+        [*label, size[0], size[1]].iter().for_each(|number| _ = hasher.update(&number.to_le_bytes()));
+        hasher.update(bytes);
+    }
+    hasher.finalize()
+}
+
 /// An image that no network input can be made of.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ImageError {
+    /// Pixels and labels that do not belong together.
+    #[error("{pixels} bytes of pixels are not {labels} RGB images of {}x{}", size[0], size[1])]
+    Length { pixels: usize, labels: usize, size: Size },
     /// A stored file that does not decode.
     #[error("image {index} of the set cannot be decoded: {reason}")]
     Broken { index: usize, reason: String },
@@ -76,7 +102,7 @@ pub enum ImageError {
 ///
 /// An image of the input's size is used as it is. Any other is resized so that its short side has `short_side` pixels, unless
 /// it has them already, and its centre is cropped (`Resize(256)`, `CenterCrop(224)` in the papers).
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct EvalImages<'a> {
     images: &'a dyn Images,
     size: Size,
@@ -90,6 +116,11 @@ impl<'a> EvalImages<'a> {
     /// `images` for a network whose input has the given rows and columns.
     pub fn new(images: &'a dyn Images, size: Size, short_side: u32) -> EvalImages<'a> {
         EvalImages { images, size, short_side }
+    }
+
+    /// What they are made of.
+    pub fn images(&self) -> &'a dyn Images {
+        self.images
     }
 
     /// Number of images.

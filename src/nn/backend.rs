@@ -254,8 +254,8 @@ pub trait Backend: Clone + std::fmt::Debug + Sized + 'static {
     /// The sum of the squares of all elements; NaN or infinite where one of them is.
     fn square_sum(&self, vector: &Self::Vector) -> Result<f64, Error>;
 
-    /// Copies `values` (`shape.len()` elements) to the device. No gradient is made for them.
-    fn map(&self, values: &[f32], shape: Shape) -> Result<Map<Self>, Error>;
+    /// Takes `values` (`shape.len()` elements) over to the device. No gradient is made for them.
+    fn map(&self, values: Vec<f32>, shape: Shape) -> Result<Map<Self>, Error>;
 
     /// Begins a tape at a map, for which no gradient is made.
     fn record(&self, x: Map<Self>) -> Map<Self, Recording<Self>>;

@@ -33,7 +33,9 @@ pub mod weights;
 
 pub use backend::{Backend, Grads, Map, Number, Recording, Rule, Shape};
 pub use layers::Statistics;
-pub use model::{Architecture, Backbone, COLOURS, Dropout, Head, Model, Pixels, Pooling, Training, embed, embed_batch};
+pub use model::{
+    Architecture, Backbone, COLOURS, Dropout, Head, Model, Normaliser, Pixels, Pooling, Training, embed, embed_batch,
+};
 pub use native::Native;
 pub use native::buffer;
 #[cfg(feature = "cuda")]

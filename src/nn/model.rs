@@ -138,19 +138,37 @@ pub struct Pixels {
 impl Pixels {
     /// What a network sees of RGB pixels.
     pub fn normalise(&self, pixels: &[u8]) -> Vec<f32> {
-        let table: [[f32; 256]; COLOURS] = std::array::from_fn(|channel| {
-            std::array::from_fn(|colour| {
-                (colour as f32 / 255.0 * self.white - self.mean[channel]) / self.deviation[channel]
-            })
-        });
         let mut values = vec![0.0; pixels.len()];
-        for (values, pixel) in values.chunks_exact_mut(COLOURS).zip(pixels.chunks_exact(COLOURS)) {
-            for (channel, value) in values.iter_mut().enumerate() {
-                let from = if self.reversed { COLOURS - 1 - channel } else { channel };
-                *value = table[channel][usize::from(pixel[from])];
+        self.normaliser().write(pixels, &mut values);
+        values
+    }
+
+    /// The same, ready for many images.
+    pub fn normaliser(&self) -> Normaliser {
+        let value = |channel: usize, colour: usize| {
+            (colour as f32 / 255.0 * self.white - self.mean[channel]) / self.deviation[channel]
+        };
+        let table = std::array::from_fn(|channel| std::array::from_fn(|colour| value(channel, colour)));
+        Normaliser { table, reversed: self.reversed }
+    }
+}
+
+/// What each colour of a pixel becomes.
+#[derive(Debug, Clone)]
+pub struct Normaliser {
+    table: [[f32; 256]; COLOURS],
+    reversed: bool,
+}
+
+impl Normaliser {
+    /// Writes what a network sees of RGB pixels, as many values as bytes.
+    pub fn write(&self, pixels: &[u8], values: &mut [f32]) {
+        let order: [usize; COLOURS] = if self.reversed { [2, 1, 0] } else { [0, 1, 2] };
+        for (values, pixel) in values.as_chunks_mut::<COLOURS>().0.iter_mut().zip(pixels.as_chunks::<COLOURS>().0) {
+            for channel in 0..COLOURS {
+                values[channel] = self.table[channel][usize::from(pixel[order[channel]])];
             }
         }
-        values
     }
 }
 
@@ -407,7 +425,7 @@ pub fn embed<B: Backend>(device: &B, model: &Model<B>, pixels: &[u8]) -> Result<
     let mut embeddings = Vec::with_capacity(pixels.len() / image * dim);
     for batch in pixels.chunks(embed_batch(image) * image) {
         let shape = Shape { images: batch.len() / image, rows: height, columns: width, channels: COLOURS };
-        let x = device.map(&backbone.pixels().normalise(batch), shape)?;
+        let x = device.map(backbone.pixels().normalise(batch), shape)?;
         embeddings.extend(B::download(&model.forward_eval(device, x)?));
     }
     Ok(embeddings)

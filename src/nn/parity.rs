@@ -113,7 +113,7 @@ fn input<B: Backend>(device: &B, case: &Case) -> Map<B> {
             (index / (channels * rows * columns), index / (rows * columns) % channels, index % (rows * columns));
         values[(image * rows * columns + pixel) * channels + channel] = value;
     }
-    device.map(&values, Shape { images, rows, columns, channels }).unwrap()
+    device.map(values, Shape { images, rows, columns, channels }).unwrap()
 }
 
 /// Pooled features of the case's input, and the gradients of their mean square with respect to the tensors looked at.

@@ -33,7 +33,7 @@ fn an_error_that_is_not_a_number_is_seen() {
 pub(super) fn leaf<B: Backend>(device: &B, values: &[f32], shape: Shape) -> (Map<B, Recording<B>>, B::Vector) {
     let pixels = shape.images * shape.rows * shape.columns;
     let units: Vec<f32> = (0..pixels * pixels).map(|i| f32::from(u8::from(i / pixels == i % pixels))).collect();
-    let units = device.record(device.map(&units, Shape { channels: pixels, ..shape }).unwrap());
+    let units = device.record(device.map(units, Shape { channels: pixels, ..shape }).unwrap());
     let kernel = device.vector(values).unwrap();
     let unit = Unit {
         convolution: Convolution::square(1, 1, 0),
@@ -242,7 +242,7 @@ fn l2_normalisation_gives_unit_vectors_and_the_slopes_of_small_steps() {
     }
     let dy = random("dy", y.len());
     let loss = |x: &[f32]| -> f64 {
-        let y = device.l2_normalise(device.map(x, shape).unwrap()).unwrap();
+        let y = device.l2_normalise(device.map(x.to_vec(), shape).unwrap()).unwrap();
         Native::download(&y).iter().zip(&dy).map(|(y, dy)| f64::from(*y) * f64::from(*dy)).sum()
     };
     let slopes: Vec<f32> = (0..x.len())

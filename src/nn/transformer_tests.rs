@@ -46,7 +46,7 @@ fn native(case: &Case<'_>) -> (Vec<f32>, Vec<Vec<f32>>) {
         norm: Norm::Without,
         after: After::Nothing,
     };
-    let x = device.record(device.map(&unit, shape).unwrap());
+    let x = device.record(device.map(unit.clone(), shape).unwrap());
     let (x, _) = device.unit(x, layer, None).unwrap();
     let y = (case.native)(&device, x, &parameters[1..]).unwrap();
     let values = Native::download(&y);
@@ -177,7 +177,7 @@ fn what_is_not_a_number_stays_so() {
     let device = Native::default();
     let mut values = random("x", 3 * 12, 1.0);
     values[12] = f32::NAN;
-    let x = device.map(&values, Shape { images: 1, rows: 1, columns: 3, channels: 12 }).unwrap();
+    let x = device.map(values.clone(), Shape { images: 1, rows: 1, columns: 3, channels: 12 }).unwrap();
     let y = Native::download(&device.attention::<NoneTape>(x, 2).unwrap());
     // The second token's first query.
     let expected: Vec<bool> = (0..12).map(|i| i == 4 || i == 5).collect();
@@ -188,7 +188,7 @@ fn what_is_not_a_number_stays_so() {
 fn heads_that_do_not_fit_are_refused() {
     let device = Native::default();
     for heads in [0, 3] {
-        let x = device.map(&[0.0; 24], Shape { images: 1, rows: 1, columns: 2, channels: 12 }).unwrap();
+        let x = device.map(vec![0.0; 24], Shape { images: 1, rows: 1, columns: 2, channels: 12 }).unwrap();
         assert!(device.attention::<NoneTape>(x, heads).is_err(), "{heads}");
     }
 }

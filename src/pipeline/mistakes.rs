@@ -90,6 +90,8 @@ mistakes! {
     command_names_unknown_files: pipeline("  a: { run: 'cp ${in.imges} ${out.b}', in: { images: images }, out: [a] }\n");
     retry_and_timeout_are_wrong: pipeline("  a: { run: 'true', out: [a], retry: 101, timeout: 90 }\n  b: { run: 'true', out: [b], retry: often, timeout: soon }\n");
     gathering_is_wrong: pipeline("  a: { run: 'true', in: { x: { from: images, gather: [seed] }, y: { from: scores, gather: [sed] }, z: { from: scores } }, out: [a] }\n  b: { uses: evaluate, in: { model: { from: model, gather: all } } }\n");
+    earlier_cells_are_read_wrongly: pipeline("  a: { run: 'true', in: { x: { from: images, earlier: seed }, y: { from: model, earlier: sed, block: 0 }, z: { from: model, earlier: seed, gather: all } }, out: [a] }\n  b: { uses: evaluate, in: { model: { from: model, earlier: seed } } }\n  c: { run: 'true', in: { x: { from: model, gather: all, block: 2 } }, out: [c] }\n");
+    a_circle_is_not_broken_by_its_axis: pipeline("  a: { run: 'echo ${seed}', in: { x: { from: b, earlier: seed } }, out: [a] }\n  b: { run: 'true', in: { x: { from: c, gather: all } }, out: [b] }\n  c: { run: 'echo ${seed}', in: { x: a }, out: [c] }\n  d: { run: 'true', in: { x: { from: e, earlier: seed } }, out: [d] }\n  e: { run: 'echo ${loss}', in: { x: d, y: { from: d, earlier: loss } }, out: [e] }\n");
     nothing_to_gather: "axes: { set: [a, b], seed: 0..2 }\nexclude: [{ set: b, seed: 0.. }]\nstages:\n  s: { run: 'echo ${set} ${seed}', out: [x] }\n  t: { run: 'echo ${set}', in: { s: { from: s, gather: all } }, out: [y] }\n";
 
     // References.

@@ -35,6 +35,9 @@ pub struct Record {
     pub metrics: Vec<(String, f64)>,
     /// What it took, shown as the metrics `seconds` and `peak_bytes`.
     pub cost: Option<Cost>,
+    /// What a reader must know of it, as half a sentence: "selected on the test split by its best MAP@R epoch". It becomes
+    /// a footnote.
+    pub remarks: Vec<String>,
 }
 
 /// What it took to make a record.
@@ -101,6 +104,7 @@ mod tests {
             labels: labels.iter().map(|(axis, value)| (axis.to_string(), value.to_string())).collect(),
             metrics: metrics.iter().map(|(metric, value)| (metric.to_string(), *value)).collect(),
             cost,
+            remarks: vec![],
         };
         let cost = Some(Cost { seconds: 1.5, peak_bytes: 2 });
         let records = Records::new(vec![

@@ -4,6 +4,7 @@
 //! reads the job that the engine wrote, calls one room of the other half, and writes the outputs. What a kind writes
 //! depends on its parameters and inputs alone: no clock, no host, no thread count.
 
+mod concat;
 mod device;
 mod download;
 mod embed;
@@ -11,6 +12,7 @@ mod evaluate;
 mod neighbours;
 mod preprocess;
 mod report;
+mod search;
 mod suggestion;
 mod train;
 mod vectors;
@@ -55,10 +57,21 @@ pub const DEFINITIONS: &[(&str, &str)] = &[
     ("download/textures", include_str!("../../stages/download/textures.yaml")),
     ("preprocess", include_str!("../../stages/preprocess.yaml")),
     ("train", include_str!("../../stages/train.yaml")),
+    ("train/traditional", include_str!("../../stages/train/traditional.yaml")),
+    ("train/traditional/cub", include_str!("../../stages/train/traditional/cub.yaml")),
+    ("train/traditional/cub_resnet50", include_str!("../../stages/train/traditional/cub_resnet50.yaml")),
+    ("train/traditional/cars196", include_str!("../../stages/train/traditional/cars196.yaml")),
+    ("train/traditional/cars196_resnet50", include_str!("../../stages/train/traditional/cars196_resnet50.yaml")),
+    ("train/traditional/sop", include_str!("../../stages/train/traditional/sop.yaml")),
+    ("train/traditional/inshop", include_str!("../../stages/train/traditional/inshop.yaml")),
+    ("train/mlrc", include_str!("../../stages/train/mlrc.yaml")),
     ("embed", include_str!("../../stages/embed.yaml")),
     ("evaluate", include_str!("../../stages/evaluate.yaml")),
     ("neighbours", include_str!("../../stages/neighbours.yaml")),
     ("report", include_str!("../../stages/report.yaml")),
+    ("search", include_str!("../../stages/search.yaml")),
+    ("search/mlrc", include_str!("../../stages/search/mlrc.yaml")),
+    ("concat", include_str!("../../stages/concat.yaml")),
 ];
 
 /// Every kind.
@@ -70,6 +83,8 @@ pub fn kinds() -> Kinds {
         embed::KIND,
         evaluate::KIND,
         neighbours::KIND,
+        concat::KIND,
+        search::KIND,
         report::KIND,
     ])
 }
@@ -85,6 +100,8 @@ pub fn run_job(path: &Path, report: Report<'_>) -> Result<(), JobError> {
         "embed" => embed::run(&job, report),
         "evaluate" => evaluate::run(&job),
         "neighbours" => neighbours::run(&job),
+        "concat" => concat::run(&job),
+        "search" => search::run(&job),
         "report" => report::run(&job),
         other => Err(JobMismatch::Kind(other.to_owned()).into()),
     }
@@ -142,6 +159,9 @@ fn problems<F: AsRef<str>>(found: Vec<(F, String)>) -> Vec<ParameterProblem> {
     };
     found.into_iter().map(|(field, message)| ParameterProblem { path: path(field.as_ref()), message }).collect()
 }
+
+#[cfg(test)]
+mod protocols;
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::device::{self, Work};
 use super::{HELD, JobError, Report, hold, input, output, parameters, parsed, problems, required, suggestion};
+use crate::data::images::EvalImages;
 use crate::data::shard::{ImageSet, SplitView};
 use crate::data::split::Split;
 use crate::engine::event::Progress;
@@ -128,7 +129,8 @@ impl Work for Training<'_> {
     }
 }
 
-/// The key of a weight file's metadata, and of a file of vectors, under which a table finds what its reader must know.
+/// The key of a weight file's metadata that holds what the reader of a table must know. `embed` hands it on with the
+/// vectors, `evaluate` with the scores.
 pub(super) const REMARK: &str = "remark";
 
 /// What the reader of a table must know of a network: that it was selected by what the table reports.
@@ -189,18 +191,13 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     let loss = loss.build::<f32>()?;
     let images = ImageSet::open(required(job, "images")?)?;
     let view = images.split(Split::Train);
-    let data = TrainSet {
-        pixels: view.pixels,
-        labels: view.labels,
-        height: view.size,
-        width: view.size,
-        classes: view.class_names.len(),
-    };
+    let size = config.augment.size([view.size as u32; 2]);
+    let [height, width] = size.map(|side| side as usize);
+    let data = TrainSet { images: &view, height, width, classes: view.class_names.len() };
     let held_out = config.validate.map(|validate| split_of(validate.on)).transpose()?.map(|split| images.split(split));
     let parts = held_out.as_ref().map(|view| parts(view, &groups)).transpose()?.flatten();
-    let held_out = held_out.map(|view| HeldOut {
-        pixels: view.pixels,
-        labels: view.labels,
+    let held_out = held_out.as_ref().map(|view| HeldOut {
+        images: EvalImages::new(view, size, config.evaluation_short_side),
         parts: parts.as_ref().map(|(asked, searched)| (&asked[..], &searched[..])),
     });
     // No times here: the file is an output, and equal trainings have equal outputs. Times are in the cell's log.
@@ -243,8 +240,10 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
         epochs.push('\n');
         tracing::info!(
             "epoch {epoch}/{}: loss {mean_loss:.5}, rate {learning_rate:e}, loss rate {loss_learning_rate:e}, \
-             {seconds:.2} s, {images_per_second:.0} images/s, {mebibytes} MiB a step{told}",
-            config.epochs
+             {seconds:.2} s, {images_per_second:.0} images/s, {:.1} % of it waiting for images, \
+             {mebibytes} MiB a step{told}",
+            config.epochs,
+            100.0 * log.waiting
         );
         report(&Progress {
             done: u64::from(epoch),

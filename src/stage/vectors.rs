@@ -10,7 +10,7 @@ use std::path::Path;
 
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::JobError;
@@ -26,6 +26,8 @@ pub(super) struct Rows {
     pub groups: Vec<u32>,
     /// The groups; an image without one has the empty name.
     pub group_names: Vec<String>,
+    /// What the reader of a table must know of the model, if anything.
+    pub remarks: Vec<String>,
 }
 
 /// The vectors of labelled images, mapped into memory.
@@ -44,6 +46,7 @@ struct Damaged(String);
 
 const GROUPS: &str = "groups";
 const CLASSES: &str = "classes";
+const REMARKS: &str = "remarks";
 
 /// A file of vectors that is being written.
 pub(super) struct Writer {
@@ -59,11 +62,14 @@ impl Writer {
         let n = rows.labels.len();
         let (values, numbers) = (4 * n * dim, 4 * n);
         // The format wants the data in one piece, and its beginning at a multiple of 8.
+        let mut said = Map::new();
+        for (key, names) in [(CLASSES, &rows.class_names), (GROUPS, &rows.group_names), (REMARKS, &rows.remarks)] {
+            if key != REMARKS || !names.is_empty() {
+                said.insert(key.to_owned(), Value::String(serde_json::to_string(names)?));
+            }
+        }
         let header = json!({
-            "__metadata__": {
-                CLASSES: serde_json::to_string(&rows.class_names)?,
-                GROUPS: serde_json::to_string(&rows.group_names)?,
-            },
+            "__metadata__": said,
             "embeddings": { "dtype": "F32", "shape": [n, dim], "data_offsets": [0, values] },
             "groups": { "dtype": "U32", "shape": [n], "data_offsets": [values, values + numbers] },
             "labels": { "dtype": "U32", "shape": [n], "data_offsets": [values + numbers, values + 2 * numbers] },
@@ -122,6 +128,7 @@ pub(super) fn read(path: &Path) -> Result<Vectors, JobError> {
         class_names: names(CLASSES)?,
         groups: numbers("groups")?,
         group_names: names(GROUPS)?,
+        remarks: names(REMARKS)?,
     };
     if rows.groups.iter().any(|&group| group as usize >= rows.group_names.len()) {
         return Err(Damaged("a group has no name".to_owned()).into());
@@ -178,6 +185,7 @@ mod tests {
             class_names: vec!["cat".into(), "dog \"1\"".into()],
             groups: vec![0, 1, 0],
             group_names: vec!["noto".into(), "twemoji".into()],
+            remarks: vec!["chosen by test images".into()],
         }
     }
 

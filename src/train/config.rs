@@ -8,7 +8,8 @@ use super::optimiser::{OptimiserSpec, Step};
 use super::precision::Precision;
 use super::schedule::{Schedule, WarmUp};
 use super::selection::Validate;
-use crate::data::augment::Augment;
+use crate::data::augment::{Augment, Variation};
+use crate::data::images::SHORT_SIDE;
 use crate::data::sampler::Draw;
 use crate::loss::{Loss, has_class_vectors};
 use crate::nn::{Backbone, Head, Pooling};
@@ -160,7 +161,8 @@ pub enum Group {
 /// | `clip` | 10 | above 0, may be infinite |
 /// | `clip_loss` | false | any |
 /// | `clip_norm` | none | finite, above 0 |
-/// | `augment` | flip 0.5, shift 3 | `flip` in [0, 1] |
+/// | `augment` | flip 0.5, shift 3 | an [`Augment`] |
+/// | `evaluation_short_side` | 256 | in 1..=4096, at least `augment.size` with crops |
 /// | `mean_fields` | joint | a [`MeanFields`] |
 /// | `measure` | none | a [`Measure`] |
 /// | `precision` | full | a [`Precision`]; `mixed` needs a GPU |
@@ -228,6 +230,9 @@ pub struct Config {
     pub clip_norm: Option<f64>,
     /// Random variation of the images.
     pub augment: Augment,
+    /// Where images are embedded without variation, those that are not of the network's input size are resized to this short
+    /// side, and their centre is cropped. Default 256, as in the papers.
+    pub evaluation_short_side: u32,
     /// How the loss's vectors of the classes come about.
     pub mean_fields: MeanFields,
     /// What is measured on the way; nothing if absent.
@@ -273,6 +278,7 @@ impl Default for Config {
             clip_loss: false,
             clip_norm: None,
             augment: Augment::default(),
+            evaluation_short_side: SHORT_SIDE,
             mean_fields: MeanFields::default(),
             measure: None,
             precision: Precision::Full,
@@ -332,8 +338,9 @@ impl Config {
         if let Some(limit) = self.clip_norm {
             require(positive(limit), "clip_norm", "finite and above 0", &limit);
         }
-        let flip = self.augment.flip;
-        require((0.0..=1.0).contains(&flip), "augment.flip", "between 0 and 1", &flip);
+        let least = if self.augment.kind == Variation::Crop { self.augment.size.clamp(1, 4096) } else { 1 };
+        let side = self.evaluation_short_side;
+        require((least..=4096).contains(&side), "evaluation_short_side", &format!("in {least}..=4096"), &side);
         match self.mean_fields {
             MeanFields::Joint | MeanFields::Frozen { .. } => {}
             MeanFields::Alternating { steps } => require(steps >= 1, "mean_fields.steps", "at least 1", &steps),
@@ -351,6 +358,7 @@ impl Config {
         mistakes.extend(self.batch.check());
         let validate = self.validate.map_or(Vec::new(), |validate| validate.check(self.epochs));
         let parts = [
+            ("augment", self.augment.check()),
             ("optimiser", self.optimiser.check()),
             ("schedule", self.schedule.check()),
             ("warm_up", warm_up),

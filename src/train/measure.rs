@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::TrainError;
 use super::mode::Averages;
-use super::run::{Drawn, Setup, TrainSet};
+use super::run::{Drawn, Setup, TrainSet, embeddings};
 use crate::loss::{Batch, Gradients, Loss, LossError, has_class_vectors};
-use crate::nn::{self, Backend, Grads, Kind, Model, embed};
+use crate::nn::{self, Backend, Grads, Kind, Model};
 
 /// What to measure and when. A measurement costs one pass of all training images through the network, and for each
 /// batch one training step, two if the loss has a pair-based parent.
@@ -65,10 +65,12 @@ pub(super) fn measure<B: Backend>(
     batches: u32,
     epoch: u32,
 ) -> Result<Measured, TrainError> {
-    let TrainSet { pixels, labels, classes, .. } = *setup.data;
+    let TrainSet { images, classes, .. } = *setup.data;
+    let labels = images.labels();
     let dim = setup.config.dim;
     let failed = |source| TrainError::Measure { epoch: epoch + 1, source };
-    let embeddings = embed(setup.device, model, pixels)?;
+    let embeddings: Vec<f32> =
+        embeddings::<B, TrainError>(setup.device, model, &setup.data.for_evaluation(setup.config))?;
     let averages = Averages::new(&embeddings, labels, classes, dim);
     let fields = matrices.first().copied().filter(|_| has_class_vectors(setup.loss));
     let parent = setup.loss.parent();
@@ -77,7 +79,7 @@ pub(super) fn measure<B: Backend>(
         (Some(parent), Some(fields)) => {
             let mut sum = 0.0;
             for step in steps.clone() {
-                let part = Part::new(&setup.sampler.batch(0, step), &embeddings, labels, fields, dim);
+                let part = Part::new(&setup.batches.sampler.batch(0, step), &embeddings, labels, fields, dim);
                 let pairs = part.value(&**parent, &[]).map_err(failed)?;
                 sum += pairs - part.value(setup.loss, &[&part.fields]).map_err(failed)?;
             }
@@ -87,9 +89,10 @@ pub(super) fn measure<B: Backend>(
     };
     let noise = |loss: &dyn Loss<f32>, matrices: &[&[f32]]| {
         // Training mode moves the running statistics: those of a copy.
-        let (mut model, mut noise, mut bytes) = (model.clone(), Noise::default(), Vec::new());
+        let (mut model, mut noise) = (model.clone(), Noise::default());
         for step in steps.clone() {
-            let Drawn { labels, values, embeddings } = setup.draw(&mut model, epoch, (0, step), &mut bytes)?;
+            let Drawn { labels, values, embeddings } =
+                setup.forward(&mut model, epoch, (0, step), setup.batches.prepare((0, step))?)?;
             let mut gradients = Gradients::default();
             let batch = Batch { embeddings: &values, labels: &labels, dim };
             loss.evaluate(batch, classes, matrices, &mut gradients).map_err(failed)?;

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod config;
 mod learner;
+mod loader;
 mod measure;
 mod mode;
 mod optimiser;

@@ -11,12 +11,15 @@ use super::StepError;
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::config::{BatchNorm, Config, Group, NotFinite};
 use super::learner::Learner;
+use super::loader::{Ahead, Batches, Prepared, ahead};
 use super::measure::{Measured, measure};
 use super::mode::{Averages, MeanFields};
 use super::precision::{LossScale, Precision};
 use super::selection::{HeldOut, Leave, ScoreError, Validate, score};
 use super::state;
-use crate::data::augment::BatchId;
+use crate::data::augment::Variation;
+use crate::data::crop::Size;
+use crate::data::images::{EvalImages, ImageError, Images};
 use crate::data::random::stream;
 use crate::data::sampler::{Sampler, SamplerError};
 use crate::eval::EvalError;
@@ -24,23 +27,34 @@ use crate::loss::memory::Memory;
 use crate::loss::{Batch, Gradients as LossGradients, Init, Loss, LossError, Parameter};
 use crate::nn::weights::WeightFile;
 use crate::nn::{
-    self, Architecture, Backend, COLOURS, Dropout, Map as Images, Model, NamedTensor, Part, Recording, Shape,
-    Statistics, Training, buffer, embed,
+    self, Architecture, Backend, COLOURS, Dropout, Map as NetworkMap, Model, NamedTensor, Part, Recording, Shape,
+    Statistics, Training, buffer, embed, embed_batch,
 };
 
 /// The images a network is trained on.
 #[derive(Debug, Clone, Copy)]
 pub struct TrainSet<'a> {
-    /// `N x height x width x 3`.
-    pub pixels: &'a [u8],
-    /// `N` classes, each below `classes`.
-    pub labels: &'a [u32],
-    /// Rows of an image.
+    /// With `augment: { kind: roll }` all of one size, `height x width`. Their labels are below `classes`.
+    pub images: &'a dyn Images,
+    /// Rows of the network's input.
     pub height: usize,
-    /// Columns of an image.
+    /// Columns of the network's input.
     pub width: usize,
     /// Number of classes.
     pub classes: usize,
+}
+
+impl<'a> TrainSet<'a> {
+    /// Rows and columns of the network's input.
+    fn size(&self) -> Size {
+        // Refused before where they are not as small as that.
+        [self.height, self.width].map(|side| side.try_into().unwrap_or(u32::MAX))
+    }
+
+    /// The images as an evaluation sees them.
+    pub(super) fn for_evaluation(&self, config: &Config) -> EvalImages<'a> {
+        EvalImages::new(self.images, self.size(), config.evaluation_short_side)
+    }
 }
 
 /// What an epoch was like.
@@ -68,6 +82,9 @@ pub struct EpochLog {
     /// The loss's scale after it, in mixed precision.
     #[serde(default)]
     pub loss_scale: Option<LossScale>,
+    /// Share of the seconds in which the trainer waited for images.
+    #[serde(default)]
+    pub waiting: f64,
     /// What was measured after it, where the settings ask for that.
     pub measured: Option<Measured>,
     /// Its score on images that are held out, where the settings ask for that.
@@ -110,9 +127,9 @@ pub enum TrainError {
     /// Settings out of range: (path of the field, message).
     #[error("invalid training settings: {}", .0.iter().map(|(path, message)| format!("{path} {message}")).collect::<Vec<_>>().join("; "))]
     Config(Vec<(String, String)>),
-    /// Pixels and labels that do not belong together.
-    #[error("{pixels} bytes of pixels are not {labels} RGB images of {height}x{width}")]
-    Data { pixels: usize, labels: usize, height: usize, width: usize },
+    /// An image that the network cannot be given.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// No batch can be drawn.
     #[error(transparent)]
     Sampler(#[from] SamplerError),
@@ -213,22 +230,33 @@ pub fn train<B: Backend>(
     });
     let mixed = mixed.transpose()?;
     let device = mixed.as_ref().unwrap_or(device);
-    let TrainSet { pixels, labels, height, width, classes } = *data;
-    let image = height * width * COLOURS;
-    if image == 0 || pixels.len() != labels.len() * image {
-        return Err(TrainError::Data { pixels: pixels.len(), labels: labels.len(), height, width });
+    let (labels, size) = (data.images.labels(), data.size());
+    if config.augment.kind == Variation::Roll {
+        let other = (0..labels.len()).map(|index| (index, data.images.image(index)));
+        let mut other = other.filter(|(_, image)| image.encoded || image.size != size);
+        if let Some((index, image)) = other.next() {
+            return Err(ImageError::Size { index, found: image.size, wanted: size }.into());
+        }
     }
     if let Some(validate) = config.validate
-        && start.held_out.is_none_or(|images| images.labels.is_empty())
+        && start.held_out.is_none_or(|held_out| held_out.images.is_empty())
     {
         return Err(TrainError::NothingHeldOut { on: validate.on.name() });
     }
-    let sampler = Sampler::new(labels, classes, config.batch.draw(), config.seed)?;
+    let sampler = Sampler::new(labels, data.classes, config.batch.draw(), config.seed)?;
     let steps = config.steps_per_epoch.unwrap_or((labels.len() / sampler.batch_len()) as u32);
     if steps == 0 {
         return Err(TrainError::NoSteps { images: labels.len(), batch: sampler.batch_len() });
     }
-    let setup = Setup { device, config, data, loss, sampler, steps, held_out: start.held_out };
+    let batches = Batches {
+        images: data.images,
+        sampler,
+        augment: config.augment,
+        seed: config.seed,
+        size,
+        normaliser: config.backbone.pixels().normaliser(),
+    };
+    let setup = Setup { device, config, data, loss, batches: &batches, steps, held_out: start.held_out };
     let mut run = Run::begin(&setup, start.weights)?;
     let settings = start
         .keep
@@ -239,24 +267,11 @@ pub fn train<B: Backend>(
         run.restore(&setup, checkpoint)?;
         run.log.iter().for_each(&mut *on_epoch);
     }
-    let mut not_finite = None;
-    while (run.log.len() as u32) < config.epochs && !run.is_over(config) {
-        let before = (config.not_finite == Some(NotFinite::Stop)).then(|| run.weights(device));
-        let log = match (run.epoch(&setup, run.log.len() as u32), before) {
-            (Err(error), Some(before)) if error.is_not_finite() => {
-                run.set_weights(device, &before);
-                not_finite = Some(error.to_string());
-                break;
-            }
-            (log, _) => log?,
-        };
-        on_epoch(&log);
-        run.log.push(log);
-        run.remember_best(config, device);
-        if let (Some(keep), Some(settings)) = (start.keep, &settings) {
-            run.checkpoint(device, settings.clone()).write(keep.path)?;
-        }
-    }
+    let first = run.log.len() as u64;
+    let order =
+        (first..u64::from(config.epochs)).flat_map(|epoch| (0..u64::from(steps)).map(move |step| (epoch, step)));
+    let not_finite =
+        ahead(&batches, order, |ahead| go_on(&setup, &mut run, settings.as_ref(), start.keep, ahead, on_epoch))?;
     let mut epoch = run.log.len() as u32;
     if let (Some(best), Some((of, _))) = (run.best.take(), Validate::best(&run.log)) {
         run.set_weights(device, &best);
@@ -266,13 +281,59 @@ pub fn train<B: Backend>(
     Ok(Trained { model: run.model, loss_parameters: run.loss_parameters, epoch, not_finite })
 }
 
+/// The epochs that are left. Returns what ended the training before its time, where the settings let it end so.
+fn go_on<B: Backend>(
+    setup: &Setup<'_, B>,
+    run: &mut Run<B>,
+    settings: Option<&Map<String, Value>>,
+    keep: Option<Keep<'_>>,
+    ahead: &mut Ahead,
+    on_epoch: &mut dyn FnMut(&EpochLog),
+) -> Result<Option<String>, TrainError> {
+    let Setup { device, config, .. } = *setup;
+    while (run.log.len() as u32) < config.epochs && !run.is_over(config) {
+        let before = (config.not_finite == Some(NotFinite::Stop)).then(|| run.weights(device));
+        let log = match (run.epoch(setup, run.log.len() as u32, ahead), before) {
+            (Err(error), Some(before)) if error.is_not_finite() => {
+                run.set_weights(device, &before);
+                return Ok(Some(error.to_string()));
+            }
+            (log, _) => log?,
+        };
+        on_epoch(&log);
+        run.log.push(log);
+        run.remember_best(config, device);
+        if let (Some(keep), Some(settings)) = (keep, settings) {
+            run.checkpoint(device, settings.clone()).write(keep.path)?;
+        }
+    }
+    Ok(None)
+}
+
+/// The embeddings (`N x dim`, row-major, unit vectors) of `images`, in evaluation mode.
+pub(super) fn embeddings<B: Backend, E: From<nn::Error> + From<ImageError>>(
+    device: &B,
+    model: &Model<B>,
+    images: &EvalImages<'_>,
+) -> Result<Vec<f32>, E> {
+    let (image, mut bytes, mut vectors) = (images.image_bytes(), Vec::new(), Vec::new());
+    let batch = embed_batch(image);
+    for begin in (0..images.len()).step_by(batch) {
+        let range = begin..images.len().min(begin + batch);
+        bytes.resize(range.len() * image, 0);
+        images.write(range, &mut bytes)?;
+        vectors.extend(embed(device, model, &bytes)?);
+    }
+    Ok(vectors)
+}
+
 /// What the steps of a training share.
 pub(super) struct Setup<'a, B: Backend> {
     pub device: &'a B,
     pub config: &'a Config,
     pub data: &'a TrainSet<'a>,
     pub loss: &'a dyn Loss<f32>,
-    pub sampler: Sampler,
+    pub batches: &'a Batches<'a>,
     /// Steps of an epoch.
     pub steps: u32,
     pub held_out: Option<HeldOut<'a>>,
@@ -283,26 +344,23 @@ pub(super) struct Drawn<B: Backend> {
     pub labels: Vec<u32>,
     /// The embeddings on the host.
     pub values: Vec<f32>,
-    pub embeddings: Images<B, Recording<B>>,
+    pub embeddings: NetworkMap<B, Recording<B>>,
 }
 
 impl<B: Backend> Setup<'_, B> {
-    /// Draws the batch of (epoch, step), varies its images and embeds them as `at_epoch` trains. `bytes` is kept from one
-    /// batch to the next.
-    pub fn draw(
+    /// Embeds the batch of (epoch, step) as `at_epoch` trains.
+    pub fn forward(
         &self,
         model: &mut Model<B>,
         at_epoch: u32,
         (epoch, step): (u64, u64),
-        bytes: &mut Vec<u8>,
+        prepared: Prepared,
     ) -> Result<Drawn<B>, nn::Error> {
-        let TrainSet { pixels, labels, height, width, .. } = *self.data;
-        let Config { seed, backbone, dropout, .. } = *self.config;
-        let images = self.sampler.batch(epoch, step);
-        bytes.resize(images.len() * height * width * COLOURS, 0);
-        self.config.augment.batch(BatchId { seed, epoch, step }, pixels, (height, width), &images, bytes);
+        let TrainSet { height, width, .. } = *self.data;
+        let Config { seed, dropout, .. } = *self.config;
+        let Prepared { images, values } = prepared;
         let shape = Shape { images: images.len(), rows: height, columns: width, channels: COLOURS };
-        let x = self.device.map(&backbone.pixels().normalise(bytes), shape)?;
+        let x = self.device.map(values, shape)?;
         let training = Training {
             backbone: self.config.learns(Group::Backbone, at_epoch),
             statistics: match self.config.batch_norm {
@@ -313,6 +371,7 @@ impl<B: Backend> Setup<'_, B> {
             dropout: (dropout > 0.0).then_some(Dropout { rate: dropout, seed, epoch, step }),
         };
         let embeddings = model.forward_train(self.device, x, training)?;
+        let labels = self.data.images.labels();
         let labels = images.iter().map(|&image| labels[image]).collect();
         Ok(Drawn { labels, values: B::download(&embeddings), embeddings })
     }
@@ -334,7 +393,6 @@ pub(super) struct Run<B: Backend> {
     pub best: Option<Weights>,
     /// Whether it was seen that every parameter has a gradient.
     checked: bool,
-    bytes: Vec<u8>,
     gradients: LossGradients<f32>,
 }
 
@@ -356,7 +414,6 @@ impl<B: Backend> Run<B> {
             log: Vec::new(),
             best: None,
             checked: false,
-            bytes: Vec::new(),
             gradients: LossGradients::default(),
         })
     }
@@ -390,22 +447,23 @@ impl<B: Backend> Run<B> {
     }
 
     /// One epoch, counted from 0.
-    fn epoch(&mut self, setup: &Setup<'_, B>, epoch: u32) -> Result<EpochLog, TrainError> {
+    fn epoch(&mut self, setup: &Setup<'_, B>, epoch: u32, ahead: &mut Ahead) -> Result<EpochLog, TrainError> {
         let Setup { device, config, data, steps, .. } = *setup;
         let begin = Instant::now();
         buffer::start_peak();
         let mode = config.mean_fields.in_epoch(epoch);
         if mode.averages_at(epoch) {
-            let embeddings = embed(device, &self.model, data.pixels)?;
-            let averages = Averages::new(&embeddings, data.labels, data.classes, config.dim);
+            let embeddings: Vec<f32> = embeddings::<B, TrainError>(device, &self.model, &data.for_evaluation(config))?;
+            let averages = Averages::new(&embeddings, data.images.labels(), data.classes, config.dim);
             averages.draw(&mut self.loss_parameters[0].values, |_| 0.0);
         }
         let mut total = 0.0;
         for step in 0..steps {
-            total += f64::from(self.step(setup, mode, epoch, step)?);
+            total += f64::from(self.step(setup, mode, epoch, step, ahead)?);
         }
         let step_memory = buffer::peak_bytes() as u64;
         let seconds = begin.elapsed().as_secs_f64();
+        let waiting = ahead.waited().as_secs_f64() / seconds;
         let measured = match config.measure.filter(|measure| (epoch + 1).is_multiple_of(measure.every)) {
             Some(wanted) => {
                 let matrices: Vec<&[f32]> = self.loss_parameters.iter().map(|matrix| &matrix.values[..]).collect();
@@ -422,21 +480,30 @@ impl<B: Backend> Run<B> {
             learning_rate: config.step(Group::Backbone, epoch, 1, 1.0).learning_rate,
             loss_learning_rate: config.step(Group::Loss, epoch, 1, 1.0).learning_rate,
             seconds,
-            images_per_second: f64::from(steps) * setup.sampler.batch_len() as f64 / seconds,
+            images_per_second: f64::from(steps) * setup.batches.sampler.batch_len() as f64 / seconds,
             peak_memory: peak_memory(),
             step_memory,
             device_memory: device.memory(),
             loss_scale: self.learner.loss_scale(),
+            waiting,
             measured,
             score,
         })
     }
 
     /// One batch and, where one is due, a step of the optimiser. Returns the loss.
-    fn step(&mut self, setup: &Setup<'_, B>, mode: MeanFields, epoch: u32, step: u32) -> Result<f32, TrainError> {
+    fn step(
+        &mut self,
+        setup: &Setup<'_, B>,
+        mode: MeanFields,
+        epoch: u32,
+        step: u32,
+        ahead: &mut Ahead,
+    ) -> Result<f32, TrainError> {
         let Setup { device, config, data, loss, steps, .. } = *setup;
         let at = (u64::from(epoch), u64::from(step));
-        let Drawn { labels, values, embeddings } = setup.draw(&mut self.model, epoch, at, &mut self.bytes)?;
+        let prepared = ahead.next(setup.batches, at)?;
+        let Drawn { labels, values, embeddings } = setup.forward(&mut self.model, epoch, at, prepared)?;
         let batch = Batch { embeddings: &values, labels: &labels, dim: config.dim };
         let matrices: Vec<&[f32]> = self.loss_parameters.iter().map(|matrix| &matrix.values[..]).collect();
         let value = loss

@@ -6,16 +6,16 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::run::EpochLog;
+use super::run::embeddings;
+use crate::data::images::{EvalImages, ImageError};
 use crate::eval::{EvalError, Labelled, Options, Retrieval, retrieval};
-use crate::nn::{self, Backend, Model, embed};
+use crate::nn::{self, Backend, Model};
 
 /// Images that a training is scored on.
 #[derive(Debug, Clone, Copy)]
 pub struct HeldOut<'a> {
-    /// `N x height x width x 3`, as large as the training images.
-    pub pixels: &'a [u8],
-    /// `N` classes.
-    pub labels: &'a [u32],
+    /// As the network sees them.
+    pub images: EvalImages<'a>,
     /// The positions of the images that ask and of those that answer; without them every image asks all the others.
     pub parts: Option<(&'a [usize], &'a [usize])>,
 }
@@ -187,7 +187,8 @@ pub(super) fn score<B: Backend>(
     criterion: Criterion,
 ) -> Result<f64, ScoreError> {
     let dim = model.architecture.dim;
-    let vectors = embed(device, model, images.pixels)?;
+    let vectors = embeddings(device, model, &images.images)?;
+    let labels = images.images.labels();
     let recall_at = match criterion {
         Criterion::RecallAt(k) => vec![k],
         _ => Vec::new(),
@@ -195,10 +196,10 @@ pub(super) fn score<B: Backend>(
     let options = Options { recall_at, ..Options::default() };
     let rows = |positions: &[usize]| -> (Vec<f32>, Vec<u32>) {
         let vectors = positions.iter().flat_map(|&row| &vectors[row * dim..(row + 1) * dim]).copied().collect();
-        (vectors, positions.iter().map(|&row| images.labels[row]).collect())
+        (vectors, positions.iter().map(|&row| labels[row]).collect())
     };
     let found = match images.parts {
-        None => retrieval(Labelled { vectors: &vectors, labels: images.labels, dim }, None, &options)?,
+        None => retrieval(Labelled { vectors: &vectors, labels, dim }, None, &options)?,
         Some((asked, searched)) => {
             let [(asked, asked_labels), (searched, searched_labels)] = [rows(asked), rows(searched)];
             let gallery = Labelled { vectors: &searched[..], labels: &searched_labels, dim };
@@ -214,6 +215,9 @@ pub enum ScoreError {
     /// The network failed.
     #[error(transparent)]
     Network(#[from] nn::Error),
+    /// An image that the network cannot be given.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// The images have no answer.
     #[error(transparent)]
     Retrieval(#[from] EvalError),
@@ -233,6 +237,7 @@ mod tests {
             images_per_second: 1.0,
             peak_memory: None,
             step_memory: 0,
+            waiting: 0.0,
             measured: None,
             score: *score,
         };

@@ -6,6 +6,7 @@ use super::checkpoint::{Checkpoint, CheckpointError};
 use super::config::Config;
 use super::run::{Run, Setup, TrainError, TrainSet};
 use super::selection::HeldOut;
+use crate::data::images::digest;
 use crate::loss::memory::Memory;
 use crate::nn::{Backend, Model};
 
@@ -23,11 +24,6 @@ pub(super) fn settings<B: Backend>(
         _ => Map::new(),
     };
     settings.extend(more.clone());
-    let mut images = blake3::Hasher::new();
-    for label in data.labels {
-        images.update(&label.to_le_bytes());
-    }
-    images.update(data.pixels);
     let mut weights = blake3::Hasher::new();
     for tensor in model.tensors() {
         device.read(&tensor.value, |values| {
@@ -37,15 +33,10 @@ pub(super) fn settings<B: Backend>(
         });
     }
     let sizes = [data.height, data.width, data.classes];
-    settings.insert("images".into(), format!("{sizes:?} {}", images.finalize().to_hex()).into());
-    if let (Some(_), Some(HeldOut { pixels, labels, parts })) = (config.validate, held_out) {
-        let mut images = blake3::Hasher::new();
-        for label in *labels {
-            images.update(&label.to_le_bytes());
-        }
-        images.update(pixels);
-        images.update(format!("{parts:?}").as_bytes());
-        settings.insert("held-out images".into(), images.finalize().to_hex().to_string().into());
+    settings.insert("images".into(), format!("{sizes:?} {}", digest(data.images).to_hex()).into());
+    if let (Some(_), Some(HeldOut { images, parts })) = (config.validate, held_out) {
+        let parts = blake3::hash(format!("{parts:?}").as_bytes()).to_hex();
+        settings.insert("held-out images".into(), format!("{} {parts}", digest(images.images()).to_hex()).into());
     }
     settings.insert("starting weights".into(), weights.finalize().to_hex().to_string().into());
     settings

@@ -1,6 +1,7 @@
 //! Losses that misbehave, met by the training loop.
 
 use super::*;
+use crate::data::images::Plain;
 use crate::loss::{Batch, Gradients, Loss, LossError, Parameter};
 use crate::nn::Native;
 

@@ -5,4 +5,5 @@ mod freshness;
 mod learning;
 mod network;
 mod running;
+mod search;
 mod space;

@@ -26,7 +26,7 @@ pub struct Buffer(Vec<f32>);
 impl Buffer {
     /// Of `len` elements, what they hold being unspecified.
     pub fn new(len: usize) -> Self {
-        Self::of(kept(len).unwrap_or_else(|| vec![0.0; len]))
+        Self::of(take(len))
     }
 
     /// Of `len` zeros.
@@ -60,6 +60,11 @@ impl Buffer {
         IN_USE.fetch_sub(values.len(), Ordering::Relaxed);
         values
     }
+}
+
+/// Memory of `len` elements, what they hold being unspecified: for a buffer to come, and not counted until then.
+pub fn take(len: usize) -> Vec<f32> {
+    kept(len).unwrap_or_else(|| vec![0.0; len])
 }
 
 /// Kept memory of `len` elements, at most a quarter larger.

@@ -125,8 +125,8 @@ impl Backend for Native {
         Ok(update::square_sum(&vector.values))
     }
 
-    fn map(&self, values: &[f32], shape: Shape) -> Result<Map<Self>, Error> {
-        NativeMap::new(&self.cpu, Buffer::copy_of(values), shape).map_err(failed("a map"))
+    fn map(&self, values: Vec<f32>, shape: Shape) -> Result<Map<Self>, Error> {
+        NativeMap::new(&self.cpu, Buffer::of(values), shape).map_err(failed("a map"))
     }
 
     fn record(&self, x: Map<Self>) -> Map<Self, Recording<Self>> {

@@ -91,7 +91,7 @@ impl<D: Precisions> Backend for Portable<D> {
     }
 
     fn vector(&self, values: &[f32]) -> Result<PortableVector<D>, Error> {
-        let values = self.device.try_tensor_from_vec(values.to_vec(), (values.len(),));
+        let values = self.device.try_tensor_from_vec(values, (values.len(),));
         values.and_then(PortableVector::new).map_err(failed("a vector"))
     }
 
@@ -124,9 +124,9 @@ impl<D: Precisions> Backend for Portable<D> {
         update::square_sum(&vector.values).map_err(failed("a sum of squares"))
     }
 
-    fn map(&self, values: &[f32], shape: backend::Shape) -> Result<Map<Self>, Error> {
+    fn map(&self, values: Vec<f32>, shape: backend::Shape) -> Result<Map<Self>, Error> {
         let backend::Shape { images, rows, columns, channels } = shape;
-        let values = self.device.try_tensor_from_vec(values.to_vec(), (images, rows, columns, channels));
+        let values = self.device.try_tensor_from_vec(values, (images, rows, columns, channels));
         Ok(PortableMap { values: values.map_err(failed("a map"))?, traced: false })
     }
 

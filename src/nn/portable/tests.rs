@@ -55,7 +55,7 @@ fn run<B: Backend>(device: &B, plain: &B, case: Case) -> Vec<(&'static str, Opti
     };
     let values = random("x", x.len());
     let (map, input) = leaf(plain, &values, x);
-    let (bare, _) = device.unit(device.map(&values, x).unwrap(), unit(After::Nothing), None).unwrap();
+    let (bare, _) = device.unit(device.map(values.clone(), x).unwrap(), unit(After::Nothing), None).unwrap();
     let full = B::shape(&bare);
     let (short, short_leaf) = leaf(plain, &random("residual", full.len()), full);
     let (y, running) = device.unit(map, unit(after), residual.then_some(short)).unwrap();
@@ -287,7 +287,7 @@ fn what_is_not_a_number_is_seen() {
     let portable = Portable::new(Cpu::default());
     let shape = shape([1, 2, 2, 1]);
     let values = [f32::NAN, 1.0, f32::NEG_INFINITY, 2.0];
-    let x = || portable.map(&values, shape).unwrap();
+    let x = || portable.map(values.clone(), shape).unwrap();
     let one = portable.vector(&[1.0]).unwrap();
     for (after, len) in [(After::Relu, 4), (After::ReluMaxPool, 1)] {
         let (convolution, norm) = (Convolution::square(1, 1, 0), Norm::Without);
@@ -308,7 +308,7 @@ fn a_clone_is_the_same_parameter_and_keeps_its_values() {
     portable.write(&mut kernel, |values| values[1] = 5.0);
     portable.read(&kernel, |values| assert_eq!(values, [2.0, 5.0]));
     portable.read(&clone, |values| assert_eq!(values, [2.0, 3.0]));
-    let x = portable.record(portable.map(&[1.0, 2.0], Shape::vectors(1, 2)).unwrap());
+    let x = portable.record(portable.map(vec![1.0, 2.0], Shape::vectors(1, 2)).unwrap());
     let (convolution, norm, after) = (Convolution::square(1, 1, 0), Norm::Without, After::Nothing);
     let unit = Unit { convolution, kernel: &kernel, bias: None, outputs: 1, norm, after };
     let (y, _) = portable.unit(x, unit, None).unwrap();
@@ -329,7 +329,7 @@ fn step<B: Backend>(
     let mut model = Model::new(device, architecture, 7).unwrap();
     let Architecture { height, width, dim, .. } = architecture;
     let shape = Shape { images, rows: height, columns: width, channels: 3 };
-    let x = device.map(&random("pixels", shape.len()), shape).unwrap();
+    let x = device.map(random("pixels", shape.len()), shape).unwrap();
     let y = model.forward_train(device, x, training).unwrap();
     let mut all = vec![("embeddings".into(), false, B::download(&y))];
     let mut gradients = device.backward(y, &random("dy", images * dim)).unwrap();

@@ -1,6 +1,7 @@
 //! The training loop on an easy set: modes, measurements, threads, refusals.
 
 use super::*;
+use crate::data::images::Plain;
 use crate::loss::registry::LossSpec;
 use crate::nn::{Head, Native, Portable, embed};
 
@@ -27,7 +28,8 @@ fn config(fields: &str) -> Config {
 
 fn trained(loss: &str, config: &Config) -> (Trained<Native>, Vec<EpochLog>) {
     let (pixels, labels) = images();
-    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
+    let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
     let loss = LossSpec::named(loss).unwrap().build::<f32>().unwrap();
     let mut logs = Vec::new();
     let trained =
@@ -142,7 +144,8 @@ fn measuring_leaves_no_trace_in_the_training() {
 #[test]
 fn a_mode_that_the_loss_has_no_vectors_for_is_refused() {
     let (pixels, labels) = images();
-    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
+    let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
     let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
     let config = config(r#", "mean_fields": {"kind": "frozen"}"#);
     let error =
@@ -168,9 +171,12 @@ fn a_batch_that_cannot_be_drawn_and_pixels_that_do_not_fit_are_refused() {
             .unwrap()
             .to_string()
     };
-    let whole = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
-    let message = go(TrainSet { pixels: &pixels[1..], ..whole });
+    let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
+    let whole = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
+    let message = Plain::new(&pixels[1..], &labels, [16, 16]).unwrap_err().to_string();
     assert!(message.contains("are not 32 RGB images of 16x16"), "{message}");
+    let message = go(TrainSet { height: 15, ..whole });
+    assert!(message.contains("image 0 of the set is 16x16 pixels, not 15x16"), "{message}");
     let message = go(whole);
     assert!(message.contains("30") && message.contains('4'), "30 classes of 4: {message}");
 }
@@ -183,11 +189,12 @@ fn extra() -> Map<String, Value> {
 /// A training that keeps its state at `path`.
 fn kept(path: &Path, fields: &str, epochs: u32) -> Result<(Trained<Native>, Vec<EpochLog>), TrainError> {
     let (pixels, labels) = images();
-    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
+    let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
     let loss = LossSpec::named("cross_batch_memory").unwrap().build::<f32>().unwrap();
     let (mut logs, settings) = (Vec::new(), extra());
     let keep = Some(Keep { path, settings: &settings });
-    let held_out = Some(HeldOut { pixels: &pixels, labels: &labels, parts: None });
+    let held_out = Some(HeldOut { images: EvalImages::new(&stored, [16, 16], 256), parts: None });
     let start = Start { keep, held_out, ..Start::default() };
     let config = Config { epochs, ..config(fields) };
     let device = Native::default();
@@ -435,7 +442,8 @@ fn weights_of_a_file_start_the_backbone_and_leave_the_head() {
     let (other, _) = trained("contrastive", &config(""));
     let file = WeightFile::from_bytes("other", other.model.to_safetensors(&device).unwrap()).unwrap();
     let (pixels, labels) = images();
-    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
+    let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
     let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
     let config = config(r#", "batch_norm": "frozen_statistics", "freeze_backbone_epochs": 2"#);
     let start = Start { weights: Some(&file), ..Start::default() };
@@ -445,7 +453,8 @@ fn weights_of_a_file_start_the_backbone_and_leave_the_head() {
         assert_eq!(equal, !found.name.starts_with("head"), "{}", found.name);
     }
     let wrong = Config { backbone: crate::nn::Backbone::Resnet18, ..config };
-    let images = TrainSet { pixels: &[0; 32 * 32 * 32 * 3], height: 32, width: 32, ..data };
+    let larger = Plain::new(&[0; 32 * 32 * 32 * 3], &labels, [32, 32]).unwrap();
+    let images = TrainSet { images: &larger, height: 32, width: 32, ..data };
     let message = train(&device, &wrong, &images, &*loss, start, &mut |_| {}).err().unwrap().to_string();
     assert!(message.contains("conv1.weight") && message.contains("blocks.0.conv.weight"), "{message}");
 }
@@ -453,9 +462,13 @@ fn weights_of_a_file_start_the_backbone_and_leave_the_head() {
 /// A training that is scored on its own images.
 fn scored(fields: &str) -> Result<(Trained<Native>, Vec<EpochLog>), TrainError> {
     let (pixels, labels) = images();
-    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
+    let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
     let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
-    let start = Start { held_out: Some(HeldOut { pixels: &pixels, labels: &labels, parts: None }), ..Start::default() };
+    let start = Start {
+        held_out: Some(HeldOut { images: EvalImages::new(&stored, [16, 16], 256), parts: None }),
+        ..Start::default()
+    };
     let mut logs = Vec::new();
     train(&Native::default(), &config(fields), &data, &*loss, start, &mut |log| logs.push(log.clone()))
         .map(|trained| (trained, logs))
@@ -499,35 +512,119 @@ fn a_training_leaves_its_best_epoch_with_the_weights_that_it_had_then() {
 
 #[test]
 fn queries_and_gallery_may_be_parts_of_what_is_held_out() {
-    let (pixels, labels) = images();
+    // Labels that have nothing to do with the images.
+    let (pixels, labels) = (images().0, (0..32).map(|image| image % 4).collect::<Vec<u32>>());
     let (network, _) = beginning();
+    let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
     let of = |parts| {
-        let images = HeldOut { pixels: &pixels, labels: &labels, parts };
+        let images = HeldOut { images: EvalImages::new(&stored, [16, 16], 256), parts };
         score(&Native::default(), &network, images, super::super::Criterion::RecallAt(1)).unwrap()
     };
-    // A query that finds itself in the gallery is always right; with one image of each class there, the others decide.
-    let (all, few): (Vec<usize>, Vec<usize>) = ((0..32).collect(), (0..32).step_by(8).collect());
+    // A query finds itself in a gallery that it is part of, and never among the others.
+    let all: Vec<usize> = (0..32).collect();
     assert_eq!(of(Some((&all, &all))), 1.0);
-    assert_ne!(of(Some((&all, &few))), of(None));
+    assert!(of(None) < 1.0 && of(Some((&all[..16], &all[16..]))) < 1.0);
 }
 
 #[test]
 fn a_training_without_anything_to_be_scored_on_is_refused() {
     let config = config(r#", "validate": {"on": "validation"}"#);
     let (pixels, labels) = images();
-    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
+    let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
     let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
     let found = train(&Native::default(), &config, &data, &*loss, Start::default(), &mut |_| {});
     assert!(found.err().unwrap().to_string().contains("scored on its validation images, and there are none"));
 }
 
+/// A loss that is no number any more after so many batches.
+struct Lost {
+    loss: Box<dyn Loss<f32>>,
+    after: u32,
+    batches: std::sync::atomic::AtomicU32,
+}
+
+impl Loss<f32> for Lost {
+    fn parameters(&self, classes: usize, dim: usize) -> Vec<Parameter> {
+        self.loss.parameters(classes, dim)
+    }
+
+    fn evaluate(
+        &self,
+        batch: Batch<'_, f32>,
+        classes: usize,
+        parameters: &[&[f32]],
+        gradients: &mut LossGradients<f32>,
+    ) -> Result<f32, LossError> {
+        let value = self.loss.evaluate(batch, classes, parameters, gradients)?;
+        let batches = self.batches.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(if batches < self.after { value } else { f32::NAN })
+    }
+}
+
 #[test]
 fn a_training_that_loses_its_way_may_end_with_the_epoch_before() {
-    let lost = r#", "epochs": 4, "learning_rate": 1e38, "freeze_backbone_epochs": 2, "clip": 1e30, "optimiser": {"kind": "sgd"}"#;
-    let lost = lost.replace("1e38", "1e38, \"head_learning_rate\": 1e-3");
-    assert!(matches!(scored(&lost), Err(TrainError::NotFinite { .. })));
-    let (trained, logs) = scored(&format!(r#"{lost}, "not_finite": "stop""#)).unwrap();
-    assert!(trained.not_finite.as_ref().is_some_and(|why| why.contains("not finite")));
-    assert_eq!((trained.epoch, logs.len()), (2, 2));
-    assert!(bits(&trained) == bits(&scored(&lost.replace(r#""epochs": 4"#, r#""epochs": 2"#)).unwrap().0));
+    let (pixels, labels) = images();
+    let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
+    let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
+    let run = |fields: &str, after: u32| {
+        let loss = LossSpec::named("mean_field_contrastive").unwrap().build::<f32>().unwrap();
+        let loss = Lost { loss, after, batches: 0.into() };
+        let mut epochs = 0;
+        let found = train(&Native::default(), &config(fields), &data, &loss, Start::default(), &mut |_| epochs += 1);
+        found.map(|trained| (trained, epochs))
+    };
+    // Four batches an epoch: the third epoch ends in its second batch, after one step.
+    assert!(matches!(run(r#", "epochs": 4"#, 9), Err(TrainError::NotFinite { .. })));
+    let (trained, epochs) = run(r#", "epochs": 4, "not_finite": "stop""#, 9).unwrap();
+    assert!(trained.not_finite.as_ref().is_some_and(|why| why.contains("epoch 3, step 2: the loss is not finite")));
+    assert_eq!((trained.epoch, epochs), (2, 2));
+    let (whole, _) = run(r#", "epochs": 2, "not_finite": "stop""#, 9).unwrap();
+    assert!(bits(&trained) == bits(&whole) && whole.not_finite.is_none());
+}
+
+/// A training with random crops of 20 x 16 images of different sizes.
+#[test]
+fn crops_train_on_images_of_any_size_and_are_evaluated_at_their_centre() {
+    #[derive(Debug)]
+    struct Shapes(Vec<Vec<u8>>, Vec<u32>);
+    impl Images for Shapes {
+        fn labels(&self) -> &[u32] {
+            &self.1
+        }
+        fn image(&self, index: usize) -> crate::data::images::Stored<'_> {
+            let size = [20 + index as u32 % 3, 24 + index as u32 % 5];
+            crate::data::images::Stored { size, bytes: &self.0[index], encoded: false }
+        }
+    }
+    let labels = images().1;
+    let of = |index: usize| {
+        let mut random = stream(6, "test images", 0, index as u64);
+        let len = (20 + index % 3) * (24 + index % 5) * 3;
+        (0..len).map(|at| if at % 3 == labels[index] as usize % 3 { 150 } else { random.below(90) as u8 }).collect()
+    };
+    let shapes = Shapes((0..32).map(of).collect(), labels.clone());
+    let data = TrainSet { images: &shapes, height: 16, width: 16, classes: 4 };
+    let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
+    let fields =
+        r#", "augment": {"kind": "crop", "size": 16}, "evaluation_short_side": 18, "validate": {"on": "test"}"#;
+    let go = |config: &Config| {
+        let held_out = HeldOut { images: data.for_evaluation(config), parts: None };
+        let start = Start { held_out: Some(held_out), ..Start::default() };
+        let mut logs = Vec::new();
+        let trained = train(&Native::default(), config, &data, &*loss, start, &mut |log| logs.push(log.clone()));
+        trained.map(|trained| (bits(&trained), told(&logs)))
+    };
+    let on = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| go(&config(fields)).unwrap())
+    };
+    let one = on(1);
+    assert!(one == on(2) && one == on(5));
+    assert!(one != go(&config(&fields.replace("\"size\": 16", "\"size\": 16, \"scale\": [0.5, 1]"))).unwrap());
+    // Without crops there is no batch of them.
+    let message = go(&config(r#", "evaluation_short_side": 18"#)).err().unwrap().to_string();
+    assert!(message.contains("augment: { kind: crop }"), "{message}");
+    let small = config(r#", "augment": {"kind": "crop", "size": 16}, "evaluation_short_side": 15"#);
+    assert!(small.check()[0].0 == "evaluation_short_side");
 }
