@@ -172,13 +172,11 @@ impl Varied<'_> {
         let mut draw = |size: Size| RandomCrop { scale, ratio }.draw(size, &mut random);
         let resized = |size: Size| short_side.map_or(size, |side| with_short_side(size, side));
         if !stored.encoded && resized(stored.size) == stored.size {
-            decoder.resize_pixels(stored.size, stored.bytes, draw(stored.size), self.size, out);
-            return Ok(());
+            return decoder.resize_pixels(stored.size, stored.bytes, draw(stored.size), self.size, out);
         }
         let size = resized(decoder.stored(stored)?.size);
-        decoder.rescale(size);
-        decoder.resize(draw(size), self.size, out);
-        Ok(())
+        decoder.rescale(size)?;
+        decoder.resize(draw(size), self.size, out)
     }
 }
 
@@ -346,9 +344,9 @@ mod tests {
         let half = cropped(Augment { short_side: Some(20), ..whole }, &images, id, &[0]);
         decoder(|decoder| {
             decoder.load(size, &pixels);
-            decoder.rescale([20, 30]);
+            decoder.rescale([20, 30]).unwrap();
             let mut expected = vec![0; 1200];
-            decoder.resize(Region::whole([20, 30]), [20, 20], &mut expected);
+            decoder.resize(Region::whole([20, 30]), [20, 20], &mut expected).unwrap();
             assert_eq!(half[0], expected);
         });
         assert_ne!(half, cropped(whole, &images, id, &[0]));

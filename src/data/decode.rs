@@ -54,7 +54,7 @@ pub fn rgb(bytes: &[u8], max_pixels: u64) -> Result<Rgb, String> {
     decoder(|decoder| {
         let size = decoder.decode(bytes, max_pixels, None)?.size;
         let mut pixels = vec![0; rgb_len(size)];
-        decoder.resize(Region::whole(size), size, &mut pixels);
+        decoder.resize(Region::whole(size), size, &mut pixels)?;
         Ok(Rgb { width: size[1], height: size[0], pixels })
     })
 }
@@ -192,67 +192,94 @@ impl Decoder {
     /// Writes a part of the image at hand to `out`, resized to `size`, RGB. What lies outside of the part has no influence, as
     /// if it had been cut out first.
     ///
+    /// # Errors
+    /// If the part is not within the image, or has no pixel.
+    ///
     /// # Panics
-    /// If the part is not within the image, or `out` is not of the size.
-    pub fn resize(&mut self, part: Region, size: Size, out: &mut [u8]) {
+    /// If `out` is not of the size.
+    pub fn resize(&mut self, part: Region, size: Size, out: &mut [u8]) -> Result<(), String> {
         assert_eq!(out.len(), rgb_len(size), "the output is of the size");
         let bitmap = Bitmap { size: self.size, bytes: &self.pixels };
         if [part.rows, part.columns] == size {
             copy_part(bitmap, part, out);
         } else if bitmap.channels() == 3 {
-            resized_into(&mut self.resizer, bitmap, part, size, out);
+            resized_into(&mut self.resizer, bitmap, part, size, out)?;
         } else {
             self.scratch.resize(out.len() / 3 * 4, 0);
-            resized_into(&mut self.resizer, bitmap, part, size, &mut self.scratch);
+            resized_into(&mut self.resizer, bitmap, part, size, &mut self.scratch)?;
             copy_part(Bitmap { size, bytes: &self.scratch }, Region::whole(size), out);
         }
+        Ok(())
     }
 
     /// Writes a part of RGB pixels of a size to `out`, as [`Decoder::resize`] does that of the image at hand.
     ///
-    /// # Panics
+    /// # Errors
     /// As [`Decoder::resize`]; and if the pixels are not of that size.
-    pub fn resize_pixels(&mut self, of: Size, pixels: &[u8], part: Region, size: Size, out: &mut [u8]) {
+    pub fn resize_pixels(
+        &mut self,
+        of: Size,
+        pixels: &[u8],
+        part: Region,
+        size: Size,
+        out: &mut [u8],
+    ) -> Result<(), String> {
         let bitmap = Bitmap { size: of, bytes: pixels };
         if [part.rows, part.columns] == size {
             copy_part(bitmap, part, out);
+            Ok(())
         } else {
-            resized_into(&mut self.resizer, bitmap, part, size, out);
+            resized_into(&mut self.resizer, bitmap, part, size, out)
         }
     }
 
     /// Resizes the image at hand to `size` and writes a part of that to `out`, RGB.
     ///
+    /// # Errors
+    /// As [`Decoder::rescale`].
+    ///
     /// # Panics
     /// If the part is not within `size`, or `out` is not of the size of the part.
-    pub fn resize_part(&mut self, size: Size, part: Region, out: &mut [u8]) {
+    pub fn resize_part(&mut self, size: Size, part: Region, out: &mut [u8]) -> Result<(), String> {
         assert_eq!(out.len(), rgb_len([part.rows, part.columns]), "the output is of the part's size");
-        self.rescale(size);
+        self.rescale(size)?;
         copy_part(self.bitmap(), part, out);
+        Ok(())
     }
 
     /// Resizes the image at hand.
-    pub fn rescale(&mut self, size: Size) {
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn rescale(&mut self, size: Size) -> Result<(), String> {
         if size == self.size {
-            return;
+            return Ok(());
         }
         let bitmap = Bitmap { size: self.size, bytes: &self.pixels };
         self.scratch.resize(size[0] as usize * size[1] as usize * bitmap.channels(), 0);
-        resized_into(&mut self.resizer, bitmap, Region::whole(self.size), size, &mut self.scratch);
+        resized_into(&mut self.resizer, bitmap, Region::whole(self.size), size, &mut self.scratch)?;
         std::mem::swap(&mut self.pixels, &mut self.scratch);
         self.size = size;
+        Ok(())
     }
 }
 
 /// Resizes a part of `from` to `size`, with as many channels.
-fn resized_into(resizer: &mut Resizer, from: Bitmap<'_>, part: Region, size: Size, out: &mut [u8]) {
+fn resized_into(
+    resizer: &mut Resizer,
+    from: Bitmap<'_>,
+    part: Region,
+    size: Size,
+    out: &mut [u8],
+) -> Result<(), String> {
+    let failed = |error: &dyn std::fmt::Display| format!("it cannot be resized: {error}");
     let kind = if from.channels() == 3 { PixelType::U8x3 } else { PixelType::U8x4 };
     // The fourth channel is no transparency.
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
-    let source = ImageRef::new(from.size[1], from.size[0], from.bytes, kind).expect("pixels of that size");
-    let source = CroppedImage::new(&source, part.left, part.top, part.columns, part.rows).expect("a part of the image");
-    let mut target = Image::from_slice_u8(size[1], size[0], out, kind).expect("an output of that size");
-    resizer.resize(&source, &mut target, &options).expect("two images of one kind");
+    let source = ImageRef::new(from.size[1], from.size[0], from.bytes, kind).map_err(|e| failed(&e))?;
+    let source = CroppedImage::new(&source, part.left, part.top, part.columns, part.rows).map_err(|e| failed(&e))?;
+    let mut target = Image::from_slice_u8(size[1], size[0], out, kind).map_err(|e| failed(&e))?;
+    resizer.resize(&source, &mut target, &options).map_err(|e| failed(&e))
 }
 
 /// The largest of 8, 4 and 2 that an image may be divided by and still have twice the rows and columns of `target`; else 1.
@@ -322,7 +349,7 @@ mod tests {
         decoder(|decoder| {
             let whole = Region::whole(decoder.decode(&bytes, max_pixels, None)?.size);
             let mut out = vec![0; rgb_len([size; 2])];
-            decoder.resize(whole, [size; 2], &mut out);
+            decoder.resize(whole, [size; 2], &mut out)?;
             Ok(out)
         })
     }
@@ -353,7 +380,7 @@ mod tests {
         let mut out = vec![0; rgb.len()];
         decoder(|decoder| {
             decoder.load([8, 8], &rgb);
-            decoder.resize(Region::whole([8, 8]), [8, 8], &mut out);
+            decoder.resize(Region::whole([8, 8]), [8, 8], &mut out).unwrap();
         });
         assert_eq!(out, rgb);
     }
@@ -415,7 +442,7 @@ mod tests {
         let resized = |size: Size, pixels: &[u8], part: Region| {
             let mut decoder = Decoder { size, pixels: pixels.to_vec(), ..Decoder::default() };
             let mut out = vec![0; rgb_len([12, 44])];
-            decoder.resize(part, [12, 44], &mut out);
+            decoder.resize(part, [12, 44], &mut out).unwrap();
             out
         };
         let of_part = resized(size, &rgb, part);
@@ -436,7 +463,7 @@ mod tests {
             decoder(|decoder| {
                 let size = decoder.decode(&bytes, 1 << 20, target).unwrap().size;
                 let mut out = vec![0; rgb_len([8; 2])];
-                decoder.resize(Region::whole(size), [8; 2], &mut out);
+                decoder.resize(Region::whole(size), [8; 2], &mut out).unwrap();
                 (size, out)
             })
         };

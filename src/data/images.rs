@@ -178,8 +178,7 @@ impl<'a> EvalImages<'a> {
             let hint = "raise short_side, or preprocess to a larger size";
             let part = centre(resized, self.size);
             let part = part.ok_or(ImageError::Small { index, found: resized, wanted: self.size, hint })?;
-            decoder.resize_part(resized, part, out);
-            Ok(())
+            decoder.resize_part(resized, part, out).map_err(|reason| ImageError::Broken { index, reason })
         })
     }
 }

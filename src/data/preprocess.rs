@@ -332,7 +332,7 @@ fn read(config: &PreprocessConfig, listing: &Listing, entry: &Entry) -> Result<R
             ));
         }
         let mut pixels = vec![0; bytes(size)];
-        decoder.resize(Region::whole(decoder.bitmap().size), size, &mut pixels);
+        decoder.resize(Region::whole(decoded), size, &mut pixels)?;
         Ok(Ready { size, bytes: pixels })
     })
 }
@@ -415,7 +415,7 @@ mod tests {
                 let expected = decoder(|decoder| {
                     let whole = Region::whole(decoder.decode(&file, 1000, None).unwrap().size);
                     let mut out = [0; 8 * 8 * 3];
-                    decoder.resize(whole, [8, 8], &mut out);
+                    decoder.resize(whole, [8, 8], &mut out).unwrap();
                     out
                 });
                 assert_eq!(pixels, expected);
