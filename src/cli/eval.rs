@@ -88,13 +88,13 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
     let (gallery, gallery_labels) = gallery.unzip();
     let [codes, gallery_codes] = encode_labels([&labels, gallery_labels.as_deref().unwrap_or(&[])]);
     let found = match (vectors.values, gallery.map(|gallery| (gallery.values, gallery.dim))) {
-        (Values::F32(values), None) => metrics(args, (&values, vectors.dim), &codes, None),
+        (Values::F32(values), None) => metrics(args, (&values[..], vectors.dim), &codes, None),
         (Values::F32(values), Some((Values::F32(gallery), dim))) => {
-            metrics(args, (&values, vectors.dim), &codes, Some(((&gallery, dim), &gallery_codes)))
+            metrics(args, (&values[..], vectors.dim), &codes, Some(((&gallery[..], dim), &gallery_codes)))
         }
-        (values, None) => metrics(args, (&values.wide(), vectors.dim), &codes, None),
+        (values, None) => metrics(args, (&values.wide()[..], vectors.dim), &codes, None),
         (values, Some((gallery, dim))) => {
-            metrics(args, (&values.wide(), vectors.dim), &codes, Some(((&gallery.wide(), dim), &gallery_codes)))
+            metrics(args, (&values.wide()[..], vectors.dim), &codes, Some(((&gallery.wide()[..], dim), &gallery_codes)))
         }
     };
     let found = found.map_err(|error| format!("{}: {error}", args.embeddings.display()))?;

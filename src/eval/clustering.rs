@@ -62,15 +62,13 @@ pub fn agreement(classes: &[u32], clusters: &[u32]) -> Agreement {
     });
     let share = |count: u64| count as f64 / total;
     let entropy = |sizes: &BTreeMap<u32, u64>| sizes.values().map(|&n| -share(n) * share(n).ln()).sum::<f64>();
-    let pairs =
-        |counts: &mut dyn Iterator<Item = &u64>| counts.map(|&n| (n * n.saturating_sub(1) / 2) as f64).sum::<f64>();
     let information: f64 = cells
         .iter()
         .map(|((class, cluster), &n)| share(n) * (share(n) / (share(a[class]) * share(b[cluster]))).ln())
         .sum();
     let mean = 0.5 * (entropy(&a) + entropy(&b));
-    let both = pairs(&mut cells.values());
-    let either = pairs(&mut a.values()) + pairs(&mut b.values());
+    let both = pairs(cells.values());
+    let either = pairs(a.values()) + pairs(b.values());
     if a.len() == 1 && b.len() == 1 {
         return Agreement { nmi: 1.0, ami: 1.0, f1: 1.0 };
     }
@@ -81,6 +79,11 @@ pub fn agreement(classes: &[u32], clusters: &[u32]) -> Agreement {
         ami: if mean - chance > 1e-12 { (information - chance) / (mean - chance) } else { 1.0 },
         f1: if either > 0.0 { 2.0 * both / either } else { 1.0 },
     }
+}
+
+/// Pairs within groups of these sizes.
+fn pairs<'a>(sizes: impl Iterator<Item = &'a u64>) -> f64 {
+    sizes.map(|&n| (n * n.saturating_sub(1) / 2) as f64).sum()
 }
 
 /// The mutual information to be expected of random groups of these sizes.

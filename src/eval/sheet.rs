@@ -150,7 +150,9 @@ impl Canvas {
         for (at, letter) in letters.into_iter().enumerate() {
             let rows = BASIC_FONTS.get(letter).or_else(|| LATIN_FONTS.get(letter)).unwrap_or([0x7e; LETTER]);
             for (y, row) in rows.into_iter().enumerate() {
-                (0..LETTER).filter(|x| row >> x & 1 == 1).for_each(|x| self.set(left + LETTER * at + x, top + y, INK));
+                (0..LETTER)
+                    .filter(|x| (row >> x) & 1 == 1)
+                    .for_each(|x| self.set(left + LETTER * at + x, top + y, INK));
             }
         }
     }

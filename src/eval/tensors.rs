@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use npyz::{AutoSerialize, WriterBuilder};
@@ -93,10 +93,11 @@ fn integers(values: Vec<f32>) -> Vec<i64> {
 fn write_npy(file: &WeightFile, tensor: &TensorInfo, to: &Path) -> Result<(), ExportError> {
     fn write<T: AutoSerialize>(shape: &[usize], values: Vec<T>, to: &Path) -> std::io::Result<()> {
         let shape: Vec<u64> = shape.iter().map(|&length| length as u64).collect();
-        let file = BufWriter::new(File::create(to)?);
-        let mut writer = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(file).begin_nd()?;
+        let mut file = BufWriter::new(File::create(to)?);
+        let mut writer = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(&mut file).begin_nd()?;
         writer.extend(values)?;
-        writer.finish()
+        writer.finish()?;
+        file.flush()
     }
     let values = file.values(tensor)?;
     let written =

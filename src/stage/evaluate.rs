@@ -8,7 +8,7 @@ use super::vectors::{self, Part, Vectors};
 use super::{JobError, output, parameters, parsed, problems, required};
 use crate::engine::execute::KindJob;
 use crate::eval::clustering::{Agreement, clustering};
-use crate::eval::{Average, Labelled, Options, Retrieval, Ties, per_query, retrieval};
+use crate::eval::{Average, Options, Retrieval, Ties, per_query, retrieval};
 use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
 
 pub(super) const KIND: Kind = Kind {
@@ -128,10 +128,6 @@ pub(super) fn part<'a>(all: &'a Vectors, group: Option<&str>) -> Result<Part<'a>
 pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
     let Parameters { metrics, query, gallery, ties, average, seed } = parameters(&job.parameters)?;
     let all = vectors::read(required(job, "vectors")?)?;
-    let labelled = |part| {
-        let Part { vectors, labels, .. }: &Part<'_> = part;
-        Labelled { vectors: &**vectors, labels, dim: all.dim }
-    };
     let asked = part(&all, query.as_deref())?;
     let searched = gallery.as_deref().map(|gallery| part(&all, Some(gallery))).transpose()?;
     let wanted: Vec<(&String, Metric)> = metrics.iter().filter_map(|name| Some((name, Metric::parse(name)?))).collect();
@@ -146,9 +142,9 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
     recall_at.dedup();
     let average_precision = wanted.iter().any(|(_, metric)| *metric == Metric::MeanAveragePrecision);
     let options = Options { recall_at, ties, average, average_precision };
-    let found = retrieval(labelled(&asked), searched.as_ref().map(labelled), &options)?;
+    let found = retrieval(asked.labelled(), searched.as_ref().map(Part::labelled), &options)?;
     let clusters = wanted.iter().any(|(_, metric)| metric.of_clusters());
-    let clusters = clusters.then(|| clustering(labelled(&asked), seed)).transpose()?;
+    let clusters = clusters.then(|| clustering(asked.labelled(), seed)).transpose()?;
     let mut scores = Map::new();
     for (name, metric) in wanted {
         let value = metric.value(&found, clusters.as_ref());

@@ -13,7 +13,7 @@ use crate::data::split::Split;
 use crate::engine::execute::KindJob;
 use crate::eval::neighbours::neighbours;
 use crate::eval::sheet::{self, Line, Picture, SIDE};
-use crate::eval::{Labelled, Options, Scores, retrieval};
+use crate::eval::{Options, Scores, retrieval};
 use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
 
 pub(super) const KIND: Kind = Kind {
@@ -75,11 +75,7 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
     }
     let asked = evaluate::part(&all, wanted.query.as_deref())?;
     let searched = wanted.gallery.as_deref().map(|gallery| evaluate::part(&all, Some(gallery))).transpose()?;
-    let labelled = |part| {
-        let Part { vectors, labels, .. }: &Part<'_> = part;
-        Labelled { vectors: &**vectors, labels, dim: all.dim }
-    };
-    let found = retrieval(labelled(&asked), searched.as_ref().map(labelled), &Options::default())?;
+    let found = retrieval(asked.labelled(), searched.as_ref().map(Part::labelled), &Options::default())?;
     let chosen = choose(&wanted, &found.per_query);
     let vectors: Vec<f32> =
         chosen.iter().flat_map(|&query| &asked.vectors[query * all.dim..][..all.dim]).copied().collect();

@@ -3,6 +3,7 @@
 mod faults;
 mod freshness;
 mod learning;
+mod metrics;
 mod network;
 mod running;
 mod search;
