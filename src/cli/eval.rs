@@ -1,27 +1,50 @@
-//! `meanfield eval`: the retrieval metrics of anyone's vectors.
+//! `meanfield eval`: the metrics of anyone's vectors.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::eval::vectors::{Vectors, encode_labels, read_labels, read_vectors};
-use crate::eval::{Labelled, Options, Retrieval, retrieval};
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::eval::clustering::{Agreement, clustering};
+use crate::eval::vectors::{Values, Vectors, encode_labels, read_labels, read_vectors};
+use crate::eval::{Average, EvalError, Labelled, Options, Retrieval, Ties, per_query, retrieval};
+use crate::loss::real::Real;
 
 /// Retrieval metrics of vectors in .npy, .safetensors or .parquet.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Vectors, a row each: .npy (2-d floats), .safetensors or .parquet.
     embeddings: PathBuf,
-    /// Their labels: .npy (1-d integers), .safetensors, .parquet, .csv or .txt (one a line).
-    labels: PathBuf,
+    /// Their labels: .npy (1-d integers), .safetensors, .parquet, .csv or .txt (one a line) [default: in the same file].
+    labels: Option<PathBuf>,
     /// Search these vectors instead of the other queries.
-    #[arg(long, requires = "gallery_labels", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     gallery: Option<PathBuf>,
-    /// The gallery's labels.
+    /// The gallery's labels [default: in the same file].
     #[arg(long, requires = "gallery", value_name = "FILE")]
     gallery_labels: Option<PathBuf>,
     /// The K of each Recall@K.
     #[arg(long, value_delimiter = ',', default_value = "1,2,4,8", value_name = "K,...")]
     recall: Vec<usize>,
+    /// Which of two equally near vectors ranks first.
+    #[arg(long, value_name = "RULE", default_value = "index")]
+    ties: TieRule,
+    /// Whether each query or each class counts the same.
+    #[arg(long, value_name = "OVER", default_value = "queries")]
+    average: AverageOver,
+    /// Also mAP, the mean average precision.
+    #[arg(long)]
+    map: bool,
+    /// Also NMI, AMI and F1 of k-means clusters, as many as there are classes.
+    #[arg(long)]
+    clusters: bool,
+    /// The start of k-means.
+    #[arg(long, requires = "clusters", value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Write the values of every query to this .parquet file.
+    #[arg(long, value_name = "FILE")]
+    queries: Option<PathBuf>,
     /// Tensor or column that holds the vectors.
     #[arg(long, value_name = "NAME")]
     vectors_name: Option<String>,
@@ -33,22 +56,64 @@ pub struct Args {
     json: bool,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TieRule {
+    /// That of the lower index
+    Index,
+    /// That of the query's class, as in the official evaluation of In-Shop
+    Optimistic,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum AverageOver {
+    Queries,
+    Classes,
+}
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+#[derive(Debug, Serialize)]
+struct Found {
+    #[serde(flatten)]
+    retrieval: Retrieval,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    clusters: Option<Agreement>,
+}
+
 /// Runs the command; true, since metrics have no verdict.
-pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
-    let (vectors, labels) = read(args, &args.embeddings, &args.labels)?;
-    let options = Options { recall_at: args.recall.clone() };
-    let found = match args.gallery.as_ref().zip(args.gallery_labels.as_ref()) {
-        None => {
-            let [labels] = encode_labels([&labels]);
-            retrieval(labelled(&vectors, &labels), None, &options)
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
+    let (vectors, labels) = read(args, &args.embeddings, args.labels.as_deref())?;
+    let gallery = args.gallery.as_ref();
+    let gallery = gallery.map(|gallery| read(args, gallery, args.gallery_labels.as_deref())).transpose()?;
+    let (gallery, gallery_labels) = gallery.unzip();
+    let [codes, gallery_codes] = encode_labels([&labels, gallery_labels.as_deref().unwrap_or(&[])]);
+    let found = match (vectors.values, gallery.map(|gallery| (gallery.values, gallery.dim))) {
+        (Values::F32(values), None) => metrics(args, (&values, vectors.dim), &codes, None),
+        (Values::F32(values), Some((Values::F32(gallery), dim))) => {
+            metrics(args, (&values, vectors.dim), &codes, Some(((&gallery, dim), &gallery_codes)))
         }
-        Some((gallery, gallery_labels)) => {
-            let (gallery, gallery_labels) = read(args, gallery, gallery_labels)?;
-            let [labels, gallery_labels] = encode_labels([&labels, &gallery_labels]);
-            retrieval(labelled(&vectors, &labels), Some(labelled(&gallery, &gallery_labels)), &options)
+        (values, None) => metrics(args, (&values.wide(), vectors.dim), &codes, None),
+        (values, Some((gallery, dim))) => {
+            metrics(args, (&values.wide(), vectors.dim), &codes, Some(((&gallery.wide(), dim), &gallery_codes)))
         }
     };
     let found = found.map_err(|error| format!("{}: {error}", args.embeddings.display()))?;
+    if let Some(path) = &args.queries {
+        let mut class_names = Vec::new();
+        for (code, label) in codes.iter().zip(&labels) {
+            if *code as usize == class_names.len() {
+                class_names.push(label.clone());
+            }
+        }
+        let positions: Vec<usize> = (0..labels.len()).collect();
+        let rows = per_query::Rows {
+            positions: &positions,
+            labels: &codes,
+            class_names: &class_names,
+            recall_at: &args.recall,
+        };
+        per_query::write(path, &found.retrieval.per_query, rows)?;
+    }
     if args.json {
         writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?;
     } else {
@@ -57,12 +122,37 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Box<dyn std::error:
     Ok(true)
 }
 
-fn read(
+/// Vectors and their length.
+type Matrix<'a, T> = (&'a [T], usize);
+
+fn metrics<T: Real>(
     args: &Args,
-    vectors: &Path,
-    labels: &Path,
-) -> Result<(Vectors, Vec<String>), Box<dyn std::error::Error + Send + Sync>> {
+    (vectors, dim): Matrix<'_, T>,
+    labels: &[u32],
+    gallery: Option<(Matrix<'_, T>, &[u32])>,
+) -> Result<Found, EvalError> {
+    let options = Options {
+        recall_at: args.recall.clone(),
+        ties: if args.ties == TieRule::Index { Ties::Index } else { Ties::Optimistic },
+        average: if args.average == AverageOver::Queries { Average::Queries } else { Average::Classes },
+        average_precision: args.map,
+    };
+    let queries = Labelled { vectors, labels, dim };
+    let gallery = gallery.map(|((vectors, dim), labels)| Labelled { vectors, labels, dim });
+    let retrieval = retrieval(queries, gallery, &options)?;
+    let clusters = args.clusters.then(|| clustering(queries, args.seed)).transpose()?;
+    Ok(Found { retrieval, clusters })
+}
+
+fn read(args: &Args, vectors: &Path, labels: Option<&Path>) -> Result<(Vectors, Vec<String>), Error> {
     let values = read_vectors(vectors, args.vectors_name.as_deref())?;
+    if labels.is_none() && vectors.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy")) {
+        let of = if args.gallery.as_deref() == Some(vectors) { "--gallery-labels" } else { "a second argument" };
+        return Err(
+            format!("{}: an .npy file holds one array: name the labels' file as {of}", vectors.display()).into()
+        );
+    }
+    let labels = labels.unwrap_or(vectors);
     let names = read_labels(labels, args.labels_name.as_deref())?;
     if names.len() != values.rows {
         let (found, expected) = (names.len(), values.rows);
@@ -72,25 +162,27 @@ fn read(
     Ok((values, names))
 }
 
-fn labelled<'a>(vectors: &'a Vectors, labels: &'a [u32]) -> Labelled<'a, f64> {
-    Labelled { vectors: &vectors.values, labels, dim: vectors.dim }
-}
-
-fn table(found: &Retrieval, out: &mut dyn Write) -> std::io::Result<()> {
+fn table(found: &Found, out: &mut dyn Write) -> std::io::Result<()> {
+    let Found { retrieval, clusters } = found;
     let mut rows = vec![
-        ("P@1".to_owned(), found.precision_at_1),
-        ("R-Precision".to_owned(), found.r_precision),
-        ("MAP@R".to_owned(), found.map_at_r),
+        ("P@1".to_owned(), retrieval.precision_at_1),
+        ("R-Precision".to_owned(), retrieval.r_precision),
+        ("MAP@R".to_owned(), retrieval.map_at_r),
     ];
-    rows.extend(found.recall_at.iter().map(|&(k, value)| (format!("R@{k}"), value)));
+    rows.extend(retrieval.recall_at.iter().map(|&(k, value)| (format!("R@{k}"), value)));
+    rows.push(("MRR".to_owned(), retrieval.mean_reciprocal_rank));
+    rows.extend(retrieval.mean_average_precision.map(|value| ("mAP".to_owned(), value)));
+    if let Some(Agreement { nmi, ami, f1 }) = clusters {
+        rows.extend([("NMI", *nmi), ("AMI", *ami), ("F1", *f1)].map(|(name, value)| (name.to_owned(), value)));
+    }
     for (name, value) in rows {
         writeln!(out, "{name:<12} {:>8.4} %", 100.0 * value)?;
     }
-    let left = match found.without_match {
+    let left = match retrieval.without_match {
         0 => String::new(),
         left => format!(", {left} left out: no other sample of their class"),
     };
-    writeln!(out, "{} queries{left}", found.queries)
+    writeln!(out, "{} queries{left}", retrieval.queries)
 }
 
 #[cfg(test)]
@@ -132,7 +224,7 @@ mod tests {
         assert_eq!(
             call(&[&vectors, &labels, "--recall", "1,2"]).unwrap(),
             "P@1           66.6667 %\nR-Precision   83.3333 %\nMAP@R         75.0000 %\nR@1           66.6667 %\n\
-             R@2          100.0000 %\n4 queries, 1 left out: no other sample of their class\n"
+             R@2          100.0000 %\nMRR           83.3333 %\n4 queries, 1 left out: no other sample of their class\n"
         );
         let document: serde_json::Value = serde_json::from_str(&call(&[&vectors, &labels, "--json"]).unwrap()).unwrap();
         assert_eq!(document["precision_at_1"], 2.0 / 3.0);

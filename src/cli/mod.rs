@@ -5,6 +5,7 @@
 
 mod bench;
 mod eval;
+mod export;
 mod failure;
 mod graph;
 mod history;
@@ -99,6 +100,8 @@ enum Command {
     Loss(loss::Args),
     /// Retrieval metrics of anyone's vectors
     Eval(eval::Args),
+    /// Write embeddings or weights as .npy, .safetensors or .parquet
+    Export(export::Args),
     /// List the tensors of weight files
     Weights(weights::Args),
     /// List the backbones, or time them on the CPU
@@ -167,6 +170,7 @@ fn dispatch(cli: &Cli, ui: &mut Ui<'_>) -> Result<(), Failure> {
         Command::History(args) => history::run(args, &cli.global, ui),
         Command::Loss(args) => failure::from_check(loss::run(args, ui.out)),
         Command::Eval(args) => failure::from_check(eval::run(args, ui.out)),
+        Command::Export(args) => export::run(args, &cli.global, ui),
         Command::Weights(args) => failure::from_check(weights::run(args, ui.out)),
         Command::Network(args) => failure::from_check(network::run(args, ui.out)),
         Command::Stage(args) => stage::run(args),

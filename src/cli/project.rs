@@ -25,6 +25,16 @@ pub struct Target {
     set: Vec<String>,
 }
 
+impl Target {
+    /// The file of tensors that is named in place of a pipeline.
+    pub fn file_of_tensors(&self) -> Option<&Path> {
+        let [word] = &self.words[..] else { return None };
+        let file = Path::new(word);
+        let pipeline = file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+        (file.is_file() && !pipeline).then_some(file)
+    }
+}
+
 /// A pipeline with everything that it needs to be planned.
 pub struct Project {
     /// The checked pipeline.

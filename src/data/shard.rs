@@ -376,21 +376,6 @@ impl Images for SplitView<'_> {
     }
 }
 
-/// Every image of a split of a set with `store: square` as a vector `n x (size * size * 3)`, less the mean image: what
-/// retrieval by raw pixels compares (by cosine, so the scale does not matter; it is that of the bytes).
-pub fn raw_pixel_vectors(view: &SplitView<'_>) -> Vec<f32> {
-    let dim = view.size * view.size * 3;
-    let mut sums = vec![0u64; dim];
-    for image in view.pixels.chunks_exact(dim) {
-        sums.iter_mut().zip(image).for_each(|(sum, &value)| *sum += u64::from(value));
-    }
-    let means: Vec<f32> = sums.iter().map(|&sum| (sum as f64 / view.len().max(1) as f64) as f32).collect();
-    view.pixels
-        .chunks_exact(dim)
-        .flat_map(|image| image.iter().zip(&means).map(|(&value, mean)| f32::from(value) - mean))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -441,16 +426,6 @@ mod tests {
         // Of a file nobody knows how long it must be.
         write_sizes(room.path(), Store::Original, &[[2, 3], [5, 2], [2, 2], [2, 9], [4, 2]]);
         assert!(ImageSet::open(room.path()).unwrap().split(Split::Test).image(0).encoded);
-    }
-
-    #[test]
-    fn pixel_vectors_are_centred_by_the_mean_image_of_their_split() {
-        let room = tempfile::tempdir().unwrap();
-        write(room.path());
-        let set = ImageSet::open(room.path()).unwrap();
-        let vectors = raw_pixel_vectors(&set.split(Split::Test));
-        let expected: Vec<f32> = [-10.0, 0.0, 10.0].iter().flat_map(|&v| [v; 12]).collect();
-        assert_eq!(vectors, expected);
     }
 
     #[test]

@@ -1,11 +1,20 @@
 //! Retrieval metrics of embeddings: vectors in, numbers out; and the statistics of many such numbers.
 //!
-//! [`neighbours`] finds exact nearest neighbours, [`retrieval`](mod@retrieval) turns them into metrics, [`vectors`] reads
-//! the files of other tools, [`statistics`] has the intervals and tests of a table.
+//! [`ranks`] finds where the matches of each query rank, [`retrieval`](mod@retrieval) turns that into metrics,
+//! [`per_query`] writes it query by query, [`clustering`] compares classes with clusters, [`neighbours`] finds the nearest
+//! rows themselves, [`sheet`] shows them as pictures, [`vectors`] reads the files of other tools, [`tensors`]
+//! writes them, [`statistics`] has the intervals and tests of a table.
 
+pub mod clustering;
+mod index;
 pub mod neighbours;
+pub mod per_query;
+mod ranks;
 pub mod retrieval;
+pub mod sheet;
 pub mod statistics;
+pub mod tensors;
 pub mod vectors;
 
-pub use retrieval::{EvalError, Labelled, Options, Retrieval, Scores, retrieval};
+pub use ranks::Ties;
+pub use retrieval::{Average, EvalError, Labelled, Options, Retrieval, Scores, retrieval};

@@ -8,13 +8,15 @@ use std::cmp::Ordering;
 
 use rayon::prelude::*;
 
-use crate::loss::real::{Onto, Real, View, serial_product};
+use super::index::Index;
+use super::retrieval::{EvalError, Labelled, index};
+use crate::loss::real::{Onto, Real, serial_product};
 
 /// Rows of the query and gallery blocks whose similarities exist at one time on one thread.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Blocks {
-    pub queries: usize,
-    pub gallery: usize,
+struct Blocks {
+    queries: usize,
+    gallery: usize,
 }
 
 impl Default for Blocks {
@@ -23,94 +25,50 @@ impl Default for Blocks {
     }
 }
 
-/// Rows ready for the search: unit vectors in 32 bits beside the raw rows and their norms.
-#[derive(Debug)]
-pub(super) struct Index<'a, T> {
-    raw: &'a [T],
-    units: Vec<f32>,
-    inverse_norms: Vec<f64>,
-    dim: usize,
-}
-
-/// The first row that has no direction: zero, or so small or large that its norm cannot be inverted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NoDirection {
+/// A row that was found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Neighbour {
+    /// Its position in the gallery.
     pub row: usize,
+    /// Its cosine with the query.
+    pub similarity: f64,
 }
 
-impl<'a, T: Real> Index<'a, T> {
-    /// Prepares `raw`, finite rows of length `dim`.
-    pub fn new(raw: &'a [T], dim: usize) -> Result<Self, NoDirection> {
-        let mut units = vec![0.0f32; raw.len()];
-        let inverse_norms: Vec<f64> = raw
-            .par_chunks(dim)
-            .zip(units.par_chunks_mut(dim))
-            .map(|(row, unit)| {
-                let largest = row.iter().fold(0.0f64, |m, x| m.max(x.to_f64().abs()));
-                let squares: f64 = row.iter().map(|x| (x.to_f64() / largest) * (x.to_f64() / largest)).sum();
-                let inverse = 1.0 / squares.sqrt() / largest;
-                unit.iter_mut().zip(row).for_each(|(u, x)| *u = (x.to_f64() * inverse) as f32);
-                inverse
-            })
-            .collect();
-        match inverse_norms.iter().position(|inverse| !inverse.is_normal()) {
-            Some(row) => Err(NoDirection { row }),
-            None => Ok(Self { raw, units, inverse_norms, dim }),
-        }
-    }
-
-    /// Number of rows.
-    pub fn len(&self) -> usize {
-        self.inverse_norms.len()
-    }
-
-    /// Row `i` in 64 bits, with unit length.
-    fn write_unit(&self, i: usize, out: &mut [f64]) {
-        let row = &self.raw[i * self.dim..(i + 1) * self.dim];
-        out.iter_mut().zip(row).for_each(|(out, x)| *out = x.to_f64() * self.inverse_norms[i]);
-    }
-
-    /// The cosine of a unit vector with row `i`, in 64 bits; never -0.
-    fn similarity(&self, unit: &[f64], i: usize) -> f64 {
-        let row = &self.raw[i * self.dim..(i + 1) * self.dim];
-        let mut lanes = [0.0f64; 8];
-        let (rows, units) = (row.chunks_exact(8), unit.chunks_exact(8));
-        let rest: f64 = rows.remainder().iter().zip(units.remainder()).map(|(x, u)| x.to_f64() * u).sum();
-        for (x, u) in rows.zip(units) {
-            for lane in 0..8 {
-                lanes[lane] += x[lane].to_f64() * u[lane];
-            }
-        }
-        (lanes.iter().sum::<f64>() + rest) * self.inverse_norms[i] + 0.0
-    }
-
-    fn block(&self, first: usize, rows: usize) -> View<'_, f32> {
-        View::new(&self.units[first * self.dim..(first + rows) * self.dim], rows, self.dim)
-    }
+/// The `depth` nearest rows of `gallery` for each of `queries`, both `N x dim`, nearest first; fewer where there are fewer.
+/// The row `own[query]` is left out: the query itself, where it is in the gallery.
+///
+/// # Errors
+/// [`EvalError`], as [`retrieval`](super::retrieval()).
+pub fn neighbours<T: Real>(
+    queries: &[T],
+    gallery: &[T],
+    dim: usize,
+    own: &[Option<usize>],
+    depth: usize,
+) -> Result<Vec<Vec<Neighbour>>, EvalError> {
+    let labels = vec![0; gallery.len() / dim.max(1)];
+    let gallery = index("gallery", Labelled { vectors: gallery, labels: &labels, dim })?;
+    let labels = vec![0; own.len()];
+    let queries = index("queries", Labelled { vectors: queries, labels: &labels, dim })?;
+    Ok(nearest(&queries, &gallery, |query| own[query], Blocks::default(), depth))
 }
 
-/// For each query, `depth(query)` nearest rows of the gallery (or as many as there are), nearest first; with
-/// `skip_self`, a query is not its own neighbour. `visit(query, neighbours)` turns them into what is kept.
+/// For each query, the `depth` nearest rows of the gallery (or as many as there are), nearest first, without its `own`.
 ///
 /// Memory: one block of similarities and `O(depth)` candidates a query of it, for each thread.
-pub(super) fn nearest<T: Real, R: Send>(
+fn nearest<T: Real>(
     queries: &Index<'_, T>,
     gallery: &Index<'_, T>,
-    skip_self: bool,
+    own: impl Fn(usize) -> Option<usize> + Sync,
     blocks: Blocks,
-    depth: impl Fn(usize) -> usize + Sync,
-    visit: impl Fn(usize, &[usize]) -> R + Sync,
-) -> Vec<R> {
-    let dim = queries.dim;
-    // A sum of dim products of 32-bit unit vectors, each factor rounded once, in any order: (dim + 3) half-epsilons bound
-    // its error; twice that is taken.
-    let slack = (dim as f64 + 3.0) * f64::from(f32::EPSILON);
+    depth: usize,
+) -> Vec<Vec<Neighbour>> {
+    let slack = queries.slack();
     let search = |first: usize| {
         let rows = blocks.queries.min(queries.len() - first);
-        let mut nearest: Vec<Nearest> =
-            (0..rows).map(|row| Nearest::new(depth(first + row).min(gallery.len() - usize::from(skip_self)))).collect();
-        let mut units = vec![0.0f64; rows * dim];
-        units.chunks_mut(dim).enumerate().for_each(|(row, unit)| queries.write_unit(first + row, unit));
+        let mut nearest: Vec<Nearest> = (0..rows)
+            .map(|row| Nearest::new(depth.min(gallery.len() - usize::from(own(first + row).is_some()))))
+            .collect();
         let mut similarities = Vec::new();
         for start in (0..gallery.len()).step_by(blocks.gallery) {
             let width = blocks.gallery.min(gallery.len() - start);
@@ -122,23 +80,19 @@ pub(super) fn nearest<T: Real, R: Send>(
                 &mut similarities,
             );
             for (row, similarities) in similarities.chunks(width).enumerate() {
-                let nearest = &mut nearest[row];
-                let unit = &units[row * dim..(row + 1) * dim];
+                let (nearest, own) = (&mut nearest[row], own(first + row));
                 for (at, &similarity) in similarities.iter().enumerate() {
-                    if similarity >= nearest.cut && !(skip_self && start + at == first + row) {
+                    if similarity >= nearest.cut && own != Some(start + at) {
                         nearest.candidates.push((similarity, start + at));
                         if nearest.candidates.len() == nearest.capacity {
-                            nearest.prune(slack, |i| gallery.similarity(unit, i));
+                            nearest.prune(slack, |i| queries.similarity(first + row, gallery, i));
                         }
                     }
                 }
             }
         }
-        let finish = |(row, nearest): (usize, Nearest)| {
-            let unit = &units[row * dim..(row + 1) * dim];
-            visit(first + row, &nearest.ranked(|i| gallery.similarity(unit, i)))
-        };
-        nearest.into_iter().enumerate().map(finish).collect::<Vec<R>>()
+        let finish = |(row, nearest): (usize, Nearest)| nearest.ranked(|i| queries.similarity(first + row, gallery, i));
+        nearest.into_iter().enumerate().map(finish).collect::<Vec<_>>()
     };
     let firsts: Vec<usize> = (0..queries.len()).step_by(blocks.queries).collect();
     firsts.into_par_iter().flat_map_iter(search).collect()
@@ -190,11 +144,11 @@ impl Nearest {
     }
 
     /// The nearest, in order.
-    fn ranked(self, exact: impl Fn(usize) -> f64) -> Vec<usize> {
+    fn ranked(self, exact: impl Fn(usize) -> f64) -> Vec<Neighbour> {
         let mut scored: Vec<_> = self.candidates.into_iter().map(|(_, i)| (exact(i), i)).collect();
         scored.sort_unstable_by(closer);
         scored.truncate(self.wanted);
-        scored.into_iter().map(|(_, i)| i).collect()
+        scored.into_iter().map(|(similarity, row)| Neighbour { row, similarity }).collect()
     }
 }
 
@@ -205,18 +159,19 @@ mod tests {
 
     /// All rows by a double loop in 64 bits.
     fn plain(queries: &Index<'_, f32>, gallery: &Index<'_, f32>, skip_self: bool, depth: usize) -> Vec<Vec<usize>> {
-        let dim = queries.dim;
         (0..queries.len())
             .map(|q| {
-                let mut unit = vec![0.0; dim];
-                queries.write_unit(q, &mut unit);
                 let others = (0..gallery.len()).filter(|&i| !(skip_self && i == q));
-                let mut all: Vec<_> = others.map(|i| (gallery.similarity(&unit, i), i)).collect();
+                let mut all: Vec<_> = others.map(|i| (queries.similarity(q, gallery, i), i)).collect();
                 all.sort_by(closer);
                 all.truncate(depth);
                 all.into_iter().map(|(_, i)| i).collect()
             })
             .collect()
+    }
+
+    fn places(found: Vec<Vec<Neighbour>>) -> Vec<Vec<usize>> {
+        found.into_iter().map(|found| found.into_iter().map(|neighbour| neighbour.row).collect()).collect()
     }
 
     fn rows(count: usize, dim: usize, item: u64) -> Vec<f32> {
@@ -242,9 +197,9 @@ mod tests {
             for (threads, blocks) in [(1, (128, 1024)), (2, (3, 5)), (4, (1, 1)), (3, (7, 83))] {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 let blocks = Blocks { queries: blocks.0, gallery: blocks.1 };
-                let keep = |_: usize, found: &[usize]| found.to_vec();
-                assert_eq!(pool.install(|| nearest(&queries, &gallery, false, blocks, |_| depth, keep)), across);
-                assert_eq!(pool.install(|| nearest(&gallery, &gallery, true, blocks, |_| depth, keep)), within);
+                let found = pool.install(|| nearest(&queries, &gallery, |_| None, blocks, depth));
+                assert_eq!(places(found), across);
+                assert_eq!(places(pool.install(|| nearest(&gallery, &gallery, Some, blocks, depth))), within);
             }
         }
     }
@@ -255,8 +210,8 @@ mod tests {
         gallery.iter_mut().for_each(|x| *x = 1.0 + 1e-4 * *x);
         let query = vec![1.0f32; 16];
         let (gallery, query) = (Index::new(&gallery, 16).unwrap(), Index::new(&query, 16).unwrap());
-        let found = nearest(&query, &gallery, false, Blocks::default(), |_| 9, |_, found| found.to_vec());
-        assert_eq!(found, plain(&query, &gallery, false, 9));
+        let found = nearest(&query, &gallery, |_| None, Blocks::default(), 9);
+        assert_eq!(places(found), plain(&query, &gallery, false, 9));
     }
 
     #[test]
@@ -264,8 +219,8 @@ mod tests {
         let rows: Vec<f32> = [0.3, -0.5, 0.7].repeat(5_000);
         let gallery = Index::new(&rows, 3).unwrap();
         let query = Index::new(&rows[..3], 3).unwrap();
-        let found = nearest(&query, &gallery, false, Blocks::default(), |_| 100, |_, found| found.to_vec());
-        assert_eq!(found, [(0..100).collect::<Vec<_>>()]);
+        let found = nearest(&query, &gallery, |_| None, Blocks::default(), 100);
+        assert_eq!(places(found), [(0..100).collect::<Vec<_>>()]);
         let mut kept = Nearest::new(4);
         for i in (0..1_000).rev() {
             kept.candidates.push((0.5, i));
@@ -274,20 +229,14 @@ mod tests {
             }
             assert!(kept.candidates.len() < kept.capacity);
         }
-        assert_eq!(kept.ranked(|i| 0.5 - i as f64 * 1e-12), [0, 1, 2, 3]);
+        assert_eq!(places(vec![kept.ranked(|i| 0.5 - i as f64 * 1e-12)]), [[0, 1, 2, 3]]);
     }
 
     #[test]
     fn twins_rank_by_index() {
         let gallery = [0.0f32, 1.0, 2.0, 0.0, 1.0, 0.0, 4.0, 0.0];
-        let gallery = Index::new(&gallery, 2).unwrap();
-        let found = nearest(&gallery, &gallery, true, Blocks::default(), |_| 3, |_, found| found.to_vec());
-        assert_eq!(found, [[1, 2, 3], [2, 3, 0], [1, 3, 0], [1, 2, 0]]);
-    }
-
-    #[test]
-    fn rows_without_direction_are_found() {
-        assert_eq!(Index::new(&[1.0f64, 0.0, 0.0, 0.0], 2).unwrap_err(), NoDirection { row: 1 });
-        assert_eq!(Index::new(&[1.0f32, 0.0, 1e-40, 1e30], 2).unwrap().len(), 2);
+        let found = neighbours(&gallery, &gallery, 2, &[Some(0), Some(1), Some(2), Some(3)], 3).unwrap();
+        assert_eq!(found[0][2], Neighbour { row: 3, similarity: 0.0 });
+        assert_eq!(places(found), [[1, 2, 3], [2, 3, 0], [1, 3, 0], [1, 2, 0]]);
     }
 }

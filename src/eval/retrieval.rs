@@ -1,10 +1,13 @@
-//! Retrieval metrics over exact nearest neighbours.
+//! Retrieval metrics over exact ranks.
+
+use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::neighbours::{Blocks, Index, nearest};
+use super::index::Index;
+use super::ranks::{MOST_MATCHES, Search, TILE, Ties};
 use crate::loss::real::Real;
 
 /// Vectors and what they show.
@@ -19,23 +22,50 @@ pub struct Labelled<'a, T> {
 }
 
 /// What to compute.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Options {
     /// The K of each Recall@K, each at least 1.
     pub recall_at: Vec<usize>,
+    /// How rows of equal similarity rank.
+    pub ties: Ties,
+    /// Over what the values of the queries are averaged.
+    pub average: Average,
+    /// Also the mean average precision, which alone needs the ranks of all matches.
+    pub average_precision: bool,
+}
+
+/// Over what the values of queries are averaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Average {
+    /// Over the queries: each counts the same.
+    #[default]
+    Queries,
+    /// Over the queries of each class, then over the classes: each class counts the same.
+    Classes,
 }
 
 /// The metrics of one set of queries: means over the queries whose class occurs among what they search.
+///
+/// R is the number of rows of the query's class to be found, itself excluded; its *matches*.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Retrieval {
-    /// Share of queries whose nearest neighbour is of their class.
+    /// P@1: share of queries whose nearest neighbour is a match (Musgrave, Belongie and Lim, *A Metric Learning Reality
+    /// Check*, ECCV 2020, section 3.2).
     pub precision_at_1: f64,
-    /// Share of the own class among the `R` nearest, `R` being the number of samples of that class to be found.
+    /// R-Precision: matches among the R nearest, divided by R (as above).
     pub r_precision: f64,
-    /// `1/R sum_{k <= R} (precision at k if the k-th neighbour is of the class, else 0)`.
+    /// MAP@R: `1/R sum_{k <= R} (precision at k if the k-th neighbour is a match, else 0)` (as above, equation 9).
     pub map_at_r: f64,
-    /// `(K, share of queries with at least one of their class among the K nearest)`, as asked for.
+    /// Recall@K: `(K, share of queries with at least one match among the K nearest)`, as asked for (Jegou, Douze and Schmid,
+    /// *Product Quantization for Nearest Neighbor Search*, PAMI 2011, section 5.2, with matches in place of the nearest).
     pub recall_at: Vec<(usize, f64)>,
+    /// MRR: mean of `1 / rank of the nearest match` (Voorhees, *The TREC-8 Question Answering Track Report*, 1999).
+    pub mean_reciprocal_rank: f64,
+    /// mAP: mean of `1/R sum over all matches of (precision at its rank)`, none unless asked for (Manning, Raghavan and
+    /// Schuetze, *Introduction to Information Retrieval*, 2008, section 8.4).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mean_average_precision: Option<f64>,
     /// All queries.
     pub queries: usize,
     /// Queries left out, for their class has no other sample.
@@ -45,17 +75,19 @@ pub struct Retrieval {
     pub per_query: Vec<Option<Scores>>,
 }
 
-/// The values of one query.
+/// The values of one query, whose means are those of [`Retrieval`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scores {
-    /// 1 or 0.
-    pub precision_at_1: f64,
+    /// R, at least 1.
+    pub matches: usize,
+    /// Rank, from 1, of the nearest match.
+    pub first_match: usize,
     /// In [0, 1].
     pub r_precision: f64,
     /// In [0, 1].
     pub map_at_r: f64,
-    /// Rank, from 1, of the nearest of the class; none if it lies beyond `R` and every K.
-    pub first_match: Option<usize>,
+    /// In [0, 1]; none unless asked for.
+    pub average_precision: Option<f64>,
 }
 
 /// Why there are no metrics.
@@ -87,94 +119,117 @@ pub enum EvalError {
 /// The retrieval metrics of `queries` in `gallery`; without one, in the queries themselves, where a query (by its index)
 /// never finds itself.
 ///
-/// Neighbours rank by cosine similarity, computed in 64 bits, then by index. The result is the same for any number of
-/// threads. Memory: O(N D) in 32 bits, beside one block of similarities a thread.
-///
-/// Reference: Musgrave, Belongie and Lim, *A Metric Learning Reality Check*, ECCV 2020 (precision at 1, R-precision,
-/// MAP@R). Recall@K leaves out queries without a match, as the others do; some codes count them as misses.
+/// Neighbours rank by cosine similarity, computed in 64 bits; equal ones as [`Options::ties`] says. The result is the same
+/// for any number of threads. Memory beside the vectors: a copy of them in 32 bits, 4 MiB a thread, and 16 bytes for each
+/// pair of a query and a match, up to 400 MiB. Queries without a match are left out; some codes count them as misses.
 ///
 /// ```
 /// use meanfield::eval::{Labelled, Options, retrieval};
 /// let vectors = [1.0f32, 0.0, 0.9, 0.1, 0.0, 1.0, 0.1, 0.9];
 /// let queries = Labelled { vectors: &vectors, labels: &[3, 3, 5, 3], dim: 2 };
-/// let found = retrieval(queries, None, &Options { recall_at: vec![2] })?;
+/// let found = retrieval(queries, None, &Options { recall_at: vec![2], ..Options::default() })?;
 /// assert_eq!((found.queries, found.without_match), (4, 1));
 /// assert_eq!(found.precision_at_1, 2.0 / 3.0);
 /// assert_eq!(found.recall_at, [(2, 1.0)]);
 /// # Ok::<(), meanfield::eval::EvalError>(())
 /// ```
+///
+/// # Errors
+/// [`EvalError`], each variant saying which row or option is at fault.
 pub fn retrieval<T: Real>(
     queries: Labelled<'_, T>,
     gallery: Option<Labelled<'_, T>>,
     options: &Options,
 ) -> Result<Retrieval, EvalError> {
-    let searched = gallery.unwrap_or(queries);
-    let skip_self = gallery.is_none();
     if options.recall_at.contains(&0) {
         return Err(EvalError::Recall);
     }
     let query_index = index("queries", queries)?;
     let gallery_index = gallery.map(|gallery| index("gallery", gallery)).transpose()?;
-    if queries.dim != searched.dim {
-        return Err(EvalError::Dimension { queries: queries.dim, gallery: searched.dim });
+    if let Some(gallery) = gallery.filter(|gallery| gallery.dim != queries.dim) {
+        return Err(EvalError::Dimension { queries: queries.dim, gallery: gallery.dim });
     }
     let mut sizes = FxHashMap::<u32, usize>::default();
-    for &label in searched.labels {
+    for &label in gallery.unwrap_or(queries).labels {
         *sizes.entry(label).or_default() += 1;
     }
-    let relevant =
-        |query: usize| sizes.get(&queries.labels[query]).copied().unwrap_or(0).saturating_sub(usize::from(skip_self));
-    let deepest = options.recall_at.iter().copied().max().unwrap_or(0);
-    let depth = |query: usize| match relevant(query) {
-        0 => 0,
-        relevant => relevant.max(deepest),
+    let matches = |query: usize| {
+        let size = sizes.get(&queries.labels[query]).copied().unwrap_or(0);
+        size.saturating_sub(usize::from(gallery.is_none()))
     };
-    let scores = |query: usize, ranked: &[usize]| {
-        let hits = ranked.iter().map(|&found| searched.labels[found] == queries.labels[query]);
-        (relevant(query) > 0).then(|| Scores::new(relevant(query), hits))
+    let search = Search {
+        queries: &query_index,
+        query_labels: queries.labels,
+        gallery: gallery_index.as_ref().zip(gallery.map(|gallery| gallery.labels)),
+        ties: options.ties,
+        all: options.average_precision,
+        tile: TILE,
+        most_matches: MOST_MATCHES,
     };
-    let gallery_index = gallery_index.as_ref().unwrap_or(&query_index);
-    summarise(nearest(&query_index, gallery_index, skip_self, Blocks::default(), depth, scores), &options.recall_at)
+    let scores = search.ranks(|query, ranks| Scores::new(matches(query), ranks, options.average_precision));
+    summarise(scores, queries.labels, options)
 }
 
 impl Scores {
-    /// The values of a query with `relevant > 0` matches to find, its ranked neighbours being `hits` or not.
-    fn new(relevant: usize, hits: impl Iterator<Item = bool>) -> Self {
-        let mut scores = Self { precision_at_1: 0.0, r_precision: 0.0, map_at_r: 0.0, first_match: None };
-        let mut found = 0.0;
-        for (rank, _) in hits.enumerate().filter(|&(_, hit)| hit).map(|(at, hit)| (at + 1, hit)) {
-            scores.first_match.get_or_insert(rank);
-            if rank <= relevant {
-                found += 1.0;
-                scores.map_at_r += found / rank as f64;
-            }
-        }
-        scores.precision_at_1 = f64::from(u8::from(scores.first_match == Some(1)));
-        scores.r_precision = found / relevant as f64;
-        scores.map_at_r /= relevant as f64;
-        scores
+    /// The values of a query with so many `matches`, by the rising ranks of those that matter; none without a match.
+    fn new(matches: usize, ranks: &[usize], average_precision: bool) -> Option<Self> {
+        let first_match = *ranks.first()?;
+        let precision = |(before, &rank): (usize, &usize)| (before + 1) as f64 / rank as f64;
+        let within = ranks.iter().take_while(|rank| **rank <= matches).count();
+        let mean = |ranks: &[usize]| ranks.iter().enumerate().map(precision).sum::<f64>() / matches as f64;
+        Some(Self {
+            matches,
+            first_match,
+            r_precision: within as f64 / matches as f64,
+            map_at_r: mean(&ranks[..within]),
+            average_precision: average_precision.then(|| mean(ranks)),
+        })
+    }
+
+    /// 1 if the nearest neighbour is a match, else 0.
+    pub fn precision_at_1(&self) -> f64 {
+        self.recall_at(1)
+    }
+
+    /// 1 if one of the `k` nearest neighbours is a match, else 0.
+    pub fn recall_at(&self, k: usize) -> f64 {
+        f64::from(u8::from(self.first_match <= k))
     }
 }
 
-fn summarise(per_query: Vec<Option<Scores>>, recall_at: &[usize]) -> Result<Retrieval, EvalError> {
+fn summarise(per_query: Vec<Option<Scores>>, labels: &[u32], options: &Options) -> Result<Retrieval, EvalError> {
     let answered = per_query.iter().flatten().count();
     if answered == 0 {
         return Err(EvalError::NoMatch { queries: per_query.len() });
     }
-    let mean = |value: &dyn Fn(&Scores) -> f64| per_query.iter().flatten().map(value).sum::<f64>() / answered as f64;
-    let within = |k: usize| mean(&|s| f64::from(u8::from(s.first_match.is_some_and(|rank| rank <= k))));
+    let mean = |value: &dyn Fn(&Scores) -> f64| match options.average {
+        Average::Queries => per_query.iter().flatten().map(value).sum::<f64>() / answered as f64,
+        Average::Classes => {
+            let mut classes = BTreeMap::<u32, (f64, f64)>::new();
+            for (scores, &label) in per_query.iter().zip(labels) {
+                if let Some(scores) = scores {
+                    let (sum, count) = classes.entry(label).or_default();
+                    (*sum, *count) = (*sum + value(scores), *count + 1.0);
+                }
+            }
+            classes.values().map(|(sum, count)| sum / count).sum::<f64>() / classes.len() as f64
+        }
+    };
     Ok(Retrieval {
-        precision_at_1: mean(&|s| s.precision_at_1),
+        precision_at_1: mean(&Scores::precision_at_1),
         r_precision: mean(&|s| s.r_precision),
         map_at_r: mean(&|s| s.map_at_r),
-        recall_at: recall_at.iter().map(|&k| (k, within(k))).collect(),
+        recall_at: options.recall_at.iter().map(|&k| (k, mean(&|s| s.recall_at(k)))).collect(),
+        mean_reciprocal_rank: mean(&|s| 1.0 / s.first_match as f64),
+        mean_average_precision: options.average_precision.then(|| mean(&|s| s.average_precision.unwrap_or(0.0))),
         queries: per_query.len(),
         without_match: per_query.len() - answered,
         per_query,
     })
 }
 
-fn index<'a, T: Real>(what: &'static str, set: Labelled<'a, T>) -> Result<Index<'a, T>, EvalError> {
+/// Checks a set and prepares it for a search.
+pub(super) fn index<'a, T: Real>(what: &'static str, set: Labelled<'a, T>) -> Result<Index<'a, T>, EvalError> {
     let (labels, dim) = (set.labels.len(), set.dim);
     if labels == 0 || dim == 0 {
         return Err(EvalError::Empty { what, rows: labels, dim });
@@ -222,7 +277,7 @@ mod tests {
                 .iter()
                 .map(|(k, v)| (k.parse().unwrap(), v.as_f64().unwrap()))
                 .collect();
-            let options = Options { recall_at: recall.iter().map(|&(k, _)| k).collect() };
+            let options = Options { recall_at: recall.iter().map(|&(k, _)| k).collect(), ..Options::default() };
             let narrow = |v: &[f64]| v.iter().map(|&x| x as f32).collect::<Vec<_>>();
             let (q32, g32) = (narrow(&q), narrow(&g));
             let gallery = (!own).then_some(Labelled { vectors: &g[..], labels: &gl, dim });
@@ -246,13 +301,16 @@ mod tests {
 
     #[test]
     fn a_query_has_the_values_on_paper() {
-        // Hits at ranks 1, 3 and 5 of R = 4: precisions 1, 2/3 count, rank 5 lies beyond R.
-        let scores = Scores::new(4, [true, false, true, false, true].into_iter());
-        assert_eq!(scores.precision_at_1, 1.0);
-        assert_eq!(scores.r_precision, 0.5);
+        // Matches at ranks 1, 3, 5 and 8 of R = 4: precisions 1 and 2/3 count, ranks 5 and 8 lie beyond R.
+        let scores = Scores::new(4, &[1, 3, 5, 8], true).unwrap();
+        assert_eq!((scores.precision_at_1(), scores.r_precision, scores.matches), (1.0, 0.5, 4));
         assert!((scores.map_at_r - (1.0 + 2.0 / 3.0) / 4.0).abs() <= 1e-15);
-        let late = Scores::new(1, [false, false, true].into_iter());
-        assert_eq!((late.precision_at_1, late.map_at_r, late.first_match), (0.0, 0.0, Some(3)));
+        let all = (1.0 + 2.0 / 3.0 + 3.0 / 5.0 + 4.0 / 8.0) / 4.0;
+        assert!((scores.average_precision.unwrap() - all).abs() <= 1e-15);
+        let late = Scores::new(1, &[3], false).unwrap();
+        assert_eq!((late.precision_at_1(), late.map_at_r, late.first_match), (0.0, 0.0, 3));
+        assert_eq!([late.recall_at(2), late.recall_at(3)], [0.0, 1.0]);
+        assert_eq!(late.average_precision, None);
     }
 
     #[test]
@@ -262,18 +320,46 @@ mod tests {
         let found = retrieval(
             Labelled { vectors: &vectors, labels: &[0, 1, 1], dim: 2 },
             None,
-            &Options { recall_at: vec![1, 2] },
+            &Options { recall_at: vec![1, 2], ..Options::default() },
         );
         let found = found.unwrap();
-        assert_eq!(found.per_query[1].unwrap().first_match, Some(2));
+        assert_eq!(found.per_query[1].unwrap().first_match, 2);
         assert_eq!(found.per_query[0], None);
         assert_eq!(found.recall_at, [(1, 0.0), (2, 1.0)]);
     }
 
     #[test]
+    fn averages_over_classes_count_each_class_once() {
+        // Class 0 has three queries that find one another, class 1 two that find the others first, class 2 no pair.
+        let vectors = [1.0f32, 0.0, 1.0, 0.01, 1.0, 0.02, 0.9, 0.5, 0.5, 0.9, 0.0, 1.0];
+        let queries = Labelled { vectors: &vectors, labels: &[0, 0, 0, 1, 1, 2], dim: 2 };
+        let of = |average| retrieval(queries, None, &Options { average, ..Options::default() }).unwrap();
+        let (queries, classes) = (of(Average::Queries), of(Average::Classes));
+        assert_eq!((queries.precision_at_1, classes.precision_at_1), (3.0 / 5.0, 0.5));
+        assert_eq!(queries.per_query, classes.per_query);
+        // The ranks of their matches: 1, 1, 1, then 4 (behind class 0) and 2 (behind class 2).
+        assert!((queries.mean_reciprocal_rank - (3.0 + 1.0 / 4.0 + 1.0 / 2.0) / 5.0).abs() <= 1e-15);
+        assert!((classes.mean_reciprocal_rank - (1.0 + (1.0 / 4.0 + 1.0 / 2.0) / 2.0) / 2.0).abs() <= 1e-15);
+    }
+
+    #[test]
+    fn in_shop_ties_go_to_the_query_where_that_is_asked_for() {
+        // Two rows of the gallery are equally near: the wrong class comes first.
+        let queries = Labelled { vectors: &[1.0f32, 0.0], labels: &[7], dim: 2 };
+        let gallery = Labelled { vectors: &[0.6f32, 0.8, 0.6, -0.8, 0.0, 1.0], labels: &[3, 7, 7], dim: 2 };
+        let first = |ties| {
+            let found = retrieval(queries, Some(gallery), &Options { ties, ..Options::default() }).unwrap();
+            found.per_query[0].unwrap().first_match
+        };
+        assert_eq!((first(Ties::Index), first(Ties::Optimistic)), (2, 1));
+    }
+
+    #[test]
     fn what_has_no_metrics_is_refused_in_words() {
         let run = |vectors: &[f32], labels: &[u32], dim, recall_at: Vec<usize>| {
-            retrieval(Labelled { vectors, labels, dim }, None, &Options { recall_at }).unwrap_err().to_string()
+            retrieval(Labelled { vectors, labels, dim }, None, &Options { recall_at, ..Options::default() })
+                .unwrap_err()
+                .to_string()
         };
         assert_eq!(run(&[1.0, f32::NAN], &[0, 0], 1, vec![]), "queries: row 1 is not finite at element 0");
         assert!(run(&[1.0, 1.0, 0.0, 0.0], &[0, 0], 2, vec![]).starts_with("queries: row 1 is zero"));
@@ -286,7 +372,7 @@ mod tests {
         assert_eq!(run(&[1.0, 1.0], &[0, 0], 1, vec![0]), "Recall@0 was asked for, expected K of at least 1");
         let queries = Labelled { vectors: &[1.0f32, 1.0], labels: &[0], dim: 2 };
         let gallery = Labelled { vectors: &[1.0f32], labels: &[0], dim: 1 };
-        let error = retrieval(queries, Some(gallery), &Options { recall_at: vec![] }).unwrap_err();
+        let error = retrieval(queries, Some(gallery), &Options::default()).unwrap_err();
         assert_eq!(error.to_string(), "queries have length 2, the gallery 1: expected the same");
     }
 }

@@ -6,16 +6,36 @@ use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
+use memmap2::Mmap;
 use npyz::{NpyFile, Order};
 use polars::prelude::{DataFrame, DataType, ParquetReader, PolarsResult, SerReader, Series};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use thiserror::Error;
 
+/// Numbers in the width that a file has them in.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Values {
+    /// 32 bits.
+    F32(Vec<f32>),
+    /// 64 bits.
+    F64(Vec<f64>),
+}
+
+impl Values {
+    /// The same numbers in 64 bits.
+    pub fn wide(self) -> Vec<f64> {
+        match self {
+            Values::F32(values) => values.into_iter().map(f64::from).collect(),
+            Values::F64(values) => values,
+        }
+    }
+}
+
 /// Vectors as read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Vectors {
     /// `rows x dim`, row-major.
-    pub values: Vec<f64>,
+    pub values: Values,
     /// Number of vectors.
     pub rows: usize,
     /// Length of one.
@@ -140,9 +160,9 @@ impl Source<'_> {
         }
         let kind = file.header().dtype().descr();
         let values = match file.try_data::<f32>() {
-            Ok(data) => data.map(|x| x.map(f64::from)).collect::<Result<_, _>>(),
+            Ok(data) => data.collect::<Result<_, _>>().map(Values::F32),
             Err(file) => match file.try_data::<f64>() {
-                Ok(data) => data.collect(),
+                Ok(data) => data.collect::<Result<_, _>>().map(Values::F64),
                 Err(_) => return Err(self.content(format!("the elements are {kind}"), "float32 or float64")),
             },
         };
@@ -173,7 +193,9 @@ impl Source<'_> {
         usual: &str,
         use_it: impl FnOnce(TensorView<'_>) -> Result<R, ReadError>,
     ) -> Result<R, ReadError> {
-        let bytes = fs::read(self.path).map_err(|e| self.io(e))?;
+        let file = File::open(self.path).map_err(|e| self.io(e))?;
+        // SAFETY: whoever asks for the metrics of a file does not alter it meanwhile.
+        let bytes = unsafe { Mmap::map(&file) }.map_err(|e| self.io(e))?;
         let tensors =
             SafeTensors::deserialize(&bytes).map_err(|e| self.content(e.to_string(), "a .safetensors file"))?;
         let mut names = tensors.names();
@@ -193,8 +215,8 @@ impl Source<'_> {
         self.tensor(name, "embeddings", |tensor| {
             let (rows, dim) = self.matrix(tensor.shape())?;
             let values = match tensor.dtype() {
-                Dtype::F32 => elements(tensor.data(), f32::from_le_bytes).map(f64::from).collect(),
-                Dtype::F64 => elements(tensor.data(), f64::from_le_bytes).collect(),
+                Dtype::F32 => Values::F32(elements(tensor.data(), f32::from_le_bytes).collect()),
+                Dtype::F64 => Values::F64(elements(tensor.data(), f64::from_le_bytes).collect()),
                 other => return Err(self.content(format!("the elements are {other:?}"), "F32 or F64")),
             };
             Ok(Vectors { values, rows, dim })
@@ -260,7 +282,7 @@ impl Source<'_> {
             Some(row) => Err(faulty(format!("row {row} has {} numbers, row 0 has {dim}", vectors[row].len()))),
             None => {
                 let (rows, dim) = self.matrix(&[vectors.len(), dim])?;
-                Ok(Vectors { values: vectors.concat(), rows, dim })
+                Ok(Vectors { values: Values::F64(vectors.concat()), rows, dim })
             }
         }
     }

@@ -33,8 +33,9 @@ pub mod weights;
 
 pub use backend::{Backend, Grads, Map, Recording, Shape};
 pub use layers::Statistics;
-pub(crate) use model::embed_batch;
-pub use model::{Architecture, Backbone, COLOURS, Dropout, Head, Model, Normaliser, Pixels, Pooling, Training, embed};
+pub use model::{
+    Architecture, Backbone, COLOURS, Dropout, Head, Model, Normaliser, Pixels, Pooling, Training, embed, embed_batch,
+};
 pub use native::Native;
 pub use native::buffer;
 #[cfg(feature = "cuda")]

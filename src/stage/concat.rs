@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::vectors::{self, Vectors};
+use super::vectors::{self, Vectors, Writer};
 use super::{JobError, output};
 use crate::engine::execute::KindJob;
 use crate::pipeline::kinds::{Inputs, Kind, ParameterProblem};
@@ -35,73 +35,74 @@ enum ConcatError {
 }
 
 pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
-    let mut whole: Option<(PathBuf, Vectors)> = None;
-    for (_, path) in job.inputs.iter().flat_map(|input| &input.items) {
-        let mut part = vectors::read(path)?;
-        if let Err(row) = normalise(&mut part) {
-            return Err(ConcatError::NoDirection { path: path.clone(), row }.into());
+    let paths: Vec<&PathBuf> = job.inputs.iter().flat_map(|input| &input.items).map(|(_, path)| path).collect();
+    let parts: Vec<Vectors> = paths.iter().map(|path| vectors::read(path)).collect::<Result<_, _>>()?;
+    let Some(first) = parts.first() else { return Err(ConcatError::Nothing.into()) };
+    for (part, path) in parts.iter().zip(&paths) {
+        let other = |what| ConcatError::Other { first: paths[0].clone(), other: (*path).clone(), what };
+        let (ours, theirs) = (&first.rows, &part.rows);
+        if ours.labels != theirs.labels || ours.class_names != theirs.class_names {
+            return Err(other("classes").into());
         }
-        whole = Some(match whole {
-            None => (path.clone(), part),
-            Some((first, before)) => {
-                let other = |what| ConcatError::Other { first: first.clone(), other: path.clone(), what };
-                if before.labels != part.labels {
-                    return Err(other("classes").into());
-                }
-                if before.groups != part.groups || before.group_names != part.group_names {
-                    return Err(other("groups").into());
-                }
-                let joined = join(before, part);
-                (first, joined)
-            }
-        });
+        if ours.groups != theirs.groups || ours.group_names != theirs.group_names {
+            return Err(other("groups").into());
+        }
     }
-    let (path, mut whole) = whole.ok_or(ConcatError::Nothing)?;
-    if let Err(row) = normalise(&mut whole) {
-        return Err(ConcatError::NoDirection { path, row }.into());
+    let mut rows = first.rows.clone();
+    rows.remarks = parts.iter().flat_map(|part| part.rows.remarks.clone()).collect();
+    rows.remarks.sort_unstable();
+    rows.remarks.dedup();
+    let dim = parts.iter().map(|part| part.dim).sum();
+    let mut writer = Writer::create(output(job, "vectors")?, &rows, dim)?;
+    let values: Vec<_> = parts.iter().map(Vectors::values).collect();
+    let mut whole = Vec::with_capacity(dim);
+    for row in 0..rows.labels.len() {
+        whole.clear();
+        for ((part, values), path) in parts.iter().zip(&values).zip(&paths) {
+            let begin = whole.len();
+            whole.extend_from_slice(&values[row * part.dim..(row + 1) * part.dim]);
+            let no_direction = || ConcatError::NoDirection { path: (*path).clone(), row };
+            normalise(&mut whole[begin..]).ok_or_else(no_direction)?;
+        }
+        normalise(&mut whole).ok_or(ConcatError::Nothing)?;
+        writer.push(&whole)?;
     }
-    vectors::write(&whole, output(job, "vectors")?)
+    writer.finish()
 }
 
-/// Every row with the row of `part` behind it.
-fn join(before: Vectors, part: Vectors) -> Vectors {
-    let rows = before.vectors.chunks_exact(before.dim).zip(part.vectors.chunks_exact(part.dim));
-    let vectors = rows.flat_map(|(a, b)| a.iter().chain(b)).copied().collect();
-    let mut remarks = before.remarks;
-    remarks.extend(part.remarks);
-    remarks.sort_unstable();
-    remarks.dedup();
-    Vectors { vectors, dim: before.dim + part.dim, remarks, ..part }
-}
-
-/// Gives every row the length 1, or tells the first that has no direction.
-fn normalise(vectors: &mut Vectors) -> Result<(), usize> {
-    for (row, values) in vectors.vectors.chunks_exact_mut(vectors.dim).enumerate() {
-        let length = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-        if !(length.is_finite() && length > 0.0) {
-            return Err(row);
-        }
-        values.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+/// Gives a vector the length 1; nothing if it has no direction.
+fn normalise(vector: &mut [f32]) -> Option<()> {
+    let length = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+    if !(length.is_finite() && length > 0.0) {
+        return None;
     }
-    Ok(())
+    vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+    Some(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use super::super::vectors::Rows;
     use crate::engine::execute::KindInput;
 
-    fn of(vectors: Vec<f32>, dim: usize, labels: Vec<u32>) -> Vectors {
+    /// Vectors, and their images.
+    type Part = (Vec<f32>, Rows);
+
+    fn of(vectors: Vec<f32>, labels: Vec<u32>) -> Part {
         let groups = vec![0; labels.len()];
-        Vectors { vectors, dim, labels, groups, group_names: vec![String::new()], remarks: vec!["chosen".into()] }
+        let class_names = vec!["a".into(), "b".into(), "c".into()];
+        (vectors, Rows { labels, class_names, groups, group_names: vec![String::new()], remarks: vec!["chosen".into()] })
     }
 
     /// What comes of some vectors, or why nothing does.
-    fn concat(parts: &[Vectors]) -> Result<Vectors, String> {
+    fn concat(parts: &[Part]) -> Result<(Vec<f32>, Rows), String> {
         let folder = tempfile::tempdir().unwrap();
-        let item = |(index, part): (usize, &Vectors)| {
+        let item = |(index, (vectors, rows)): (usize, &Part)| {
             let path = folder.path().join(format!("{index}.safetensors"));
-            vectors::write(part, &path).unwrap();
+            let mut writer = Writer::create(&path, rows, vectors.len() / rows.labels.len()).unwrap();
+            writer.push(vectors).unwrap();
+            writer.finish().unwrap();
             (vec![("fold".to_owned(), index.to_string())], path)
         };
         let items = parts.iter().enumerate().map(item).collect();
@@ -115,25 +116,29 @@ mod tests {
             threads: 1,
         };
         run(&job).map_err(|error| error.to_string())?;
-        Ok(vectors::read(&out).unwrap())
+        let found = vectors::read(&out).unwrap();
+        Ok((found.values().to_vec(), found.rows.clone()))
     }
 
     #[test]
     fn each_part_counts_the_same_whatever_its_length() {
-        let found = concat(&[of(vec![3.0, 4.0, 0.0, 2.0], 2, vec![7, 8]), of(vec![-5.0, 0.5], 1, vec![7, 8])]).unwrap();
+        let (found, rows) = concat(&[of(vec![3.0, 4.0, 0.0, 2.0], vec![0, 1]), of(vec![-5.0, 0.5], vec![0, 1])]).unwrap();
         let half = 0.5f64.sqrt();
         let expected = [0.6 * half, 0.8 * half, -half, 0.0, half, half].map(|x| x as f32);
-        assert_eq!((found.dim, &found.labels[..], &found.remarks[..]), (3, &[7, 8][..], &["chosen".to_owned()][..]));
-        assert!(found.vectors.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-7), "{:?}", found.vectors);
+        assert_eq!(rows, of(vec![], vec![0, 1]).1);
+        assert!(found.len() == 6 && found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-7), "{found:?}");
     }
 
     #[test]
     fn vectors_of_other_images_or_without_direction_are_refused() {
         let message = |parts: &[Vectors]| concat(parts).unwrap_err();
-        let one = || of(vec![1.0, 1.0], 1, vec![0, 1]);
-        assert!(message(&[one(), of(vec![1.0, 1.0], 1, vec![0, 2])]).contains("their classes differ"));
-        assert!(message(&[one(), Vectors { groups: vec![0, 0], group_names: vec!["a".into()], ..one() }]).contains("groups"));
-        assert!(message(&[one(), of(vec![1.0, 0.0], 1, vec![0, 1])]).contains("1.safetensors has a vector without a direction at row 1"));
+        let one = || of(vec![1.0, 1.0], vec![0, 1]);
+        let mut grouped = one();
+        grouped.1.group_names = vec!["noto".into()];
+        assert!(message(&[one(), of(vec![1.0, 1.0], vec![0, 2])]).contains("their classes differ"));
+        assert!(message(&[one(), grouped]).contains("their groups differ"));
+        let none = message(&[one(), of(vec![1.0, 0.0], vec![0, 1])]);
+        assert!(none.contains("1.safetensors has a vector without a direction at row 1"), "{none}");
         assert!(message(&[]).contains("no vectors"));
     }
 }

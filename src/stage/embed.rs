@@ -3,23 +3,25 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+use thiserror::Error;
 
 use super::device::{self, Work};
 use super::train::REMARK;
-use super::vectors::{self, Vectors};
+use super::vectors::{Rows, Writer};
 use super::{JobError, Report, input, output, parameters, parsed, required};
-use crate::data::shard::{ImageSet, Item, raw_pixel_vectors};
+use crate::data::images::{EvalImages, Images};
+use crate::data::shard::{ImageSet, Item, SplitView, Store};
 use crate::data::split::Split;
 use crate::engine::event::Progress;
 use crate::engine::execute::KindJob;
 use crate::nn::weights::WeightFile;
-use crate::nn::{Backend, Model, embed};
+use crate::nn::{Architecture, Backend, Model, embed, embed_batch};
 use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
 
 pub(super) const KIND: Kind = Kind {
     name: "embed",
-    version: 1,
+    version: 2,
     inputs: Inputs::Named(&[
         InputSpec { name: "images", required: true },
         InputSpec { name: "model", required: false },
@@ -34,46 +36,99 @@ pub(super) const KIND: Kind = Kind {
 #[serde(deny_unknown_fields)]
 struct Parameters {
     split: Split,
+    short_side: u32,
 }
 
 fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
     parsed::<Parameters>(map).err().unwrap_or_default()
 }
 
-/// Embedding by a network, whatever the device.
-struct Embedding<'a> {
-    weights: &'a Path,
-    pixels: &'a [u8],
+#[derive(Debug, Error)]
+enum EmbedError {
+    #[error("vectors of raw pixels need images of one size: preprocess with `store: square`, or embed by a model")]
+    Sizes,
+    #[error("the set has no image in its split `{0}`; preprocess says which images are in which")]
+    Empty(String),
 }
 
-impl Work for Embedding<'_> {
-    /// The vectors and their length.
-    type Output = Result<(Vec<f32>, usize), JobError>;
+/// Embedding by a network, whatever the device.
+struct Embedding<'a, 'r> {
+    weights: &'a Path,
+    images: &'a dyn Images,
+    short_side: u32,
+    output: &'a Path,
+    rows: &'a Rows,
+    report: Report<'r>,
+}
+
+impl Work for Embedding<'_, '_> {
+    type Output = Result<(), JobError>;
 
     fn on<B: Backend>(self, device: &B) -> Self::Output {
         let model = Model::open(device, self.weights)?;
-        Ok((embed(device, &model, self.pixels)?, model.architecture.dim))
+        let Architecture { dim, height, width, .. } = model.architecture;
+        let images = EvalImages::new(self.images, [height as u32, width as u32], self.short_side);
+        let mut writer = Writer::create(self.output, self.rows, dim)?;
+        let mut pixels = Vec::new();
+        for first in (0..images.len()).step_by(embed_batch(images.image_bytes())) {
+            let range = first..images.len().min(first + embed_batch(images.image_bytes()));
+            pixels.resize(range.len() * images.image_bytes(), 0);
+            images.write(range.clone(), &mut pixels)?;
+            writer.push(&embed(device, &model, &pixels)?)?;
+            (self.report)(&progress(range.end, images.len()));
+        }
+        writer.finish()
     }
 }
 
 pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
-    let Parameters { split } = parameters(&job.parameters)?;
+    let Parameters { split, short_side } = parameters(&job.parameters)?;
     let images = ImageSet::open(required(job, "images")?)?;
     let view = images.split(split);
-    let total = view.len() as u64;
-    report(&Progress { done: 0, total, unit: "image".to_owned(), figures: Vec::new() });
-    let (values, dim) = match input(job, "model") {
-        Some(path) => device::run(Embedding { weights: path, pixels: view.pixels })??,
-        None => (raw_pixel_vectors(&view), view.size * view.size * 3),
-    };
+    if view.is_empty() {
+        return Err(EmbedError::Empty(json!(split).as_str().unwrap_or_default().to_owned()).into());
+    }
+    report(&progress(0, view.len()));
     let mut group_names: Vec<String> = view.items.iter().map(group).collect();
     group_names.sort_unstable();
     group_names.dedup();
     let position = |item: &Item| group_names.binary_search(&group(item)).unwrap_or_default() as u32;
-    let groups = view.items.iter().map(position).collect();
-    let remarks = input(job, "model").map(remarks).transpose()?.unwrap_or_default();
-    let found = Vectors { vectors: values, dim, labels: view.labels.to_vec(), groups, group_names, remarks };
-    vectors::write(&found, output(job, "vectors")?)
+    let rows = Rows {
+        labels: view.labels.to_vec(),
+        class_names: view.class_names.to_vec(),
+        groups: view.items.iter().map(position).collect(),
+        group_names,
+        remarks: input(job, "model").map(remarks).transpose()?.unwrap_or_default(),
+    };
+    let output = output(job, "vectors")?;
+    match input(job, "model") {
+        Some(weights) => device::run(Embedding { weights, images: &view, short_side, output, rows: &rows, report })?,
+        None => raw_pixels(&view, &rows, output),
+    }
+}
+
+/// Every image as the vector of its pixels, less the mean image: what retrieval by raw pixels compares (by cosine, so the
+/// scale does not matter; it is that of the bytes).
+fn raw_pixels(view: &SplitView<'_>, rows: &Rows, output: &Path) -> Result<(), JobError> {
+    if view.store != Store::Square {
+        return Err(EmbedError::Sizes.into());
+    }
+    let dim = view.size * view.size * 3;
+    let mut sums = vec![0u64; dim];
+    for image in view.pixels.chunks_exact(dim) {
+        sums.iter_mut().zip(image).for_each(|(sum, &value)| *sum += u64::from(value));
+    }
+    let means: Vec<f32> = sums.iter().map(|&sum| (sum as f64 / view.len() as f64) as f32).collect();
+    let mut writer = Writer::create(output, rows, dim)?;
+    for image in view.pixels.chunks_exact(dim) {
+        let vector: Vec<f32> = image.iter().zip(&means).map(|(&value, mean)| f32::from(value) - mean).collect();
+        writer.push(&vector)?;
+    }
+    writer.finish()
+}
+
+fn progress(done: usize, total: usize) -> Progress {
+    Progress { done: done as u64, total: total as u64, unit: "image".to_owned(), figures: Vec::new() }
 }
 
 /// What the weight file says that the reader of a table must know.

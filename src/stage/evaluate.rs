@@ -1,19 +1,21 @@
-//! `evaluate`: retrieval metrics of vectors, as one small JSON object.
+//! `evaluate`: metrics of vectors, as one small JSON object, and a table with a row a query.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-use super::{JobError, output, parameters, parsed, problems, required, vectors};
+use super::vectors::{self, Part, Vectors};
+use super::{JobError, output, parameters, parsed, problems, required};
 use crate::engine::execute::KindJob;
-use crate::eval::{Labelled, Options, Retrieval, retrieval};
+use crate::eval::clustering::{Agreement, clustering};
+use crate::eval::{Average, Labelled, Options, Retrieval, Ties, per_query, retrieval};
 use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
 
 pub(super) const KIND: Kind = Kind {
     name: "evaluate",
-    version: 1,
+    version: 2,
     inputs: Inputs::Named(&[InputSpec { name: "vectors", required: true }]),
-    outputs: &[("scores", "scores.json")],
+    outputs: &[("scores", "scores.json"), ("queries", "queries.parquet")],
     publish: false,
     continues: &[],
     check,
@@ -25,6 +27,9 @@ struct Parameters {
     metrics: Vec<String>,
     query: Option<String>,
     gallery: Option<String>,
+    ties: Ties,
+    average: Average,
+    seed: u64,
 }
 
 /// A metric by the name that a pipeline uses.
@@ -33,8 +38,15 @@ enum Metric {
     PrecisionAt1,
     RPrecision,
     MapAtR,
+    MeanReciprocalRank,
+    MeanAveragePrecision,
     RecallAt(usize),
+    Nmi,
+    Ami,
+    F1,
 }
+
+const METRICS: &str = "p1, rp, map_at_r, mrr, map, nmi, ami, f1, or r@K such as r@10";
 
 impl Metric {
     fn parse(name: &str) -> Option<Metric> {
@@ -42,16 +54,30 @@ impl Metric {
             "p1" => Some(Metric::PrecisionAt1),
             "rp" => Some(Metric::RPrecision),
             "map_at_r" => Some(Metric::MapAtR),
+            "mrr" => Some(Metric::MeanReciprocalRank),
+            "map" => Some(Metric::MeanAveragePrecision),
+            "nmi" => Some(Metric::Nmi),
+            "ami" => Some(Metric::Ami),
+            "f1" => Some(Metric::F1),
             _ => name.strip_prefix("r@")?.parse().ok().filter(|&k| k > 0).map(Metric::RecallAt),
         }
     }
 
-    fn value(self, found: &Retrieval) -> Option<f64> {
+    fn of_clusters(self) -> bool {
+        matches!(self, Metric::Nmi | Metric::Ami | Metric::F1)
+    }
+
+    fn value(self, found: &Retrieval, clusters: Option<&Agreement>) -> Option<f64> {
         match self {
             Metric::PrecisionAt1 => Some(found.precision_at_1),
             Metric::RPrecision => Some(found.r_precision),
             Metric::MapAtR => Some(found.map_at_r),
+            Metric::MeanReciprocalRank => Some(found.mean_reciprocal_rank),
+            Metric::MeanAveragePrecision => found.mean_average_precision,
             Metric::RecallAt(k) => found.recall_at.iter().find(|(other, _)| *other == k).map(|(_, value)| *value),
+            Metric::Nmi => clusters.map(|clusters| clusters.nmi),
+            Metric::Ami => clusters.map(|clusters| clusters.ami),
+            Metric::F1 => clusters.map(|clusters| clusters.f1),
         }
     }
 }
@@ -71,35 +97,43 @@ fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
     };
     let mut found = Vec::new();
     if parameters.metrics.is_empty() {
-        found.push(("metrics".to_owned(), "is empty, expected at least one of p1, rp, map_at_r, r@K".to_owned()));
+        found.push(("metrics".to_owned(), format!("is empty, expected at least one of {METRICS}")));
     }
     for (i, name) in parameters.metrics.iter().enumerate() {
         if Metric::parse(name).is_none() {
-            found
-                .push((format!("metrics.{i}"), format!("is `{name}`, expected p1, rp, map_at_r, or r@K such as r@10")));
+            found.push((format!("metrics.{i}"), format!("is `{name}`, expected {METRICS}")));
         }
     }
-    for (given, other, missing) in
-        [(&parameters.query, &parameters.gallery, "gallery"), (&parameters.gallery, &parameters.query, "query")]
-    {
-        if given.is_some() && other.is_none() {
-            found.push((missing.to_owned(), "is missing: queries and gallery come together".to_owned()));
-        }
-    }
+    found.extend(lone_group(parameters.query.as_deref(), parameters.gallery.as_deref()));
     problems(found)
 }
 
-pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
-    let Parameters { metrics, query, gallery } = parameters(&job.parameters)?;
-    let all = vectors::read(required(job, "vectors")?)?;
-    let rows = |group: &Option<String>| {
-        all.of_group(group.as_deref()).ok_or_else(|| EvaluateError::Group {
-            group: group.clone().unwrap_or_default(),
-            known: all.group_names.clone(),
-        })
+/// What is wrong with groups of which only one is given.
+pub(super) fn lone_group(query: Option<&str>, gallery: Option<&str>) -> Vec<(String, String)> {
+    let missing = match (query, gallery) {
+        (Some(_), None) => "gallery",
+        (None, Some(_)) => "query",
+        _ => return Vec::new(),
     };
-    let (asked, asked_labels) = rows(&query)?;
-    let searched = gallery.is_some().then(|| rows(&gallery)).transpose()?;
+    vec![(missing.to_owned(), "is missing: queries and gallery come together".to_owned())]
+}
+
+/// The rows of a group, or all.
+pub(super) fn part<'a>(all: &'a Vectors, group: Option<&str>) -> Result<Part<'a>, JobError> {
+    let unknown =
+        || EvaluateError::Group { group: group.unwrap_or_default().to_owned(), known: all.rows.group_names.clone() };
+    Ok(all.of_group(group).ok_or_else(unknown)?)
+}
+
+pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
+    let Parameters { metrics, query, gallery, ties, average, seed } = parameters(&job.parameters)?;
+    let all = vectors::read(required(job, "vectors")?)?;
+    let labelled = |part| {
+        let Part { vectors, labels, .. }: &Part<'_> = part;
+        Labelled { vectors: &**vectors, labels, dim: all.dim }
+    };
+    let asked = part(&all, query.as_deref())?;
+    let searched = gallery.as_deref().map(|gallery| part(&all, Some(gallery))).transpose()?;
     let wanted: Vec<(&String, Metric)> = metrics.iter().filter_map(|name| Some((name, Metric::parse(name)?))).collect();
     let mut recall_at: Vec<usize> = wanted
         .iter()
@@ -110,20 +144,28 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
         .collect();
     recall_at.sort_unstable();
     recall_at.dedup();
-    let queries = Labelled { vectors: &asked, labels: &asked_labels, dim: all.dim };
-    let gallery = searched.as_ref().map(|(vectors, labels)| Labelled { vectors, labels, dim: all.dim });
-    let found = retrieval(queries, gallery, &Options { recall_at })?;
+    let average_precision = wanted.iter().any(|(_, metric)| *metric == Metric::MeanAveragePrecision);
+    let options = Options { recall_at, ties, average, average_precision };
+    let found = retrieval(labelled(&asked), searched.as_ref().map(labelled), &options)?;
+    let clusters = wanted.iter().any(|(_, metric)| metric.of_clusters());
+    let clusters = clusters.then(|| clustering(labelled(&asked), seed)).transpose()?;
     let mut scores = Map::new();
     for (name, metric) in wanted {
-        let value = metric.value(&found).ok_or_else(|| EvaluateError::NoValue { metric: name.clone() })?;
-        scores.insert(name.clone(), json!(value));
+        let value = metric.value(&found, clusters.as_ref());
+        scores.insert(name.clone(), json!(value.ok_or_else(|| EvaluateError::NoValue { metric: name.clone() })?));
     }
     let mut document = json!({ "metrics": scores, "queries": found.queries, "without_match": found.without_match });
-    if !all.remarks.is_empty() {
-        document["remarks"] = json!(all.remarks);
+    if !all.rows.remarks.is_empty() {
+        document["remarks"] = json!(all.rows.remarks);
     }
     std::fs::write(output(job, "scores")?, format!("{document:#}\n"))?;
-    Ok(())
+    let rows = per_query::Rows {
+        positions: &asked.positions,
+        labels: &asked.labels,
+        class_names: &all.rows.class_names,
+        recall_at: &options.recall_at,
+    };
+    Ok(per_query::write(output(job, "queries")?, &found.per_query, rows)?)
 }
 
 #[cfg(test)]
@@ -133,10 +175,14 @@ mod tests {
     #[test]
     fn metrics_are_known_by_name_and_wrong_ones_refused_at_their_place() {
         assert_eq!(Metric::parse("r@10"), Some(Metric::RecallAt(10)));
-        for name in ["r@0", "r@", "r@-1", "P1", "map"] {
+        for name in ["r@0", "r@", "r@-1", "P1", "nmi "] {
             assert_eq!(Metric::parse(name), None, "{name}");
         }
-        let Value::Object(map) = json!({ "metrics": ["p1", "map"], "query": "noto" }) else { panic!("an object") };
+        let Value::Object(map) =
+            json!({ "metrics": ["p1", "mp"], "query": "noto", "ties": "index", "average": "classes", "seed": 0 })
+        else {
+            panic!("an object")
+        };
         let paths: Vec<Vec<String>> = check(&map).into_iter().map(|problem| problem.path).collect();
         assert_eq!(paths, [vec!["metrics".to_owned(), "1".to_owned()], vec!["gallery".to_owned()]]);
     }

@@ -9,7 +9,7 @@ mod device;
 mod download;
 mod embed;
 mod evaluate;
-
+mod neighbours;
 mod preprocess;
 mod report;
 mod search;
@@ -67,6 +67,7 @@ pub const DEFINITIONS: &[(&str, &str)] = &[
     ("train/mlrc", include_str!("../../stages/train/mlrc.yaml")),
     ("embed", include_str!("../../stages/embed.yaml")),
     ("evaluate", include_str!("../../stages/evaluate.yaml")),
+    ("neighbours", include_str!("../../stages/neighbours.yaml")),
     ("report", include_str!("../../stages/report.yaml")),
     ("search", include_str!("../../stages/search.yaml")),
     ("search/mlrc", include_str!("../../stages/search/mlrc.yaml")),
@@ -75,7 +76,17 @@ pub const DEFINITIONS: &[(&str, &str)] = &[
 
 /// Every kind.
 pub fn kinds() -> Kinds {
-    Kinds(vec![download::KIND, preprocess::KIND, train::KIND, embed::KIND, evaluate::KIND, concat::KIND, search::KIND, report::KIND])
+    Kinds(vec![
+        download::KIND,
+        preprocess::KIND,
+        train::KIND,
+        embed::KIND,
+        evaluate::KIND,
+        neighbours::KIND,
+        concat::KIND,
+        search::KIND,
+        report::KIND,
+    ])
 }
 
 /// Runs the job in the file at `path`.
@@ -90,6 +101,7 @@ pub fn run_job(path: &Path, report: Report<'_>) -> Result<(), JobError> {
         "evaluate" => evaluate::run(&job),
         "concat" => concat::run(&job),
         "search" => search::run(&job),
+        "neighbours" => neighbours::run(&job),
         "report" => report::run(&job),
         other => Err(JobMismatch::Kind(other.to_owned()).into()),
     }

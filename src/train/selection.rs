@@ -193,7 +193,7 @@ pub(super) fn score<B: Backend>(
         Criterion::RecallAt(k) => vec![k],
         _ => Vec::new(),
     };
-    let options = Options { recall_at };
+    let options = Options { recall_at, ..Options::default() };
     let rows = |positions: &[usize]| -> (Vec<f32>, Vec<u32>) {
         let vectors = positions.iter().flat_map(|&row| &vectors[row * dim..(row + 1) * dim]).copied().collect();
         (vectors, positions.iter().map(|&row| labels[row]).collect())

@@ -15,18 +15,24 @@ fn write_npy<T: npyz::AutoSerialize + Copy>(path: &Path, shape: &[u64], order: O
     writer.finish().unwrap();
 }
 
+const VALUES: [f64; 6] = [1.0, 2.5, -3.0, 4.0, 5.0, 6.0];
+
 fn expected() -> Vectors {
-    Vectors { values: vec![1.0, 2.5, -3.0, 4.0, 5.0, 6.0], rows: 3, dim: 2 }
+    Vectors { values: Values::F64(VALUES.to_vec()), rows: 3, dim: 2 }
+}
+
+fn expected_narrow() -> Vectors {
+    Vectors { values: Values::F32(VALUES.map(|x| x as f32).to_vec()), rows: 3, dim: 2 }
 }
 
 #[test]
 fn npy_arrays_are_read_in_both_widths_and_refused_in_other_shapes() {
     let folder = folder();
     let path = folder.path().join("v.npy");
-    let narrow: Vec<f32> = expected().values.iter().map(|&x| x as f32).collect();
+    let narrow = VALUES.map(|x| x as f32);
     write_npy(&path, &[3, 2], Order::C, &narrow);
-    assert_eq!(read_vectors(&path, None).unwrap(), expected());
-    write_npy(&path, &[3, 2], Order::C, &expected().values);
+    assert_eq!(read_vectors(&path, None).unwrap(), expected_narrow());
+    write_npy(&path, &[3, 2], Order::C, &VALUES);
     assert_eq!(read_vectors(&path, None).unwrap(), expected());
     write_npy(&path, &[3, 2], Order::Fortran, &narrow);
     assert!(read_vectors(&path, None).unwrap_err().to_string().contains("Fortran order, expected C order"));
@@ -47,7 +53,7 @@ fn npy_arrays_are_read_in_both_widths_and_refused_in_other_shapes() {
 fn an_array_shorter_than_its_header_is_refused_before_memory_is_taken() {
     let folder = folder();
     let path = folder.path().join("v.npy");
-    write_npy(&path, &[3, 2], Order::C, &expected().values);
+    write_npy(&path, &[3, 2], Order::C, &VALUES);
     let bytes = fs::read(&path).unwrap();
     let claim = String::from_utf8_lossy(&bytes[..128]).replace("(3, 2), }    ", "(3000000, 2), }").into_bytes();
     fs::write(&path, claim).unwrap();
@@ -59,17 +65,17 @@ fn an_array_shorter_than_its_header_is_refused_before_memory_is_taken() {
 fn safetensors_are_found_by_name_by_being_alone_and_by_the_usual_name() {
     let folder = folder();
     let path = folder.path().join("v.safetensors");
-    let values: Vec<u8> = expected().values.iter().flat_map(|&x| (x as f32).to_le_bytes()).collect();
+    let values: Vec<u8> = VALUES.iter().flat_map(|&x| (x as f32).to_le_bytes()).collect();
     let labels: Vec<u8> = [3i64, 3, 9].iter().flat_map(|x| x.to_le_bytes()).collect();
     let vectors = || TensorView::new(Dtype::F32, vec![3, 2], &values).unwrap();
     let labels = || TensorView::new(Dtype::I64, vec![3], &labels).unwrap();
     let write = |tensors: Vec<(&str, TensorView<'_>)>| safetensors::serialize_to_file(tensors, None, &path).unwrap();
     write(vec![("embeddings", vectors()), ("labels", labels())]);
-    assert_eq!(read_vectors(&path, None).unwrap(), expected());
+    assert_eq!(read_vectors(&path, None).unwrap(), expected_narrow());
     assert_eq!(read_labels(&path, None).unwrap(), ["3", "3", "9"]);
     assert!(read_labels(&path, Some("embeddings")).unwrap_err().to_string().contains("the shape is [3, 2]"));
     write(vec![("x", vectors())]);
-    assert_eq!(read_vectors(&path, None).unwrap(), expected());
+    assert_eq!(read_vectors(&path, None).unwrap(), expected_narrow());
     let error = read_vectors(&path, Some("y")).unwrap_err().to_string();
     assert!(error.ends_with("v.safetensors: the tensors are x, expected a tensor \"y\""), "{error}");
     fs::write(&path, b"not tensors").unwrap();

@@ -351,7 +351,7 @@ fn a_training_leaves_its_best_epoch_with_the_weights_that_it_had_then() {
     assert!(bits(&best) == bits(&with(first, r#", "keep": "last""#).0) && bits(&best) != bits(&last));
     // The score is that of the embeddings of the network it leaves.
     let vectors = embed(&Native::default(), &best.model, &images().0).unwrap();
-    let (labels, options) = (images().1, crate::eval::Options { recall_at: vec![] });
+    let (labels, options) = (images().1, crate::eval::Options::default());
     let queries = crate::eval::Labelled { vectors: &vectors, labels: &labels, dim: 8 };
     assert_eq!(crate::eval::retrieval(queries, None, &options).unwrap().r_precision, top);
     // With patience the same training ends as soon as that many epochs were no better.

@@ -1,0 +1,147 @@
+//! `neighbours`: query images and the images nearest to them, as a picture and a page.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use super::vectors::{self, Part};
+use super::{JobError, evaluate, output, parameters, parsed, problems, required};
+use crate::data::images::EvalImages;
+use crate::data::random::stream;
+use crate::data::shard::ImageSet;
+use crate::data::split::Split;
+use crate::engine::execute::KindJob;
+use crate::eval::neighbours::neighbours;
+use crate::eval::sheet::{self, Line, Picture, SIDE};
+use crate::eval::{Labelled, Options, Scores, retrieval};
+use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
+
+pub(super) const KIND: Kind = Kind {
+    name: "neighbours",
+    version: 1,
+    inputs: Inputs::Named(&[
+        InputSpec { name: "vectors", required: true },
+        InputSpec { name: "images", required: true },
+    ]),
+    outputs: &[("page", "neighbours.html"), ("picture", "neighbours.png")],
+    publish: true,
+    continues: &[],
+    check,
+};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parameters {
+    split: Split,
+    queries: usize,
+    neighbours: usize,
+    choose: Choose,
+    seed: u64,
+    query: Option<String>,
+    gallery: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Choose {
+    Random,
+    Worst,
+    Best,
+}
+
+#[derive(Debug, Error)]
+enum SheetError {
+    #[error(
+        "there are {vectors} vectors and {images} images in the split `{split}`: give the images and the split that the vectors were made of"
+    )]
+    Rows { vectors: usize, images: usize, split: String },
+}
+
+fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
+    match parsed::<Parameters>(map) {
+        Ok(found) => problems(evaluate::lone_group(found.query.as_deref(), found.gallery.as_deref())),
+        Err(found) => found,
+    }
+}
+
+pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
+    let wanted: Parameters = parameters(&job.parameters)?;
+    let all = vectors::read(required(job, "vectors")?)?;
+    let images = ImageSet::open(required(job, "images")?)?;
+    let view = images.split(wanted.split);
+    if view.labels != all.rows.labels {
+        let split = serde_json::to_value(wanted.split)?.as_str().unwrap_or_default().to_owned();
+        return Err(SheetError::Rows { vectors: all.rows.labels.len(), images: view.len(), split }.into());
+    }
+    let asked = evaluate::part(&all, wanted.query.as_deref())?;
+    let searched = wanted.gallery.as_deref().map(|gallery| evaluate::part(&all, Some(gallery))).transpose()?;
+    let labelled = |part| {
+        let Part { vectors, labels, .. }: &Part<'_> = part;
+        Labelled { vectors: &**vectors, labels, dim: all.dim }
+    };
+    let found = retrieval(labelled(&asked), searched.as_ref().map(labelled), &Options::default())?;
+    let chosen = choose(&wanted, &found.per_query);
+    let vectors: Vec<f32> =
+        chosen.iter().flat_map(|&query| &asked.vectors[query * all.dim..][..all.dim]).copied().collect();
+    let gallery = searched.as_ref().unwrap_or(&asked);
+    let own: Vec<Option<usize>> = chosen.iter().map(|&query| searched.is_none().then_some(query)).collect();
+    let near = neighbours(&vectors, &gallery.vectors, all.dim, &own, wanted.neighbours)?;
+
+    let source = EvalImages::new(&view, [SIDE, SIDE], SIDE);
+    let picture = |row: usize| -> Result<Picture, JobError> {
+        let mut pixels = vec![0; source.image_bytes()];
+        source.write(row..row + 1, &mut pixels)?;
+        let label = view.labels[row];
+        let class = view.class_names.get(label as usize).cloned().unwrap_or_else(|| label.to_string());
+        Ok(Picture { pixels, class, path: view.items[row].path.clone() })
+    };
+    let mut lines = Vec::new();
+    for (&query, near) in chosen.iter().zip(near) {
+        let found = near.iter().map(|near| {
+            let right = gallery.labels[near.row] == asked.labels[query];
+            Ok((picture(gallery.positions[near.row])?, right, near.similarity))
+        });
+        lines.push(Line { query: picture(asked.positions[query])?, found: found.collect::<Result<_, JobError>>()? });
+    }
+    std::fs::write(output(job, "page")?, sheet::html(&lines)?)?;
+    std::fs::write(output(job, "picture")?, sheet::png(&lines)?)?;
+    Ok(())
+}
+
+/// Positions of queries that have a match.
+fn choose(wanted: &Parameters, scores: &[Option<Scores>]) -> Vec<usize> {
+    let mut found: Vec<(usize, f64)> =
+        scores.iter().enumerate().filter_map(|(query, scores)| Some((query, (*scores)?.map_at_r))).collect();
+    match wanted.choose {
+        Choose::Random => {
+            let drawn = stream(wanted.seed, "neighbours", 0, 0).distinct(found.len(), wanted.queries);
+            return drawn.into_iter().map(|at| found[at].0).collect();
+        }
+        // Both sorts keep the order of equals.
+        Choose::Worst => found.sort_by(|a, b| a.1.total_cmp(&b.1)),
+        Choose::Best => found.sort_by(|a, b| b.1.total_cmp(&a.1)),
+    }
+    found.into_iter().map(|(query, _)| query).take(wanted.queries).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn queries_are_chosen_by_their_scores_or_by_the_seed() {
+        let score =
+            |map_at_r| Some(Scores { matches: 1, first_match: 1, r_precision: 0.0, map_at_r, average_precision: None });
+        let scores = [score(0.5), None, score(1.0), score(0.0), score(0.5)];
+        let chosen = |choose: &str, seed: u64| {
+            let map = json!({ "split": "test", "queries": 2, "neighbours": 3, "choose": choose, "seed": seed });
+            super::choose(&serde_json::from_value(map).unwrap(), &scores)
+        };
+        assert_eq!((chosen("worst", 0), chosen("best", 0)), (vec![3, 0], vec![2, 0]));
+        let drawn: Vec<Vec<usize>> = (0..20).map(|seed| chosen("random", seed)).collect();
+        assert_eq!(drawn[3], chosen("random", 3));
+        assert!(drawn.iter().any(|other| *other != drawn[0]));
+        assert!(drawn.iter().flatten().all(|query| *query != 1));
+    }
+}
