@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn vectors_of_other_images_or_without_direction_are_refused() {
-        let message = |parts: &[Vectors]| concat(parts).unwrap_err();
+        let message = |parts: &[Part]| concat(parts).unwrap_err();
         let one = || of(vec![1.0, 1.0], vec![0, 1]);
         let mut grouped = one();
         grouped.1.group_names = vec!["noto".into()];
