@@ -342,9 +342,9 @@ impl<'a> Maker<'a> {
                     let before = earlier.as_ref().map(|earlier| (earlier.axis, earlier.end(point[earlier.axis])));
                     let table = tables[*stage].as_ref();
                     let output = output.as_ref().or_else(|| self.expansion.stages[*stage].outputs.as_ref()?.first());
-                    let source = table.zip(output).and_then(|(table, output)| {
-                        cells_of(table, output.clone(), labels.as_ref(), before, point)
-                    });
+                    let source = table
+                        .zip(output)
+                        .and_then(|(table, output)| cells_of(table, output.clone(), labels.as_ref(), before, point));
                     source.inspect(|source| {
                         let none = matches!(source, Source::Gathered { members, .. } if members.is_empty());
                         // A stage without any cell has been reported itself; the first value has none before it.

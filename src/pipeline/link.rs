@@ -244,7 +244,9 @@ fn order(stages: &[Linked], report: &mut Report) -> Vec<Group> {
         for &stage in &groups[group] {
             graph.add_node(stage);
         }
-        for (from, to, ()) in reading.all_edges().filter(|(from, to, ())| group_of[*from] == group && group_of[*to] == group) {
+        for (from, to, ()) in
+            reading.all_edges().filter(|(from, to, ())| group_of[*from] == group && group_of[*to] == group)
+        {
             graph.add_edge(from, to, ());
         }
         Group { stages: sorted(&graph), axis: None }
@@ -277,10 +279,13 @@ fn sorted(graph: &DiGraphMap<usize, ()>) -> Vec<usize> {
 /// The axis by whose values the stages of a group take turns; nothing if none of them reads earlier cells of another. A
 /// circle that the axis does not break is reported.
 fn turns(group: &Group, stages: &[Linked], specs: &[AxisSpec], report: &mut Report) -> Option<usize> {
-    let earlier = group.stages.iter().flat_map(|&index| &stages[index].draft.inputs).find_map(|input| match &input.from {
-        Some(Origin::Stage { stage, earlier: Some(earlier), .. }) if group.stages.contains(stage) => Some(earlier.axis),
-        _ => None,
-    });
+    let earlier =
+        group.stages.iter().flat_map(|&index| &stages[index].draft.inputs).find_map(|input| match &input.from {
+            Some(Origin::Stage { stage, earlier: Some(earlier), .. }) if group.stages.contains(stage) => {
+                Some(earlier.axis)
+            }
+            _ => None,
+        });
     let axis = earlier?;
     let name = &specs[axis].name;
     for &index in &group.stages {
@@ -295,7 +300,9 @@ fn turns(group: &Group, stages: &[Linked], specs: &[AxisSpec], report: &mut Repo
                     Some(format!("reads earlier cells of `{}`", specs[earlier.axis].name))
                 }
                 Some(_) => None,
-                None if over.as_ref().is_some_and(|over| over.contains(&axis)) => Some(format!("gathers `{name}` itself")),
+                None if over.as_ref().is_some_and(|over| over.contains(&axis)) => {
+                    Some(format!("gathers `{name}` itself"))
+                }
                 None if !stage.axes.contains(&axis) => Some(format!("has no axis `{name}`")),
                 None => None,
             };

@@ -101,8 +101,15 @@ fn read(
     let (linked, groups) = link(drafts, &axes, &rules, &mut definitions, report);
     let order: Vec<usize> = groups.iter().flat_map(|group| &group.stages).copied().collect();
     let (axes_of, stages_of) = (&axes, &linked);
-    let expansion =
-        Expansion { name: &name, folder, axes: axes_of, rules: &rules, stages: stages_of, groups: &groups, order: &order };
+    let expansion = Expansion {
+        name: &name,
+        folder,
+        axes: axes_of,
+        rules: &rules,
+        stages: stages_of,
+        groups: &groups,
+        order: &order,
+    };
     let cells = expansion.cells(report);
 
     let mut position = vec![0; order.len()];

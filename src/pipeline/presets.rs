@@ -51,8 +51,7 @@ impl Presets {
         }
         for (key, key_span, _) in &read {
             if !names.contains(&key.as_str()) {
-                let problem =
-                    Problem::new("unknown_parameter", *key_span, format!("there is no parameter `{key}`"));
+                let problem = Problem::new("unknown_parameter", *key_span, format!("there is no parameter `{key}`"));
                 report.add(problem.help(suggest(key, names.iter().copied())));
             }
         }

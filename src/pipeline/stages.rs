@@ -312,7 +312,9 @@ impl Context<'_> {
 
     fn earlier(&self, axis: &Node, block: Option<&Node>, report: &mut Report) -> Option<Earlier> {
         let count = |block: &Node| match &block.data {
-            Data::Number(number) => number.as_u64().and_then(|count| u32::try_from(count).ok()).filter(|&count| count > 0),
+            Data::Number(number) => {
+                number.as_u64().and_then(|count| u32::try_from(count).ok()).filter(|&count| count > 0)
+            }
             _ => None,
         };
         let block = match block {

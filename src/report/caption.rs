@@ -77,9 +77,8 @@ pub(super) fn footnotes(table: &Table) -> Vec<Footnote> {
         table.rows.iter().flat_map(|row| &row.cells).flat_map(|cell| &cell.remarks).collect();
     for remark in remarks {
         let mut contenders = table.rows.iter().filter(|row| !row.baseline);
-        let all = contenders.all(|row| {
-            row.cells.iter().enumerate().all(|(column, cell)| cell.n == 0 || has(row, column, remark))
-        });
+        let all = contenders
+            .all(|row| row.cells.iter().enumerate().all(|(column, cell)| cell.n == 0 || has(row, column, remark)));
         let baselines = table.rows.iter().filter(|row| row.baseline);
         let alone = baselines.flat_map(|row| &row.cells).all(|cell| !cell.remarks.contains(remark));
         let begin: String = remark.chars().take(1).flat_map(char::to_uppercase).chain(remark.chars().skip(1)).collect();

@@ -24,13 +24,15 @@ pub(super) fn suggest(known: &[(Point, f64)], seed: u64, at: u32) -> Point {
     let (good, others) = order.split_at(count);
     let dimensions = known.first().map_or(0, |(point, _)| point.len());
     let density = |trials: &[&(Point, f64)], d: usize| Mixture::new(trials.iter().map(|(point, _)| point[d]).collect());
-    let densities: Vec<(Mixture, Mixture)> =
-        (0..dimensions).map(|d| (density(good, d), density(others, d))).collect();
+    let densities: Vec<(Mixture, Mixture)> = (0..dimensions).map(|d| (density(good, d), density(others, d))).collect();
     let mut random = stream(seed, "search candidates", 0, u64::from(at));
     let candidates = (0..CANDIDATES).map(|_| {
         let point: Point = densities.iter().map(|(good, _)| good.sample(&mut random)).collect();
-        let ratio: f64 =
-            densities.iter().zip(&point).map(|((good, others), &x)| good.density(x).ln() - others.density(x).ln()).sum();
+        let ratio: f64 = densities
+            .iter()
+            .zip(&point)
+            .map(|((good, others), &x)| good.density(x).ln() - others.density(x).ln())
+            .sum();
         (point, ratio)
     });
     candidates.reduce(|best, next| if next.1 > best.1 { next } else { best }).map_or(Vec::new(), |(point, _)| point)

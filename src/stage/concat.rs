@@ -82,8 +82,8 @@ fn normalise(vector: &mut [f32]) -> Option<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::vectors::Rows;
+    use super::*;
     use crate::engine::execute::KindInput;
 
     /// Vectors, and their images.
@@ -92,7 +92,10 @@ mod tests {
     fn of(vectors: Vec<f32>, labels: Vec<u32>) -> Part {
         let groups = vec![0; labels.len()];
         let class_names = vec!["a".into(), "b".into(), "c".into()];
-        (vectors, Rows { labels, class_names, groups, group_names: vec![String::new()], remarks: vec!["chosen".into()] })
+        (
+            vectors,
+            Rows { labels, class_names, groups, group_names: vec![String::new()], remarks: vec!["chosen".into()] },
+        )
     }
 
     /// What comes of some vectors, or why nothing does.
@@ -122,7 +125,8 @@ mod tests {
 
     #[test]
     fn each_part_counts_the_same_whatever_its_length() {
-        let (found, rows) = concat(&[of(vec![3.0, 4.0, 0.0, 2.0], vec![0, 1]), of(vec![-5.0, 0.5], vec![0, 1])]).unwrap();
+        let (found, rows) =
+            concat(&[of(vec![3.0, 4.0, 0.0, 2.0], vec![0, 1]), of(vec![-5.0, 0.5], vec![0, 1])]).unwrap();
         let half = 0.5f64.sqrt();
         let expected = [0.6 * half, 0.8 * half, -half, 0.0, half, half].map(|x| x as f32);
         assert_eq!(rows, of(vec![], vec![0, 1]).1);

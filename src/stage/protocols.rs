@@ -130,7 +130,8 @@ fn losses_of_the_traditional_protocol_have_the_parameters_of_its_codes() {
     assert_rows(&of("triplet"), "triplet", &triplet);
     assert_rows(&of("contrastive"), "contrastive", &[("loss.neg_margin", json!(0.5))]);
     // What a pipeline says wins, and leaves the rest.
-    let found = resolved("train/traditional/cub", "{ loss: { kind: triplet, margin: 0.3 }, validate: { patience: 4 } }");
+    let found =
+        resolved("train/traditional/cub", "{ loss: { kind: triplet, margin: 0.3 }, validate: { patience: 4 } }");
     let given = [
         ("loss.margin", json!(0.3)),
         ("loss.triplets", json!("semi_hard")),

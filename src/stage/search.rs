@@ -83,11 +83,18 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
         Pick::Best => {
             let scored: Vec<Trial> = trials.iter().map(Tried::trial).collect();
             let place = best(&scored).ok_or(SearchError::NoTrial)?;
-            tracing::info!("the best of {} trials is {}, with a score of {}", scored.len(), names[place], scored[place].score);
+            tracing::info!(
+                "the best of {} trials is {}, with a score of {}",
+                scored.len(),
+                names[place],
+                scored[place].score
+            );
             scored[place].values.clone()
         }
     };
-    let suggestion = Suggestion { values: values.iter().map(|(name, value)| (name.clone(), number(&search.space, name, *value))).collect() };
+    let suggestion = Suggestion {
+        values: values.iter().map(|(name, value)| (name.clone(), number(&search.space, name, *value))).collect(),
+    };
     std::fs::write(output(job, "suggestion")?, format!("{:#}\n", serde_json::to_value(&suggestion)?))?;
     std::fs::write(output(job, "trials")?, table(&search.space, &names, &trials))?;
     Ok(())
@@ -158,7 +165,8 @@ fn gather(inputs: &[KindInput], objective: &str) -> Result<(Vec<String>, Vec<Tri
 /// A score among those of `evaluate`, or the greatest in the log of a training; NaN if it is no number anywhere.
 fn score(path: &Path, objective: &str) -> Result<f64, JobError> {
     let text = std::fs::read_to_string(path)?;
-    let missing = |known: Vec<String>| SearchError::NoScore { path: path.to_owned(), objective: objective.to_owned(), known };
+    let missing =
+        |known: Vec<String>| SearchError::NoScore { path: path.to_owned(), objective: objective.to_owned(), known };
     if text.trim_start().starts_with('{') {
         let document: Value = serde_json::from_str(&text)?;
         let metrics = document.get("metrics").and_then(Value::as_object).cloned().unwrap_or_default();
@@ -203,7 +211,8 @@ mod tests {
     #[test]
     fn what_a_search_is_told_is_checked() {
         let space = json!({ "loss.alpha": { "range": [0.01, 100], "scale": "log" } });
-        let paths = |value: Value| check(&told(value)).into_iter().map(|found| found.path.join(".")).collect::<Vec<_>>();
+        let paths =
+            |value: Value| check(&told(value)).into_iter().map(|found| found.path.join(".")).collect::<Vec<_>>();
         let good = json!({ "pick": "next", "objective": "rp", "at": 3, "space": space, "method": "tpe", "startup": 2, "seed": 0 });
         assert_eq!(paths(good), Vec::<String>::new());
         assert_eq!(paths(json!({ "pick": "next", "objective": "rp", "space": space })), ["at"]);
@@ -247,7 +256,9 @@ mod tests {
         assert_eq!(table(&space, &names, &trials), expected);
         assert_eq!(number(&space, "n", 3.0).to_string(), "3");
         let refused = |inputs: &[KindInput], objective: &str| gather(inputs, objective).err().unwrap().to_string();
-        assert!(refused(&inputs(&past), "loss_").contains("has no score `loss_`; it has epoch, loss, validation_map_at_r"));
+        assert!(
+            refused(&inputs(&past), "loss_").contains("has no score `loss_`; it has epoch, loss, validation_map_at_r")
+        );
         assert!(refused(&inputs(&past)[..1], "rp").ends_with("found past"));
         let stranger = (label("7", None), past[0].1.clone());
         assert!(refused(&inputs(&[stranger]), "loss").contains("scores of trial=7, and no suggestion"));

@@ -52,11 +52,19 @@ fn a_search_that_was_killed_goes_on_and_a_longer_one_runs_its_new_trials_alone()
     assert!(ran.out.contains("Selected on the test split by its best MAP@R epoch"), "{}", ran.out);
     assert!(ran.out.contains("concatenated"), "{}", ran.out);
     let found = suggestions(&whole, 6);
-    assert!(found.iter().all(|text| text.contains("\"loss.margin\"") && text.contains("\"learning_rate\"")), "{found:?}");
+    assert!(
+        found.iter().all(|text| text.contains("\"loss.margin\"") && text.contains("\"learning_rate\"")),
+        "{found:?}"
+    );
     assert!((1..6).all(|trial| found[trial] != found[trial - 1]) && found[..6].contains(&found[6]), "{found:?}");
 
     let killed = Space::new(SEARCH);
-    let mut child = killed.command(&["run"]).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut child = killed
+        .command(&["run"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
     let trained = || std::fs::read_dir(killed.path("cache/v1/resume")).map_or(0, Iterator::count);
     // Somewhere in the third trial.
     while trained() < 5 {
@@ -89,7 +97,10 @@ fn a_search_is_planned_explained_and_drawn() {
     };
     assert_eq!((decision("suggest[trial=0]"), decision("suggest[trial=1]")), ("run".into(), "may".into()));
     let graph = space.run(&["graph"]).out;
-    assert!(graph.contains("\"model\" -> \"suggest\" [style=dashed]") && graph.contains("\"suggest\" -> \"model\";"), "{graph}");
+    assert!(
+        graph.contains("\"model\" -> \"suggest\" [style=dashed]") && graph.contains("\"suggest\" -> \"model\";"),
+        "{graph}"
+    );
     let drawn = space.run(&["graph", "--format", "svg"]);
     assert!(drawn.code == 0 && drawn.out.contains("stroke-dasharray"), "{}", drawn.err);
     assert!(space.run(&["status"]).code == 0 && space.run(&["why", "suggest[trial=3]"]).code == 0);

@@ -326,7 +326,8 @@ stages:
 
 /// The cells that an input of a cell reads.
 fn read_by(pipeline: &Pipeline, cell: &str, input: usize) -> Vec<String> {
-    let Source::Gathered { members, .. } = &pipeline.cells[named(pipeline, cell).0 as usize].inputs[input].source else {
+    let Source::Gathered { members, .. } = &pipeline.cells[named(pipeline, cell).0 as usize].inputs[input].source
+    else {
         panic!("{cell} gathers")
     };
     members.iter().map(|(label, cell)| format!("{label}: {}", pipeline.cell_name(*cell))).collect()
@@ -343,10 +344,7 @@ fn earlier_cells_are_those_of_the_values_before_and_every_cell_stands_after_them
     assert!(read_by(&pipeline, "suggest[set=a,trial=0]", 0).is_empty());
     assert_eq!(
         read_by(&pipeline, "suggest[set=b,trial=1]", 0),
-        [
-            "trial=0,fold=0: scores[set=b,trial=0,fold=0]",
-            "trial=0,fold=1: scores[set=b,trial=0,fold=1]",
-        ]
+        ["trial=0,fold=0: scores[set=b,trial=0,fold=0]", "trial=0,fold=1: scores[set=b,trial=0,fold=1]",]
     );
     let tried: Vec<String> = (0..4).map(|trial| format!("trial={trial}: suggest[set=a,trial={trial}]")).collect();
     assert_eq!(read_by(&pipeline, "suggest[set=a,trial=4]", 1), tried);
@@ -356,7 +354,11 @@ fn earlier_cells_are_those_of_the_values_before_and_every_cell_stands_after_them
             Source::Gathered { members, .. } => members.iter().map(|(_, cell)| *cell).collect(),
             Source::Path(_) => Vec::new(),
         });
-        assert!(reads.into_iter().all(|read| (read.0 as usize) < index), "{}", pipeline.cell_name(CellId(index as u32)));
+        assert!(
+            reads.into_iter().all(|read| (read.0 as usize) < index),
+            "{}",
+            pipeline.cell_name(CellId(index as u32))
+        );
     }
     assert_eq!(pipeline.cells.len(), 10 + 10 + 20 + 2);
 }

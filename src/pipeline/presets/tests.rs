@@ -7,7 +7,9 @@ use super::super::model::Task;
 
 /// The parameters of the cell of a stage that uses `train/short` or what builds on it.
 fn told(uses: &str, with: &str) -> Value {
-    let text = format!("stages:\n  images: {{ uses: make/glyphs }}\n  x: {{ uses: {uses}, in: {{ images: images }}, with: {with} }}\n");
+    let text = format!(
+        "stages:\n  images: {{ uses: make/glyphs }}\n  x: {{ uses: {uses}, in: {{ images: images }}, with: {with} }}\n"
+    );
     let pipeline = load_good(&text, &[]);
     match &pipeline.cells[1].task {
         Task::Kind { parameters, .. } => Value::Object((**parameters).clone()),
@@ -16,7 +18,9 @@ fn told(uses: &str, with: &str) -> Value {
 }
 
 fn refused(definition: &str, with: &str) -> String {
-    let stages = format!("images: {{ uses: make/glyphs }}\n  x: {{ uses: {definition}, in: {{ images: images }}, with: {with} }}");
+    let stages = format!(
+        "images: {{ uses: make/glyphs }}\n  x: {{ uses: {definition}, in: {{ images: images }}, with: {with} }}"
+    );
     message(format!("stages:\n  {stages}\n").as_bytes(), &[])
 }
 
@@ -45,7 +49,11 @@ fn cases_depend_on_parameters_of_either_definition_and_the_later_ones_win() {
     let shorter = told("train/shorter", "{ loss: { kind: contrastive, neg_margin: 1 }, passes: 2 }");
     assert_eq!(shorter["epochs"], 2);
     assert_eq!(shorter["loss"], json!({ "kind": "contrastive", "pos_margin": 0.25, "neg_margin": 1.0 }));
-    assert_eq!(told("train/shorter", "{ loss: proxy_anchor }")["loss"]["margin"], 0.1, "another kind has no part in it");
+    assert_eq!(
+        told("train/shorter", "{ loss: proxy_anchor }")["loss"]["margin"],
+        0.1,
+        "another kind has no part in it"
+    );
     assert_eq!(told("train/shorter", "{ loss: contrastive }")["loss"]["pos_margin"], 0.25, "the bare name of the kind");
     assert_eq!(told("train/shorter", "{}")["loss"]["pos_margin"], 0.25);
 }
