@@ -288,7 +288,7 @@ fn what_a_reader_must_know_of_the_runs_stands_below_the_table() {
     let (all, table) = noted(&|record| record.input == "scores");
     assert_eq!(all, "Selected on the test split by its best MAP@R epoch.");
     assert!(text::render(&table, text::Style::default()).contains("§ Selected on the test split"));
-    assert_eq!(Table::from_json(&table.to_json()).unwrap(), table);
+    assert_eq!(Table::from_json(&json::render(&table).unwrap()).unwrap(), table);
     let (some, _) =
         noted(&|record| record.label("loss") == Some("contrastive") && record.label("dataset") == Some("glyphs"));
     assert_eq!(some, "Selected on the test split by its best MAP@R epoch: contrastive × glyphs.");

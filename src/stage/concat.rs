@@ -37,66 +37,74 @@ enum ConcatError {
 pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
     let paths: Vec<&PathBuf> = job.inputs.iter().flat_map(|input| &input.items).map(|(_, path)| path).collect();
     let parts: Vec<Vectors> = paths.iter().map(|path| vectors::read(path)).collect::<Result<_, _>>()?;
-    let (Some(first), Some(first_path)) = (parts.first(), paths.first()) else {
-        return Err(ConcatError::Nothing.into());
-    };
-    let mut rows = first.rows.clone();
-    for (part, path) in parts.iter().zip(&paths).skip(1) {
-        let other = |what| ConcatError::Other { first: (*first_path).clone(), other: (*path).clone(), what };
-        if rows.labels != part.rows.labels || rows.class_names != part.rows.class_names {
+    let Some(first) = parts.first() else { return Err(ConcatError::Nothing.into()) };
+    for (part, path) in parts.iter().zip(&paths) {
+        let other = |what| ConcatError::Other { first: paths[0].clone(), other: (*path).clone(), what };
+        let (ours, theirs) = (&first.rows, &part.rows);
+        if ours.labels != theirs.labels || ours.class_names != theirs.class_names {
             return Err(other("classes").into());
         }
-        if rows.groups != part.rows.groups || rows.group_names != part.rows.group_names {
+        if ours.groups != theirs.groups || ours.group_names != theirs.group_names {
             return Err(other("groups").into());
         }
-        rows.remarks.extend(part.rows.remarks.iter().cloned());
     }
+    let mut rows = first.rows.clone();
+    rows.remarks = parts.iter().flat_map(|part| part.rows.remarks.clone()).collect();
     rows.remarks.sort_unstable();
     rows.remarks.dedup();
-
-    let mut writer = Writer::create(output(job, "vectors")?, &rows, parts.iter().map(|part| part.dim).sum())?;
+    let dim = parts.iter().map(|part| part.dim).sum();
+    let mut writer = Writer::create(output(job, "vectors")?, &rows, dim)?;
     let values: Vec<_> = parts.iter().map(Vectors::values).collect();
-    let mut whole = Vec::new();
+    let mut whole = Vec::with_capacity(dim);
     for row in 0..rows.labels.len() {
         whole.clear();
         for ((part, values), path) in parts.iter().zip(&values).zip(&paths) {
-            let from = whole.len();
+            let begin = whole.len();
             whole.extend_from_slice(&values[row * part.dim..(row + 1) * part.dim]);
             let no_direction = || ConcatError::NoDirection { path: (*path).clone(), row };
-            normalise(&mut whole[from..]).ok_or_else(no_direction)?;
+            normalise(&mut whole[begin..]).ok_or_else(no_direction)?;
         }
-        // Each part has length 1, so the whole has a direction.
-        normalise(&mut whole).ok_or_else(|| ConcatError::NoDirection { path: (*first_path).clone(), row })?;
+        normalise(&mut whole).ok_or(ConcatError::Nothing)?;
         writer.push(&whole)?;
     }
     writer.finish()
 }
 
-/// Gives a row the length 1; nothing if it has no direction.
-fn normalise(row: &mut [f32]) -> Option<()> {
-    let length = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-    let directed = length.is_finite() && length > 0.0;
-    directed.then(|| row.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32))
+/// Gives a vector the length 1; nothing if it has no direction.
+fn normalise(vector: &mut [f32]) -> Option<()> {
+    let length = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+    if !(length.is_finite() && length > 0.0) {
+        return None;
+    }
+    vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+    Some(())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::vectors::Rows;
     use super::*;
     use crate::engine::execute::KindInput;
-    use crate::stage::vectors::Rows;
 
-    fn of(labels: Vec<u32>, groups: Vec<u32>) -> Rows {
-        let group_names = groups.iter().map(|group| format!("group {group}")).take(1).collect();
-        Rows { labels, groups, group_names, class_names: Vec::new(), remarks: vec!["chosen".into()] }
+    /// Vectors, and their images.
+    type Part = (Vec<f32>, Rows);
+
+    fn of(vectors: Vec<f32>, labels: Vec<u32>) -> Part {
+        let groups = vec![0; labels.len()];
+        let class_names = vec!["a".into(), "b".into(), "c".into()];
+        (
+            vectors,
+            Rows { labels, class_names, groups, group_names: vec![String::new()], remarks: vec!["chosen".into()] },
+        )
     }
 
     /// What comes of some vectors, or why nothing does.
-    fn concat(parts: &[(&[f32], Rows)]) -> Result<Vectors, String> {
+    fn concat(parts: &[Part]) -> Result<(Vec<f32>, Rows), String> {
         let folder = tempfile::tempdir().unwrap();
-        let item = |(index, (values, rows)): (usize, &(&[f32], Rows))| {
+        let item = |(index, (vectors, rows)): (usize, &Part)| {
             let path = folder.path().join(format!("{index}.safetensors"));
-            let mut writer = Writer::create(&path, rows, values.len() / rows.labels.len()).unwrap();
-            writer.push(values).unwrap();
+            let mut writer = Writer::create(&path, rows, vectors.len() / rows.labels.len()).unwrap();
+            writer.push(vectors).unwrap();
             writer.finish().unwrap();
             (vec![("fold".to_owned(), index.to_string())], path)
         };
@@ -111,29 +119,30 @@ mod tests {
             threads: 1,
         };
         run(&job).map_err(|error| error.to_string())?;
-        Ok(vectors::read(&out).unwrap())
+        let found = vectors::read(&out).unwrap();
+        Ok((found.values().to_vec(), found.rows.clone()))
     }
 
     #[test]
     fn each_part_counts_the_same_whatever_its_length() {
-        let rows = || of(vec![7, 8], vec![0, 0]);
-        let found = concat(&[(&[3.0, 4.0, 0.0, 2.0], rows()), (&[-5.0, 0.5], rows())]).unwrap();
+        let (found, rows) =
+            concat(&[of(vec![3.0, 4.0, 0.0, 2.0], vec![0, 1]), of(vec![-5.0, 0.5], vec![0, 1])]).unwrap();
         let half = 0.5f64.sqrt();
         let expected = [0.6 * half, 0.8 * half, -half, 0.0, half, half].map(|x| x as f32);
-        assert_eq!((found.dim, &found.rows), (3, &rows()));
-        assert!(found.values().iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-7), "{:?}", found.values());
+        assert_eq!(rows, of(vec![], vec![0, 1]).1);
+        assert!(found.len() == 6 && found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-7), "{found:?}");
     }
 
     #[test]
     fn vectors_of_other_images_or_without_direction_are_refused() {
-        let message = |parts: &[(&[f32], Rows)]| concat(parts).unwrap_err();
-        let one: (&[f32], Rows) = (&[1.0, 1.0], of(vec![0, 1], vec![0, 0]));
-        let other = |labels, groups| (&[1.0, 1.0][..], of(labels, groups));
-        assert!(message(&[one.clone(), other(vec![0, 2], vec![0, 0])]).contains("their classes differ"));
-        let named = Rows { group_names: vec!["a".into()], ..one.1.clone() };
-        assert!(message(&[one.clone(), (&[1.0, 1.0], named)]).contains("groups"));
-        let flat: (&[f32], Rows) = (&[1.0, 0.0], one.1.clone());
-        assert!(message(&[one, flat]).contains("1.safetensors has a vector without a direction at row 1"));
+        let message = |parts: &[Part]| concat(parts).unwrap_err();
+        let one = || of(vec![1.0, 1.0], vec![0, 1]);
+        let mut grouped = one();
+        grouped.1.group_names = vec!["noto".into()];
+        assert!(message(&[one(), of(vec![1.0, 1.0], vec![0, 2])]).contains("their classes differ"));
+        assert!(message(&[one(), grouped]).contains("their groups differ"));
+        let none = message(&[one(), of(vec![1.0, 0.0], vec![0, 1])]);
+        assert!(none.contains("1.safetensors has a vector without a direction at row 1"), "{none}");
         assert!(message(&[]).contains("no vectors"));
     }
 }

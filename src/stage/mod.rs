@@ -99,9 +99,9 @@ pub fn run_job(path: &Path, report: Report<'_>) -> Result<(), JobError> {
         "train" => train::run(&job, report),
         "embed" => embed::run(&job, report),
         "evaluate" => evaluate::run(&job),
-        "neighbours" => neighbours::run(&job),
         "concat" => concat::run(&job),
         "search" => search::run(&job),
+        "neighbours" => neighbours::run(&job),
         "report" => report::run(&job),
         other => Err(JobMismatch::Kind(other.to_owned()).into()),
     }

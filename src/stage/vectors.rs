@@ -10,11 +10,10 @@ use std::path::Path;
 
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use thiserror::Error;
 
 use super::JobError;
-use crate::eval::Labelled;
 
 /// What is known of the images, row by row.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -27,7 +26,7 @@ pub(super) struct Rows {
     pub groups: Vec<u32>,
     /// The groups; an image without one has the empty name.
     pub group_names: Vec<String>,
-    /// What the reader of a table must know of the model, if anything.
+    /// What the reader of a table must know of the model that made the vectors.
     pub remarks: Vec<String>,
 }
 
@@ -63,18 +62,18 @@ impl Writer {
         let n = rows.labels.len();
         let (values, numbers) = (4 * n * dim, 4 * n);
         // The format wants the data in one piece, and its beginning at a multiple of 8.
-        let mut said = Map::new();
-        for (key, names) in [(CLASSES, &rows.class_names), (GROUPS, &rows.group_names), (REMARKS, &rows.remarks)] {
-            if key != REMARKS || !names.is_empty() {
-                said.insert(key.to_owned(), Value::String(serde_json::to_string(names)?));
-            }
-        }
-        let header = json!({
-            "__metadata__": said,
+        let mut header = json!({
+            "__metadata__": {
+                CLASSES: serde_json::to_string(&rows.class_names)?,
+                GROUPS: serde_json::to_string(&rows.group_names)?,
+            },
             "embeddings": { "dtype": "F32", "shape": [n, dim], "data_offsets": [0, values] },
             "groups": { "dtype": "U32", "shape": [n], "data_offsets": [values, values + numbers] },
             "labels": { "dtype": "U32", "shape": [n], "data_offsets": [values + numbers, values + 2 * numbers] },
         });
+        if !rows.remarks.is_empty() {
+            header["__metadata__"][REMARKS] = serde_json::to_string(&rows.remarks)?.into();
+        }
         let mut header = header.to_string();
         header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
         let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
@@ -139,19 +138,11 @@ pub(super) fn read(path: &Path) -> Result<Vectors, JobError> {
     Ok(Vectors { values, dim, rows, file })
 }
 
-/// Some rows.
+/// Some rows: their positions, vectors and labels.
 pub(super) struct Part<'a> {
-    dim: usize,
-    /// Which of all rows they are.
     pub positions: Vec<usize>,
     pub vectors: Cow<'a, [f32]>,
     pub labels: Vec<u32>,
-}
-
-impl Part<'_> {
-    pub(super) fn labelled(&self) -> Labelled<'_, f32> {
-        Labelled { vectors: &self.vectors, labels: &self.labels, dim: self.dim }
-    }
 }
 
 impl Vectors {
@@ -171,18 +162,12 @@ impl Vectors {
         let all = 0..self.rows.labels.len();
         let values = self.values();
         let Some(group) = group else {
-            return Some(Part {
-                dim: self.dim,
-                positions: all.collect(),
-                vectors: values,
-                labels: self.rows.labels.clone(),
-            });
+            return Some(Part { positions: all.collect(), vectors: values, labels: self.rows.labels.clone() });
         };
         let wanted = self.rows.group_names.iter().position(|name| name == group)? as u32;
         let positions: Vec<usize> = all.filter(|&row| self.rows.groups[row] == wanted).collect();
         let vectors = positions.iter().flat_map(|&row| &values[row * self.dim..(row + 1) * self.dim]);
         Some(Part {
-            dim: self.dim,
             vectors: Cow::Owned(vectors.copied().collect()),
             labels: positions.iter().map(|&row| self.rows.labels[row]).collect(),
             positions,
@@ -200,7 +185,7 @@ mod tests {
             class_names: vec!["cat".into(), "dog \"1\"".into()],
             groups: vec![0, 1, 0],
             group_names: vec!["noto".into(), "twemoji".into()],
-            remarks: vec!["chosen by test images".into()],
+            remarks: vec!["chosen by \"these\"".into()],
         }
     }
 

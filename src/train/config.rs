@@ -476,7 +476,7 @@ mod tests {
             accumulate: 0,
             clip: f64::NAN,
             clip_norm: Some(0.0),
-            augment: Augment { flip: 1.5, shift: 0 },
+            augment: Augment { flip: 1.5, shift: 0, ..Augment::default() },
             mean_fields: MeanFields::MovingAverage { momentum: 1.0, after: 0 },
             measure: Some(Measure { every: 0, batches: 1 }),
             loss_rate_ratio: Some(0.0),

@@ -187,7 +187,7 @@ pub(super) fn score<B: Backend>(
     criterion: Criterion,
 ) -> Result<f64, ScoreError> {
     let dim = model.architecture.dim;
-    let vectors = embeddings(device, model, &images.images)?;
+    let vectors = embeddings::<B, ScoreError>(device, model, &images.images)?;
     let labels = images.images.labels();
     let recall_at = match criterion {
         Criterion::RecallAt(k) => vec![k],

@@ -40,7 +40,8 @@ impl Loss<f32> for Answers {
 fn message(loss: Answers) -> Option<String> {
     let pixels: Vec<u8> = (0..8 * 16 * 16 * 3).map(|at| (at * 7 % 251) as u8).collect();
     let labels = [0, 0, 0, 0, 1, 1, 1, 1];
-    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 2 };
+    let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
+    let data = TrainSet { images: &stored, height: 16, width: 16, classes: 2 };
     let text = r#"{"dim": 4, "epochs": 1, "batch": {"classes": 2, "per_class": 2}}"#;
     train(&Native::default(), &serde_json::from_str(text).unwrap(), &data, &loss, Start::default(), &mut |_| {})
         .err()

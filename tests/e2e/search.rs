@@ -121,3 +121,27 @@ fn a_suggestion_for_what_the_training_does_not_have_fails_with_the_names_that_it
     let ran = space.run(&["plan"]);
     assert!(ran.code == 2 && ran.err.contains("expected numbers above 0 on a log scale"), "{}", ran.err);
 }
+
+#[test]
+fn a_command_finds_the_earlier_cells_of_its_own_stage_in_a_folder() {
+    let space = Space::new(
+        "axes: { step: 0..70 }\nstages:\n  count:\n    run: 'ls ${in.past} | wc -l > ${out.n}; echo ${step} >> ${out.n}'\n    \
+         in: { past: { from: count, earlier: step } }\n    out: [n]\n",
+    );
+    let plan = space.json(&["plan", "--json"]);
+    let with =
+        |decision: &str| plan["cells"].as_array().unwrap().iter().filter(|cell| cell["decision"] == decision).count();
+    assert_eq!((with("run"), with("may")), (1, 69));
+    space.edit("0..70", "0..4");
+    assert_eq!(space.executed().len(), 4);
+    let counted = |step: u32| {
+        let text = std::fs::read_to_string(space.blob(&format!("count[step={step}]"), "n")).unwrap();
+        text.split_whitespace().map(|number| number.parse().unwrap()).collect::<Vec<u32>>()
+    };
+    assert_eq!([0, 1, 3].map(counted), [[0, 0], [1, 1], [3, 3]]);
+    space.edit("0..4", "0..6");
+    assert_eq!(space.executed(), set(&["count[step=4]", "count[step=5]"]));
+    // A change of what one of them does runs those after it, and none before.
+    let why = space.run(&["why", "count[step=5]"]);
+    assert_eq!(why.code, 0, "{}", why.err);
+}

@@ -91,7 +91,7 @@ impl<D: Precisions> Backend for Portable<D> {
     }
 
     fn vector(&self, values: &[f32]) -> Result<PortableVector<D>, Error> {
-        let values = self.device.try_tensor_from_vec(values, (values.len(),));
+        let values = self.device.try_tensor_from_vec(values.to_vec(), (values.len(),));
         values.and_then(PortableVector::new).map_err(failed("a vector"))
     }
 

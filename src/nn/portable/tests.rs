@@ -287,7 +287,7 @@ fn what_is_not_a_number_is_seen() {
     let portable = Portable::new(Cpu::default());
     let shape = shape([1, 2, 2, 1]);
     let values = [f32::NAN, 1.0, f32::NEG_INFINITY, 2.0];
-    let x = || portable.map(values.clone(), shape).unwrap();
+    let x = || portable.map(values.to_vec(), shape).unwrap();
     let one = portable.vector(&[1.0]).unwrap();
     for (after, len) in [(After::Relu, 4), (After::ReluMaxPool, 1)] {
         let (convolution, norm) = (Convolution::square(1, 1, 0), Norm::Without);
