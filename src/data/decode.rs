@@ -16,20 +16,27 @@ pub struct Broken {
     pub reason: String,
 }
 
-/// Decodes `path` by its content (PNG, JPEG, the first frame of a GIF, BMP, WebP) and resizes it to
-/// `size * size * 3` bytes, row by row.
+/// An image in its own size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rgb {
+    pub width: u32,
+    pub height: u32,
+    /// `height * width * 3` bytes, row by row.
+    pub pixels: Vec<u8>,
+}
+
+/// Decodes the bytes of a file by their content (PNG, JPEG, the first frame of a GIF, BMP, WebP).
 ///
 /// Transparency is composited on white, 16-bit values are rounded to 8, grey becomes RGB; an orientation tag is not
-/// applied. The resize is the antialiased bilinear one of Pillow (`resize((size, size), BILINEAR)`), to within 1.
+/// applied.
 ///
 /// # Errors
 /// Why the image is broken, or that it has more than `max_pixels`, which its header already tells.
-pub fn decode(path: &Path, size: u32, max_pixels: u64) -> Result<Vec<u8>, String> {
-    let bytes = fs::read(path).map_err(|e| e.to_string())?;
-    let mut reader = ImageReader::new(Cursor::new(&bytes)).with_guessed_format().map_err(|e| e.to_string())?;
+pub fn rgb(bytes: &[u8], max_pixels: u64) -> Result<Rgb, String> {
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
     match reader.format() {
         None => return Err("its content is no PNG, JPEG, GIF, BMP or WebP image".to_owned()),
-        Some(ImageFormat::Jpeg) if !jpeg_is_whole(&bytes) => {
+        Some(ImageFormat::Jpeg) if !jpeg_is_whole(bytes) => {
             return Err("it is cut: no end mark follows its last scan".to_owned());
         }
         Some(_) => {}
@@ -40,12 +47,27 @@ pub fn decode(path: &Path, size: u32, max_pixels: u64) -> Result<Vec<u8>, String
     reader.limits(limits);
     let decoder = reader.into_decoder().map_err(|e| e.to_string())?;
     let (width, height) = decoder.dimensions();
-    let pixels = u64::from(width) * u64::from(height);
-    if !(1..=max_pixels).contains(&pixels) {
-        return Err(format!("it has {width} x {height} pixels, expected 1 to max_pixels = {max_pixels}"));
-    }
+    check_pixels(width, height, max_pixels)?;
     let image = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
-    resized(&on_white(image), width, height, size)
+    Ok(Rgb { width, height, pixels: on_white(image) })
+}
+
+/// Refuses an image without pixels or with too many.
+pub(super) fn check_pixels(width: u32, height: u32, max_pixels: u64) -> Result<(), String> {
+    if (1..=max_pixels).contains(&(u64::from(width) * u64::from(height))) {
+        return Ok(());
+    }
+    Err(format!("it has {width} x {height} pixels, expected 1 to max_pixels = {max_pixels}"))
+}
+
+/// Decodes `path` as [`rgb`] does, and resizes it to `size * size * 3` bytes, row by row. The resize is the antialiased
+/// bilinear one of Pillow (`resize((size, size), BILINEAR)`), to within 1.
+///
+/// # Errors
+/// As [`rgb`].
+pub fn decode(path: &Path, size: u32, max_pixels: u64) -> Result<Vec<u8>, String> {
+    let image = rgb(&fs::read(path).map_err(|e| e.to_string())?, max_pixels)?;
+    resized(&image.pixels, image.width, image.height, size)
 }
 
 /// Whether an end mark (FF D9) follows the last start of a scan (FF DA); neither occurs within a scan.
@@ -68,7 +90,8 @@ fn on_white(image: DynamicImage) -> Vec<u8> {
     image.into_rgba8().pixels().flat_map(|&image::Rgba([r, g, b, a])| [r, g, b].map(|v| over(v, a))).collect()
 }
 
-fn resized(rgb: &[u8], width: u32, height: u32, size: u32) -> Result<Vec<u8>, String> {
+/// Resized pixels, `size * size * 3` bytes.
+pub(super) fn resized(rgb: &[u8], width: u32, height: u32, size: u32) -> Result<Vec<u8>, String> {
     let source = ImageRef::new(width, height, rgb, PixelType::U8x3).map_err(|e| e.to_string())?;
     let mut target = Image::new(size, size, PixelType::U8x3);
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));

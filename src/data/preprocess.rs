@@ -1,30 +1,43 @@
-//! From an image folder to an image set.
+//! From a data set to an image set.
 
-use std::path::{Component, Path};
+use std::fs;
+use std::path::Path;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
-use super::decode::{Broken, decode};
+use super::decode::{Broken, resized};
 use super::error::DataError;
-use super::folder;
+use super::inspect::{Repeated, leaks};
+use super::layout::{self, Counts as CheckedCounts, Layout, Source};
+use super::listing::pixels;
 use super::shard::ShardWriter;
-use super::split::{Split, SplitRule, assign};
+use super::split::{Split, SplitRule};
 
 /// Images that are decoded at once; bounds the memory, changes no result.
 const BLOCK: usize = 512;
 
-/// How an image folder becomes an image set.
+/// File of an image set that names the images which are in two splits: a JSON list of [`Repeated`], empty if there are
+/// none.
+pub const LEAKS: &str = "leaks.json";
+
+/// How a data set becomes an image set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PreprocessConfig {
-    /// The folder that holds the class folders, below the raw folder. Default: the raw folder itself.
+    /// How the data set lies in its folder. Default `folder`.
+    pub layout: Layout,
+    /// The folder of the data set, below the raw folder. Default: the raw folder itself.
     pub root: String,
     /// Side of the images in pixels. Default 32, range `1..=4096`.
     pub size: u32,
-    /// Default `first_half_of_classes`.
+    /// Default `official`.
     pub split: SplitRule,
+    /// Whether a published data set must have its published size. Default `published`.
+    pub counts: CheckedCounts,
+    /// Whether a class may be in the test split and in another one. Default no.
+    pub shared_classes: bool,
     /// Whether what an image's file name has before its first `-` is kept as its group. Default no.
     pub group_by_prefix: bool,
     /// Images that may be broken; they are left out. Default 0.
@@ -36,9 +49,12 @@ pub struct PreprocessConfig {
 impl Default for PreprocessConfig {
     fn default() -> Self {
         PreprocessConfig {
+            layout: Layout::default(),
             root: String::new(),
             size: 32,
             split: SplitRule::default(),
+            counts: CheckedCounts::default(),
+            shared_classes: false,
             group_by_prefix: false,
             max_broken: 0,
             max_pixels: 178_956_970,
@@ -49,17 +65,8 @@ impl Default for PreprocessConfig {
 impl PreprocessConfig {
     /// Fields outside their ranges.
     pub fn check(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
+        let mut problems = self.source().check();
         let mut refuse = |field: &str, message: String| problems.push((field.to_owned(), message));
-        let inside = |path: &str| Path::new(path).components().all(|c| matches!(c, Component::Normal(_)));
-        if !inside(&self.root) {
-            refuse("root", format!("is {:?}, expected a path below the raw folder", self.root));
-        }
-        if let SplitRule::List(file) = &self.split
-            && (!inside(file) || file.is_empty())
-        {
-            refuse("split.list", format!("is {file:?}, expected the path of a file below the raw folder"));
-        }
         if !(1..=4096).contains(&self.size) {
             refuse("size", format!("is {}, expected an integer in 1..=4096", self.size));
         }
@@ -68,6 +75,17 @@ impl PreprocessConfig {
         }
         problems
     }
+
+    /// The data set that is read.
+    pub fn source(&self) -> Source {
+        Source {
+            layout: self.layout.clone(),
+            root: self.root.clone(),
+            split: self.split.clone(),
+            counts: self.counts,
+            shared_classes: self.shared_classes,
+        }
+    }
 }
 
 /// What was made of a folder.
@@ -75,6 +93,8 @@ impl PreprocessConfig {
 pub struct Summary {
     /// Images and classes of the train split.
     pub train: Counts,
+    /// Images and classes of the validation split.
+    pub validation: Counts,
     /// Images and classes of the test split.
     pub test: Counts,
     /// Files with other extensions.
@@ -83,6 +103,8 @@ pub struct Summary {
     pub unlisted: usize,
     /// Images left out because they cannot be read, in the order of the set.
     pub broken: Vec<Broken>,
+    /// Images that are in two splits, byte for byte.
+    pub leaks: Vec<Repeated>,
 }
 
 /// Size of one split.
@@ -92,9 +114,9 @@ pub struct Counts {
     pub classes: usize,
 }
 
-/// Decodes and resizes the images below `raw` and writes an image set
-/// ([`ImageSet`](super::shard::ImageSet)) into `out`, train split first, classes and images in the order of the raw
-/// bytes of their names. The bytes do not depend on the number of threads.
+/// Decodes and resizes the images below `raw` and writes an image set ([`ImageSet`](super::shard::ImageSet)) into `out`,
+/// train split first, then validation and test, classes and images in the layout's order. The bytes do not depend on the
+/// number of threads.
 ///
 /// `progress` is told (images done, images in all).
 ///
@@ -107,18 +129,10 @@ pub fn preprocess(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Summary, DataError> {
     DataError::first_of(config.check())?;
-    let root = raw.join(&config.root);
-    let listing = folder::list(&root)?;
-    let splits = assign(&config.split, raw, &listing.classes)?;
-    let mut summary = Summary { ignored: listing.ignored, ..Summary::default() };
-    let mut planned: Vec<(Split, &str, &str)> = Vec::new();
-    for wanted in Split::BOTH {
-        for (class, splits) in listing.classes.iter().zip(&splits) {
-            let images = class.images.iter().zip(splits).filter(|(_, split)| **split == Some(wanted));
-            planned.extend(images.map(|(image, _)| (wanted, class.name.as_str(), image.as_str())));
-        }
-    }
-    summary.unlisted = splits.iter().flatten().filter(|split| split.is_none()).count();
+    let listing = layout::read(&config.source(), raw)?;
+    let mut summary =
+        Summary { ignored: listing.ignored, unlisted: listing.unlisted, leaks: leaks(&listing), ..Summary::default() };
+    let planned = &listing.entries;
 
     let mut writer = ShardWriter::create(out, config.size)?;
     let mut last: Option<(Split, &str)> = None;
@@ -126,10 +140,13 @@ pub fn preprocess(
     for block in planned.chunks(BLOCK) {
         let decoded: Vec<Result<Vec<u8>, String>> = block
             .par_iter()
-            .map(|(_, class, image)| decode(&root.join(class).join(image), config.size, config.max_pixels))
+            .map(|entry| {
+                let image = pixels(&listing, entry, config.max_pixels)?;
+                resized(&image.pixels, image.width, image.height, config.size)
+            })
             .collect();
-        for (&(split, class, image), pixels) in block.iter().zip(decoded) {
-            let path = format!("{class}/{image}");
+        for (entry, pixels) in block.iter().zip(decoded) {
+            let path = entry.path.clone();
             let pixels = match pixels {
                 Ok(pixels) => pixels,
                 Err(reason) => {
@@ -137,12 +154,18 @@ pub fn preprocess(
                     continue;
                 }
             };
-            let group = config.group_by_prefix.then(|| image.split_once('-').map(|(prefix, _)| prefix.to_owned()));
-            writer.push(split, class, path, group.flatten(), &pixels)?;
-            let counts = if split == Split::Train { &mut summary.train } else { &mut summary.test };
+            let file = path.rsplit('/').next().unwrap_or_default();
+            let prefix = config.group_by_prefix.then(|| file.split_once('-').map(|(prefix, _)| prefix.to_owned()));
+            let group = prefix.unwrap_or_else(|| entry.group.clone());
+            writer.push(entry.split, &entry.class, path, group, &pixels)?;
+            let counts = match entry.split {
+                Split::Train => &mut summary.train,
+                Split::Validation => &mut summary.validation,
+                Split::Test => &mut summary.test,
+            };
             counts.images += 1;
-            counts.classes += usize::from(last != Some((split, class)));
-            last = Some((split, class));
+            counts.classes += usize::from(last != Some((entry.split, entry.class.as_str())));
+            last = Some((entry.split, entry.class.as_str()));
         }
         done += block.len();
         progress(done, planned.len());
@@ -152,25 +175,27 @@ pub fn preprocess(
         let first = summary.broken.into_iter().take(10).collect();
         return Err(DataError::TooManyBroken { count, total: planned.len(), allowed, first });
     }
-    if summary.train.images + summary.test.images == 0 {
-        return Err(DataError::NoImage { folder: root, total: planned.len() + summary.unlisted });
+    if summary.train.images + summary.validation.images + summary.test.images == 0 {
+        return Err(DataError::NoImage { folder: listing.root, total: planned.len() + summary.unlisted });
     }
+    let path = out.join(LEAKS);
+    let text = serde_json::to_string_pretty(&summary.leaks).map_err(std::io::Error::other);
+    text.and_then(|text| fs::write(&path, text + "\n")).map_err(DataError::io("write", &path))?;
     writer.finish()?;
     Ok(summary)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
-    use crate::data::generate::{Family, GeneratorSpec, generate};
+    use crate::data::decode::decode;
+    use crate::data::generate::{Family, GeneratedLayout, GeneratorSpec, generate};
     use crate::data::shard::ImageSet;
 
     /// Five classes of three generated images below `set/`.
     fn raw() -> tempfile::TempDir {
         let room = tempfile::tempdir().unwrap();
-        let spec = GeneratorSpec { family: Family::Textures, classes: 5, per_class: 3, size: 16, seed: 1 };
+        let spec = GeneratorSpec { family: Family::Textures, classes: 5, per_class: 3, size: 16, seed: 1, layout: GeneratedLayout::Folder };
         generate(&spec, &room.path().join("set")).unwrap();
         room
     }
@@ -202,7 +227,7 @@ mod tests {
         let set = ImageSet::open(out.path()).unwrap();
         assert_eq!(set.split(Split::Test).class_names, ["002", "003", "004"]);
         assert_eq!(set.split(Split::Test).labels, [0, 0, 0, 1, 1, 1, 2, 2, 2]);
-        for split in Split::BOTH {
+        for split in Split::ALL {
             let view = set.split(split);
             for (item, pixels) in view.items.iter().zip(view.pixels.chunks_exact(8 * 8 * 3)) {
                 assert_eq!(decode(&raw.path().join("set").join(&item.path), 8, 1000).unwrap(), pixels);
@@ -263,7 +288,7 @@ mod tests {
         let raw = raw();
         fs::write(raw.path().join("list.txt"), "000/02.png train\n000/00.png test\n003 test\n").unwrap();
         let (out, result) =
-            run(&PreprocessConfig { split: SplitRule::List("list.txt".into()), ..config() }, raw.path());
+            run(&PreprocessConfig { split: SplitRule::List("list.txt".into()), shared_classes: true, ..config() }, raw.path());
         let summary = result.unwrap();
         assert_eq!((summary.train.images, summary.test.images, summary.unlisted), (1, 4, 10));
         let set = ImageSet::open(out.path()).unwrap();

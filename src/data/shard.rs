@@ -49,6 +49,8 @@ struct SetFile {
     version: u32,
     size: u32,
     train: Half,
+    #[serde(default)]
+    validation: Half,
     test: Half,
 }
 
@@ -58,7 +60,7 @@ pub(super) struct ShardWriter {
     size: u32,
     images: BufWriter<File>,
     items: BufWriter<File>,
-    halves: [Half; 2],
+    halves: [Half; 3],
 }
 
 impl ShardWriter {
@@ -104,8 +106,8 @@ impl ShardWriter {
     pub(super) fn finish(mut self) -> Result<(), DataError> {
         self.images.flush().map_err(DataError::io("write", &self.folder.join(IMAGES)))?;
         self.items.flush().map_err(DataError::io("write", &self.folder.join(ITEMS)))?;
-        let [train, test] = self.halves;
-        let set = SetFile { version: VERSION, size: self.size, train, test };
+        let [train, validation, test] = self.halves;
+        let set = SetFile { version: VERSION, size: self.size, train, validation, test };
         let path = self.folder.join(SET);
         let text = serde_json::to_string_pretty(&set).map_err(std::io::Error::other);
         text.and_then(|text| fs::write(&path, text + "\n")).map_err(DataError::io("write", &path))
@@ -120,6 +122,7 @@ pub struct ImageSet {
     items: Vec<Item>,
     labels: Vec<u32>,
     train: Half,
+    validation: Half,
     test: Half,
 }
 
@@ -138,7 +141,7 @@ impl ImageSet {
         if set.version != VERSION {
             return Err(corrupt(format!("{SET} has version {}, this program reads {VERSION}", set.version)));
         }
-        let count = set.train.items.saturating_add(set.test.items);
+        let count = set.train.items.saturating_add(set.validation.items).saturating_add(set.test.items);
 
         let path = folder.join(IMAGES);
         let file = File::open(&path).map_err(DataError::io("open", &path))?;
@@ -155,7 +158,7 @@ impl ImageSet {
 
         let items = read_items(folder, &set)?;
         let labels = items.iter().map(|item| item.label).collect();
-        Ok(ImageSet { pixels, size: set.size, items, labels, train: set.train, test: set.test })
+        Ok(ImageSet { pixels, size: set.size, items, labels, train: set.train, validation: set.validation, test: set.test })
     }
 
     /// Number of images in both splits.
@@ -180,9 +183,11 @@ impl ImageSet {
 
     /// One half of the set; it may hold no image.
     pub fn split(&self, split: Split) -> SplitView<'_> {
+        let tested_from = self.train.items + self.validation.items;
         let (range, half) = match split {
             Split::Train => (0..self.train.items, &self.train),
-            Split::Test => (self.train.items..self.len(), &self.test),
+            Split::Validation => (self.train.items..tested_from, &self.validation),
+            Split::Test => (tested_from..self.len(), &self.test),
         };
         let bytes = self.size() * self.size() * 3;
         SplitView {
@@ -204,13 +209,17 @@ fn read_items(folder: &Path, set: &SetFile) -> Result<Vec<Item>, DataError> {
     for (i, line) in BufReader::new(file).lines().enumerate() {
         let line = line.map_err(DataError::io("read", &path))?;
         let item: Item = serde_json::from_str(&line).map_err(|e| corrupt(format!("{ITEMS}:{}: {e}", i + 1)))?;
-        let (split, half) = if i < set.train.items { (Split::Train, &set.train) } else { (Split::Test, &set.test) };
+        let (split, half) = match i {
+            _ if i < set.train.items => (Split::Train, &set.train),
+            _ if i < set.train.items.saturating_add(set.validation.items) => (Split::Validation, &set.validation),
+            _ => (Split::Test, &set.test),
+        };
         if item.split != split || item.label as usize >= half.classes.len() {
             return Err(corrupt(format!("{ITEMS}:{}: its split or label contradicts {SET}", i + 1)));
         }
         items.push(item);
     }
-    let expected = set.train.items.saturating_add(set.test.items);
+    let expected = set.train.items.saturating_add(set.validation.items).saturating_add(set.test.items);
     if items.len() != expected {
         return Err(corrupt(format!("{ITEMS} has {} lines, {SET} says {expected}", items.len())));
     }

@@ -1,4 +1,4 @@
-//! `preprocess`: an image folder to one memory-mapped image set.
+//! `preprocess`: a data set to one memory-mapped image set.
 
 use serde_json::{Map, Value};
 
@@ -10,7 +10,7 @@ use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
 
 pub(super) const KIND: Kind = Kind {
     name: "preprocess",
-    version: 1,
+    version: 2,
     inputs: Inputs::Named(&[InputSpec { name: "raw", required: true }]),
     outputs: &[("images", "images")],
     publish: false,
@@ -34,10 +34,16 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     for broken in &summary.broken {
         tracing::warn!("left out {}: {}", broken.path, broken.reason);
     }
+    for leak in &summary.leaks {
+        let places: Vec<String> = leak.images.iter().map(|i| format!("{} ({})", i.path, i.split.name())).collect();
+        tracing::warn!("the same image is in two splits: {}", places.join(", "));
+    }
     tracing::info!(
-        "{} images of {} classes train, {} of {} test; {} other files, {} images not in the list",
+        "{} images of {} classes train, {} of {} validate, {} of {} test; {} other files, {} images not in the list",
         summary.train.images,
         summary.train.classes,
+        summary.validation.images,
+        summary.validation.classes,
         summary.test.images,
         summary.test.classes,
         summary.ignored,
