@@ -4,6 +4,7 @@
 //! 1 a cell or a check failed, 2 the pipeline or the command line is wrong, 130 interrupted.
 
 mod bench;
+mod data;
 mod eval;
 mod failure;
 mod graph;
@@ -99,6 +100,8 @@ enum Command {
     Loss(loss::Args),
     /// Retrieval metrics of anyone's vectors
     Eval(eval::Args),
+    /// Look into data sets: counts, broken and repeated images
+    Data(data::Args),
     /// List the tensors of weight files
     Weights(weights::Args),
     /// List the backbones, or time them on the CPU
@@ -167,6 +170,7 @@ fn dispatch(cli: &Cli, ui: &mut Ui<'_>) -> Result<(), Failure> {
         Command::History(args) => history::run(args, &cli.global, ui),
         Command::Loss(args) => failure::from_check(loss::run(args, ui.out)),
         Command::Eval(args) => failure::from_check(eval::run(args, ui.out)),
+        Command::Data(args) => failure::from_check(data::run(args, ui.out)),
         Command::Weights(args) => failure::from_check(weights::run(args, ui.out)),
         Command::Network(args) => failure::from_check(network::run(args, ui.out)),
         Command::Stage(args) => stage::run(args),

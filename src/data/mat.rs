@@ -242,7 +242,8 @@ impl<'a> Reader<'a> {
         if width == 0 || names.len() % width != 0 {
             return Err(self.damaged(format!("{} bytes of field names, {width} bytes each", names.len())));
         }
-        let name = |name: &[u8]| String::from_utf8_lossy(name.split(|&b| b == 0).next().unwrap_or_default()).into_owned();
+        let name =
+            |name: &[u8]| String::from_utf8_lossy(name.split(|&b| b == 0).next().unwrap_or_default()).into_owned();
         let mut fields: Vec<(String, Vec<Value>)> = names.chunks(width).map(|n| (name(n), Vec::new())).collect();
         self.must_hold(count.saturating_mul(fields.len()))?;
         if !fields.is_empty() {
@@ -290,7 +291,11 @@ impl<'a> Reader<'a> {
                     .map(|bytes| {
                         let mut number = [0; size_of::<$number>()];
                         number.copy_from_slice(bytes);
-                        if self.big_endian { <$number>::from_be_bytes(number) as f64 } else { <$number>::from_le_bytes(number) as f64 }
+                        if self.big_endian {
+                            <$number>::from_be_bytes(number) as f64
+                        } else {
+                            <$number>::from_le_bytes(number) as f64
+                        }
                     })
                     .collect::<Vec<f64>>()
             };

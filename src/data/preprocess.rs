@@ -195,7 +195,14 @@ mod tests {
     /// Five classes of three generated images below `set/`.
     fn raw() -> tempfile::TempDir {
         let room = tempfile::tempdir().unwrap();
-        let spec = GeneratorSpec { family: Family::Textures, classes: 5, per_class: 3, size: 16, seed: 1, layout: GeneratedLayout::Folder };
+        let spec = GeneratorSpec {
+            family: Family::Textures,
+            classes: 5,
+            per_class: 3,
+            size: 16,
+            seed: 1,
+            layout: GeneratedLayout::Folder,
+        };
         generate(&spec, &room.path().join("set")).unwrap();
         room
     }
@@ -287,8 +294,10 @@ mod tests {
     fn a_list_splits_within_a_class_and_counts_what_it_leaves_out() {
         let raw = raw();
         fs::write(raw.path().join("list.txt"), "000/02.png train\n000/00.png test\n003 test\n").unwrap();
-        let (out, result) =
-            run(&PreprocessConfig { split: SplitRule::List("list.txt".into()), shared_classes: true, ..config() }, raw.path());
+        let (out, result) = run(
+            &PreprocessConfig { split: SplitRule::List("list.txt".into()), shared_classes: true, ..config() },
+            raw.path(),
+        );
         let summary = result.unwrap();
         assert_eq!((summary.train.images, summary.test.images, summary.unlisted), (1, 4, 10));
         let set = ImageSet::open(out.path()).unwrap();

@@ -158,7 +158,15 @@ impl ImageSet {
 
         let items = read_items(folder, &set)?;
         let labels = items.iter().map(|item| item.label).collect();
-        Ok(ImageSet { pixels, size: set.size, items, labels, train: set.train, validation: set.validation, test: set.test })
+        Ok(ImageSet {
+            pixels,
+            size: set.size,
+            items,
+            labels,
+            train: set.train,
+            validation: set.validation,
+            test: set.test,
+        })
     }
 
     /// Number of images in both splits.

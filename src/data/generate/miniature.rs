@@ -45,11 +45,7 @@ pub(super) fn write(spec: &GeneratorSpec, into: &Path) -> Result<(), DataError> 
 }
 
 /// Draws image `(class, sample)`, both from 0, to `path(class, sample)` below `into`.
-fn images(
-    spec: &GeneratorSpec,
-    into: &Path,
-    path: impl Fn(u32, u32) -> String + Sync,
-) -> Result<(), DataError> {
+fn images(spec: &GeneratorSpec, into: &Path, path: impl Fn(u32, u32) -> String + Sync) -> Result<(), DataError> {
     (0..spec.classes).into_par_iter().try_for_each(|class| {
         let draw = class_of(spec, u64::from(class));
         (0..spec.per_class).try_for_each(|sample| {
@@ -82,9 +78,8 @@ fn numbered(spec: &GeneratorSpec) -> impl Iterator<Item = (u32, u32, u32)> {
 fn cub(spec: &GeneratorSpec, into: &Path) -> Result<(), DataError> {
     // Folders come in the order of their numbers.
     let digits = spec.classes.to_string().len().max(3);
-    let path = |class: u32, sample: u32| {
-        format!("{:0digits$}.Generated_{class}/Generated_{class}_{sample:04}.jpg", class + 1)
-    };
+    let path =
+        |class: u32, sample: u32| format!("{:0digits$}.Generated_{class}/Generated_{class}_{sample:04}.jpg", class + 1);
     let home = into.join("CUB_200_2011");
     images(spec, &home.join("images"), path)?;
     let (mut list, mut labels) = (String::new(), String::new());

@@ -24,8 +24,7 @@ pub struct Sheet {
 /// Draws up to `rows` classes, taken evenly from all of the listing, and up to `columns` images of each, taken evenly from
 /// the class. An image keeps its shape within its cell; a broken one leaves it white.
 pub fn contact_sheet(listing: &Listing, rows: usize, columns: usize, max_pixels: u64) -> Sheet {
-    let classes: Vec<&[Entry]> =
-        listing.entries.chunk_by(|a, b| (a.split, &a.class) == (b.split, &b.class)).collect();
+    let classes: Vec<&[Entry]> = listing.entries.chunk_by(|a, b| (a.split, &a.class) == (b.split, &b.class)).collect();
     let chosen: Vec<&[Entry]> = evenly(&classes, rows).copied().collect();
     let width = (CELL + GAP) * chosen.iter().map(|class| class.len().min(columns)).max().unwrap_or(0) as u32 + GAP;
     let height = (CELL + GAP) * chosen.len() as u32 + GAP;

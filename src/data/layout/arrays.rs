@@ -20,7 +20,11 @@ pub(super) fn read(root: &Path, images: &str, labels: &str) -> Result<Found, Dat
     let wrong = |message: String| DataError::Content { path: path.clone(), message };
     let numbers = integers(File::open(&path).map_err(DataError::io("open", &path))?).map_err(wrong)?;
     if numbers.len() as u64 != shape.images {
-        return Err(wrong(format!("it holds {} labels, expected {}, one for each image of {images}", numbers.len(), shape.images)));
+        return Err(wrong(format!(
+            "it holds {} labels, expected {}, one for each image of {images}",
+            numbers.len(),
+            shape.images
+        )));
     }
     if !images.ends_with(".npy") {
         return Err(wrong(format!("expected images in a file whose name ends in .npy, found {images:?}")));

@@ -11,7 +11,8 @@ use crate::data::mat::{self, Value};
 
 const ANNOTATIONS: &str = "cars_annos.mat";
 /// Lists of the mirror, each with the folder of its images.
-const MIRROR: [(&str, &str); 2] = [("anno_train.csv", "car_data/car_data/train"), ("anno_test.csv", "car_data/car_data/test")];
+const MIRROR: [(&str, &str); 2] =
+    [("anno_train.csv", "car_data/car_data/train"), ("anno_test.csv", "car_data/car_data/test")];
 const CLASSES: usize = 196;
 
 /// Reads `cars_annos.mat` and `car_ims`, in `cars196` or right below the root; or the mirror's folders. Classes come in
@@ -102,7 +103,8 @@ fn read_mirror(home: &Path) -> Result<Found, DataError> {
                 return Err(wrong(format!("expected FILE,x1,y1,x2,y2,CLASS; found {line:?}")));
             };
             let class = class.parse().ok().filter(|class| (1..=CLASSES).contains(class));
-            let class = class.ok_or_else(|| wrong(format!("the class is {:?}, expected an integer in 1..={CLASSES}", fields[5])))?;
+            let class = class
+                .ok_or_else(|| wrong(format!("the class is {:?}, expected an integer in 1..={CLASSES}", fields[5])))?;
             lines += 1;
             match places.remove(below(file).map_err(wrong)?) {
                 None => missing.push(format!("{folder}/*/{file}")),

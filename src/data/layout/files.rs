@@ -39,7 +39,12 @@ pub(super) fn compare<'a>(
     let missing: Vec<&&str> = listed.iter().filter(|path| !there.contains(**path)).collect();
     if !missing.is_empty() {
         let first = missing.iter().take(10).map(|path| (**path).to_owned()).collect();
-        return Err(DataError::MissingImages { list: list.to_owned(), count: missing.len(), total: listed.len(), first });
+        return Err(DataError::MissingImages {
+            list: list.to_owned(),
+            count: missing.len(),
+            total: listed.len(),
+            first,
+        });
     }
     let hidden = |path: &str| path.rsplit('/').next().is_some_and(|name| name.starts_with('.'));
     there.retain(|path| !listed.contains(path.as_str()) && is_image(path) && !hidden(path));

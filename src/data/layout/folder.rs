@@ -109,8 +109,11 @@ mod tests {
             "ä/1.tar.png",
         ]);
         let found = read(room.path()).unwrap();
-        let classes: Vec<(&str, Vec<&str>)> =
-            found.classes.iter().map(|c| (c.name.as_str(), c.images.iter().map(|i| i.path.as_str()).collect())).collect();
+        let classes: Vec<(&str, Vec<&str>)> = found
+            .classes
+            .iter()
+            .map(|c| (c.name.as_str(), c.images.iter().map(|i| i.path.as_str()).collect()))
+            .collect();
         assert_eq!(
             classes,
             [

@@ -33,9 +33,13 @@ pub(super) fn read(root: &Path) -> Result<Found, DataError> {
     };
     let text = fs::read_to_string(&list).map_err(DataError::io("read", &list))?;
     let wrong = |line: usize, message: String| DataError::Line { path: list.clone(), line, message };
-    let announced: usize = text.lines().next().unwrap_or_default().trim().parse().map_err(|_| {
-        wrong(1, "expected the number of images".to_owned())
-    })?;
+    let announced: usize = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .parse()
+        .map_err(|_| wrong(1, "expected the number of images".to_owned()))?;
     let mut pairs = Vec::new();
     let mut seen = BTreeMap::new();
     for (i, line) in text.lines().enumerate().skip(2).filter(|(_, line)| !line.trim().is_empty()) {
@@ -45,8 +49,9 @@ pub(super) fn read(root: &Path) -> Result<Found, DataError> {
             return Err(wrong(format!("expected a path, an item such as id_00000002, and its part; found {line:?}")));
         };
         let number: Option<u32> = item.rsplit_once('_').and_then(|(_, number)| number.parse().ok());
-        let number = number
-            .ok_or_else(|| wrong(format!("the item is {item:?}, expected a name that ends in an underscore and a number")))?;
+        let number = number.ok_or_else(|| {
+            wrong(format!("the item is {item:?}, expected a name that ends in an underscore and a number"))
+        })?;
         let (split, group) = match part {
             "train" => (Split::Train, None),
             "query" | "gallery" => (Split::Test, Some(part.to_owned())),

@@ -18,7 +18,9 @@ pub(super) fn read(root: &Path, file: &str) -> Result<Found, DataError> {
     let handle = File::open(&path).map_err(DataError::io("open", &path))?;
     let table = match path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase).as_deref() {
         // Everything as text: a label 007 is not 7.
-        Some("csv") => CsvReadOptions::default().with_infer_schema_length(Some(0)).into_reader_with_file_handle(handle).finish(),
+        Some("csv") => {
+            CsvReadOptions::default().with_infer_schema_length(Some(0)).into_reader_with_file_handle(handle).finish()
+        }
         Some("parquet") => ParquetReader::new(handle).finish(),
         _ => return Err(wrong("expected a table whose name ends in .csv or .parquet".to_owned())),
     };
@@ -39,12 +41,13 @@ pub(super) fn read(root: &Path, file: &str) -> Result<Found, DataError> {
         let wrong = |message: String| DataError::Line { path: path.clone(), line: i + 1 + header, message };
         let image = below(image.as_deref().unwrap_or_default()).map_err(wrong)?.to_owned();
         let label = label.filter(|l| !l.is_empty()).ok_or_else(|| wrong(format!("{image:?} has no label")))?;
-        let split = match splits.as_ref().and_then(|splits| splits[i].as_deref()).filter(|split| !split.is_empty()) {
-            None => None,
-            Some(name) => Some(Split::named(name).ok_or_else(|| {
-                wrong(format!("the split is {name:?}, expected train, validation, test or nothing"))
-            })?),
-        };
+        let split =
+            match splits.as_ref().and_then(|splits| splits[i].as_deref()).filter(|split| !split.is_empty()) {
+                None => None,
+                Some(name) => Some(Split::named(name).ok_or_else(|| {
+                    wrong(format!("the split is {name:?}, expected train, validation, test or nothing"))
+                })?),
+            };
         let group = groups.as_ref().and_then(|groups| groups[i].clone()).filter(|group| !group.is_empty());
         rows.push((label, Image { path: image, split, group }));
     }
