@@ -49,7 +49,7 @@ pub enum DataError {
     Counts { set: &'static str, differences: Vec<String>, unlisted: usize, first: Vec<String> },
 
     /// A class that is trained on and tested on.
-    #[error("{count} classes are in {a} and in {b}, the first is {class:?}: zero-shot retrieval tests on classes that no training has seen; correct the split, or set shared_classes: true for a closed set of classes", a = splits[0], b = splits[1])]
+    #[error("class {class:?}{} is in {} and in {}: zero-shot retrieval tests on classes that no training has seen; correct the split, or set shared_classes: true for a closed set of classes", others(*count - 1), splits[0], splits[1])]
     SharedClasses { class: String, count: usize, splits: [&'static str; 2] },
 
     /// An image set whose files contradict one another.
@@ -85,8 +85,17 @@ fn names(first: &[String], count: usize) -> String {
     }
 }
 
+/// ` (and 3 others)`.
+fn others(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        1 => " (and another one)".to_owned(),
+        more => format!(" (and {more} others)"),
+    }
+}
+
 fn unlisted_words(first: &[String], count: usize) -> String {
-    if count == 0 { String::new() } else { format!("; {count} images are in no list: {}", names(first, count)) }
+    if count == 0 { String::new() } else { format!("; in no list: {}", names(first, count)) }
 }
 
 fn list(first: &[Broken], count: usize) -> String {

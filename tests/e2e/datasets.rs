@@ -47,7 +47,7 @@ fn publish_cars() -> Space {
 name: made
 stages:
   raw: { uses: download/miniature, with: { layout: cars196, classes: 8, per_class: 4, size: 16 } }
-  copy: { run: "cp -r ${in.raw} $HOME/made && touch ${out.done}", in: { raw: raw }, out: { done: done } }
+  copy: { run: "cp -rL --no-preserve=mode ${in.raw} $HOME/made && touch ${out.done}", in: { raw: raw }, out: { done: done } }
 "#,
     );
     let ran = space.run(&["run"]);

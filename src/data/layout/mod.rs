@@ -169,7 +169,7 @@ impl Found {
 /// Which file is missing, which line of a list is wrong, which count differs, which class is trained and tested on.
 pub fn read(source: &Source, raw: &Path) -> Result<Listing, DataError> {
     DataError::first_of(source.check())?;
-    let root = raw.join(&source.root);
+    let root = if source.root.is_empty() { raw.to_owned() } else { raw.join(&source.root) };
     let found = match &source.layout {
         Layout::Folder => folder::read(&root)?,
         Layout::Cub => cub::read(&root)?,
@@ -220,7 +220,10 @@ fn disjoint(classes: &[Class], splits: &[Vec<Option<Split>>]) -> Result<(), Data
 /// The path, if it stays below the folder that it starts from.
 fn below(path: &str) -> Result<&str, String> {
     let normal = |part: Component<'_>| matches!(part, Component::Normal(_));
-    if path.is_empty() || path.contains('\0') || !Path::new(path).components().all(normal) {
+    if path.is_empty() {
+        return Err("the path is empty".to_owned());
+    }
+    if path.contains('\0') || !Path::new(path).components().all(normal) {
         return Err(format!("the path {path:?} leaves the folder of the data set; expected one below it"));
     }
     Ok(path)
