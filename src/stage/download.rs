@@ -39,9 +39,9 @@ struct Wish {
 
 /// A download that failed, and what its definition says of fetching the file by hand.
 #[derive(Debug, Error)]
-#[error("{source}\n{by_hand}")]
+#[error("{failure}\n{by_hand}")]
 struct ByHand {
-    source: DownloadError,
+    failure: DownloadError,
     by_hand: String,
 }
 
@@ -122,19 +122,22 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
         }
         Wanted::Fetch(wishes, by_hand) => {
             for wish in wishes {
-                fetch(&wish, job, data, report).map_err(|error| {
-                    match (error.downcast::<DownloadError>(), &by_hand) {
-                        (Ok(source), Some(by_hand)) if matches!(*source, DownloadError::EveryUrlFailed { .. }) => {
-                            Box::new(ByHand { source: *source, by_hand: by_hand.clone() })
-                        }
-                        (Ok(error), _) => error,
-                        (Err(error), _) => error,
-                    }
-                })?;
+                fetch(&wish, job, data, report).map_err(|error| with_way_out(error, by_hand.as_deref()))?;
             }
         }
     }
     Ok(())
+}
+
+/// Adds what the definition says of fetching by hand to a failure of every URL.
+fn with_way_out(error: JobError, by_hand: Option<&str>) -> JobError {
+    match (error.downcast::<DownloadError>(), by_hand) {
+        (Ok(failure), Some(by_hand)) if matches!(*failure, DownloadError::EveryUrlFailed { .. }) => {
+            Box::new(ByHand { failure: *failure, by_hand: by_hand.to_owned() })
+        }
+        (Ok(failure), _) => failure,
+        (Err(other), _) => other,
+    }
 }
 
 /// Fetches one file, and adds it or what it unpacks to to `data`.
