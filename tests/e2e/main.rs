@@ -1,5 +1,6 @@
 //! The real binary on real files: what a user does, what goes wrong around it, and what must be left afterwards.
 
+mod datasets;
 mod faults;
 mod freshness;
 mod learning;
