@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn a_checkpoint_gives_back_what_it_was_given() {
         let mut scale = LossScale::default();
-        [true, false, true, true].map(|finite| scale.note(finite).unwrap());
+        [true, false, true, true].into_iter().for_each(|finite| scale.note(finite).unwrap());
         let (mut checkpoint, mut restored) = (Checkpoint::default(), LossScale::default());
         scale.save(&mut checkpoint);
         restored.restore(&checkpoint);

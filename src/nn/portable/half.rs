@@ -41,8 +41,8 @@ pub(super) fn in_half<D: Precisions, T: Tape<f32, D>, X: Shape, Y: Shape, Z: Sha
         Tensor<Y, Half, D, HalfTape<D>>,
     ) -> Result<Tensor<Z, Half, D, HalfTape<D>>, D::Err>,
 ) -> Result<Tensor<Z, f32, D, T>, D::Err> {
-    let (x, x_tape) = named(x)?;
-    let (y, y_tape) = named(y)?;
+    let (x, x_tape) = named(x)?.split_tape();
+    let (y, y_tape) = named(y)?.split_tape();
     let mut tape = x_tape.merge(y_tape);
     let (half_x, half_y) = (x.clone().try_to_dtype::<Half>()?, y.clone().try_to_dtype::<Half>()?);
     let z = operation(half_x.clone().put_tape(HalfTape::default()), half_y.clone().put_tape(HalfTape::default()))?;
@@ -66,8 +66,8 @@ pub(super) fn in_half<D: Precisions, T: Tape<f32, D>, X: Shape, Y: Shape, Z: Sha
 }
 
 /// A tensor's values under a name that nothing else takes gradients to, in order of memory.
-fn named<S: Shape, D: Precisions, T: Tape<f32, D>>(x: Tensor<S, f32, D, T>) -> Result<(Tensor<S, f32, D>, T), D::Err> {
-    Ok(x.try_contiguous()?.try_mul(1.0f32)?.split_tape())
+fn named<S: Shape, D: Precisions, T: Tape<f32, D>>(x: Tensor<S, f32, D, T>) -> Result<Tensor<S, f32, D, T>, D::Err> {
+    x.try_contiguous()?.try_mul(1.0f32)
 }
 
 /// A gradient in single precision, as dfdx's table holds it.
