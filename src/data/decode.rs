@@ -402,6 +402,29 @@ mod tests {
     }
 
     #[test]
+    fn damage_is_told_or_decoded_but_ends_nothing() {
+        let mut random = crate::data::random::stream(4, "test damage", 0, 0);
+        for name in
+            ["photo.jpg", "progressive.jpg", "cmyk.jpg", "grey.jpg", "large.jpg", "palette.png", "lossless.webp"]
+        {
+            let whole = fs::read(fixtures().join(name)).unwrap();
+            let mut told = 0;
+            for _ in 0..300 {
+                let mut bytes = whole.clone();
+                for _ in 0..1 + random.below(4) {
+                    let at = random.below(bytes.len() as u64) as usize;
+                    bytes[at] = random.bits() as u8;
+                }
+                match rgb(&bytes, 1 << 16) {
+                    Ok(image) => assert_eq!(image.pixels.len(), rgb_len([image.height, image.width])),
+                    Err(_) => told += 1,
+                }
+            }
+            assert!(told > 10, "{name}: only {told} of 300 told");
+        }
+    }
+
+    #[test]
     fn a_header_that_promises_too_many_pixels_is_refused_without_decoding() {
         let mut png = fs::read(fixtures().join("rgb.png")).unwrap();
         // Width of the IHDR chunk, and its checksum: CRC-32 over type and data.

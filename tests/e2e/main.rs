@@ -2,6 +2,7 @@
 
 mod faults;
 mod freshness;
+mod images;
 mod learning;
 mod network;
 mod running;
