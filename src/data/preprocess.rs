@@ -283,6 +283,8 @@ fn write_blocks(
     };
     let removed = fs::remove_file(work.join(PROGRESS));
     if let Some(failed) = failed {
+        drop(writer);
+        [IMAGES, ITEMS].iter().for_each(|name| _ = fs::remove_file(work.join(name)));
         return Err(failed);
     }
     if total > 0 {

@@ -3,6 +3,7 @@
 mod datasets;
 mod faults;
 mod freshness;
+mod images;
 mod learning;
 mod metrics;
 mod network;

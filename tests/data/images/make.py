@@ -24,7 +24,7 @@ a=Image.fromarray(rgb).quantize(64); b=Image.fromarray(255-rgb).quantize(64)
 a.save(f'{out}/two_frames.gif',save_all=True,append_images=[b],duration=100)
 Image.fromarray(rgba).save(f'{out}/lossless.webp',lossless=True,exact=True)
 Image.fromarray(smooth(6,5,3)).save(f'{out}/upscaled.png')
-# Inks, with and without Adobe's mark, and an orientation tag, which nobody applies.
+# Inks, with and without Adobe's mark (Pillow takes both for inverted), and an orientation tag, which nobody applies.
 Image.fromarray(smooth(25,22,4),'CMYK').save(f'{out}/cmyk.jpg',quality=90)
 b=open(f'{out}/cmyk.jpg','rb').read(); i=b.index(b'Adobe')-4
 open(f'{out}/cmyk_plain.jpg','wb').write(b[:i]+b[i+2+int.from_bytes(b[i+2:i+4],'big'):])
