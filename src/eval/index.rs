@@ -4,6 +4,8 @@
 //! nothing but the two rows. [`Index::slack`] bounds how far the two may lie apart, so a proposal only ever leaves open
 //! what is then decided: the result is that of a plain 64-bit computation.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::loss::real::{Real, View};
@@ -93,14 +95,28 @@ impl<'a, T: Real> Index<'a, T> {
         View::new(&self.units[first * self.dim..(first + rows) * self.dim], rows, self.dim)
     }
 
+    /// `rows` as unit vectors in 64 bits.
+    pub fn wide_block(&self, rows: Range<usize>) -> Vec<f64> {
+        rows.flat_map(|i| self.row(i).iter().map(move |x| x.to_f64() * self.inverse_norms[i])).collect()
+    }
+
     /// The most that a 32-bit product of two unit vectors may lie from their 64-bit cosine.
     ///
     /// A sum of n products in any order errs by at most `n u / (1 - n u)` times the sum of their magnitudes, u being half an
     /// epsilon (Higham, *Accuracy and Stability of Numerical Algorithms*, 2002, section 3.1); that sum is at most 1 here, by
     /// Cauchy and Schwarz. Rounding the two factors to 32 bits adds 2 u; 8 leave room for what the 64-bit side rounds.
     pub fn slack(&self) -> f64 {
-        let units = (self.dim as f64 + 8.0) * 0.5 * f64::from(f32::EPSILON);
-        // Beyond a length of four million the bound says nothing; then everything is decided in 64 bits.
+        self.bound(f64::from(f32::EPSILON))
+    }
+
+    /// The same for a 64-bit product of any order: both sides err by the same bound.
+    pub fn wide_slack(&self) -> f64 {
+        2.0 * self.bound(f64::EPSILON)
+    }
+
+    fn bound(&self, epsilon: f64) -> f64 {
+        let units = (self.dim as f64 + 8.0) * 0.5 * epsilon;
+        // Beyond a length of some millions the bound for 32 bits says nothing; then everything is decided in 64.
         if units < 0.5 { units / (1.0 - units) } else { 4.0 }
     }
 }

@@ -4,7 +4,8 @@
 //! neighbours is kept: the similarities of the matches are computed first, in 64 bits, and one pass over all similarities
 //! counts, for each match, the rows of other classes that lie above it. The pass goes tile by tile over 32-bit products; where
 //! queries are what is searched, each tile above the diagonal serves its rows and its columns. A similarity too near to a
-//! match's for 32 bits to tell is computed in 64. Counts are integers, so neither the tiles nor the threads can change them.
+//! match's for 32 bits to tell is computed in 64: pair by pair, or for a whole tile where there are many, as in
+//! vectors that have collapsed onto one point. Counts are integers, so neither the tiles nor the threads can change them.
 //!
 //! A match whose rank has passed R no longer counts in any metric but for the first one; it is given up, and what lies below
 //! the last match still of interest is passed over by a loop of plain comparisons.
@@ -17,7 +18,7 @@ use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
 use super::index::Index;
-use crate::loss::real::{Onto, Real, serial_product};
+use crate::loss::real::{Onto, Real, View, serial_product};
 
 /// Which of two rows of equal similarity comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -174,7 +175,9 @@ impl<T: Real> Search<'_, '_, T> {
         let rows = self.rows(row);
         let first = column * self.tile;
         let width = self.tile.min(gallery.len() - first);
-        (tile.row, tile.column, tile.width) = (rows.start, first, width);
+        tile.place = Place { rows: rows.clone(), columns: first..first + width };
+        (tile.width, tile.asked) = (width, 0);
+        tile.products.clear();
         tile.similarities.resize(rows.len() * width, 0.0);
         serial_product(
             self.queries.block(rows.start, rows.len()),
@@ -188,31 +191,47 @@ impl<T: Real> Search<'_, '_, T> {
     }
 
     /// Counts row `found` of what is searched, whose similarity in 32 bits is `near`, for one query of a block.
-    fn meet(&self, block: &mut Block, at: usize, query: usize, found: usize, near: f32) {
+    fn meet(&self, block: &mut Block, at: usize, [query, found]: [usize; 2], near: f32, doubt: Doubt<'_>) {
         let (gallery, labels) = self.searched();
         if labels[found] == self.query_labels[query] {
             return;
         }
-        let (near, slack) = (f64::from(near), gallery.slack());
         let live = &block.matches[block.starts[at]..][..block.live[at] as usize];
-        let possible = live.partition_point(|m| near < m.similarity - slack);
-        let certain = possible + live[possible..].partition_point(|m| near <= m.similarity + slack);
-        let place = if possible == certain {
-            certain
-        } else {
+        let mut place = between(live, f64::from(near), gallery.slack());
+        if place.start < place.end
+            && let Some(near) = self.wide_product(doubt)
+        {
+            place = between(live, near, gallery.wide_slack());
+        }
+        if place.start < place.end {
             let similarity = self.queries.similarity(query, gallery, found);
             let below = |m: &Match| match self.ties {
                 _ if similarity != m.similarity => similarity < m.similarity,
                 Ties::Index => found as u32 > m.row,
                 Ties::Optimistic => true,
             };
-            possible + live[possible..certain].partition_point(below)
-        };
-        if place < live.len() {
-            block.matches[block.starts[at] + place].passed += 1;
+            place.start += live[place.clone()].partition_point(below);
+        }
+        if place.start < live.len() {
+            block.matches[block.starts[at] + place.start].passed += 1;
             block.passed[at] += 1;
             self.give_up(block, at);
         }
+    }
+
+    /// The 64-bit product of a pair of the tile, once so many are asked for that all are worth computing.
+    fn wide_product(&self, Doubt { tile, pair, asked, products }: Doubt<'_>) -> Option<f64> {
+        *asked += 1;
+        if products.is_empty() && *asked > tile.rows.len() * tile.columns.len() / 64 {
+            let (gallery, _) = self.searched();
+            let [rows, columns] =
+                [self.queries.wide_block(tile.rows.clone()), gallery.wide_block(tile.columns.clone())];
+            let dim = self.queries.dim();
+            products.resize(tile.rows.len() * tile.columns.len(), 0.0);
+            let columns = View::new(&columns, tile.columns.len(), dim).transposed();
+            serial_product(View::new(&rows, tile.rows.len(), dim), columns, Onto::Replace, products);
+        }
+        products.get(pair).copied()
     }
 
     /// Gives up the matches whose rank has passed R.
@@ -250,14 +269,41 @@ impl Block {
     }
 }
 
+/// The matches that a row may lie above and the next one, given its similarity up to `slack`: a range of places, of which
+/// the row has one; the only one, if it is empty.
+fn between(live: &[Match], near: f64, slack: f64) -> Range<usize> {
+    let first = live.partition_point(|m| near < m.similarity - slack);
+    first..first + live[first..].partition_point(|m| near <= m.similarity + slack)
+}
+
+/// The rows and columns of a tile.
+#[derive(Default, Clone)]
+struct Place {
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+/// A pair whose similarity 32 bits cannot place, and what its tile knows better.
+struct Doubt<'a> {
+    tile: &'a Place,
+    /// Where its similarity is in the tile.
+    pair: usize,
+    /// How many pairs have been in doubt.
+    asked: &'a mut usize,
+    /// The products of the tile in 64 bits; empty until they are worth it.
+    products: &'a mut Vec<f64>,
+}
+
 /// The similarities of two blocks.
 #[derive(Default)]
 struct Tile {
-    /// The first row and column, and how many columns there are.
-    row: usize,
-    column: usize,
+    place: Place,
+    /// How many columns there are.
     width: usize,
     similarities: Vec<f32>,
+    /// See [`Doubt`].
+    asked: usize,
+    products: Vec<f64>,
     /// For each stretch of `STRETCH` columns of a row: whether a similarity lies between `cut` and `top`, of its row's query
     /// (bit 0) and of its column's (bit 1).
     between: Vec<u8>,
@@ -273,29 +319,31 @@ impl Tile {
     }
 
     /// Counts what lies between, one by one.
-    fn settle<T: Real>(&self, search: &Search<'_, '_, T>, rows: &mut Block, mut columns: Option<&mut Block>) {
-        let stretches = self.width.div_ceil(STRETCH);
-        for (row, line) in self.similarities.chunks_exact(self.width).enumerate() {
+    fn settle<T: Real>(&mut self, search: &Search<'_, '_, T>, rows: &mut Block, mut columns: Option<&mut Block>) {
+        let Self { place: tile, width, similarities, between, asked, products } = self;
+        let stretches = width.div_ceil(STRETCH);
+        for (row, line) in similarities.chunks_exact(*width).enumerate() {
             search.give_up(rows, row);
-            let noted = &self.between[row * stretches..(row + 1) * stretches];
+            let noted = &between[row * stretches..(row + 1) * stretches];
             for (at, _) in noted.iter().enumerate().filter(|(_, noted)| **noted > 0) {
                 for (lane, &near) in line[at * STRETCH..].iter().take(STRETCH).enumerate() {
                     let column = at * STRETCH + lane;
-                    let (query, found) = (self.row + row, self.column + column);
+                    let (query, found) = (tile.rows.start + row, tile.columns.start + column);
+                    let pair = row * *width + column;
                     if near >= rows.cut[row] && near <= rows.top[row] {
-                        search.meet(rows, row, query, found, near);
+                        search.meet(rows, row, [query, found], near, Doubt { tile, pair, asked, products });
                     }
                     if let Some(columns) = columns.as_deref_mut()
                         && near >= columns.cut[column]
                         && near <= columns.top[column]
                     {
-                        search.meet(columns, column, found, query, near);
+                        search.meet(columns, column, [found, query], near, Doubt { tile, pair, asked, products });
                     }
                 }
             }
         }
         if let Some(columns) = columns {
-            (0..self.width).for_each(|column| search.give_up(columns, column));
+            (0..*width).for_each(|column| search.give_up(columns, column));
         }
     }
 }
