@@ -6,13 +6,18 @@ use serde_json::{Map, Value, json};
 use super::{DEFINITIONS, kinds};
 use crate::pipeline::model::Task;
 
-/// The resolved parameters of a stage that uses `definition` with `with`.
+/// The resolved parameters of a training that uses `definition` with `with`.
 fn resolved(definition: &str, with: &str) -> Map<String, Value> {
+    parameters(&format!("{{ uses: {definition}, in: {{ images: images }}, with: {with} }}"))
+}
+
+/// The resolved parameters of the last of three stages.
+fn parameters(stage: &str) -> Map<String, Value> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("p.yaml");
     let text = format!(
         "stages:\n  raw: {{ uses: download/glyphs }}\n  images: {{ uses: preprocess, in: {{ raw: raw }} }}\n  \
-         model: {{ uses: {definition}, in: {{ images: images }}, with: {with} }}\n"
+         last: {stage}\n"
     );
     std::fs::write(&file, text).unwrap();
     let pipeline = crate::pipeline::load(&file, &[], &kinds(), DEFINITIONS).unwrap_or_else(|found| panic!("{found}"));
@@ -196,4 +201,52 @@ fn mlrcs_protocol_is_that_of_its_paper() {
     let margin = resolved("train/mlrc", "{ loss: { kind: margin, boundary: per_class } }");
     assert_rows(&margin, "margin", &[("loss_weight_decay", json!(0.0)), ("loss.boundary", json!("per_class"))]);
     assert_rows(&resolved("train/mlrc", "{ loss: arcface }"), "arcface", &[("loss.large_angle", json!("plain"))]);
+}
+
+#[test]
+fn every_space_that_mlrc_searched_is_of_parameters_within_their_ranges() {
+    // Loss, parameters of the loss, and whether the rate of its own parameters is searched.
+    let rows = [
+        ("contrastive", "neg_margin pos_margin", false),
+        ("triplet", "margin", false),
+        ("nt_xent", "temperature", false),
+        ("margin", "beta margin", true),
+        ("fast_ap", "num_bins", false),
+        ("snr_contrastive", "neg_margin pos_margin zero_mean_reg", false),
+        ("multi_similarity", "alpha base beta", false),
+        ("proxy_nca", "softmax_scale", true),
+        ("normalized_softmax", "temperature", true),
+        ("cosface", "margin scale", true),
+        ("arcface", "margin_degrees scale", true),
+        ("soft_triple", "gamma la margin tau", true),
+        ("proxy_anchor", "alpha margin", true),
+        ("class_wise_multi_similarity", "alpha base beta", false),
+        ("mean_field_contrastive", "neg_margin pos_margin", true),
+        ("mean_field_class_wise_multi_similarity", "alpha base beta", true),
+    ];
+    for (loss, names, rate) in rows {
+        let of = |with: &str| {
+            parameters(&format!(
+                "{{ uses: search/mlrc, in: {{ past: raw, tried: raw }}, with: {{ loss: {loss}{with} }} }}"
+            ))
+        };
+        let told = of(", at: 3");
+        let rest = [("objective", json!("validation_map_at_r")), ("method", json!("tpe")), ("startup", json!(10))];
+        assert_rows(&told, loss, &rest);
+        let space = told["space"].as_object().unwrap();
+        let mut found: Vec<&str> = space.keys().filter_map(|name| name.strip_prefix("loss.")).collect();
+        found.sort_unstable();
+        assert_eq!(found.join(" "), names, "{loss}");
+        assert_eq!(space.contains_key("loss_learning_rate"), rate, "{loss}");
+        assert_eq!(space.len(), found.len() + usize::from(rate), "{loss}");
+        // Both ends are values that a training takes.
+        for end in 0..2 {
+            let values = found.iter().map(|name| format!("{name}: {}", space[&format!("loss.{name}")]["range"][end]));
+            let values: Vec<String> = values.collect();
+            resolved("train/mlrc", &format!("{{ loss: {{ kind: {loss}, {} }} }}", values.join(", ")));
+        }
+        // More of it may be searched.
+        let more = of(", pick: best, space: { learning_rate: { range: [1.0e-7, 1.0e-5], scale: log } }");
+        assert_eq!(more["space"].as_object().unwrap().len(), space.len() + 1, "{loss}");
+    }
 }

@@ -133,7 +133,7 @@ fn gather(inputs: &[KindInput], objective: &str) -> Result<(Vec<String>, Vec<Tri
     if found != ["past", "tried"] {
         return Err(SearchError::Inputs { found }.into());
     }
-    let of = |name: &str| inputs.iter().filter(move |input| input.name == name).flat_map(|input| &input.items);
+    let of = |name: &'static str| inputs.iter().filter(move |input| input.name == name).flat_map(|input| &input.items);
     let (mut axis, mut names, mut trials) = (None, Vec::new(), Vec::<Tried>::new());
     for (labels, path) in of("tried") {
         let [(name, value)] = &labels[..] else {

@@ -485,8 +485,8 @@ mod tests {
         };
         let paths: Vec<String> = bad.check().into_iter().map(|(path, _)| path).collect();
         let expected = "dim epochs steps_per_epoch learning_rate weight_decay head_learning_rate head_weight_decay \
-                        loss_learning_rate loss_weight_decay loss_rate_ratio accumulate clip clip_norm augment.flip \
-                        mean_fields.momentum measure.every measure.batches batch.classes batch.per_class \
+                        loss_learning_rate loss_weight_decay loss_rate_ratio accumulate clip clip_norm \
+                        mean_fields.momentum measure.every measure.batches batch.classes batch.per_class augment.flip \
                         optimiser.betas.1 optimiser.eps schedule.every schedule.factor warm_up.epochs warm_up.start \
                         validate.every";
         assert_eq!(paths.join(" "), expected);

@@ -141,7 +141,6 @@ fn a_command_finds_the_earlier_cells_of_its_own_stage_in_a_folder() {
     assert_eq!([0, 1, 3].map(counted), [[0, 0], [1, 1], [3, 3]]);
     space.edit("0..4", "0..6");
     assert_eq!(space.executed(), set(&["count[step=4]", "count[step=5]"]));
-    // A change of what one of them does runs those after it, and none before.
     let why = space.run(&["why", "count[step=5]"]);
     assert_eq!(why.code, 0, "{}", why.err);
 }
