@@ -185,6 +185,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn problems_of_further_files_are_named_by_their_place() {
+        let paths = |text: &str| -> Vec<Vec<String>> {
+            check(&serde_json::from_str(text).unwrap()).into_iter().map(|problem| problem.path).collect()
+        };
+        let wrong =
+            r#"{"urls": ["file:///a"], "md5": "x", "more": [{"urls": ["file:///b"]}, {"urls": [], "max_bytes": 0}]}"#;
+        assert_eq!(paths(wrong), [vec!["md5"], vec!["more", "1", "urls"], vec!["more", "1", "bytes"]]);
+        assert_eq!(paths(r#"{"urls": ["file:///a"], "more": [{"url": "file:///b"}]}"#), [["more", "0"]]);
+        assert_eq!(paths(r#"{"urls": ["file:///a"], "more": 1}"#), [["more"]]);
+        assert!(paths(r#"{"urls": ["file:///a"], "more": [], "by_hand": "Fetch it."}"#).is_empty());
+    }
+
+    #[test]
     fn a_file_keeps_the_name_in_its_url() {
         assert_eq!(file_name("https://example.org/a/b.csv?x=/c#d"), "b.csv");
         assert_eq!(file_name("https://example.org/"), "example.org");
