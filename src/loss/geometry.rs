@@ -507,7 +507,11 @@ mod tests {
             m.pull_back(&mut expected);
             e.pull_back(&mut of_embeddings);
             let mut gradients = Gradients { parameters: vec![vec![7.0; 11]], ..Gradients::default() };
-            from_scores(&e, &vectors, &gradient, started.then(|| start.clone()), &mut gradients);
+            let mut unit_gradient = UnitGradient::none(&mut gradients);
+            if started {
+                unit_gradient.begin(start.len()).copy_from_slice(&start);
+            }
+            from_scores(&e, &vectors, &gradient, unit_gradient, &mut gradients);
             let close = |found: &[f64], expected: &[f64]| {
                 assert_eq!(found.len(), expected.len());
                 found.iter().zip(expected).all(|(f, e)| (f - e).abs() <= 1e-11)

@@ -14,6 +14,7 @@ use serde_json::json;
 use thiserror::Error;
 
 use super::JobError;
+use crate::eval::Labelled;
 
 /// What is known of the images, row by row.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -138,11 +139,19 @@ pub(super) fn read(path: &Path) -> Result<Vectors, JobError> {
     Ok(Vectors { values, dim, rows, file })
 }
 
-/// Some rows: their positions, vectors and labels.
+/// Some rows.
 pub(super) struct Part<'a> {
+    dim: usize,
+    /// Which of all rows they are.
     pub positions: Vec<usize>,
     pub vectors: Cow<'a, [f32]>,
     pub labels: Vec<u32>,
+}
+
+impl Part<'_> {
+    pub(super) fn labelled(&self) -> Labelled<'_, f32> {
+        Labelled { vectors: &self.vectors, labels: &self.labels, dim: self.dim }
+    }
 }
 
 impl Vectors {
@@ -162,12 +171,18 @@ impl Vectors {
         let all = 0..self.rows.labels.len();
         let values = self.values();
         let Some(group) = group else {
-            return Some(Part { positions: all.collect(), vectors: values, labels: self.rows.labels.clone() });
+            return Some(Part {
+                dim: self.dim,
+                positions: all.collect(),
+                vectors: values,
+                labels: self.rows.labels.clone(),
+            });
         };
         let wanted = self.rows.group_names.iter().position(|name| name == group)? as u32;
         let positions: Vec<usize> = all.filter(|&row| self.rows.groups[row] == wanted).collect();
         let vectors = positions.iter().flat_map(|&row| &values[row * self.dim..(row + 1) * self.dim]);
         Some(Part {
+            dim: self.dim,
             vectors: Cow::Owned(vectors.copied().collect()),
             labels: positions.iter().map(|&row| self.rows.labels[row]).collect(),
             positions,

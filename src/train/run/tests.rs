@@ -247,7 +247,8 @@ fn the_state_of_another_training_is_refused_by_the_setting_that_differs() {
 /// Losses of all epochs of a short training, and the network's parameters after it.
 fn short<B: Backend>(device: &B, config: &Config) -> (Vec<f64>, Vec<f32>) {
     let (pixels, labels) = images();
-    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
+    let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
     let loss = LossSpec::named("mean_field_contrastive").unwrap().build::<f32>().unwrap();
     let mut losses = Vec::new();
     let mut on_epoch = |log: &EpochLog| losses.push(log.mean_loss);
@@ -287,12 +288,13 @@ fn a_training_on_a_device_of_dfdx_goes_on_where_it_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("checkpoint");
     let (pixels, labels) = images();
-    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
+    let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
     let loss = LossSpec::named("mean_field_contrastive").unwrap().build::<f32>().unwrap();
     let (device, settings) = (Portable::new(dfdx::prelude::Cpu::default()), Map::new());
     let run = |epochs: u32, keep: Option<Keep<'_>>| {
         let config = Config { epochs, ..config(r#", "optimiser": {"kind": "rmsprop", "momentum": 0.9}"#) };
-        let trained = train(&device, &config, &data, &*loss, Start { weights: None, keep }, &mut |_| {}).unwrap();
+        let trained = train(&device, &config, &data, &*loss, Start { keep, ..Start::default() }, &mut |_| {}).unwrap();
         let network: Vec<f32> = trained.model.tensors().flat_map(|tensor| tensor.file_order(&device)).collect();
         (network, trained.loss_parameters)
     };
@@ -314,7 +316,8 @@ fn mixed_precision_is_near_full_precision_and_the_cpu_refuses_it() {
         assert!((found / expected - 1.0).abs() < 1e-2, "{losses:?} {full_losses:?}");
     }
     let (pixels, labels) = images();
-    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
+    let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
     let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
     let refused = train(&Native::default(), &mixed, &data, &*loss, Start::default(), &mut |_| {});
     let message = refused.err().unwrap().to_string();
@@ -347,14 +350,15 @@ impl Loss<f32> for Steep {
 #[test]
 fn a_gradient_beyond_half_precision_lowers_the_scale_and_moves_nothing() {
     let (pixels, labels) = images();
-    let data = TrainSet { pixels: &pixels, labels: &labels, height: 16, width: 16, classes: 4 };
+    let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
+    let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
     let device = Portable::new(dfdx::prelude::Cpu::default());
     let settings = Map::new();
     let run = |slope: f32, epochs: u32, keep: Option<Keep<'_>>| {
         let config = Config { epochs, ..config(r#", "precision": "mixed", "clip": 1e30"#) };
         let mut scales = Vec::new();
         let mut on_epoch = |log: &EpochLog| scales.push(log.loss_scale.unwrap());
-        let start = Start { weights: None, keep };
+        let start = Start { keep, ..Start::default() };
         let trained = train(&device, &config, &data, &Steep(slope), start, &mut on_epoch);
         trained
             .map(|trained| (trained.model.tensors().flat_map(|t| t.file_order(&device)).collect::<Vec<f32>>(), scales))
