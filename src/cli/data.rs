@@ -122,7 +122,7 @@ fn save(sheet: &Sheet, path: &Path) -> Result<(), Error> {
 fn print(found: &Inspection, out: &mut dyn Write) -> io::Result<()> {
     let leaks: Vec<&Repeated> = found.leaks().collect();
     if !leaks.is_empty() {
-        writeln!(out, "LEAK: {} are in more than one split", count(leaks.len(), "image"))?;
+        writeln!(out, "LEAK: {} in more than one split", count(leaks.len(), "image"))?;
         repeated(&leaks, out)?;
         writeln!(out)?;
     }

@@ -13,11 +13,11 @@ name: layouts
 axes:
   dataset: [cub, cars196, sop, inshop]
   split:
-    official: official
-    fold: { mlrc: { fold: 2 } }
+    official: { rule: official }
+    fold: { rule: { mlrc: { fold: 2 } } }
 stages:
   raw: { uses: download/miniature, with: { layout: ${dataset}, classes: 8, per_class: 4, size: 16 } }
-  images: { uses: preprocess, in: { raw: raw }, with: { layout: ${dataset}, counts: any, size: 16, split: ${split} } }
+  images: { uses: preprocess, in: { raw: raw }, with: { layout: ${dataset}, counts: any, size: 16, split: ${split.rule} } }
   pixels: { uses: embed, in: { images: images } }
   scores: { uses: evaluate, in: { vectors: pixels }, with: { metrics: [map_at_r, p1] } }
   table: { uses: report, in: { scores: scores }, with: { rows: dataset, columns: [split, metric] } }
