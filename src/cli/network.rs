@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::json;
 
-use super::bench::{product_rate, status};
+use crate::loss::cost::{product_rate, status};
 use crate::nn::{
     Architecture, Backbone, Backend, COLOURS, Head, Kind, Model, Native, Shape, Statistics, Training, buffer,
 };

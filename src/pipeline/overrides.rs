@@ -98,7 +98,10 @@ fn change(root: &mut Node, change: Change, restrictions: &mut Vec<Restriction>, 
             restrictions.push(Restriction { axis: (*axis).to_owned(), place, values: value });
             Ok(())
         }
-        ["stages", stage] => remove(root, stage, &value, place),
+        ["stages", stage] => set_stage(root, stage, value, place),
+        ["stages", stage, "with"] => {
+            stage_mut(root, stage, place).and_then(|stage| set_below(stage, ["with"].into_iter(), value, place))
+        }
         ["stages", stage, "in", input] => set_input(root, stage, input, value, place),
         ["stages", stage, "with", key, rest @ ..] => set_parameter(root, stage, key, rest, value, place),
         ["params", rest @ ..] if !rest.is_empty() => set_existing(root, rest, value, place),
@@ -163,17 +166,23 @@ fn stage_mut<'a>(root: &'a mut Node, stage: &str, place: Span) -> Result<&'a mut
     })
 }
 
-/// Takes a stage away.
-fn remove(root: &mut Node, stage: &str, value: &Node, place: Span) -> Result<(), Box<Problem>> {
-    stage_mut(root, stage, place)?;
-    if value.data != Data::Null {
-        let problem = Problem::new("wrong_type", value.span, format!("a stage cannot be set to {}", value.described()));
-        return Err(Box::new(problem.label("expected nothing, which takes the stage away, or a key below the stage")));
+/// Adds a stage, puts another in its place, or takes it away where the value is nothing.
+fn set_stage(root: &mut Node, stage: &str, value: Node, place: Span) -> Result<(), Box<Problem>> {
+    match value.data {
+        Data::Map(_) => set_below(root, ["stages", stage].into_iter(), value, place),
+        Data::Null => {
+            stage_mut(root, stage, place)?;
+            if let Some(Node { data: Data::Map(stages), .. }) = child_mut(root, "stages") {
+                stages.retain(|entry| entry.key != stage);
+            }
+            Ok(())
+        }
+        _ => {
+            let title = format!("a stage cannot be set to {}", value.described());
+            let problem = Problem::new("wrong_type", value.span, title);
+            Err(Box::new(problem.label("expected a stage, or nothing, which takes it away")))
+        }
     }
-    if let Some(Node { data: Data::Map(stages), .. }) = child_mut(root, "stages") {
-        stages.retain(|entry| entry.key != stage);
-    }
-    Ok(())
 }
 
 /// Gives a stage an input, or takes one away where the value is nothing.

@@ -9,6 +9,7 @@ mod device;
 mod download;
 mod embed;
 mod evaluate;
+mod loss_cost;
 mod neighbours;
 mod preprocess;
 mod report;
@@ -16,6 +17,7 @@ mod search;
 mod suggestion;
 mod train;
 mod vectors;
+mod work;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -25,6 +27,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 pub use self::report::{TableFormat, makes_tables, render_table};
+pub use self::work::Works;
 use crate::engine::event::Progress;
 use crate::engine::execute::KindJob;
 use crate::pipeline::kinds::{Kinds, ParameterProblem};
@@ -73,6 +76,9 @@ pub const DEFINITIONS: &[(&str, &str)] = &[
     ("embed", include_str!("../../stages/embed.yaml")),
     ("evaluate", include_str!("../../stages/evaluate.yaml")),
     ("neighbours", include_str!("../../stages/neighbours.yaml")),
+    ("loss_cost", include_str!("../../stages/loss_cost.yaml")),
+    ("weights/bn_inception", include_str!("../../stages/weights/bn_inception.yaml")),
+    ("weights/resnet50", include_str!("../../stages/weights/resnet50.yaml")),
     ("report", include_str!("../../stages/report.yaml")),
     ("search", include_str!("../../stages/search.yaml")),
     ("search/mlrc", include_str!("../../stages/search/mlrc.yaml")),
@@ -88,6 +94,7 @@ pub fn kinds() -> Kinds {
         embed::KIND,
         evaluate::KIND,
         neighbours::KIND,
+        loss_cost::KIND,
         concat::KIND,
         search::KIND,
         report::KIND,
@@ -106,6 +113,7 @@ pub fn run_job(path: &Path, report: Report<'_>) -> Result<(), JobError> {
         "evaluate" => evaluate::run(&job),
         "concat" => concat::run(&job),
         "search" => search::run(&job),
+        "loss_cost" => loss_cost::run(&job),
         "neighbours" => neighbours::run(&job),
         "report" => report::run(&job),
         other => Err(JobMismatch::Kind(other.to_owned()).into()),

@@ -67,7 +67,7 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
             records.push(Record { input, labels, metrics, cost: None, remarks });
         }
     }
-    let table = report::build(&config, &Records::new(records))?;
+    let table = report::build(&config, &Records::new(records).averaged(&config.averaged))?;
     Ok(report::write(&table, output(job, "report")?)?)
 }
 

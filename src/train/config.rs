@@ -44,6 +44,13 @@ pub enum BatchDraw {
     InTurn,
 }
 
+impl BatchShape {
+    /// Images of a batch.
+    pub fn images(&self) -> usize {
+        self.size.unwrap_or(self.classes * self.per_class)
+    }
+}
+
 impl Default for BatchShape {
     fn default() -> Self {
         Self { classes: 30, per_class: 4, draw: None, size: None }

@@ -7,6 +7,7 @@ mod images;
 mod learning;
 mod metrics;
 mod network;
+mod pipelines;
 mod running;
 mod search;
 mod space;

@@ -29,15 +29,29 @@ const INSHOP: &[Part] = &[
     Part { split: Split::Test, group: Some("gallery"), images: 12_612, classes: 3_985 },
 ];
 
+/// What is published of a layout.
+fn parts(layout: &Layout) -> Option<(&'static str, &'static [Part])> {
+    match layout {
+        Layout::Cub => Some(("CUB-200-2011", CUB)),
+        Layout::Cars196 => Some(("Cars-196", CARS196)),
+        Layout::Sop => Some(("Stanford Online Products", SOP)),
+        Layout::Inshop => Some(("In-Shop", INSHOP)),
+        Layout::Folder | Layout::List { .. } | Layout::Arrays { .. } => None,
+    }
+}
+
+impl Layout {
+    /// Images that the train and the test split of a published data set have.
+    pub fn published_images(&self) -> Option<[usize; 2]> {
+        let (_, parts) = parts(self)?;
+        let of = |split| parts.iter().filter(|part| part.split == split).map(|part| part.images).sum();
+        Some([Split::Train, Split::Test].map(of))
+    }
+}
+
 /// Compares the official split with the published one; layouts that are no one data set have nothing published.
 pub(super) fn check(layout: &Layout, found: &Found) -> Result<(), DataError> {
-    let (set, parts) = match layout {
-        Layout::Cub => ("CUB-200-2011", CUB),
-        Layout::Cars196 => ("Cars-196", CARS196),
-        Layout::Sop => ("Stanford Online Products", SOP),
-        Layout::Inshop => ("In-Shop", INSHOP),
-        Layout::Folder | Layout::List { .. } | Layout::Arrays { .. } => return Ok(()),
-    };
+    let Some((set, parts)) = parts(layout) else { return Ok(()) };
     let splits = assign(&SplitRule::Official, Path::new(""), found)?;
     let mut differences = Vec::new();
     for part in parts {
