@@ -5,7 +5,7 @@
 //! | half | rooms | knows |
 //! | --- | --- | --- |
 //! | engine | [`pipeline`], [`engine`], [`store`] | YAML, cells, digests, processes; no machine learning |
-//! | learning | [`data`], [`nn`], [`loss`], [`train`], [`eval`], [`report`] | images, networks, losses, metrics; no YAML, cells or store |
+//! | learning | [`data`], [`nn`], [`loss`], [`train`], [`search`], [`eval`], [`report`] | images, networks, losses, metrics; no YAML, cells or store |
 //!
 //! The library never prints and never exits; [`cli`] shows what it returns.
 
@@ -17,6 +17,7 @@ pub mod loss;
 pub mod nn;
 pub mod pipeline;
 pub mod report;
+pub mod search;
 mod simd;
 pub mod stage;
 pub mod store;

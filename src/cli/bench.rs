@@ -1,17 +1,13 @@
 //! `meanfield loss bench`: seconds and memory of a loss, beside the arithmetic that it cannot do without.
 
-use std::fs;
 use std::io::Write;
 use std::process::Command;
-use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::data::random::{Stream, stream};
-use crate::loss::real::{Onto, View, product};
+use crate::loss::cost::{self, Cost};
 use crate::loss::registry::LossSpec;
-use crate::loss::{Batch, Gradients};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -60,14 +56,8 @@ struct Row {
     classes: usize,
     #[serde(rename = "D")]
     dim: usize,
-    repetitions: usize,
-    median_ms: f64,
-    min_ms: f64,
-    floor_ms: f64,
-    /// Memory beyond inputs and parameters, the gradients included; none where the system does not tell.
-    bytes: Option<u64>,
-    /// The same over B C + C D numbers of four bytes, C being the rows of the parameters (B for a loss of pairs).
-    times_scores_and_parameters: Option<f64>,
+    #[serde(flatten)]
+    cost: Cost,
 }
 
 /// Runs the command.
@@ -134,78 +124,11 @@ fn measure_apart(loss: &str, [batch, classes, dim]: [u64; 3], args: &Args) -> Re
     document.rows.into_iter().next().ok_or_else(|| format!("{loss}: no measurement").into())
 }
 
-fn measure(loss: &str, size: [usize; 3], args: &Args) -> Result<Row, Error> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build()?;
-    pool.install(|| time(loss, size, args.seconds))
-}
-
-fn time(text: &str, [batch, classes, dim]: [usize; 3], seconds: f64) -> Result<Row, Error> {
+fn measure(text: &str, [batch, classes, dim]: [usize; 3], args: &Args) -> Result<Row, Error> {
     let spec = spec(text)?;
-    let loss = spec.build::<f32>()?;
-    let rate = product_rate();
-    let mut random = stream(1, "loss bench", 0, 0);
-    let embeddings = normal(batch * dim, &mut random);
-    let labels: Vec<u32> = (0..batch).map(|i| (i / 4 % classes) as u32).collect();
-    let shapes = loss.parameters(classes, dim);
-    let parameters: Vec<Vec<f32>> = shapes.iter().map(|p| normal(p.rows * p.cols, &mut random)).collect();
-    let parameters: Vec<&[f32]> = parameters.iter().map(Vec::as_slice).collect();
-    let rows = shapes.iter().filter(|p| p.cols == dim).map(|p| p.rows).max().unwrap_or(batch);
-    let input = Batch { embeddings: &embeddings, labels: &labels, dim };
-
-    let before = status("VmRSS:");
-    let mut gradients = Gradients::default();
-    let mut times = Vec::new();
-    let start = Instant::now();
-    // The first repetition warms caches and buffers, and does not count.
-    while times.len() < 6 || start.elapsed().as_secs_f64() < seconds {
-        let start = Instant::now();
-        loss.evaluate(input, classes, &parameters, &mut gradients)?;
-        times.push(start.elapsed().as_secs_f64() * 1e3);
-    }
-    let bytes = before.zip(status("VmHWM:")).map(|(before, peak)| peak.saturating_sub(before));
-    times.remove(0);
-    times.sort_by(f64::total_cmp);
-
-    let penalty = serde_json::to_value(&spec)?["mf_reg"].as_f64().is_some_and(|weight| weight > 0.0);
-    let products = 6.0 * batch as f64 + if penalty { rows as f64 } else { 0.0 };
-    let operations = products * rows as f64 * dim as f64;
-    let numbers = (batch * rows + rows * dim) as f64;
-    Ok(Row {
-        loss: text.to_owned(),
-        batch,
-        classes,
-        dim,
-        repetitions: times.len(),
-        median_ms: times[times.len() / 2],
-        min_ms: times[0],
-        floor_ms: operations / rate * 1e3,
-        bytes,
-        times_scores_and_parameters: bytes.map(|bytes| bytes as f64 / (4.0 * numbers)),
-    })
-}
-
-fn normal(count: usize, random: &mut Stream) -> Vec<f32> {
-    (0..count).map(|_| random.normal() as f32).collect()
-}
-
-/// Operations a second of a 1,024 x 1,024 x 1,024 product: the best of a few.
-pub(super) fn product_rate() -> f64 {
-    const SIDE: usize = 1024;
-    let (matrix, mut out) = (vec![0.5f32; SIDE * SIDE], vec![0.0; SIDE * SIDE]);
-    let view = View::new(&matrix, SIDE, SIDE);
-    let best = (0..8).map(|_| {
-        let start = Instant::now();
-        product(view, view, Onto::Replace, &mut out);
-        start.elapsed().as_secs_f64()
-    });
-    2.0 * (SIDE * SIDE * SIDE) as f64 / best.fold(f64::INFINITY, f64::min)
-}
-
-/// A number of this process's status, in bytes, where the system has one.
-pub(super) fn status(key: &str) -> Option<u64> {
-    let text = fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build()?;
+    let cost = pool.install(|| cost::measure(&spec, [batch, classes, dim], args.seconds))?;
+    Ok(Row { loss: text.to_owned(), batch, classes, dim, cost })
 }
 
 const WIDTH: usize = 38;
@@ -219,6 +142,7 @@ fn heading(out: &mut dyn Write) -> std::io::Result<()> {
 }
 
 fn print(row: &Row, out: &mut dyn Write) -> std::io::Result<()> {
+    let cost = &row.cost;
     let cell = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.1}"));
     writeln!(
         out,
@@ -227,12 +151,12 @@ fn print(row: &Row, out: &mut dyn Write) -> std::io::Result<()> {
         row.batch,
         row.classes,
         row.dim,
-        row.median_ms,
-        row.min_ms,
-        row.floor_ms,
-        row.median_ms / row.floor_ms,
-        cell(row.bytes.map(|bytes| bytes as f64 / f64::from(1 << 20))),
-        cell(row.times_scores_and_parameters),
+        cost.median_ms,
+        cost.min_ms,
+        cost.floor_ms,
+        cost.median_ms / cost.floor_ms,
+        cell(cost.bytes.map(|bytes| bytes as f64 / f64::from(1 << 20))),
+        cell(cost.times_scores_and_parameters),
     )?;
     out.flush()
 }

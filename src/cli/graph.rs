@@ -45,6 +45,8 @@ struct Node<'a> {
     /// Its axes and how many cells they make: `dataset x loss x seed: 36 cells`.
     cells: String,
     reads: &'a [usize],
+    /// Of which it reads earlier cells: drawn dashed.
+    recalls: &'a [usize],
 }
 
 fn nodes(pipeline: &Pipeline) -> Vec<Node<'_>> {
@@ -61,7 +63,12 @@ fn nodes(pipeline: &Pipeline) -> Vec<Node<'_>> {
         .stages
         .iter()
         .zip(counts)
-        .map(|(stage, count)| Node { name: &stage.name, cells: node((stage, count)), reads: &stage.reads })
+        .map(|(stage, count)| Node {
+            name: &stage.name,
+            cells: node((stage, count)),
+            reads: &stage.reads,
+            recalls: &stage.recalls,
+        })
         .collect()
 }
 
@@ -73,6 +80,9 @@ fn dot(name: &str, nodes: &[Node<'_>]) -> String {
     for node in nodes {
         for &input in node.reads {
             let _ = writeln!(text, "  {:?} -> {:?};", nodes[input].name, node.name);
+        }
+        for &input in node.recalls {
+            let _ = writeln!(text, "  {:?} -> {:?} [style=dashed];", nodes[input].name, node.name);
         }
     }
     text.push_str("}\n");
@@ -87,6 +97,9 @@ fn mermaid(nodes: &[Node<'_>]) -> String {
     for (i, node) in nodes.iter().enumerate() {
         for input in node.reads {
             let _ = writeln!(text, "  s{input} --> s{i}");
+        }
+        for input in node.recalls {
+            let _ = writeln!(text, "  s{input} -.-> s{i}");
         }
     }
     text
@@ -118,13 +131,15 @@ fn svg(nodes: &[Node<'_>]) -> String {
         size.0, size.1
     );
     for (i, node) in nodes.iter().enumerate() {
-        for &input in node.reads {
+        let solid = node.reads.iter().map(|&input| (input, ""));
+        let dashed = node.recalls.iter().map(|&input| (input, "stroke-dasharray=\"5 4\" "));
+        for (input, style) in solid.chain(dashed) {
             let ((x1, y1), (x2, y2)) = (place(input), place(i));
             let (x1, y1, y2) = (x1 + width, y1 + HEIGHT / 2, y2 + HEIGHT / 2);
             let middle = (x1 + x2) / 2;
             let _ = writeln!(
                 text,
-                "<path d=\"M{x1} {y1} C{middle} {y1} {middle} {y2} {x2} {y2}\" fill=\"none\" stroke=\"#567\" \
+                "<path d=\"M{x1} {y1} C{middle} {y1} {middle} {y2} {x2} {y2}\" fill=\"none\" stroke=\"#567\" {style}\
                  marker-end=\"url(#to)\"/>"
             );
         }

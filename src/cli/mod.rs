@@ -4,6 +4,7 @@
 //! 1 a cell or a check failed, 2 the pipeline or the command line is wrong, 130 interrupted.
 
 mod bench;
+mod data;
 mod eval;
 mod export;
 mod failure;
@@ -102,6 +103,8 @@ enum Command {
     Eval(eval::Args),
     /// Write embeddings or weights as .npy, .safetensors or .parquet
     Export(export::Args),
+    /// Look into data sets: counts, broken and repeated images
+    Data(data::Args),
     /// List the tensors of weight files
     Weights(weights::Args),
     /// List the backbones, or time them on the CPU
@@ -171,6 +174,7 @@ fn dispatch(cli: &Cli, ui: &mut Ui<'_>) -> Result<(), Failure> {
         Command::Loss(args) => failure::from_check(loss::run(args, ui.out)),
         Command::Eval(args) => failure::from_check(eval::run(args, ui.out)),
         Command::Export(args) => export::run(args, &cli.global, ui),
+        Command::Data(args) => failure::from_check(data::run(args, ui.out)),
         Command::Weights(args) => failure::from_check(weights::run(args, ui.out)),
         Command::Network(args) => failure::from_check(network::run(args, ui.out)),
         Command::Stage(args) => stage::run(args),

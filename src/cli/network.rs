@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::json;
 
-use super::bench::{product_rate, status};
+use crate::loss::cost::{product_rate, status};
 use crate::nn::{
     Architecture, Backbone, Backend, COLOURS, Head, Kind, Model, Native, Shape, Statistics, Training, buffer,
 };
@@ -165,7 +165,7 @@ fn time(name: &'static str, backbone: Backbone, args: &Bench) -> Result<Row, Err
     let gradient: Vec<f32> = (0..images * 64).map(|i| (i * 31 % 17) as f32 / 1000.0).collect();
     let rate = product_rate();
     let optimiser = OptimiserSpec::default();
-    let mut states: Vec<State> = model.tensors().map(|_| State::default()).collect();
+    let mut states: Vec<State<_>> = model.tensors().map(|_| State::default()).collect();
     let mut count = 0;
     buffer::start_peak();
     let step_ms = repeat(args.seconds, || {
@@ -176,9 +176,7 @@ fn time(name: &'static str, backbone: Backbone, args: &Bench) -> Result<Row, Err
         let step = Step { learning_rate: 1e-6, weight_decay: 1e-4, step: count, scale: 1.0, clip: f32::INFINITY };
         for (tensor, state) in model.tensors_mut().zip(&mut states) {
             if let Some(gradient) = device.gradient(&mut gradients, &tensor.value)? {
-                device.read(&gradient, |gradient| {
-                    device.write(&mut tensor.value, |values| optimiser.step(step, values, gradient, state))
-                })?;
+                optimiser.step(&device, step, &mut tensor.value, &gradient, state)?;
             }
         }
         Ok(())

@@ -1,12 +1,16 @@
 //! `meanfield plan`: what `run` would do, cell by cell, with the reason.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::project::{Project, Target};
 use super::{Global, Ui};
 use crate::engine::plan::{Decision, Plan};
+use crate::loss::cost::product_rate;
 use crate::pipeline::model::CellId;
+use crate::stage::Works;
 
 /// Arguments of `plan`.
 #[derive(Debug, clap::Args)]
@@ -34,7 +38,9 @@ pub fn print(project: &Project, plan: &Plan, as_json: bool, ui: &mut Ui<'_>) -> 
     let counts = plan.counts();
     if as_json {
         let cells: Vec<Value> = plan.cells().map(|(cell, decision)| describe(project, cell, decision)).collect();
-        let document = json!({ "pipeline": project.pipeline.name, "counts": counts, "cells": cells });
+        let work = work(project, plan);
+        let document =
+            json!({ "pipeline": project.pipeline.name, "counts": counts, "operations": work.0, "cells": cells });
         return Ok(writeln!(ui.out, "{document:#}")?);
     }
     for (cell, decision) in plan.cells() {
@@ -59,7 +65,32 @@ pub fn print(project: &Project, plan: &Plan, as_json: bool, ui: &mut Ui<'_>) -> 
         }
     }
     writeln!(ui.out, "{}: {}", project.pipeline.name, parts.join(", "))?;
+    let (operations, known) = work(project, plan);
+    if operations > 0.0 {
+        let rate = product_rate();
+        let time = Duration::from_secs_f64((operations / rate).ceil());
+        let (operations, rate) = (scaled(operations), scaled(rate));
+        let line = format!(
+            "at most {operations}FLOP in the networks of {known} cells: on this machine's processor {} at the least, at {rate}FLOP/s",
+            humantime::format_duration(time)
+        );
+        writeln!(ui.out, "{}", ui.paint.faint(line))?;
+    }
     Ok(())
+}
+
+/// Operations of the networks of all cells that run or may run, and how many cells those are.
+fn work(project: &Project, plan: &Plan) -> (f64, usize) {
+    let mut works = Works::default();
+    let ahead = plan.cells().filter(|(_, decision)| matches!(decision, Decision::Run { .. } | Decision::May { .. }));
+    let known: Vec<f64> = ahead.filter_map(|(cell, _)| works.operations(&project.pipeline, cell)).collect();
+    (known.iter().sum(), known.len())
+}
+
+/// A number with the letter of a thousand's power, such as `1.5 T`.
+fn scaled(number: f64) -> String {
+    let power = (number.log10() / 3.0).floor().clamp(0.0, 7.0);
+    format!("{:.1} {}", number / 1000f64.powf(power), ["", "k", "M", "G", "T", "P", "E", "Z"][power as usize])
 }
 
 /// Half a sentence: whose outcome a cell waits for.

@@ -28,9 +28,29 @@ pub enum DataError {
     #[error("no image of {} is left: all {total} are broken or not in the split's list", folder.display())]
     NoImage { folder: PathBuf, total: usize },
 
-    /// A line of a split list that cannot be followed.
+    /// A line of a list, or a row of a table, that cannot be followed.
     #[error("{}:{line}: {message}", path.display())]
-    SplitList { path: PathBuf, line: usize, message: String },
+    Line { path: PathBuf, line: usize, message: String },
+
+    /// A file of a data set that is not what its layout asks for.
+    #[error("{}: {message}", path.display())]
+    Content { path: PathBuf, message: String },
+
+    /// A layout whose folder or list is not there.
+    #[error("{} holds no {what} of {set}; {help}", folder.display())]
+    NoLayout { folder: PathBuf, set: &'static str, what: &'static str, help: String },
+
+    /// Images that lists name and that are not there.
+    #[error("{} names {count} of {total} images that are not there: {}; the archive may be unpacked in part, so fetch it again, or correct the list", list.display(), names(first, *count))]
+    MissingImages { list: PathBuf, count: usize, total: usize, first: Vec<String> },
+
+    /// A data set of another size than the published one.
+    #[error("{set} differs from what was published: {}{}; fetch it again, or set counts: any for a set of another size", differences.join(", "), unlisted_words(first, *unlisted))]
+    Counts { set: &'static str, differences: Vec<String>, unlisted: usize, first: Vec<String> },
+
+    /// A class that is trained on and tested on.
+    #[error("class {class:?}{} is in {} and in {}: zero-shot retrieval tests on classes that no training has seen; correct the split, or set shared_classes: true for a closed set of classes", others(*count - 1), splits[0], splits[1])]
+    SharedClasses { class: String, count: usize, splits: [&'static str; 2] },
 
     /// An image set whose files contradict one another.
     #[error("image set {}: {message}; delete the folder and preprocess again", folder.display())]
@@ -55,6 +75,27 @@ impl DataError {
             None => Ok(()),
         }
     }
+}
+
+/// `a, b and 3 more`.
+fn names(first: &[String], count: usize) -> String {
+    match count - first.len() {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+/// ` (and 3 others)`.
+fn others(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        1 => " (and another one)".to_owned(),
+        more => format!(" (and {more} others)"),
+    }
+}
+
+fn unlisted_words(first: &[String], count: usize) -> String {
+    if count == 0 { String::new() } else { format!("; in no list: {}", names(first, count)) }
 }
 
 fn list(first: &[Broken], count: usize) -> String {

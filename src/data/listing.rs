@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::decode::{self, Rgb};
+use super::layout::arrays;
 use super::split::Split;
 
 /// The images of a data set.
@@ -20,11 +22,38 @@ pub struct Listing {
 /// One image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Below the listing's root.
+    /// Below the listing's root: a file, or `FILE.npy[I]` for image `I`, from 0, of an array. [`bytes`] and [`pixels`]
+    /// read both.
     pub path: String,
     /// Name of its class.
     pub class: String,
     pub split: Split,
     /// A part of its split that evaluation can name, such as `query` or `gallery`.
     pub group: Option<String>,
+}
+
+/// The bytes that hold an image: those of its file, or its pixels in an array.
+///
+/// # Errors
+/// Why they cannot be read.
+pub fn bytes(listing: &Listing, entry: &Entry) -> Result<Vec<u8>, String> {
+    match arrays::element(&entry.path) {
+        Some((file, index)) => Ok(arrays::image(&listing.root.join(file), index)?.pixels),
+        None => std::fs::read(listing.root.join(&entry.path)).map_err(|e| e.to_string()),
+    }
+}
+
+/// An image in its own size, decoded as [`decode::rgb`] does, or read from an array.
+///
+/// # Errors
+/// Why the image is broken, or that it has more than `max_pixels`.
+pub fn pixels(listing: &Listing, entry: &Entry, max_pixels: u64) -> Result<Rgb, String> {
+    match arrays::element(&entry.path) {
+        Some((file, index)) => {
+            let image = arrays::image(&listing.root.join(file), index)?;
+            decode::check_pixels(image.width, image.height, max_pixels)?;
+            Ok(image)
+        }
+        None => decode::rgb(&bytes(listing, entry)?, max_pixels),
+    }
 }

@@ -1,4 +1,4 @@
-//! Images from archives, folders and generators, and the random streams that everything draws from.
+//! Images from archives, data sets in their layouts and generators, and the random streams that everything draws from.
 
 pub mod archive;
 pub mod augment;
@@ -7,10 +7,12 @@ pub mod crop;
 pub mod decode;
 pub mod download;
 pub mod error;
-pub mod folder;
 pub mod generate;
 pub mod images;
+pub mod inspect;
+pub mod layout;
 pub mod listing;
+pub mod mat;
 pub mod preprocess;
 pub mod random;
 pub mod sampler;

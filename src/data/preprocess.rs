@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::fs;
-use std::path::{Component, Path};
+use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
 use rayon::prelude::*;
@@ -12,20 +12,27 @@ use super::Problem;
 use super::crop::{Region, Size, with_short_side};
 use super::decode::{Broken, decoder};
 use super::error::DataError;
-use super::folder;
 use super::images::bytes;
-use super::listing::{Entry, Listing};
+use super::inspect::{Repeated, leaks};
+use super::layout::{self, Counts as CheckedCounts, Layout, Source};
+use super::listing::{Entry, Listing, pixels};
 use super::shard::{IMAGES, ITEMS, NewImage, SET, ShardWriter, Store};
-use super::split::{Split, SplitRule, assign};
+use super::split::{Split, SplitRule};
 
 /// Images that are decoded at once; bounds the memory, changes no result.
 const BLOCK: usize = 256;
 
-/// How an image folder becomes an image set.
+/// File of an image set that names the images which are in two splits: a JSON list of [`Repeated`], empty if there are
+/// none.
+pub const LEAKS: &str = "leaks.json";
+
+/// How a data set becomes an image set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PreprocessConfig {
-    /// The folder that holds the class folders, below the raw folder. Default: the raw folder itself.
+    /// How the data set lies in its folder. Default `folder`.
+    pub layout: Layout,
+    /// The folder of the data set, below the raw folder. Default: the raw folder itself.
     pub root: String,
     /// What is kept of the images. Default `square`.
     pub store: Store,
@@ -35,8 +42,12 @@ pub struct PreprocessConfig {
     /// Whether a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as that is at least twice the
     /// size that it is resized to. Default no: its pixels are then those of Pillow, to within 1.
     pub scaled_decoding: bool,
-    /// Default `first_half_of_classes`.
+    /// Default `official`.
     pub split: SplitRule,
+    /// Whether a published data set must have its published size. Default `published`.
+    pub counts: CheckedCounts,
+    /// Whether a class may be in the test split and in another one. Default no.
+    pub shared_classes: bool,
     /// Whether what an image's file name has before its first `-` is kept as its group. Default no.
     pub group_by_prefix: bool,
     /// Images that may be broken; they are left out. Default 0.
@@ -48,11 +59,14 @@ pub struct PreprocessConfig {
 impl Default for PreprocessConfig {
     fn default() -> Self {
         PreprocessConfig {
+            layout: Layout::default(),
             root: String::new(),
             store: Store::Square,
             size: 32,
             scaled_decoding: false,
             split: SplitRule::default(),
+            counts: CheckedCounts::default(),
+            shared_classes: false,
             group_by_prefix: false,
             max_broken: 0,
             max_pixels: 178_956_970,
@@ -63,16 +77,11 @@ impl Default for PreprocessConfig {
 impl PreprocessConfig {
     /// Fields outside their ranges.
     pub fn check(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
+        let mut problems = self.source().check();
         let mut refuse = |field: &str, message: String| problems.push((field.to_owned(), message));
-        let inside = |path: &str| Path::new(path).components().all(|c| matches!(c, Component::Normal(_)));
-        if !inside(&self.root) {
-            refuse("root", format!("is {:?}, expected a path below the raw folder", self.root));
-        }
-        if let SplitRule::List(file) = &self.split
-            && (!inside(file) || file.is_empty())
-        {
-            refuse("split.list", format!("is {file:?}, expected the path of a file below the raw folder"));
+        if matches!(self.layout, Layout::Arrays { .. }) && self.store == Store::Original {
+            let message = "is original, expected square or short_side: the images of an array have no files to keep";
+            refuse("store", message.to_owned());
         }
         if !(1..=4096).contains(&self.size) {
             refuse("size", format!("is {}, expected an integer in 1..=4096", self.size));
@@ -81,6 +90,17 @@ impl PreprocessConfig {
             refuse("max_pixels", format!("is {}, expected an integer in 1..=4294967296", self.max_pixels));
         }
         problems
+    }
+
+    /// The data set that is read.
+    pub fn source(&self) -> Source {
+        Source {
+            layout: self.layout.clone(),
+            root: self.root.clone(),
+            split: self.split.clone(),
+            counts: self.counts,
+            shared_classes: self.shared_classes,
+        }
     }
 
     /// What an image of the given size is resized to.
@@ -108,6 +128,8 @@ pub struct Summary {
     pub unlisted: usize,
     /// Images left out because they cannot be read, in the order of the set.
     pub broken: Vec<Broken>,
+    /// Images that are in two splits, byte for byte.
+    pub leaks: Vec<Repeated>,
 }
 
 /// Size of one split.
@@ -118,10 +140,10 @@ pub struct Counts {
 }
 
 /// Makes an image set ([`ImageSet`](super::shard::ImageSet)) in `out` of the images below `raw`, as [`write_set`] does:
-/// classes and images in the order of the raw bytes of their names.
+/// train split first, then validation and test, classes and images in the layout's order.
 ///
 /// # Errors
-/// As [`write_set`], and what listing the folder comes upon.
+/// As [`write_set`], and what reading the layout comes upon.
 pub fn preprocess(
     config: &PreprocessConfig,
     raw: &Path,
@@ -130,28 +152,7 @@ pub fn preprocess(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Summary, DataError> {
     DataError::first_of(config.check())?;
-    write_set(config, &list(config, raw)?, work, out, progress)
-}
-
-/// The images of a folder of class folders.
-fn list(config: &PreprocessConfig, raw: &Path) -> Result<Listing, DataError> {
-    let root = raw.join(&config.root);
-    let found = folder::list(&root)?;
-    let splits = assign(&config.split, raw, &found.classes)?;
-    let mut listing = Listing { root, ignored: found.ignored, ..Listing::default() };
-    for wanted in Split::ALL {
-        for (class, splits) in found.classes.iter().zip(&splits) {
-            let images = class.images.iter().zip(splits).filter(|(_, split)| **split == Some(wanted));
-            listing.entries.extend(images.map(|(image, _)| Entry {
-                path: format!("{}/{image}", class.name),
-                class: class.name.clone(),
-                split: wanted,
-                group: None,
-            }));
-        }
-    }
-    listing.unlisted = splits.iter().flatten().filter(|split| split.is_none()).count();
-    Ok(listing)
+    write_set(config, &layout::read(&config.source(), raw)?, work, out, progress)
 }
 
 /// How far a set has come, in a file beside it.
@@ -268,6 +269,7 @@ fn write_blocks(
         ignored: listing.ignored,
         unlisted: listing.unlisted,
         broken: state.broken.into_iter().map(name).collect(),
+        leaks: leaks(listing),
     };
     let (count, allowed) = (summary.broken.len(), config.max_broken);
     // What was tried in vain is tried again the next time: the files may have been mended.
@@ -298,6 +300,9 @@ fn write_blocks(
             moved.map_err(DataError::io("move", &from))?;
         }
     }
+    let path = out.join(LEAKS);
+    let text = serde_json::to_string_pretty(&summary.leaks).map_err(std::io::Error::other);
+    text.and_then(|text| fs::write(&path, text + "\n")).map_err(DataError::io("write", &path))?;
     Ok(summary)
 }
 
@@ -312,7 +317,8 @@ fn group(config: &PreprocessConfig, entry: &Entry) -> Option<String> {
 
 /// One image, decoded and resized as the settings say.
 fn read(config: &PreprocessConfig, listing: &Listing, entry: &Entry) -> Result<Ready, String> {
-    let file = fs::read(listing.root.join(&entry.path)).map_err(|e| e.to_string())?;
+    let array = matches!(config.layout, Layout::Arrays { .. });
+    let file = if array { Vec::new() } else { fs::read(listing.root.join(&entry.path)).map_err(|e| e.to_string())? };
     decoder(|decoder| {
         // The shape is that of the whole image, before the decoder may have made it smaller.
         let whole = Cell::new(None);
@@ -321,7 +327,13 @@ fn read(config: &PreprocessConfig, listing: &Listing, entry: &Entry) -> Result<R
             config.target(size)
         };
         let target: Option<&dyn Fn(Size) -> Size> = if config.scaled_decoding { Some(&target) } else { None };
-        let decoded = decoder.decode(&file, config.max_pixels, target)?.size;
+        let decoded = if array {
+            let image = pixels(listing, entry, config.max_pixels)?;
+            decoder.load([image.height, image.width], &image.pixels);
+            decoder.bitmap().size
+        } else {
+            decoder.decode(&file, config.max_pixels, target)?.size
+        };
         let whole = whole.get().unwrap_or(decoded);
         if config.store == Store::Original {
             return Ok(Ready { size: whole, bytes: file });
@@ -370,14 +382,15 @@ fn save(state: &Progress, note: &Path) -> Result<(), DataError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::generate::{Family, GeneratorSpec, generate};
+    use crate::data::generate::{Family, GeneratedLayout, GeneratorSpec, generate};
     use crate::data::images::Images;
     use crate::data::shard::ImageSet;
 
     /// Five classes of three generated images below `set/`.
     fn raw() -> tempfile::TempDir {
         let room = tempfile::tempdir().unwrap();
-        let spec = GeneratorSpec { family: Family::Textures, classes: 5, per_class: 3, size: 16, seed: 1 };
+        let layout = GeneratedLayout::Folder;
+        let spec = GeneratorSpec { family: Family::Textures, classes: 5, per_class: 3, size: 16, seed: 1, layout };
         generate(&spec, &room.path().join("set")).unwrap();
         room
     }
@@ -578,8 +591,10 @@ mod tests {
     fn a_list_splits_within_a_class_and_counts_what_it_leaves_out() {
         let raw = raw();
         fs::write(raw.path().join("list.txt"), "000/02.png train\n000/00.png test\n003 test\n").unwrap();
-        let (out, result) =
-            run(&PreprocessConfig { split: SplitRule::List("list.txt".into()), ..config() }, raw.path());
+        let (out, result) = run(
+            &PreprocessConfig { split: SplitRule::List("list.txt".into()), shared_classes: true, ..config() },
+            raw.path(),
+        );
         let summary = result.unwrap();
         assert_eq!((summary.train.images, summary.test.images, summary.unlisted), (1, 4, 10));
         let set = ImageSet::open(out.path()).unwrap();

@@ -143,8 +143,9 @@ pub fn plan(context: &Context<'_>, wanted: &[CellId], forced: HashSet<CellId>) -
     let cells = &context.pipeline.cells;
     let needed = needed(context.pipeline, wanted);
     let mut decisions: Vec<Option<Decision>> = Vec::with_capacity(cells.len());
-    // Cells of one stage are neighbours and do not read each other.
-    for stage in cells.chunk_by(|a, b| a.stage == b.stage) {
+    // Neighbours of one stage do not read each other, unless the stage reads earlier cells of itself.
+    let apart = |stage: u32| context.pipeline.stages[stage as usize].recalls.contains(&(stage as usize));
+    for stage in cells.chunk_by(|a, b| a.stage == b.stage && !apart(a.stage)) {
         let first = decisions.len();
         let known = &decisions;
         let answer = |i: usize| -> Result<Option<Decision>, StoreError> {

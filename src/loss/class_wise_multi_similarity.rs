@@ -8,6 +8,7 @@ use super::geometry::{Groups, embeddings, from_cosines, no_parameters};
 use super::real::Real;
 use super::smooth::{log_sum_exp, softplus};
 use super::{Batch, Gradients, Loss, LossError, Parameter};
+use crate::simd::vectorise;
 
 /// Class-wise multi-similarity loss over the classes of a batch.
 ///
@@ -76,20 +77,17 @@ impl<T: Real> Loss<T> for ClassWiseMultiSimilarity {
     ) -> Result<T, LossError> {
         no_parameters(parameters)?;
         let units = embeddings(batch, classes)?;
-        let cosines = units.cosines(&units);
+        // The cosines turn into the gradient with respect to them, in place.
+        let mut cosines = units.cosines(&units);
         let count = units.count;
         let groups = Groups::new(batch.labels);
         let present = groups.classes.len();
-        let base = T::of(self.base);
+        let (base, other) = (T::of(self.base), 0.5 / present as f64);
 
         // Sharpness, normalising factor and weight of the block of classes (c, d).
         let block = |c: usize, d: usize| {
             let pairs = groups.members[c].len() as f64 * groups.members[d].len() as f64;
-            if c == d {
-                (-self.alpha, 2.0 * pairs, 1.0 / present as f64)
-            } else {
-                (self.beta, pairs, 0.5 / present as f64)
-            }
+            if c == d { (-self.alpha, 2.0 * pairs, 2.0 * other) } else { (self.beta, pairs, other) }
         };
         let logs: Vec<T> = (0..present * present)
             .into_par_iter()
@@ -103,21 +101,28 @@ impl<T: Real> Loss<T> for ClassWiseMultiSimilarity {
             .collect();
 
         let mut total = 0.0;
-        let mut gradient = vec![T::ZERO; count * count];
+        let mut of = vec![0; count];
         for c in 0..present {
+            groups.members[c].iter().for_each(|&i| of[i] = c);
             for d in 0..present {
-                let (sharpness, pairs, weight) = block(c, d);
-                let log = logs[c * present + d];
-                total += weight * log.to_f64() / sharpness.abs();
-                for &i in &groups.members[c] {
-                    for &j in &groups.members[d] {
-                        let exponent = T::of(sharpness) * (cosines[i * count + j] - base) - T::of(pairs.ln());
-                        gradient[i * count + j] = T::of(sharpness.signum() * weight) * (exponent - log).exp();
-                    }
-                }
+                let (sharpness, _, weight) = block(c, d);
+                total += weight * logs[c * present + d].to_f64() / sharpness.abs();
             }
         }
-        from_cosines(&units, &gradient, gradients);
+        cosines.par_chunks_mut(count).zip(&of).for_each(|(row, &c)| {
+            for (d, members) in groups.members.iter().enumerate() {
+                let (sharpness, pairs, _) = block(c, d);
+                let (sharpness, shift) = (T::of(sharpness), T::of(pairs.ln()) + logs[c * present + d]);
+                members.iter().for_each(|&j| row[j] = sharpness * (row[j] - base) - shift);
+            }
+            vectorise(
+                #[inline(always)]
+                || row.iter_mut().for_each(|x| *x = T::of(other) * x.exp()),
+            );
+            // Its own class has twice the weight, and attracts.
+            groups.members[c].iter().for_each(|&j| row[j] *= T::of(-2.0));
+        });
+        from_cosines(&units, &cosines, gradients);
         Ok(T::of(total))
     }
 }

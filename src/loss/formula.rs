@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::geometry::{Units, class_vectors, embeddings, from_scores, matrices, zeros};
+use super::geometry::{UnitGradient, Units, class_vectors, embeddings, from_scores, matrices, zeros};
 use super::measure::Measure;
 use super::real::Real;
 use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
@@ -62,7 +62,8 @@ impl<T: Real, L: Formula> Loss<T> for L {
                 let mut scores = units.scores(&vectors);
                 let mut table = Table::new(&mut scores, batch.labels, classes);
                 let value = self.value(&mut table);
-                from_scores(&units, &vectors, &scores, None, gradients);
+                let unit_gradient = UnitGradient::none(gradients);
+                from_scores(&units, &vectors, &scores, unit_gradient, gradients);
                 Ok(T::of(value))
             }
         }

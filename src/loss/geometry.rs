@@ -327,23 +327,42 @@ pub fn cosine_gradient<T: Real>(units: &Units<T>, references: View<'_, T>, gradi
     }
 }
 
+/// A gradient with respect to unit class vectors, in the memory that holds the parameter's gradient afterwards.
+pub struct UnitGradient<T> {
+    values: Vec<T>,
+    begun: bool,
+}
+
+impl<T: Real> UnitGradient<T> {
+    /// None yet. Takes the memory of the first parameter's gradient.
+    pub fn none(gradients: &mut Gradients<T>) -> Self {
+        gradients.parameters.resize_with(1, Vec::new);
+        Self { values: std::mem::take(&mut gradients.parameters[0]), begun: false }
+    }
+
+    /// All `length` elements, zeros at first.
+    pub fn begin(&mut self, length: usize) -> &mut [T] {
+        if !std::mem::replace(&mut self.begun, true) {
+            zeros(&mut self.values, length);
+        }
+        &mut self.values
+    }
+}
+
 /// Writes the gradients of a loss of the cosines between embeddings and class vectors, given its gradient with respect
-/// to those `B x rows` cosines. To the parameter's gradient comes `unit_gradient`, with respect to the unit rows.
+/// to those `B x rows` cosines. To the parameter's gradient comes `unit_gradient`.
 ///
 /// Tiles without any gradient cost nothing, those with few entries (hinges that are not active) only these.
 pub fn from_scores<T: Real>(
     embeddings: &Units<T>,
     vectors: &ClassVectors<'_, T>,
     gradient: &[T],
-    unit_gradient: Option<Vec<T>>,
+    unit_gradient: UnitGradient<T>,
     gradients: &mut Gradients<T>,
 ) {
     let (count, dim, tile) = (embeddings.count, embeddings.dim, vectors.tile());
-    gradients.parameters.resize_with(1, Vec::new);
-    let onto = if unit_gradient.is_some() { Onto::Add } else { Onto::Replace };
-    if let Some(start) = unit_gradient {
-        gradients.parameters[0] = start;
-    }
+    let onto = if unit_gradient.begun { Onto::Add } else { Onto::Replace };
+    gradients.parameters[0] = unit_gradient.values;
     let out = sized(&mut gradients.parameters[0], vectors.raw.len());
     let part = vectors.count.div_ceil(tile).div_ceil(PARTS) * tile;
     let mut sums = vec![T::ZERO; vectors.count.div_ceil(part) * count * dim];
@@ -488,7 +507,11 @@ mod tests {
             m.pull_back(&mut expected);
             e.pull_back(&mut of_embeddings);
             let mut gradients = Gradients { parameters: vec![vec![7.0; 11]], ..Gradients::default() };
-            from_scores(&e, &vectors, &gradient, started.then(|| start.clone()), &mut gradients);
+            let mut unit_gradient = UnitGradient::none(&mut gradients);
+            if started {
+                unit_gradient.begin(start.len()).copy_from_slice(&start);
+            }
+            from_scores(&e, &vectors, &gradient, unit_gradient, &mut gradients);
             let close = |found: &[f64], expected: &[f64]| {
                 assert_eq!(found.len(), expected.len());
                 found.iter().zip(expected).all(|(f, e)| (f - e).abs() <= 1e-11)

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::class_wise_multi_similarity::ClassWiseMultiSimilarity;
 use super::fields::{Field, MARGIN, Range, SCALE, WEIGHT};
-use super::geometry::{Groups, class_vectors, embeddings, from_scores};
+use super::geometry::{Groups, UnitGradient, class_vectors, embeddings, from_scores};
 use super::penalty::closeness;
 use super::real::Real;
 use super::rows;
@@ -99,7 +99,7 @@ impl<T: Real> Loss<T> for MeanFieldClassWiseMultiSimilarity {
         let mut scores = units.scores(&fields);
         let mut value = self.turn(&mut scores, batch.labels, classes);
 
-        let mut unit_gradient = None;
+        let mut unit_gradient = UnitGradient::none(gradients);
         if self.mf_reg > 0.0 {
             let (beta, base) = (T::of(self.beta), T::of(self.base));
             value += closeness(

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::class_wise_contrastive::ClassWiseContrastive;
 use super::fields::{Field, MARGIN, Range, WEIGHT};
-use super::geometry::{class_vectors, embeddings, from_scores};
+use super::geometry::{UnitGradient, class_vectors, embeddings, from_scores};
 use super::penalty::closeness;
 use super::real::Real;
 use super::rows;
@@ -127,7 +127,7 @@ impl<T: Real> Loss<T> for MeanFieldContrastive {
             .collect();
         let mut value = sums.iter().sum::<f64>() / units.count as f64;
 
-        let mut unit_gradient = None;
+        let mut unit_gradient = UnitGradient::none(gradients);
         if self.mf_reg > 0.0 {
             value += closeness(
                 &fields,

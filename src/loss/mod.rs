@@ -13,6 +13,7 @@ pub mod class_wise_multi_similarity;
 pub mod class_wise_triplet;
 pub mod contrastive;
 pub mod cosface;
+pub mod cost;
 pub mod cross_batch_memory;
 pub mod fast_ap;
 pub mod fields;

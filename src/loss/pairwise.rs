@@ -5,7 +5,9 @@
 
 use rayon::prelude::*;
 
-use super::geometry::{ClassVectors, Groups, class_vectors, embeddings, from_cosines, from_scores, no_parameters};
+use super::geometry::{
+    ClassVectors, Groups, UnitGradient, class_vectors, embeddings, from_cosines, from_scores, no_parameters,
+};
 use super::penalty::closeness;
 use super::real::Real;
 use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
@@ -203,14 +205,14 @@ impl<T: Real, P: PairTerm<T>> Loss<T> for MeanField<P> {
 /// A loss of the cosines between samples and mean fields, averaged over the samples, plus one of the mean fields alone.
 ///
 /// `row` is given the `C` cosines of a sample and its label; it returns its cost and leaves the derivatives in their
-/// place. `alone` adds the gradient with respect to the unit mean fields to its second argument, if there is any.
+/// place. `alone` adds its gradient to its second argument, if it has any.
 pub(super) fn sample_wise<T: Real>(
     batch: Batch<'_, T>,
     classes: usize,
     parameters: &[&[T]],
     gradients: &mut Gradients<T>,
     row: impl Fn(&mut [T], usize) -> f64 + Sync,
-    alone: impl FnOnce(&ClassVectors<'_, T>, &mut Option<Vec<T>>) -> f64,
+    alone: impl FnOnce(&ClassVectors<'_, T>, &mut UnitGradient<T>) -> f64,
 ) -> Result<f64, LossError> {
     let units = embeddings(batch, classes)?;
     let fields = class_vectors("mean_fields", parameters, classes, batch.dim)?;
@@ -225,7 +227,7 @@ pub(super) fn sample_wise<T: Real>(
             cost
         })
         .collect();
-    let mut unit_gradient = None;
+    let mut unit_gradient = UnitGradient::none(gradients);
     let value = costs.iter().sum::<f64>() / units.count as f64 + alone(&fields, &mut unit_gradient);
     from_scores(&units, &fields, &scores, unit_gradient, gradients);
     Ok(value)
@@ -236,7 +238,7 @@ pub(super) fn repulsion<T: Real>(
     fields: &ClassVectors<'_, T>,
     weights: &[(f64, f64)],
     cost: impl Fn(T) -> (T, T) + Sync,
-    gradient: &mut Option<Vec<T>>,
+    gradient: &mut UnitGradient<T>,
 ) -> f64 {
     let mut value = 0.0;
     for &(weight, power) in weights.iter().filter(|(weight, _)| *weight != 0.0) {

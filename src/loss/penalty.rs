@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::geometry::{ClassVectors, turn};
+use super::geometry::{ClassVectors, UnitGradient, turn};
 use super::real::{Onto, Real, View, product, serial_product};
 use super::rows::{add_scaled, largest};
 use crate::simd::vectorise;
@@ -13,7 +13,7 @@ const TILE: usize = 256;
 const SPARSE: usize = 64;
 
 /// `weight / C sum_c sum_{d != c} x(m_c . m_d)^power` for the unit mean fields `m`, whose gradient with respect to these is
-/// added to `gradient`, if there is one yet.
+/// added to `gradient`.
 ///
 /// `excess` maps a cosine to `x >= 0` and `dx / dcosine`, and never falls. Where `x` is 0 the derivative of the power is
 /// taken as 0.
@@ -26,11 +26,11 @@ pub(super) fn closeness<T: Real>(
     weight: f64,
     power: f64,
     excess: impl Fn(T) -> (T, T) + Sync,
-    gradient: &mut Option<Vec<T>>,
+    gradient: &mut UnitGradient<T>,
 ) -> f64 {
     let (classes, dim) = (fields.count, fields.dim);
     let units = fields.units();
-    let gradient = gradient.get_or_insert_with(|| vec![T::ZERO; units.len()]);
+    let gradient = gradient.begin(units.len());
     let pair = 2.0 * weight / classes as f64;
     let (factor, exponent) = (T::of(pair * power), T::of(power));
     let (mut tile, mut turned) = (Vec::new(), Vec::new());
@@ -145,6 +145,7 @@ impl Block {
 mod tests {
     use super::*;
     use crate::data::random::stream;
+    use crate::loss::Gradients;
     use crate::loss::geometry::class_vectors;
     use crate::loss::real::dot;
 
@@ -159,7 +160,7 @@ mod tests {
         // Most pairs, few pairs, none.
         for (bound, least) in [(-0.5, 100.0), (0.95, 1e-6), (1.5, 0.0)] {
             let excess = |cosine: f64| if cosine > bound { (cosine - bound, 1.0) } else { (0.0, 0.0) };
-            let mut gradient = None;
+            let mut gradient = UnitGradient::none(&mut Gradients::default());
             let value = closeness(&fields, 0.7, 3.0, excess, &mut gradient);
             let mut expected = 0.0;
             let mut slope = vec![0.0; classes * dim];
@@ -173,7 +174,7 @@ mod tests {
                 }
             }
             assert!(expected >= least && (value - expected).abs() <= 1e-11 * expected, "{value} {expected}");
-            for (found, expected) in gradient.unwrap().iter().zip(&slope) {
+            for (found, expected) in gradient.begin(units.len()).iter().zip(&slope) {
                 assert!((found - expected).abs() <= 1e-11, "{found} {expected}");
             }
         }

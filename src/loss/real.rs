@@ -39,7 +39,8 @@ pub trait Real:
     fn abs(self) -> Self;
     /// Its square root.
     fn sqrt(self) -> Self;
-    /// e to its power. In 32 bits within 2 units in the last place, and 0 where that would be subnormal.
+    /// e to its power. In 32 bits within 2 units in the last place, and 0 below e^-69, some 1e-30: what is multiplied with a
+    /// smaller number may be subnormal, and takes the processor ten times as long.
     fn exp(self) -> Self;
     /// Its natural logarithm.
     fn ln(self) -> Self;
@@ -112,8 +113,8 @@ const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 fn exp(x: f32) -> f32 {
     // Adding this rounds to a whole number, which then stands in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    // Beyond these the result is below the smallest normal number, and above the largest.
-    const ENDS: [f32; 2] = [-87.33, 88.722];
+    // Below the first the result counts as 0, above the second it is too large.
+    const ENDS: [f32; 2] = [-69.0, 88.722];
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = (x - n * LN_2[0]) - n * LN_2[1];
@@ -342,7 +343,7 @@ mod tests {
     fn the_exponential_and_the_logarithm_are_within_their_units_in_the_last_place() {
         let far = |found: f32, exact: f64| (f64::from(found) - exact).abs() / (exact.abs() * f64::from(f32::EPSILON));
         let mut worst = [0.0f64; 2];
-        for step in -870_000..887_000 {
+        for step in -690_000..887_000 {
             let x = step as f32 * 1e-4;
             worst[0] = worst[0].max(far(Real::exp(x), f64::from(x).exp()));
             let small = Real::exp(x).min(1e30);
@@ -350,7 +351,7 @@ mod tests {
         }
         assert!(worst[0] <= 2.0 && worst[1] <= 3.0, "{worst:?}");
         assert_eq!(
-            [0.0, -1e30, -88.0, 89.0, 1e30].map(<f32 as Real>::exp),
+            [0.0, -1e30, -69.1, 89.0, 1e30].map(<f32 as Real>::exp),
             [1.0, 0.0, 0.0, f32::INFINITY, f32::INFINITY]
         );
         assert_eq!([f32::NEG_INFINITY, f32::INFINITY].map(Real::exp), [0.0, f32::INFINITY]);

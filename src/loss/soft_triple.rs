@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::fields::{Field, MARGIN, Range, SCALE, Value, WEIGHT};
-use super::geometry::{ClassVectors, class_vectors, embeddings, from_scores};
+use super::geometry::{ClassVectors, UnitGradient, class_vectors, embeddings, from_scores};
 use super::real::{Real, dot};
 use super::softmax::cross_entropy;
 use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
@@ -119,10 +119,9 @@ impl<T: Real> Loss<T> for SoftTriple {
             }
         });
 
-        let mut unit_gradient = None;
+        let mut unit_gradient = UnitGradient::none(gradients);
         if self.tau > 0.0 && each > 1 {
-            let start = unit_gradient.insert(vec![T::ZERO; centres.count * centres.dim]);
-            value += self.spread(&centres, classes, start);
+            value += self.spread(&centres, classes, unit_gradient.begin(centres.count * centres.dim));
         }
         from_scores(&units, &centres, &cosines, unit_gradient, gradients);
         Ok(T::of(value))

@@ -4,7 +4,7 @@
 //! the tape: an operation takes feature maps with a tape and returns one. With dfdx's empty tape, [`NoneTape`], nothing is
 //! kept for a backward pass.
 
-use std::ops::Range;
+use std::ops::{Add, Div, Mul, Range, Sub};
 
 use dfdx::prelude::{Device, Gradients, NoneTape, OwnedTape, Tape};
 
@@ -139,6 +139,74 @@ pub enum Reduce {
     Average,
 }
 
+/// A number, or a row of numbers reckoned with element by element: what the formulas of optimisers are written over, so that
+/// one text serves a loop on the CPU and the operations of a device.
+pub trait Number: Clone + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self> {
+    /// Times a constant.
+    fn times(self, factor: f32) -> Self;
+
+    /// Divided by a constant.
+    fn over(self, divisor: f32) -> Self;
+
+    /// Plus a constant.
+    fn plus(self, addend: f32) -> Self;
+
+    /// `self + factor * other`; for a `factor` of 0 a device may leave `other` out, whatever it is.
+    fn plus_times(self, other: Self, factor: f32) -> Self;
+
+    /// The square root.
+    fn root(self) -> Self;
+
+    /// `most` where it is larger. What is not a number stays.
+    fn at_most(self, most: f32) -> Self;
+
+    /// `least` where it is smaller. What is not a number stays.
+    fn at_least(self, least: f32) -> Self;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn times(self, factor: f32) -> Self {
+        factor * self
+    }
+
+    #[inline(always)]
+    fn over(self, divisor: f32) -> Self {
+        self / divisor
+    }
+
+    #[inline(always)]
+    fn plus(self, addend: f32) -> Self {
+        self + addend
+    }
+
+    #[inline(always)]
+    fn plus_times(self, other: Self, factor: f32) -> Self {
+        self + factor * other
+    }
+
+    #[inline(always)]
+    fn root(self) -> Self {
+        self.sqrt()
+    }
+
+    #[inline(always)]
+    fn at_most(self, most: f32) -> Self {
+        if self > most { most } else { self }
+    }
+
+    #[inline(always)]
+    fn at_least(self, least: f32) -> Self {
+        if self < least { least } else { self }
+    }
+}
+
+/// What becomes of an element, its gradient and `N` numbers that are remembered of it. Elements do not know of each other.
+pub trait Rule<const N: usize>: Copy + Send + Sync {
+    /// The element and what is remembered of it afterwards. To be marked `#[inline(always)]`: it stands in the inner loop.
+    fn apply<V: Number>(self, value: V, gradient: V, memory: [V; N]) -> (V, [V; N]);
+}
+
 /// A device with the operations of the networks, and dfdx's tape.
 ///
 /// Every operation panics or returns an error only on shapes that do not fit, which the networks never make.
@@ -150,6 +218,17 @@ pub trait Backend: Clone + std::fmt::Debug + Sized + 'static {
     /// A feature map.
     type Map<T: Tape<f32, Self::Device>>;
 
+    /// The same device with convolutions, linear layers and attention in half precision, sums in single; none if it has no
+    /// faster products than those of single precision.
+    fn mixed(&self) -> Option<Self> {
+        None
+    }
+
+    /// Bytes of the device's own memory that are in use now; none if that is the host's.
+    fn memory(&self) -> Option<u64> {
+        None
+    }
+
     /// Copies `values` to the device.
     fn vector(&self, values: &[f32]) -> Result<Self::Vector, Error>;
 
@@ -158,6 +237,22 @@ pub trait Backend: Clone + std::fmt::Debug + Sized + 'static {
 
     /// Lends a vector's elements on the host, to change.
     fn write<R>(&self, vector: &mut Self::Vector, with: impl FnOnce(&mut [f32]) -> R) -> R;
+
+    /// Elements of a vector.
+    fn len(vector: &Self::Vector) -> usize;
+
+    /// Puts each element of `values`, and what `memory` holds of it, through `rule`, where the vectors are. All are equally
+    /// long.
+    fn update<const N: usize>(
+        &self,
+        values: &mut Self::Vector,
+        gradient: &Self::Vector,
+        memory: [&mut Self::Vector; N],
+        rule: impl Rule<N>,
+    ) -> Result<(), Error>;
+
+    /// The sum of the squares of all elements; NaN or infinite where one of them is.
+    fn square_sum(&self, vector: &Self::Vector) -> Result<f64, Error>;
 
     /// Takes `values` (`shape.len()` elements) over to the device. No gradient is made for them.
     fn map(&self, values: Vec<f32>, shape: Shape) -> Result<Map<Self>, Error>;

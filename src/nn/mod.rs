@@ -31,14 +31,17 @@ mod transformer_tests;
 mod vit;
 pub mod weights;
 
-pub use backend::{Backend, Grads, Map, Recording, Shape};
+pub use backend::{Backend, Grads, Map, Number, Recording, Rule, Shape};
 pub use layers::Statistics;
-pub(crate) use model::embed_batch;
-pub use model::{Architecture, Backbone, COLOURS, Dropout, Head, Model, Normaliser, Pixels, Pooling, Training, embed};
+pub use model::{
+    Architecture, Backbone, COLOURS, Dropout, Head, Model, Normaliser, Pixels, Pooling, Training, embed, embed_batch,
+};
 pub use native::Native;
 pub use native::buffer;
 #[cfg(feature = "cuda")]
-pub use portable::{Gpu, Portable};
+pub use portable::Gpu;
+#[cfg(any(test, feature = "cuda"))]
+pub use portable::Portable;
 pub use tensor::{Kind, NamedTensor, Part};
 use thiserror::Error;
 

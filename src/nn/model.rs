@@ -410,8 +410,8 @@ impl<B: Backend> Model<B> {
     }
 }
 
-/// Images whose embeddings are computed at a time: some 20 million colours of them, and at most 128.
-pub(crate) fn embed_batch(image: usize) -> usize {
+/// Images of so many bytes whose embeddings [`embed`] computes at a time: some 5 million bytes of them, and at most 128.
+pub fn embed_batch(image: usize) -> usize {
     (5_000_000 / image.max(1)).clamp(1, 128)
 }
 

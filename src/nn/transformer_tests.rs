@@ -148,7 +148,7 @@ fn attention(shape: [usize; 3], heads: usize, deviation: f32, with: impl FnOnce(
         shape,
         inputs: vec![random("x", shape.iter().product(), deviation)],
         native: &|device, x, _| device.attention(x, heads),
-        dfdx: &|x, _| portable::attention(x, shape[0], heads).unwrap(),
+        dfdx: &|x, _| portable::attention(x, shape[0], heads, false).unwrap(),
         plain: &|inputs| plain_attention(shape, heads, &inputs[0]),
     });
 }

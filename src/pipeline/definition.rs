@@ -1,4 +1,5 @@
-//! Stage definitions: files below `stages/` that give a kind or a command documented, checked parameters.
+//! Stage definitions: files below `stages/` that give a kind, a command or another definition documented, checked
+//! parameters.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,12 +14,13 @@ use super::command::{
 use super::interpolate::{Found, Reference, Scope, descend, resolve};
 use super::kinds::{Kind, Kinds};
 use super::model::Task;
+use super::presets::Presets;
 use super::problem::{Problem, Report, Span, suggest};
 use super::schema::{Fields, mismatch};
-use super::yaml::{self, Data, Node};
+use super::yaml::{self, Data, Entry, Node};
 
 /// The keys of a definition, besides those that only a kind or only a command has.
-const KEYS: [&str; 3] = ["kind", "run", "params"];
+const KEYS: [&str; 4] = ["kind", "run", "uses", "params"];
 
 /// Finds, reads and keeps definitions.
 pub(super) struct Definitions<'k> {
@@ -27,13 +29,15 @@ pub(super) struct Definitions<'k> {
     /// The nearest `stages/` at or above the pipeline.
     folder: Option<PathBuf>,
     read: BTreeMap<String, Option<Rc<Definition<'k>>>>,
+    /// Those that are being read, each for the one before it.
+    open: Vec<String>,
 }
 
 /// One definition.
 pub(super) struct Definition<'k> {
     pub(super) name: String,
     params: Fields,
-    pub(super) body: Body<'k>,
+    body: Body<'k>,
 }
 
 /// What a definition runs.
@@ -42,6 +46,8 @@ pub(super) enum Body<'k> {
     Kind(&'k Kind, Option<Node>),
     /// A command.
     Run(Command),
+    /// Another definition, with defaults for its parameters.
+    Uses(Rc<Definition<'k>>, Presets),
 }
 
 /// A command whose text is looked up anew for every set of parameters.
@@ -70,7 +76,7 @@ impl<'k> Definitions<'k> {
     pub(super) fn new(file: &Path, kinds: &'k Kinds, embedded: &'k [(&'k str, &'k str)]) -> Definitions<'k> {
         let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
         let folder = file.ancestors().skip(1).map(|folder| folder.join("stages")).find(|folder| folder.is_dir());
-        Definitions { kinds, embedded, folder, read: BTreeMap::new() }
+        Definitions { kinds, embedded, folder, read: BTreeMap::new(), open: Vec::new() }
     }
 
     /// The definition of that name. If there is none, or it is wrong, the report has heard of it.
@@ -78,10 +84,18 @@ impl<'k> Definitions<'k> {
         if let Some(known) = self.read.get(name) {
             return known.clone();
         }
+        if let Some(start) = self.open.iter().position(|open| open == name) {
+            let names: Vec<String> = self.open[start..].iter().map(|open| format!("`{open}`")).collect();
+            let title = format!("definitions use each other in a circle: {} uses `{name}`", names.join(" uses "));
+            report.add(Problem::new("cycle", span, title));
+            return None;
+        }
+        self.open.push(name.to_owned());
         let definition = self.find(name, span, report).and_then(|(source, folder)| {
             let node = yaml::parse(report, source)?;
             self.definition(name, folder, &node, report).map(Rc::new)
         });
+        self.open.pop();
         self.read.insert(name.to_owned(), definition.clone());
         definition
     }
@@ -118,7 +132,7 @@ impl<'k> Definitions<'k> {
     }
 
     fn definition(
-        &self,
+        &mut self,
         name: &str,
         folder: Option<PathBuf>,
         node: &Node,
@@ -128,7 +142,11 @@ impl<'k> Definitions<'k> {
             report.add(mismatch(node, "a stage definition", "a mapping"));
             return None;
         }
-        let own: &[&str] = if node.get("run").is_some() { &["in", "out", "env"] } else { &["with"] };
+        let own: &[&str] = match (node.get("run"), node.get("uses")) {
+            (Some(_), _) => &["in", "out", "env"],
+            (None, Some(_)) => &["with", "cases"],
+            (None, None) => &["with"],
+        };
         let keys = || KEYS.into_iter().chain(["description"]).chain(own.iter().copied());
         for entry in node.entries() {
             if !keys().any(|key| key == entry.key) {
@@ -139,8 +157,8 @@ impl<'k> Definitions<'k> {
         }
         let empty = super::params::none(node.span);
         let params = Fields::read(node.get("params").unwrap_or(&empty), report);
-        let body = match (node.get("kind"), node.get("run")) {
-            (Some(kind), None) => {
+        let body = match (node.get("kind"), node.get("run"), node.get("uses")) {
+            (Some(kind), None, None) => {
                 let Data::Text(wanted) = &kind.data else {
                     report.add(mismatch(kind, "kind", "the name of a kind"));
                     return None;
@@ -152,9 +170,19 @@ impl<'k> Definitions<'k> {
                 };
                 Body::Kind(found, node.get("with").cloned())
             }
-            (None, Some(run)) => Body::Run(command(run, node, folder, report)),
+            (None, Some(run), None) => Body::Run(command(run, node, folder, report)),
+            (None, None, Some(uses)) => {
+                let Data::Text(wanted) = &uses.data else {
+                    report.add(mismatch(uses, "uses", "the name of a definition"));
+                    return None;
+                };
+                let base = self.get(wanted, uses.span, report)?;
+                let names: Vec<&str> = params.names().chain(base.names()).collect();
+                Body::Uses(base.clone(), Presets::read(node, &names, report))
+            }
             _ => {
-                let problem = Problem::new("kind_or_run", node.span, "a stage definition has either `kind` or `run`");
+                let title = "a stage definition has either `kind`, `run` or `uses`";
+                let problem = Problem::new("kind_or_run", node.span, title);
                 report.add(problem.label("expected exactly one of them"));
                 return None;
             }
@@ -196,18 +224,56 @@ fn command(run: &Node, node: &Node, folder: Option<PathBuf>, report: &mut Report
 }
 
 impl Definition<'_> {
+    /// What it runs in the end, whatever it builds on: never [`Body::Uses`].
+    pub(super) fn runs(&self) -> &Body<'_> {
+        match &self.body {
+            Body::Uses(base, _) => base.runs(),
+            body => body,
+        }
+    }
+
     /// The names of its outputs; the first is the one that a bare stage name refers to.
     pub(super) fn outputs(&self) -> Vec<Arc<str>> {
         match &self.body {
             Body::Kind(kind, _) => kind.outputs.iter().map(|(name, _)| (*name).into()).collect(),
             Body::Run(command) => command.outputs.clone(),
+            Body::Uses(base, _) => base.outputs(),
         }
+    }
+
+    /// The names of all parameters, those of the definition that it builds on last.
+    fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.params.names().collect();
+        if let Body::Uses(base, _) = &self.body {
+            names.extend(base.names());
+        }
+        names
+    }
+
+    /// The default of a parameter, as far as it does not depend on others.
+    fn default_of(&self, name: &str) -> Option<&Node> {
+        self.params.default_of(name).or_else(|| match &self.body {
+            Body::Uses(base, presets) => presets.default_of(name).or_else(|| base.default_of(name)),
+            _ => None,
+        })
     }
 
     /// Checks `with:` of a stage, where `missing` is the place that lacks what it lacks, and works out what cells do.
     pub(super) fn apply(&self, with: &Node, missing: Span, report: &mut Report) -> Option<Applied> {
+        if let Body::Uses(base, presets) = &self.body {
+            let part = |own: bool| {
+                let of = |entry: &&Entry| self.params.names().any(|name| name == entry.key) == own;
+                Node::new(with.span, Data::Map(with.entries().iter().filter(of).cloned().collect()))
+            };
+            let own = self.params.check(&part(true), "", missing, report)?;
+            let resolve = |node: &Node| resolve(node, &mut self.scope(&own, None), report);
+            let value = |name: &str| own.get(name).or_else(|| base.default_of(name)).cloned();
+            let given = presets.fill(&part(false), resolve, value);
+            return base.apply(&given, missing, report);
+        }
         let parameters = self.params.check(with, "", missing, report)?;
         match &self.body {
+            Body::Uses(..) => None,
             Body::Kind(kind, mapping) => {
                 let mapped = match mapping {
                     Some(mapping) => {

@@ -11,7 +11,7 @@ use super::axes::{AxisSpec, Filter, MAX_CELLS, Rules};
 use super::command::{check_path, user_path};
 use super::definition::{Applied, Body as DefinitionBody};
 use super::grid::Grid;
-use super::link::Linked;
+use super::link::{Group, Linked};
 use super::model::{Cell, CellId, Input, Output, Source};
 use super::problem::{Problem, Report, Span};
 use super::stages::{Body, Origin};
@@ -31,7 +31,9 @@ pub(super) struct Expansion<'a> {
     pub(super) axes: &'a [AxisSpec],
     pub(super) rules: &'a Rules,
     pub(super) stages: &'a [Linked<'a>],
-    /// The stages in the order of their cells.
+    /// The stages in the order of their cells, and which of them take turns.
+    pub(super) groups: &'a [Group],
+    /// The same without the turns.
     pub(super) order: &'a [usize],
 }
 
@@ -49,9 +51,25 @@ impl Expansion<'_> {
         }
         let mut cells = Vec::new();
         let mut tables: Vec<Option<Table>> = self.stages.iter().map(|_| None).collect();
-        for (position, &index) in self.order.iter().enumerate() {
-            let table = self.stage_cells(index, position as u32, &tables, &mut cells, report);
-            tables[index] = Some(table);
+        let mut position = 0;
+        for group in self.groups {
+            let mut makers: Vec<Maker> = Vec::with_capacity(group.stages.len());
+            for &index in &group.stages {
+                let stage = &self.stages[index];
+                let grid = Grid::new(stage.axes.iter().copied(), self.axes);
+                let none = vec![NO_CELL; grid.len() as usize];
+                tables[index] = Some(Table { grid, cells: none });
+                makers.push(Maker::new(self, stage, index, position));
+                position += 1;
+            }
+            // One turn for each value of the axis, or one for all.
+            let turns = group.axis.map_or(1, |axis| self.axes[axis].names.len() as u32);
+            for turn in 0..turns {
+                for maker in &mut makers {
+                    maker.turn(group.axis.map(|axis| (axis, turn)), &mut tables, &mut cells, report);
+                }
+            }
+            makers.iter().for_each(|maker| maker.check_kept(report));
         }
         self.check_published(&cells, report);
         cells
@@ -75,7 +93,7 @@ impl Expansion<'_> {
         }
         for stage in self.stages {
             for (input, over) in stage.draft.inputs.iter().zip(&stage.gathered) {
-                let over = over.iter().flatten().filter(|axis| !stage.axes.contains(axis)).copied();
+                let over = over.iter().flatten().copied();
                 let edges = count(stage).saturating_mul(Grid::new(over, self.axes).len());
                 if edges > MAX_EDGES {
                     let title = format!("input `{}` gathers {edges} cells in all, more than {MAX_EDGES}", input.name);
@@ -85,37 +103,6 @@ impl Expansion<'_> {
             }
         }
         true
-    }
-
-    fn stage_cells(
-        &self,
-        index: usize,
-        position: u32,
-        tables: &[Option<Table>],
-        cells: &mut Vec<Cell>,
-        report: &mut Report,
-    ) -> Table {
-        let stage = &self.stages[index];
-        let grid = Grid::new(stage.axes.iter().copied(), self.axes);
-        let filter: Filter = self.rules.on(&stage.axes);
-        let mut table = vec![NO_CELL; grid.len() as usize];
-        let mut maker = Maker::new(self, stage, tables);
-        let (mut kept, mut number) = (0u64, 0);
-        grid.each(&mut vec![0; self.axes.len()], |point| {
-            if filter.keeps(point) {
-                kept += 1;
-                if let Some(cell) = maker.cell(position, grid.coordinates(point), point, report) {
-                    table[number] = cells.len() as u32;
-                    cells.push(cell);
-                }
-            }
-            number += 1;
-        });
-        if kept == 0 && grid.len() > 0 {
-            let title = format!("`include` and `exclude` leave stage `{}` no cell", stage.draft.name);
-            report.add(Problem::new("no_cells", stage.draft.span, title));
-        }
-        Table { grid, cells: table }
     }
 
     /// Refuses two cells that would put their outputs at one place below the reports folder.
@@ -168,7 +155,11 @@ impl Expansion<'_> {
 struct Maker<'a> {
     expansion: &'a Expansion<'a>,
     stage: &'a Linked<'a>,
-    tables: &'a [Option<Table>],
+    /// Where it stands in the file, and in the order of the cells.
+    index: usize,
+    position: u32,
+    /// How many points the rules have kept.
+    kept: u64,
     /// For a stage that uses a definition: what its cells do, by the axes that this depends on.
     grid: Grid,
     applied: Vec<Option<Option<Rc<Applied>>>>,
@@ -179,7 +170,7 @@ struct Maker<'a> {
 }
 
 impl<'a> Maker<'a> {
-    fn new(expansion: &'a Expansion<'a>, stage: &'a Linked<'a>, tables: &'a [Option<Table>]) -> Maker<'a> {
+    fn new(expansion: &'a Expansion<'a>, stage: &'a Linked<'a>, index: usize, position: u32) -> Maker<'a> {
         let mut mentioned = BTreeSet::new();
         let mut published = Vec::new();
         match &stage.draft.body {
@@ -199,10 +190,54 @@ impl<'a> Maker<'a> {
         let grid = Grid::new(mentioned, expansion.axes);
         let applied = vec![None; grid.len() as usize];
         let labels = stage.gathered.iter().map(|over| over.as_ref().map(|over| expansion.labels(over))).collect();
-        Maker { expansion, stage, tables, grid, applied, labels, published }
+        Maker { expansion, stage, index, position, kept: 0, grid, applied, labels, published }
     }
 
-    fn cell(&mut self, position: u32, coordinates: Box<[u32]>, point: &[u32], report: &mut Report) -> Option<Cell> {
+    /// Makes the cells at one value of an axis, or all of them.
+    fn turn(
+        &mut self,
+        at: Option<(usize, u32)>,
+        tables: &mut [Option<Table>],
+        cells: &mut Vec<Cell>,
+        report: &mut Report,
+    ) {
+        let axes = self.expansion.axes;
+        let all = Grid::new(self.stage.axes.iter().copied(), axes);
+        let free = self.stage.axes.iter().copied().filter(|axis| at.is_none_or(|(fixed, _)| fixed != *axis));
+        let filter: Filter = self.expansion.rules.on(&self.stage.axes);
+        let mut start = vec![0; axes.len()];
+        if let Some((axis, value)) = at {
+            start[axis] = value;
+        }
+        Grid::new(free, axes).each(&mut start, |point| {
+            if !filter.keeps(point) {
+                return;
+            }
+            self.kept += 1;
+            if let Some(cell) = self.cell(all.coordinates(point), point, tables, report) {
+                if let Some(table) = &mut tables[self.index] {
+                    table.cells[all.index(point)] = cells.len() as u32;
+                }
+                cells.push(cell);
+            }
+        });
+    }
+
+    fn check_kept(&self, report: &mut Report) {
+        let points = Grid::new(self.stage.axes.iter().copied(), self.expansion.axes).len();
+        if self.kept == 0 && points > 0 {
+            let title = format!("`include` and `exclude` leave stage `{}` no cell", self.stage.draft.name);
+            report.add(Problem::new("no_cells", self.stage.draft.span, title));
+        }
+    }
+
+    fn cell(
+        &mut self,
+        coordinates: Box<[u32]>,
+        point: &[u32],
+        tables: &[Option<Table>],
+        report: &mut Report,
+    ) -> Option<Cell> {
         let draft = &self.stage.draft;
         let mut env: BTreeMap<String, String> = BTreeMap::new();
         let (task, outputs) = match &draft.body {
@@ -239,8 +274,8 @@ impl<'a> Maker<'a> {
         };
         self.check_own_paths(&outputs, report);
         env.extend(draft.env.iter().map(|(name, text)| (name.clone(), text.fill(point))));
-        let inputs = self.inputs(point, report);
-        Some(Cell { stage: position, coordinates, task, inputs, outputs, env })
+        let inputs = self.inputs(point, tables, report);
+        Some(Cell { stage: self.position, coordinates, task, inputs, outputs, env })
     }
 
     /// Refuses two outputs of one cell where one is the other or lies below it.
@@ -278,7 +313,7 @@ impl<'a> Maker<'a> {
 
     fn publishes(&self, point: &[u32]) -> bool {
         let variant = self.stage.variants.at(point);
-        variant.is_some_and(|variant| matches!(&variant.body, DefinitionBody::Kind(kind, _) if kind.publish))
+        variant.is_some_and(|variant| matches!(variant.runs(), DefinitionBody::Kind(kind, _) if kind.publish))
     }
 
     /// Where a kind's outputs are published: `pipeline/stage`, then `axis=value,...` if it has axes.
@@ -293,22 +328,28 @@ impl<'a> Maker<'a> {
 
     /// The inputs of a cell. One that is wrong has been reported and is left out, so that the cell's other problems
     /// are found too.
-    fn inputs(&self, point: &[u32], report: &mut Report) -> Vec<Input> {
+    fn inputs(&self, point: &[u32], tables: &[Option<Table>], report: &mut Report) -> Vec<Input> {
         let draft = &self.stage.draft;
         let mut inputs = Vec::with_capacity(draft.inputs.len());
-        if let Some(DefinitionBody::Run(command)) = self.stage.variants.at(point).map(|variant| &variant.body) {
+        if let Some(DefinitionBody::Run(command)) = self.stage.variants.at(point).map(|variant| variant.runs()) {
             let own = command.own.iter();
             inputs.extend(own.map(|(name, path)| Input { name: name.clone(), source: Source::Path(path.clone()) }));
         }
         for (input, labels) in draft.inputs.iter().zip(&self.labels) {
             let source = match &input.from {
                 Some(Origin::Path(text)) => Some(Source::Path(user_path(self.expansion.folder, &text.fill(point)))),
-                Some(Origin::Stage { stage, output, .. }) => {
-                    self.cells_of(*stage, output.as_ref(), labels.as_ref(), point).inspect(|source| {
+                Some(Origin::Stage { stage, output, earlier, .. }) => {
+                    let before = earlier.as_ref().map(|earlier| (earlier.axis, earlier.end(point[earlier.axis])));
+                    let table = tables[*stage].as_ref();
+                    let output = output.as_ref().or_else(|| self.expansion.stages[*stage].outputs.as_ref()?.first());
+                    let source = table
+                        .zip(output)
+                        .and_then(|(table, output)| cells_of(table, output.clone(), labels.as_ref(), before, point));
+                    source.inspect(|source| {
                         let none = matches!(source, Source::Gathered { members, .. } if members.is_empty());
-                        // A stage without any cell has been reported itself.
+                        // A stage without any cell has been reported itself; the first value has none before it.
                         let any = |table: &Table| table.cells.iter().any(|&cell| cell != NO_CELL);
-                        if none && self.tables[*stage].as_ref().is_some_and(any) {
+                        if none && earlier.is_none() && tables[*stage].as_ref().is_some_and(any) {
                             let title = format!("a cell of stage `{}` finds nothing to gather", draft.name);
                             let label = "`include` and `exclude` leave it no cell of this stage";
                             report.add(Problem::new("no_cells", input.span, title).label(label));
@@ -321,27 +362,29 @@ impl<'a> Maker<'a> {
         }
         inputs
     }
+}
 
-    fn cells_of(
-        &self,
-        stage: usize,
-        output: Option<&Arc<str>>,
-        gathered: Option<&(Grid, Vec<Arc<str>>)>,
-        point: &[u32],
-    ) -> Option<Source> {
-        let table = self.tables[stage].as_ref()?;
-        let output = output.or_else(|| self.expansion.stages[stage].outputs.as_ref()?.first())?.clone();
-        let Some((grid, labels)) = gathered else {
-            return Some(Source::Cell { cell: table.cell(point)?, output });
-        };
-        let mut members = Vec::new();
-        let mut labels = labels.iter();
-        grid.each(&mut point.to_vec(), |point| {
-            let label = labels.next();
+/// What an input that reads `output` of the cells of `table` gets at `point`: one cell, or those that it gathers, of one
+/// axis only those with a value below a bound.
+fn cells_of(
+    table: &Table,
+    output: Arc<str>,
+    gathered: Option<&(Grid, Vec<Arc<str>>)>,
+    before: Option<(usize, u32)>,
+    point: &[u32],
+) -> Option<Source> {
+    let Some((grid, labels)) = gathered else {
+        return Some(Source::Cell { cell: table.cell(point)?, output });
+    };
+    let mut members = Vec::new();
+    let mut labels = labels.iter();
+    grid.each(&mut point.to_vec(), |point| {
+        let label = labels.next();
+        if before.is_none_or(|(axis, end)| point[axis] < end) {
             members.extend(label.cloned().zip(table.cell(point)));
-        });
-        Some(Source::Gathered { members, output })
-    }
+        }
+    });
+    Some(Source::Gathered { members, output })
 }
 
 impl Expansion<'_> {

@@ -46,6 +46,27 @@ env: { SIZE: '${with.size}' }
     ("broken/default", "kind: make\nparams: { classes: { type: int, default: many } }\n"),
     ("broken/both", "kind: make\nrun: make\n"),
     ("broken/reference", "run: 'x ${params.epochs} ${out.a}'\nout: [a]\n"),
+    (
+        "train/short",
+        "uses: train
+params: { faithful: { type: bool, default: true } }
+with: { epochs: 3, backbone: resnet50 }
+cases:
+  loss: { proxy_anchor: { rate: 0.5 } }
+  faithful: { false: { rate: 0.75 } }
+  backbone: { convnet4: { seed: 5 } }
+",
+    ),
+    (
+        "train/shorter",
+        "uses: train/short
+params: { passes: { type: int, default: 1 } }
+with: { epochs: '${with.passes}', loss: { kind: contrastive, pos_margin: 0.25 } }
+",
+    ),
+    ("broken/preset", "uses: train\nwith: { rate: 7 }\ncases: { los: { contrastive: { rate: 0.1 } } }\n"),
+    ("broken/circle", "uses: broken/circle\n"),
+    ("broken/base", "uses: trian\n"),
 ];
 
 pub(super) fn kinds() -> Kinds {

@@ -1,7 +1,6 @@
 //! Stages joined to each other: their definitions, their order, their axes.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -45,14 +44,22 @@ impl<'k> Variants<'k> {
     }
 }
 
-/// Joins the stages. The second answer is their order: every stage after those that it reads, ties as in the file.
+/// Stages that read each other in a circle which the earlier cells of an axis break; or, mostly, one stage alone.
+pub(super) struct Group {
+    /// Every stage after those that it reads the same cells of.
+    pub(super) stages: Vec<usize>,
+    /// The axis, one value of which all stages make their cells for before the next.
+    pub(super) axis: Option<usize>,
+}
+
+/// Joins the stages. The second answer is their order: every group after those that it reads, ties as in the file.
 pub(super) fn link<'k>(
     drafts: Vec<Draft>,
     axes: &[AxisSpec],
     rules: &Rules,
     definitions: &mut Definitions<'k>,
     report: &mut Report,
-) -> (Vec<Linked<'k>>, Vec<usize>) {
+) -> (Vec<Linked<'k>>, Vec<Group>) {
     let mut stages: Vec<Linked> = drafts
         .into_iter()
         .map(|draft| {
@@ -64,13 +71,18 @@ pub(super) fn link<'k>(
     for stage in &stages {
         check_inputs(stage, &stages, report);
     }
-    let order = order(&stages, report);
-    for &index in &order {
-        let (axes, gathered) = axes_of(&stages[index], &stages, axes, report);
-        stages[index].axes = axes;
-        stages[index].gathered = gathered;
+    let mut groups = order(&stages, report);
+    for &index in groups.iter().flat_map(|group| &group.stages) {
+        stages[index].axes = axes_of(&stages[index], &stages, axes, report);
     }
-    (stages, order)
+    // What is gathered of earlier cells depends on stages that stand later.
+    for index in 0..stages.len() {
+        stages[index].gathered = gathered(&stages[index], &stages, axes, report);
+    }
+    for group in &mut groups {
+        group.axis = turns(group, &stages, axes, report);
+    }
+    (stages, groups)
 }
 
 fn find_variants<'k>(
@@ -121,7 +133,7 @@ fn outputs(draft: &Draft, variants: &Variants, report: &mut Report) -> Option<Ve
 }
 
 fn gathers(definition: &Definition) -> bool {
-    matches!(&definition.body, definition::Body::Kind(kind, _) if matches!(kind.inputs, Inputs::Gathered))
+    matches!(definition.runs(), definition::Body::Kind(kind, _) if matches!(kind.inputs, Inputs::Gathered))
 }
 
 /// Checks the names of inputs against the definition, and the outputs that they refer to.
@@ -140,7 +152,8 @@ fn check_inputs(stage: &Linked, stages: &[Linked], report: &mut Report) {
     }
     let Some(Body::Uses { name, .. }) = &draft.body else { return };
     for definition in stage.variants.each() {
-        let inputs: Vec<(&str, bool)> = match &definition.body {
+        let inputs: Vec<(&str, bool)> = match definition.runs() {
+            definition::Body::Uses(..) => continue,
             definition::Body::Run(command) => command.inputs.iter().map(|name| (&**name, true)).collect(),
             definition::Body::Kind(kind, _) => match kind.inputs {
                 Inputs::Named(inputs) => inputs.iter().map(|input| (input.name, input.required)).collect(),
@@ -159,7 +172,7 @@ fn check_inputs(stage: &Linked, stages: &[Linked], report: &mut Report) {
                 let problem = Problem::new("unknown_input", input.name_span, title);
                 report.add(problem.help(suggest(&input.name, inputs.iter().map(|(name, _)| *name))));
             }
-            let kind = matches!(definition.body, definition::Body::Kind(..));
+            let kind = matches!(definition.runs(), definition::Body::Kind(..));
             if kind && matches!(&input.from, Some(Origin::Stage { gather: Some(_), .. })) {
                 let title = format!("`{}` takes one cell as `{}`, and cannot gather", definition.name, input.name);
                 report.add(Problem::new("bad_input", input.span, title));
@@ -175,45 +188,134 @@ fn check_inputs(stage: &Linked, stages: &[Linked], report: &mut Report) {
     }
 }
 
-/// The stages that an input entry of `stage` names, each once.
+/// The stages that an input entry of `stage` names, each once, but for those of which it reads earlier cells.
 pub(super) fn reads(stage: &Draft) -> BTreeSet<usize> {
     let stages = stage.inputs.iter().filter_map(|input| match input.from {
-        Some(Origin::Stage { stage, .. }) => Some(stage),
+        Some(Origin::Stage { stage, earlier: None, .. }) => Some(stage),
         _ => None,
     });
     stages.collect()
 }
 
-/// Every stage after those that it reads. Stages in a cycle are reported and stand last.
-fn order(stages: &[Linked], report: &mut Report) -> Vec<usize> {
-    let mut graph: DiGraphMap<usize, ()> = DiGraphMap::new();
+/// The stages of which `stage` reads earlier cells, each once.
+pub(super) fn recalls(stage: &Draft) -> BTreeSet<usize> {
+    let stages = stage.inputs.iter().filter_map(|input| match input.from {
+        Some(Origin::Stage { stage, earlier: Some(_), .. }) => Some(stage),
+        _ => None,
+    });
+    stages.collect()
+}
+
+/// Every group of stages after those that it reads. Stages in a circle that nothing breaks are reported.
+fn order(stages: &[Linked], report: &mut Report) -> Vec<Group> {
+    let (mut reading, mut all): (DiGraphMap<usize, ()>, DiGraphMap<usize, ()>) = Default::default();
     for (index, stage) in stages.iter().enumerate() {
-        graph.add_node(index);
+        reading.add_node(index);
+        all.add_node(index);
         for from in reads(&stage.draft) {
-            graph.add_edge(from, index, ());
+            reading.add_edge(from, index, ());
+            all.add_edge(from, index, ());
+        }
+        for from in recalls(&stage.draft) {
+            all.add_edge(from, index, ());
         }
     }
-    for members in tarjan_scc(&graph) {
-        if members.len() > 1 || graph.contains_edge(members[0], members[0]) {
+    for members in tarjan_scc(&reading) {
+        if members.len() > 1 || reading.contains_edge(members[0], members[0]) {
             report.add(cycle(&members.into_iter().collect(), stages));
         }
     }
-    let mut waiting: Vec<usize> =
-        (0..stages.len()).map(|index| graph.neighbors_directed(index, Direction::Incoming).count()).collect();
-    let mut ready: BinaryHeap<Reverse<usize>> =
-        (0..stages.len()).filter(|&index| waiting[index] == 0).map(Reverse).collect();
-    let mut order = Vec::with_capacity(stages.len());
-    while let Some(Reverse(index)) = ready.pop() {
-        order.push(index);
-        for reader in graph.neighbors(index) {
-            waiting[reader] -= 1;
-            if waiting[reader] == 0 {
-                ready.push(Reverse(reader));
+    let mut groups: Vec<BTreeSet<usize>> =
+        tarjan_scc(&all).into_iter().map(|members| members.into_iter().collect()).collect();
+    groups.sort_unstable();
+    let mut group_of = vec![0; stages.len()];
+    for (number, group) in groups.iter().enumerate() {
+        group.iter().for_each(|&stage| group_of[stage] = number);
+    }
+    let mut between: DiGraphMap<usize, ()> = DiGraphMap::new();
+    for group in 0..groups.len() {
+        between.add_node(group);
+    }
+    for (from, to, ()) in all.all_edges().filter(|(from, to, ())| group_of[*from] != group_of[*to]) {
+        between.add_edge(group_of[from], group_of[to], ());
+    }
+    let inside = |group: usize| {
+        let mut graph: DiGraphMap<usize, ()> = DiGraphMap::new();
+        for &stage in &groups[group] {
+            graph.add_node(stage);
+        }
+        for (from, to, ()) in
+            reading.all_edges().filter(|(from, to, ())| group_of[*from] == group && group_of[*to] == group)
+        {
+            graph.add_edge(from, to, ());
+        }
+        Group { stages: sorted(&graph), axis: None }
+    };
+    sorted(&between).into_iter().map(inside).collect()
+}
+
+/// Every node after those that have an edge to it, smaller ones first; those in a circle stand last.
+fn sorted(graph: &DiGraphMap<usize, ()>) -> Vec<usize> {
+    let mut waiting: BTreeMap<usize, usize> =
+        graph.nodes().map(|node| (node, graph.neighbors_directed(node, Direction::Incoming).count())).collect();
+    let mut ready: BTreeSet<usize> = waiting.iter().filter(|(_, count)| **count == 0).map(|(node, _)| *node).collect();
+    let mut order = Vec::with_capacity(waiting.len());
+    while let Some(node) = ready.pop_first() {
+        waiting.remove(&node);
+        order.push(node);
+        for reader in graph.neighbors(node) {
+            if let Some(count) = waiting.get_mut(&reader) {
+                *count -= 1;
+                if *count == 0 {
+                    ready.insert(reader);
+                }
             }
         }
     }
-    order.extend((0..stages.len()).filter(|&index| waiting[index] > 0));
+    order.extend(waiting.into_keys());
     order
+}
+
+/// The axis by whose values the stages of a group take turns; nothing if none of them reads earlier cells of another. A
+/// circle that the axis does not break is reported.
+fn turns(group: &Group, stages: &[Linked], specs: &[AxisSpec], report: &mut Report) -> Option<usize> {
+    let earlier =
+        group.stages.iter().flat_map(|&index| &stages[index].draft.inputs).find_map(|input| match &input.from {
+            Some(Origin::Stage { stage, earlier: Some(earlier), .. }) if group.stages.contains(stage) => {
+                Some(earlier.axis)
+            }
+            _ => None,
+        });
+    let axis = earlier?;
+    let name = &specs[axis].name;
+    for &index in &group.stages {
+        let stage = &stages[index];
+        for (input, over) in stage.draft.inputs.iter().zip(&stage.gathered) {
+            let Some(Origin::Stage { stage: from, earlier, .. }) = &input.from else { continue };
+            if !group.stages.contains(from) {
+                continue;
+            }
+            let wrong = match earlier {
+                Some(earlier) if earlier.axis != axis => {
+                    Some(format!("reads earlier cells of `{}`", specs[earlier.axis].name))
+                }
+                Some(_) => None,
+                None if over.as_ref().is_some_and(|over| over.contains(&axis)) => {
+                    Some(format!("gathers `{name}` itself"))
+                }
+                None if !stage.axes.contains(&axis) => Some(format!("has no axis `{name}`")),
+                None => None,
+            };
+            if let Some(wrong) = wrong {
+                let title = format!(
+                    "stages read each other in a circle of which `{name}` is to break each turn, but `{}` {wrong}",
+                    stage.draft.name
+                );
+                report.add(Problem::new("cycle", input.span, title));
+            }
+        }
+    }
+    Some(axis)
 }
 
 /// One way around a strongly connected set of stages, starting at its first stage in the file that lies on it.
@@ -236,23 +338,27 @@ fn cycle(members: &BTreeSet<usize>, stages: &[Linked]) -> Problem {
         draft.inputs.iter().find(|input| matches!(input.from, Some(Origin::Stage { stage, .. }) if stage == way[1]));
     let title = format!("stages read each other in a circle: {}", names.join(" reads "));
     let problem = Problem::new("cycle", input.map_or(draft.span, |input| input.span), title);
-    problem.label("expected a stage that does not depend on this one")
+    let problem = problem.label("expected a stage that does not depend on this one");
+    problem.help("`{ from: STAGE, earlier: AXIS }` reads the cells of earlier values of an axis alone".to_owned())
 }
 
-/// The axes of a stage, and those that each input is gathered over.
-fn axes_of(
-    stage: &Linked,
-    stages: &[Linked],
-    specs: &[AxisSpec],
-    report: &mut Report,
-) -> (Vec<usize>, Vec<Option<Vec<usize>>>) {
+fn gather_of(stage: &Linked, written: Option<&Gather>) -> Option<Gather> {
     let by_kind = stage.variants.each().next().is_some_and(|definition| gathers(definition));
-    let gather = |written: &Option<Gather>| written.clone().or(by_kind.then_some(Gather::All));
+    written.cloned().or(by_kind.then_some(Gather::All))
+}
+
+/// The axes of a stage: those that it mentions, those of its inputs that are not gathered, and those whose earlier cells it
+/// reads.
+fn axes_of(stage: &Linked, stages: &[Linked], specs: &[AxisSpec], report: &mut Report) -> Vec<usize> {
     let mut axes = stage.draft.mentions();
     for input in &stage.draft.inputs {
-        let Some(Origin::Stage { stage: from, gather: written, .. }) = &input.from else { continue };
+        let Some(Origin::Stage { stage: from, gather: written, earlier, .. }) = &input.from else { continue };
+        if let Some(earlier) = earlier {
+            axes.insert(earlier.axis);
+            continue;
+        }
         let theirs = &stages[*from].axes;
-        match gather(written) {
+        match gather_of(stage, written.as_ref()) {
             None => axes.extend(theirs),
             Some(Gather::All) => {}
             Some(Gather::Axes(over)) => {
@@ -269,14 +375,31 @@ fn axes_of(
             }
         }
     }
-    let over = |input: &super::stages::InputDraft| {
-        let Some(Origin::Stage { stage: from, gather: written, .. }) = &input.from else { return None };
+    axes.into_iter().collect()
+}
+
+/// The axes that each input of a stage is gathered over.
+fn gathered(stage: &Linked, stages: &[Linked], specs: &[AxisSpec], report: &mut Report) -> Vec<Option<Vec<usize>>> {
+    let mut over = Vec::with_capacity(stage.draft.inputs.len());
+    for input in &stage.draft.inputs {
+        let Some(Origin::Stage { stage: from, gather: written, earlier, .. }) = &input.from else {
+            over.push(None);
+            continue;
+        };
         let theirs = stages[*from].axes.iter().copied();
-        gather(written).map(|gather| match gather {
-            Gather::All => theirs.filter(|axis| !axes.contains(axis)).collect(),
-            Gather::Axes(over) => theirs.filter(|axis| over.contains(axis)).collect(),
-        })
-    };
-    let gathered = stage.draft.inputs.iter().map(over).collect();
-    (axes.into_iter().collect(), gathered)
+        over.push(match (earlier, gather_of(stage, written.as_ref())) {
+            (_, None) => None,
+            (Some(earlier), _) => {
+                if !stages[*from].axes.contains(&earlier.axis) {
+                    let name = &specs[earlier.axis].name;
+                    let title = format!("stage `{}` has no axis `{name}`, so none earlier", stages[*from].draft.name);
+                    report.add(Problem::new("unknown_axis", input.span, title));
+                }
+                Some(theirs.filter(|axis| *axis == earlier.axis || !stage.axes.contains(axis)).collect())
+            }
+            (None, Some(Gather::All)) => Some(theirs.filter(|axis| !stage.axes.contains(axis)).collect()),
+            (None, Some(Gather::Axes(axes))) => Some(theirs.filter(|axis| axes.contains(axis)).collect()),
+        });
+    }
+    over
 }

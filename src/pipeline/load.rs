@@ -1,5 +1,6 @@
 //! From a file to a checked pipeline.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use super::definition::Definitions;
 use super::expand::Expansion;
 use super::interpolate::{bind_text, resolve};
 use super::kinds::Kinds;
-use super::link::{link, reads};
+use super::link::{link, reads, recalls};
 use super::model::{Pipeline, Stage};
 use super::overrides;
 use super::params::{Params, resolve_params};
@@ -19,7 +20,7 @@ use super::schema::mismatch;
 use super::stages::Context;
 use super::yaml::{self, Data, Node};
 
-const KEYS: [&str; 8] = ["name", "description", "params", "axes", "include", "exclude", "resources", "stages"];
+const KEYS: [&str; 9] = ["name", "description", "params", "cases", "axes", "include", "exclude", "resources", "stages"];
 
 /// Reads and checks a pipeline.
 ///
@@ -97,21 +98,34 @@ fn read(
     };
     let drafts = entries.iter().map(|entry| context.read(entry, report)).collect();
     let mut definitions = Definitions::new(file, kinds, embedded);
-    let (linked, order) = link(drafts, &axes, &rules, &mut definitions, report);
-    let expansion = Expansion { name: &name, folder, axes: &axes, rules: &rules, stages: &linked, order: &order };
+    let (linked, groups) = link(drafts, &axes, &rules, &mut definitions, report);
+    let order: Vec<usize> = groups.iter().flat_map(|group| &group.stages).copied().collect();
+    let (axes_of, stages_of) = (&axes, &linked);
+    let expansion = Expansion {
+        name: &name,
+        folder,
+        axes: axes_of,
+        rules: &rules,
+        stages: stages_of,
+        groups: &groups,
+        order: &order,
+    };
     let cells = expansion.cells(report);
 
     let mut position = vec![0; order.len()];
     order.iter().enumerate().for_each(|(place, &index)| position[index] = place);
     let stages = order.iter().map(|&index| {
         let stage = &linked[index];
-        let mut reads: Vec<usize> = reads(&stage.draft).into_iter().map(|from| position[from]).collect();
-        reads.sort_unstable();
+        let places = |stages: BTreeSet<usize>| -> Vec<usize> {
+            let places: BTreeSet<usize> = stages.into_iter().map(|from| position[from]).collect();
+            places.into_iter().collect()
+        };
         Stage {
             name: stage.draft.name.clone(),
             description: stage.draft.description.clone(),
             axes: stage.axes.clone(),
-            reads,
+            reads: places(reads(&stage.draft)),
+            recalls: places(recalls(&stage.draft)),
             policy: stage.draft.policy.clone(),
         }
     });

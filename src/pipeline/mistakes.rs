@@ -90,6 +90,8 @@ mistakes! {
     command_names_unknown_files: pipeline("  a: { run: 'cp ${in.imges} ${out.b}', in: { images: images }, out: [a] }\n");
     retry_and_timeout_are_wrong: pipeline("  a: { run: 'true', out: [a], retry: 101, timeout: 90 }\n  b: { run: 'true', out: [b], retry: often, timeout: soon }\n");
     gathering_is_wrong: pipeline("  a: { run: 'true', in: { x: { from: images, gather: [seed] }, y: { from: scores, gather: [sed] }, z: { from: scores } }, out: [a] }\n  b: { uses: evaluate, in: { model: { from: model, gather: all } } }\n");
+    earlier_cells_are_read_wrongly: pipeline("  a: { run: 'true', in: { x: { from: images, earlier: seed }, y: { from: model, earlier: sed, block: 0 }, z: { from: model, earlier: seed, gather: all } }, out: [a] }\n  b: { uses: evaluate, in: { model: { from: model, earlier: seed } } }\n  c: { run: 'true', in: { x: { from: model, gather: all, block: 2 } }, out: [c] }\n");
+    a_circle_is_not_broken_by_its_axis: pipeline("  a: { run: 'echo ${seed}', in: { x: { from: b, earlier: seed } }, out: [a] }\n  b: { run: 'true', in: { x: { from: c, gather: all } }, out: [b] }\n  c: { run: 'echo ${seed}', in: { x: a }, out: [c] }\n  d: { run: 'true', in: { x: { from: e, earlier: seed } }, out: [d] }\n  e: { run: 'echo ${loss}', in: { x: d, y: { from: d, earlier: loss } }, out: [e] }\n");
     nothing_to_gather: "axes: { set: [a, b], seed: 0..2 }\nexclude: [{ set: b, seed: 0.. }]\nstages:\n  s: { run: 'echo ${set} ${seed}', out: [x] }\n  t: { run: 'echo ${set}', in: { s: { from: s, gather: all } }, out: [y] }\n";
 
     // References.
@@ -122,6 +124,16 @@ mistakes! {
     flag_value_has_a_wrong_type: pipeline(""), set: ("stages.model.with.epochs", "many");
     flag_value_is_no_yaml: pipeline(""), set: ("epochs", "[1");
     flag_sets_below_a_text: pipeline(""), set: ("stages.model.with.loss.margin", "1");
+
+    flag_sets_a_stage: pipeline(""), set: ("stages.scores", "x");
+    flag_removes_an_unknown_stage: pipeline(""), set: ("stages.score", "");
+
+    // Cases.
+    cases_are_no_mapping: format!("cases: [tiny]\n{}", pipeline(""));
+    case_of_an_unknown_parameter: format!("cases: {{ epoch: {{ 5: {{}} }} }}\n{}", pipeline(""));
+    case_is_unknown: format!("cases: {{ epochs: {{ 5: {{}}, 12: {{}} }} }}\n{}", pipeline("")), set: ("epochs", "13");
+    case_sets_an_unknown_parameter: format!("cases: {{ epochs: {{ 5: {{ rates.slwo: 1 }} }} }}\n{}", pipeline(""));
+    case_is_no_mapping: format!("cases: {{ epochs: {{ 5: [a] }} }}\n{}", pipeline(""));
 
     // Many at once: none hides another.
     many_mistakes_at_once: "nmae: t

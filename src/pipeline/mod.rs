@@ -20,6 +20,7 @@ pub mod model;
 mod overrides;
 mod params;
 mod policy;
+mod presets;
 pub mod problem;
 mod schema;
 pub mod select;

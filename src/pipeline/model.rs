@@ -20,7 +20,8 @@ pub struct Pipeline {
     pub axes: Vec<Axis>,
     /// The stages in topological order, ties in the order of the file.
     pub stages: Vec<Stage>,
-    /// Every cell. A cell stands after all of its inputs; cells of one stage are neighbours, the last axis fastest.
+    /// Every cell. A cell stands after all of its inputs; cells of one stage are neighbours, the last axis fastest, unless
+    /// the stage reads earlier cells, or what these read: such stages take turns, one value of that axis after the other.
     pub cells: Vec<Cell>,
     /// Capacities of named resources that the file declares (`resources:` at the top level).
     pub resources: BTreeMap<String, u64>,
@@ -55,6 +56,8 @@ pub struct Stage {
     pub axes: Vec<usize>,
     /// The stages it reads, as indices into [`Pipeline::stages`].
     pub reads: Vec<usize>,
+    /// Those of which it reads earlier cells of an axis, itself and later ones among them.
+    pub recalls: Vec<usize>,
     /// How it is run; none of this enters a key.
     pub policy: Policy,
 }
@@ -118,7 +121,7 @@ pub enum Source {
     /// One output of one cell.
     Cell { cell: CellId, output: Arc<str> },
     /// One output of many cells, each with its label (`dataset=glyphs,seed=0`, over the axes that the reader does not
-    /// have), in the order of the cells.
+    /// have, and the one whose earlier cells it reads), in the order of the cells.
     Gathered { members: Vec<(Arc<str>, CellId)>, output: Arc<str> },
     /// A file or folder of the user's, absolute or relative to the pipeline's folder already resolved.
     Path(PathBuf),

@@ -1,9 +1,11 @@
-//! `--set a.b=c`: changes to a pipeline from outside, before anything in it is looked up.
+//! `--set a.b=c`, and `cases`, groups of such changes in the file that the value of a parameter picks: applied before
+//! anything is looked up.
 
 use std::path::Path;
 
 use super::axes::{AxisSpec, Rules, pick};
 use super::problem::{Problem, Report, Span, suggest};
+use super::schema::mismatch;
 use super::yaml::{self, Data, Entry, Node};
 
 /// A flag that keeps only some values of an axis.
@@ -13,9 +15,17 @@ pub(super) struct Restriction {
     values: Node,
 }
 
-/// Applies every flag to the tree of the file; those for axes come back, to be applied once the axes are known.
+/// One change: a dotted target and its value.
+struct Change {
+    target: String,
+    place: Span,
+    value: Node,
+}
+
+/// Applies the cases that parameters pick, then every flag, to the tree of the file; changes of axes come back, to be
+/// applied once the axes are known.
 pub(super) fn apply(root: &mut Node, overrides: &[(String, String)], report: &mut Report) -> Vec<Restriction> {
-    let mut restrictions = Vec::new();
+    let mut flags = Vec::new();
     for (target, value) in overrides {
         let source = report.source(Path::new("--set"), format!("{target}={value}").into());
         let place = Span { source, start: 0, end: target.len() as u32 };
@@ -23,22 +33,83 @@ pub(super) fn apply(root: &mut Node, overrides: &[(String, String)], report: &mu
             "" => Some(Node::new(place, Data::Null)),
             _ => yaml::parse_from(report, source, target.len() + 1),
         };
-        let Some(value) = value else { continue };
-        let names: Vec<&str> = target.split('.').collect();
-        let done = match names.as_slice() {
-            ["axes", axis] => {
-                restrictions.push(Restriction { axis: (*axis).to_owned(), place, values: value });
-                Ok(())
-            }
-            ["stages", stage, "with", key, rest @ ..] => set_parameter(root, stage, key, rest, value, place),
-            ["params", rest @ ..] if !rest.is_empty() => set_existing(root, rest, value, place),
-            rest => set_existing(root, rest, value, place),
-        };
-        if let Err(problem) = done {
-            report.add(*problem);
-        }
+        flags.extend(value.map(|value| Change { target: target.clone(), place, value }));
+    }
+    let mut restrictions = Vec::new();
+    for case in picked(root, &flags, report) {
+        change(root, case, &mut restrictions, report);
+    }
+    // What a flag says of an axis replaces what a case does.
+    restrictions.retain(|case: &Restriction| flags.iter().all(|flag| flag.target != format!("axes.{}", case.axis)));
+    for flag in flags {
+        change(root, flag, &mut restrictions, report);
     }
     restrictions
+}
+
+/// The changes of the cases that parameters pick, as the flags set those parameters.
+fn picked(root: &Node, flags: &[Change], report: &mut Report) -> Vec<Change> {
+    let Some(cases) = root.get("cases") else { return Vec::new() };
+    if !matches!(cases.data, Data::Map(_)) {
+        report.add(mismatch(
+            cases,
+            "cases",
+            "a mapping from parameters to the changes that each of their values makes",
+        ));
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for Entry { key, key_span, value: choices } in cases.entries() {
+        let written = root.get("params").and_then(|params| params.get(key));
+        let Some(written) = written else {
+            let names = root.get("params").map_or_else(Vec::new, |params| params.child_names());
+            let problem = Problem::new("unknown_parameter", *key_span, format!("there is no parameter `{key}`"));
+            report.add(problem.help(suggest(key, names.iter().map(String::as_str))));
+            continue;
+        };
+        let flag = flags.iter().rev().find(|flag| flag.target.strip_prefix("params.").unwrap_or(&flag.target) == key);
+        let chosen = flag.map_or(written, |flag| &flag.value);
+        let name = chosen.scalar().unwrap_or_default();
+        let Some(changes) = choices.get(&name) else {
+            let title = format!("`{key}` is {}, which has no case", chosen.described());
+            let names = choices.child_names();
+            report.add(
+                Problem::new("unknown_case", chosen.span, title).help(suggest(&name, names.iter().map(String::as_str))),
+            );
+            continue;
+        };
+        if !matches!(changes.data, Data::Map(_) | Data::Null) {
+            report.add(mismatch(changes, "a case", "a mapping from what `--set` can name to values"));
+        }
+        found.extend(changes.entries().iter().map(|entry| Change {
+            target: entry.key.clone(),
+            place: entry.key_span,
+            value: entry.value.clone(),
+        }));
+    }
+    found
+}
+
+fn change(root: &mut Node, change: Change, restrictions: &mut Vec<Restriction>, report: &mut Report) {
+    let Change { target, place, value } = change;
+    let names: Vec<&str> = target.split('.').collect();
+    let done = match names.as_slice() {
+        ["axes", axis] => {
+            restrictions.push(Restriction { axis: (*axis).to_owned(), place, values: value });
+            Ok(())
+        }
+        ["stages", stage] => set_stage(root, stage, value, place),
+        ["stages", stage, "with"] => {
+            stage_mut(root, stage, place).and_then(|stage| set_below(stage, ["with"].into_iter(), value, place))
+        }
+        ["stages", stage, "in", input] => set_input(root, stage, input, value, place),
+        ["stages", stage, "with", key, rest @ ..] => set_parameter(root, stage, key, rest, value, place),
+        ["params", rest @ ..] if !rest.is_empty() => set_existing(root, rest, value, place),
+        rest => set_existing(root, rest, value, place),
+    };
+    if let Err(problem) = done {
+        report.add(*problem);
+    }
 }
 
 /// Keeps the values that the flags name.
@@ -86,6 +157,45 @@ fn set_existing(root: &mut Node, names: &[&str], value: Node, place: Span) -> Re
     Ok(())
 }
 
+/// The stage of that name.
+fn stage_mut<'a>(root: &'a mut Node, stage: &str, place: Span) -> Result<&'a mut Node, Box<Problem>> {
+    let known = child_mut(root, "stages").map_or_else(Vec::new, |stages| stages.child_names());
+    child_mut(root, "stages").and_then(|stages| child_mut(stages, stage)).ok_or_else(|| {
+        let problem = Problem::new("unknown_stage", place, format!("there is no stage `{stage}`"));
+        Box::new(problem.help(suggest(stage, known.iter().map(String::as_str))))
+    })
+}
+
+/// Adds a stage, puts another in its place, or takes it away where the value is nothing.
+fn set_stage(root: &mut Node, stage: &str, value: Node, place: Span) -> Result<(), Box<Problem>> {
+    match value.data {
+        Data::Map(_) => set_below(root, ["stages", stage].into_iter(), value, place),
+        Data::Null => {
+            stage_mut(root, stage, place)?;
+            if let Some(Node { data: Data::Map(stages), .. }) = child_mut(root, "stages") {
+                stages.retain(|entry| entry.key != stage);
+            }
+            Ok(())
+        }
+        _ => {
+            let title = format!("a stage cannot be set to {}", value.described());
+            let problem = Problem::new("wrong_type", value.span, title);
+            Err(Box::new(problem.label("expected a stage, or nothing, which takes it away")))
+        }
+    }
+}
+
+/// Gives a stage an input, or takes one away where the value is nothing.
+fn set_input(root: &mut Node, stage: &str, input: &str, value: Node, place: Span) -> Result<(), Box<Problem>> {
+    if value.data == Data::Null {
+        if let Some(Node { data: Data::Map(inputs), .. }) = child_mut(stage_mut(root, stage, place)?, "in") {
+            inputs.retain(|entry| entry.key != input);
+        }
+        return Ok(());
+    }
+    set_below(stage_mut(root, stage, place)?, ["in", input].into_iter(), value, place)
+}
+
 /// Sets a parameter of a stage, which may still be at its default.
 fn set_parameter(
     root: &mut Node,
@@ -95,13 +205,18 @@ fn set_parameter(
     value: Node,
     place: Span,
 ) -> Result<(), Box<Problem>> {
-    let known = child_mut(root, "stages").map_or_else(Vec::new, |stages| stages.child_names());
-    let Some(found) = child_mut(root, "stages").and_then(|stages| child_mut(stages, stage)) else {
-        let problem = Problem::new("unknown_stage", place, format!("there is no stage `{stage}`"));
-        return Err(Box::new(problem.help(suggest(stage, known.iter().map(String::as_str)))));
-    };
-    let mut node = found;
-    for name in std::iter::once("with").chain(std::iter::once(key)).chain(rest.iter().copied()) {
+    let names = ["with", key].into_iter().chain(rest.iter().copied());
+    set_below(stage_mut(root, stage, place)?, names, value, place)
+}
+
+/// Sets what a chain of keys leads to, making the mappings on the way that are not there.
+fn set_below<'a>(
+    mut node: &mut Node,
+    names: impl Iterator<Item = &'a str>,
+    value: Node,
+    place: Span,
+) -> Result<(), Box<Problem>> {
+    for name in names {
         if node.data == Data::Null {
             node.data = Data::Map(Vec::new());
         }

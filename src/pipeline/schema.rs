@@ -19,7 +19,7 @@ use super::problem::{Problem, Report, Span, listed, suggest};
 use super::yaml::{Data, Entry, Node};
 
 /// The key of a union that names the variant.
-const TAG: &str = "kind";
+pub(super) const TAG: &str = "kind";
 
 const TYPES: [&str; 10] = ["any", "bool", "int", "float", "string", "size", "duration", "list", "map", "union"];
 
@@ -71,6 +71,11 @@ impl Fields {
     /// The names, in order.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The default of a field, as it is written.
+    pub(super) fn default_of(&self, name: &str) -> Option<&Node> {
+        self.0.iter().find(|(known, _)| known == name)?.1.default.as_ref()
     }
 
     /// Checks a mapping and fills in what it leaves out. `path` is empty or ends in a dot; `missing` is where a missing

@@ -51,8 +51,23 @@ pub(super) struct InputDraft {
 /// Where an input comes from.
 #[derive(Debug)]
 pub(super) enum Origin {
-    Stage { stage: usize, output: Option<Arc<str>>, gather: Option<Gather> },
+    Stage { stage: usize, output: Option<Arc<str>>, gather: Option<Gather>, earlier: Option<Earlier> },
     Path(Text),
+}
+
+/// Of an axis that the reader has, the cells that stand before its own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Earlier {
+    pub(super) axis: usize,
+    /// So many values of the axis, counted from the first, stand side by side: none of them is earlier than another.
+    pub(super) block: u32,
+}
+
+impl Earlier {
+    /// The first value, by its number, that is not earlier than `value`.
+    pub(super) fn end(&self, value: u32) -> u32 {
+        value / self.block * self.block
+    }
 }
 
 /// Over which axes an input is gathered.
@@ -238,50 +253,89 @@ impl Context<'_> {
             report.add(problem.help(help));
             return None;
         };
-        Some(Origin::Stage { stage: index, output, gather: None })
+        Some(Origin::Stage { stage: index, output, gather: None, earlier: None })
     }
 
-    /// Reads `{ from: stage, gather: all }` or `{ from: stage, gather: [axis, ...] }`.
+    /// Reads `{ from: stage, gather: all }`, `{ from: stage, gather: [axis, ...] }`, or
+    /// `{ from: stage, earlier: axis, block: count }`.
     fn gathered(&self, node: &Node, report: &mut Report) -> Option<Origin> {
-        for entry in node.entries().iter().filter(|entry| !["from", "gather"].contains(&entry.key.as_str())) {
+        const KEYS: [&str; 4] = ["from", "gather", "earlier", "block"];
+        for entry in node.entries().iter().filter(|entry| !KEYS.contains(&entry.key.as_str())) {
             let problem = Problem::new("unknown_key", entry.key_span, format!("an input has no key `{}`", entry.key));
-            report.add(problem.help(suggest(&entry.key, ["from", "gather"])));
+            report.add(problem.help(suggest(&entry.key, KEYS)));
         }
-        let (Some(from), Some(over)) = (node.get("from"), node.get("gather")) else {
-            let problem = Problem::new("missing_key", node.span, "an input that gathers needs `from` and `gather`");
-            report.add(problem.label("expected `{ from: stage, gather: all }`"));
-            return None;
-        };
-        let gather = match &over.data {
-            Data::Text(text) if text == "all" => Gather::All,
-            Data::List(items) => {
-                let mut axes = Vec::new();
-                for item in items {
-                    let name = item.scalar().unwrap_or_default();
-                    match self.axes.iter().position(|axis| *axis.name == *name) {
-                        Some(axis) => axes.push(axis),
-                        None => {
-                            let problem = Problem::new("unknown_axis", item.span, format!("there is no axis `{name}`"));
-                            report.add(problem.help(suggest(&name, self.axes.iter().map(|axis| &*axis.name))));
-                        }
-                    }
-                }
-                axes.sort_unstable();
-                axes.dedup();
-                Gather::Axes(axes)
+        let (gather, earlier) = match (node.get("from"), node.get("gather"), node.get("earlier")) {
+            (Some(_), Some(over), None) => (self.gather(over, report)?, None),
+            (Some(_), None, Some(axis)) => (Gather::All, Some(self.earlier(axis, node.get("block"), report)?)),
+            (Some(_), Some(_), Some(earlier)) => {
+                let title = "an input has either `gather` or `earlier`, which gathers too";
+                report.add(Problem::new("bad_input", earlier.span, title));
+                return None;
             }
             _ => {
-                report.add(mismatch(over, "gather", "`all` or a list of axes"));
+                let title = "an input that gathers needs `from` and `gather`";
+                let problem = Problem::new("missing_key", node.span, title);
+                report.add(problem.label("expected `{ from: stage, gather: all }`"));
                 return None;
             }
         };
+        if earlier.is_none()
+            && let Some(block) = node.get("block")
+        {
+            report.add(Problem::new("misplaced_key", block.span, "`block` has a meaning beside `earlier` only"));
+        }
+        let from = node.get("from")?;
         match self.source(from, report)? {
-            Origin::Stage { stage, output, .. } => Some(Origin::Stage { stage, output, gather: Some(gather) }),
+            Origin::Stage { stage, output, .. } => Some(Origin::Stage { stage, output, gather: Some(gather), earlier }),
             Origin::Path(_) => {
                 report.add(mismatch(from, "from", "a stage: a path has no cells to gather"));
                 None
             }
         }
+    }
+
+    fn gather(&self, over: &Node, report: &mut Report) -> Option<Gather> {
+        match &over.data {
+            Data::Text(text) if text == "all" => Some(Gather::All),
+            Data::List(items) => {
+                let mut axes: Vec<usize> = items.iter().filter_map(|item| self.axis(item, report)).collect();
+                axes.sort_unstable();
+                axes.dedup();
+                Some(Gather::Axes(axes))
+            }
+            _ => {
+                report.add(mismatch(over, "gather", "`all` or a list of axes"));
+                None
+            }
+        }
+    }
+
+    fn earlier(&self, axis: &Node, block: Option<&Node>, report: &mut Report) -> Option<Earlier> {
+        let count = |block: &Node| match &block.data {
+            Data::Number(number) => {
+                number.as_u64().and_then(|count| u32::try_from(count).ok()).filter(|&count| count > 0)
+            }
+            _ => None,
+        };
+        let block = match block {
+            Some(block) => count(block).or_else(|| {
+                report.add(mismatch(block, "block", "a whole number from 1 upwards"));
+                None
+            }),
+            None => Some(1),
+        };
+        let axis = self.axis(axis, report);
+        Some(Earlier { axis: axis?, block: block? })
+    }
+
+    fn axis(&self, node: &Node, report: &mut Report) -> Option<usize> {
+        let name = node.scalar().unwrap_or_default();
+        let found = self.axes.iter().position(|axis| *axis.name == *name);
+        if found.is_none() {
+            let problem = Problem::new("unknown_axis", node.span, format!("there is no axis `{name}`"));
+            report.add(problem.help(suggest(&name, self.axes.iter().map(|axis| &*axis.name))));
+        }
+        found
     }
 
     fn scope<'a>(&'a self, files: Option<Files<'a>>) -> StageScope<'a> {

@@ -192,6 +192,9 @@ impl<'a> Layout<'a> {
         for ((row, column, run), (value, record)) in &self.values {
             let cell = &mut rows[*row].cells[*column];
             cell.input = Some(record.input.clone());
+            cell.remarks.extend(
+                record.remarks.iter().filter(|remark| !cell.remarks.contains(remark)).cloned().collect::<Vec<_>>(),
+            );
             cell.samples.push(Sample { labels: texts(run), value: Some(*value).filter(|value| value.is_finite()) });
         }
         Ok(rows)

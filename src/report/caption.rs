@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::compare::LEVEL;
 use super::number::{column_name, percent, place_name};
-use super::table::{Cell, Footnote, MISSING, NOT_FINITE, Row, TIED, Table, Test, UNTESTED};
+use super::table::{Cell, Footnote, MISSING, NOT_FINITE, REMARK, Row, TIED, Table, Test, UNTESTED};
 
 /// How many cells a footnote names before it only counts them.
 const NAMED_CELLS: usize = 8;
@@ -71,6 +71,19 @@ pub(super) fn footnotes(table: &Table) -> Vec<Footnote> {
         if let Some(names) = cells(&|row, column| table.is_untested(row, column)) {
             note(UNTESTED, format!("Not tested against the best, for want of a second run: {names}."));
         }
+    }
+    let has = |row: &Row, column: usize, remark: &String| row.cells[column].remarks.contains(remark);
+    let remarks: BTreeSet<&String> =
+        table.rows.iter().flat_map(|row| &row.cells).flat_map(|cell| &cell.remarks).collect();
+    for remark in remarks {
+        let mut contenders = table.rows.iter().filter(|row| !row.baseline);
+        let all = contenders
+            .all(|row| row.cells.iter().enumerate().all(|(column, cell)| cell.n == 0 || has(row, column, remark)));
+        let baselines = table.rows.iter().filter(|row| row.baseline);
+        let alone = baselines.flat_map(|row| &row.cells).all(|cell| !cell.remarks.contains(remark));
+        let begin: String = remark.chars().take(1).flat_map(char::to_uppercase).chain(remark.chars().skip(1)).collect();
+        let names = cells(&|row, column| has(row, column, remark)).unwrap_or_default();
+        note(REMARK, if all && alone { format!("{begin}.") } else { format!("{begin}: {names}.") });
     }
     if let Some(names) = cells(&|row, column| row.cells[column].n == 0) {
         note(MISSING, format!("No record: {names}."));

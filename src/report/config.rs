@@ -22,6 +22,10 @@ pub struct Config {
     /// Axes over which a cell is averaged, usually the seed.
     #[serde(default, deserialize_with = "one_or_many")]
     pub over: Vec<String>,
+    /// Axes that are averaged before anything else, so that what is compared is one value for each of the others: the folds
+    /// of a run, whose models share images and are no repetitions of it.
+    #[serde(default, deserialize_with = "one_or_many")]
+    pub averaged: Vec<String>,
     /// The metrics to show, in this order; every one of the records if absent.
     #[serde(default)]
     pub metrics: Option<Vec<String>>,
@@ -65,7 +69,9 @@ impl Config {
             refuse("rows".into(), "is empty, expected the axis whose values name the rows, such as `loss`".into());
         }
         let mut places: BTreeMap<&str, String> = BTreeMap::new();
-        for (field, axes) in [("rows", &self.rows), ("columns", &self.columns), ("over", &self.over)] {
+        for (field, axes) in
+            [("rows", &self.rows), ("columns", &self.columns), ("over", &self.over), ("averaged", &self.averaged)]
+        {
             for (index, axis) in axes.iter().enumerate() {
                 let path = format!("{field}[{index}]");
                 if axis == METRIC && field != "columns" {

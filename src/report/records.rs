@@ -35,6 +35,9 @@ pub struct Record {
     pub metrics: Vec<(String, f64)>,
     /// What it took, shown as the metrics `seconds` and `peak_bytes`.
     pub cost: Option<Cost>,
+    /// What a reader must know of it, as half a sentence: "selected on the test split by its best MAP@R epoch". It becomes
+    /// a footnote.
+    pub remarks: Vec<String>,
 }
 
 /// What it took to make a record.
@@ -47,6 +50,43 @@ pub struct Cost {
 }
 
 impl Records {
+    /// One record in the place of all that differ only in `axes`: the means of their metrics, not a number where one lacks a
+    /// metric. What they took adds up.
+    pub fn averaged(self, axes: &[String]) -> Records {
+        if axes.is_empty() {
+            return self;
+        }
+        let mut groups: Vec<(Record, Vec<Vec<(String, f64)>>)> = Vec::new();
+        for mut record in self.records {
+            record.labels.retain(|(axis, _)| !axes.contains(axis));
+            let metrics = std::mem::take(&mut record.metrics);
+            let same = |(group, _): &&mut (Record, _)| group.input == record.input && group.labels == record.labels;
+            match groups.iter_mut().find(same) {
+                Some((group, members)) => {
+                    members.push(metrics);
+                    let new = record.remarks.into_iter().filter(|remark| !group.remarks.contains(remark));
+                    group.remarks.extend(new.collect::<Vec<_>>());
+                    group.cost = group.cost.zip(record.cost).map(|(a, b)| Cost {
+                        seconds: a.seconds + b.seconds,
+                        peak_bytes: a.peak_bytes.max(b.peak_bytes),
+                    });
+                }
+                None => groups.push((record, vec![metrics])),
+            }
+        }
+        let mean = |name: &String, members: &[Vec<(String, f64)>]| {
+            let of = |metrics: &Vec<(String, f64)>| metrics.iter().find(|(other, _)| other == name).map(|(_, x)| *x);
+            members.iter().map(|metrics| of(metrics).unwrap_or(f64::NAN)).sum::<f64>() / members.len() as f64
+        };
+        let averaged = groups.into_iter().map(|(group, members)| {
+            let mut names = Vec::new();
+            members.iter().flatten().for_each(|(name, _)| append_new(&mut names, name));
+            let metrics = names.into_iter().map(|name| (name.clone(), mean(&name, &members))).collect();
+            Record { metrics, ..group }
+        });
+        Records::new(averaged.collect())
+    }
+
     /// Records whose inputs, axes, axis values and metrics are to be shown in the order in which they first appear.
     pub fn new(records: Vec<Record>) -> Records {
         let (mut inputs, mut axes, mut metrics) = (Vec::new(), Vec::<Axis>::new(), Vec::new());
@@ -101,6 +141,7 @@ mod tests {
             labels: labels.iter().map(|(axis, value)| (axis.to_string(), value.to_string())).collect(),
             metrics: metrics.iter().map(|(metric, value)| (metric.to_string(), *value)).collect(),
             cost,
+            remarks: vec![],
         };
         let cost = Some(Cost { seconds: 1.5, peak_bytes: 2 });
         let records = Records::new(vec![
@@ -112,5 +153,25 @@ mod tests {
         assert_eq!(records.metrics, ["p1", "rp", "seconds", "peak_bytes"]);
         let axes: Vec<_> = records.axes.iter().map(|axis| (axis.name.as_str(), axis.values.join(" "))).collect();
         assert_eq!(axes, [("dataset", "b a".to_owned()), ("loss", "y x".to_owned())]);
+    }
+
+    #[test]
+    fn folds_are_averaged_into_one_record_a_run() {
+        let record = |run: &str, fold: &str, p1: f64| Record {
+            input: "scores".into(),
+            labels: vec![("run".into(), run.into()), ("fold".into(), fold.into())],
+            metrics: vec![("p1".into(), p1)],
+            cost: None,
+            remarks: vec!["by four models".into()],
+        };
+        let mut odd = record("1", "1", 0.5);
+        odd.metrics[0].0 = "rp".into();
+        let all = vec![record("0", "0", 0.25), record("0", "1", 0.75), record("1", "0", 1.0), odd];
+        let found = Records::new(all).averaged(&["fold".to_owned()]);
+        assert_eq!(found.axes.iter().map(|axis| axis.name.as_str()).collect::<Vec<_>>(), ["run"]);
+        assert_eq!(found.records.len(), 2);
+        assert_eq!(found.records[0].metrics, [("p1".to_owned(), 0.5)]);
+        assert_eq!(found.records[0].remarks, ["by four models"]);
+        assert!(found.records[1].metrics.iter().all(|(_, value)| value.is_nan()), "{found:?}");
     }
 }

@@ -80,6 +80,9 @@ pub struct Cell {
     pub comparison: Option<Comparison>,
     /// The values of the runs, in the order of the pipeline.
     pub samples: Vec<Sample>,
+    /// What a reader must know of some run, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
 }
 
 /// One run's value.
@@ -136,6 +139,8 @@ pub struct Footnote {
 pub(super) const TIED: &str = "†";
 /// Mark of a cell that could not be tested.
 pub(super) const UNTESTED: &str = "‡";
+/// Before what a reader must know of the runs.
+pub(super) const REMARK: &str = "§";
 /// Stands for a cell without values.
 pub(super) const MISSING: &str = "—";
 /// Stands for the mean of a cell in which a run gave no finite number.

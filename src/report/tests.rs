@@ -35,6 +35,7 @@ fn record(input: &str, labels: &[(&str, &str)], metrics: &[(&str, f64)]) -> Reco
         labels: labels.iter().map(|(axis, value)| (axis.to_string(), value.to_string())).collect(),
         metrics: metrics.iter().map(|(metric, value)| (metric.to_string(), *value)).collect(),
         cost: None,
+        remarks: vec![],
     }
 }
 
@@ -271,4 +272,24 @@ proptest! {
         let config = config(serde_json::json!({}));
         prop_assert_eq!(build(&config, &shuffled).unwrap(), build(&config, &sorted).unwrap());
     }
+}
+
+#[test]
+fn what_a_reader_must_know_of_the_runs_stands_below_the_table() {
+    let remark = "selected on the test split by its best MAP@R epoch".to_owned();
+    let noted = |chosen: &dyn Fn(&Record) -> bool| {
+        let mut records = records();
+        records.iter_mut().filter(|record| chosen(record)).for_each(|record| record.remarks.push(remark.clone()));
+        let table = build(&config(serde_json::json!({})), &Records::new(records)).unwrap();
+        let notes = table.footnotes.iter().filter(|note| note.mark == "§").map(|note| note.text.clone());
+        (notes.collect::<Vec<_>>().join("|"), table)
+    };
+    assert_eq!(noted(&|_| false).0, "");
+    let (all, table) = noted(&|record| record.input == "scores");
+    assert_eq!(all, "Selected on the test split by its best MAP@R epoch.");
+    assert!(text::render(&table, text::Style::default()).contains("§ Selected on the test split"));
+    assert_eq!(Table::from_json(&json::render(&table).unwrap()).unwrap(), table);
+    let (some, _) =
+        noted(&|record| record.label("loss") == Some("contrastive") && record.label("dataset") == Some("glyphs"));
+    assert_eq!(some, "Selected on the test split by its best MAP@R epoch: contrastive × glyphs.");
 }

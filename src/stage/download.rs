@@ -1,13 +1,14 @@
-//! `download`: a file from its mirrors, or a generated image set; a folder comes out.
+//! `download`: files from their mirrors, or a generated image set; a folder comes out.
 
 use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value};
+use thiserror::Error;
 
-use super::{JobError, Report, output, parameters, parsed, problems};
+use super::{JobError, JobMismatch, Report, output, parsed, problems};
 use crate::data::archive::{UnpackLimits, unpack};
-use crate::data::download::{DownloadConfig, download};
+use crate::data::download::{DownloadConfig, DownloadError, download};
 use crate::data::generate::{GeneratorSpec, generate};
 use crate::engine::event::Progress;
 use crate::engine::execute::KindJob;
@@ -26,8 +27,22 @@ pub(super) const KIND: Kind = Kind {
 /// What is asked for.
 enum Wanted {
     Generate(GeneratorSpec),
-    /// Unpacked within the limits, or kept as it is.
-    Fetch(DownloadConfig, Option<UnpackLimits>),
+    /// The first file and those of `more`, and what to say where no URL gives one.
+    Fetch(Vec<Wish>, Option<String>),
+}
+
+/// One file: unpacked within the limits, or kept as it is.
+struct Wish {
+    config: DownloadConfig,
+    limits: Option<UnpackLimits>,
+}
+
+/// A download that failed, and what its definition says of fetching the file by hand.
+#[derive(Debug, Error)]
+#[error("{failure}\n{by_hand}")]
+struct ByHand {
+    failure: DownloadError,
+    by_hand: String,
 }
 
 /// Splits the parameters: `generate` alone, or those of a download beside those of unpacking.
@@ -37,6 +52,28 @@ fn wanted(map: &Map<String, Value>) -> Result<Wanted, Vec<ParameterProblem>> {
         let Value::Object(spec) = spec else { return Err(problems(vec![("generate", "is not a mapping".to_owned())])) };
         return Ok(Wanted::Generate(parsed(spec)?));
     }
+    let by_hand = match map.shift_remove("by_hand") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(text.trim_end().to_owned()),
+        Some(_) => return Err(problems(vec![("by_hand", "is not text".to_owned())])),
+    };
+    let more = match map.shift_remove("more") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(more)) => more,
+        Some(_) => return Err(problems(vec![("more", "is not a list".to_owned())])),
+    };
+    let mut wishes = vec![wish(map)?];
+    for (i, file) in more.into_iter().enumerate() {
+        let Value::Object(file) = file else {
+            return Err(problems(vec![(format!("more.{i}"), "is not a mapping".to_owned())]));
+        };
+        wishes.push(wish(file).map_err(|found| within(i + 1, found))?);
+    }
+    Ok(Wanted::Fetch(wishes, by_hand))
+}
+
+/// The parameters of one file.
+fn wish(mut map: Map<String, Value>) -> Result<Wish, Vec<ParameterProblem>> {
     let mut limits = Map::new();
     for (outer, inner) in [("max_entries", "entries"), ("max_bytes", "bytes")] {
         if let Some(value) = map.shift_remove(outer) {
@@ -45,16 +82,29 @@ fn wanted(map: &Map<String, Value>) -> Result<Wanted, Vec<ParameterProblem>> {
     }
     let keep = map.shift_remove("unpack") == Some(Value::Bool(false));
     let limits = if keep { None } else { Some(parsed(&limits)?) };
-    Ok(Wanted::Fetch(parsed(&map)?, limits))
+    Ok(Wish { config: parsed(&map)?, limits })
+}
+
+/// Problems of file `index`, of which the first has its parameters at the top and the others in `more`.
+fn within(index: usize, mut found: Vec<ParameterProblem>) -> Vec<ParameterProblem> {
+    if let Some(place) = index.checked_sub(1) {
+        for problem in &mut found {
+            problem.path.splice(0..0, ["more".to_owned(), place.to_string()]);
+        }
+    }
+    found
 }
 
 fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
     match wanted(map) {
         Ok(Wanted::Generate(spec)) => problems(spec.check()),
-        Ok(Wanted::Fetch(config, limits)) => {
-            let mut found = problems(config.check());
-            found.extend(problems(limits.map(|limits| limits.check()).unwrap_or_default()));
-            found
+        Ok(Wanted::Fetch(wishes, _)) => {
+            let of_wish = |(i, wish): (usize, &Wish)| {
+                let mut found = problems(wish.config.check());
+                found.extend(problems(wish.limits.as_ref().map(UnpackLimits::check).unwrap_or_default()));
+                within(i, found)
+            };
+            wishes.iter().enumerate().flat_map(of_wish).collect()
         }
         Err(found) => found,
     }
@@ -62,28 +112,64 @@ fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
 
 pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     let data = output(job, "data")?;
-    match wanted(&job.parameters).or_else(|_| parameters(&job.parameters).map(|config| Wanted::Fetch(config, None)))? {
+    fs::create_dir_all(data)?;
+    let wanted = wanted(&job.parameters).map_err(|found| {
+        JobMismatch::Parameters(found.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; "))
+    })?;
+    match wanted {
         Wanted::Generate(spec) => {
-            fs::create_dir_all(data)?;
             generate(&spec, data)?;
         }
-        Wanted::Fetch(config, limits) => {
-            fs::create_dir_all(data)?;
-            let mut progress = |done: u64, total: Option<u64>| {
-                let total = total.unwrap_or(0);
-                report(&Progress { done, total, unit: "byte".to_owned(), figures: Vec::new() });
-            };
-            // Beside the output, on one file system: unpacked from there, or moved in under its own name.
-            let fetched_to = data.with_file_name("fetched");
-            let fetched = download(&config, &job.resume, &fetched_to, &mut progress)?;
-            match limits {
-                Some(limits) => {
-                    unpack(&fetched_to, data, &limits)?;
-                }
-                None => fs::rename(&fetched_to, data.join(file_name(&fetched.url)))?,
+        Wanted::Fetch(wishes, by_hand) => {
+            for wish in wishes {
+                fetch(&wish, job, data, report).map_err(|error| with_way_out(error, by_hand.as_deref()))?;
             }
         }
     }
+    Ok(())
+}
+
+/// Adds what the definition says of fetching by hand to a failure of every URL.
+fn with_way_out(error: JobError, by_hand: Option<&str>) -> JobError {
+    match (error.downcast::<DownloadError>(), by_hand) {
+        (Ok(failure), Some(by_hand)) if matches!(*failure, DownloadError::EveryUrlFailed { .. }) => {
+            Box::new(ByHand { failure: *failure, by_hand: by_hand.to_owned() })
+        }
+        (Ok(failure), _) => failure,
+        (Err(other), _) => other,
+    }
+}
+
+/// Fetches one file, and adds it or what it unpacks to to `data`.
+fn fetch(wish: &Wish, job: &KindJob, data: &Path, report: Report<'_>) -> Result<(), JobError> {
+    let mut progress = |done: u64, total: Option<u64>| {
+        let total = total.unwrap_or(0);
+        report(&Progress { done, total, unit: "byte".to_owned(), figures: Vec::new() });
+    };
+    // Beside the output, on one file system: unpacked from there, or moved in under its own name.
+    let fetched_to = data.with_file_name("fetched");
+    let fetched = download(&wish.config, &job.resume, &fetched_to, &mut progress)?;
+    let Some(limits) = &wish.limits else {
+        return add(&fetched_to, &data.join(file_name(&fetched.url)));
+    };
+    let room = data.with_file_name("unpacked");
+    unpack(&fetched_to, &room, limits)?;
+    fs::remove_file(&fetched_to)?;
+    for entry in fs::read_dir(&room)? {
+        let entry = entry?;
+        add(&entry.path(), &data.join(entry.file_name()))?;
+    }
+    fs::remove_dir(&room)?;
+    Ok(())
+}
+
+/// Moves `from` to `to`, which no earlier file may have taken.
+fn add(from: &Path, to: &Path) -> Result<(), JobError> {
+    if to.exists() {
+        let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        return Err(format!("two of the files bring {name:?}; fetch them in two stages").into());
+    }
+    fs::rename(from, to)?;
     Ok(())
 }
 
@@ -97,6 +183,19 @@ fn file_name(url: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn problems_of_further_files_are_named_by_their_place() {
+        let paths = |text: &str| -> Vec<Vec<String>> {
+            check(&serde_json::from_str(text).unwrap()).into_iter().map(|problem| problem.path).collect()
+        };
+        let wrong =
+            r#"{"urls": ["file:///a"], "md5": "x", "more": [{"urls": ["file:///b"]}, {"urls": [], "max_bytes": 0}]}"#;
+        assert_eq!(paths(wrong), [vec!["md5"], vec!["more", "1", "urls"], vec!["more", "1", "bytes"]]);
+        assert_eq!(paths(r#"{"urls": ["file:///a"], "more": [{"url": "file:///b"}]}"#), [["more", "0"]]);
+        assert_eq!(paths(r#"{"urls": ["file:///a"], "more": 1}"#), [["more"]]);
+        assert!(paths(r#"{"urls": ["file:///a"], "more": [], "by_hand": "Fetch it."}"#).is_empty());
+    }
 
     #[test]
     fn a_file_keeps_the_name_in_its_url() {

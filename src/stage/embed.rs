@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::device::{self, Work};
+use super::train::REMARK;
 use super::vectors::{Rows, Writer};
 use super::{JobError, Report, input, output, parameters, parsed, required};
 use crate::data::images::{EvalImages, Images};
@@ -14,6 +15,7 @@ use crate::data::shard::{ImageSet, Item, SplitView, Store};
 use crate::data::split::Split;
 use crate::engine::event::Progress;
 use crate::engine::execute::KindJob;
+use crate::nn::weights::WeightFile;
 use crate::nn::{Architecture, Backend, Model, embed, embed_batch};
 use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
 
@@ -96,6 +98,7 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
         class_names: view.class_names.to_vec(),
         groups: view.items.iter().map(position).collect(),
         group_names,
+        remarks: input(job, "model").map(remarks).transpose()?.unwrap_or_default(),
     };
     let output = output(job, "vectors")?;
     match input(job, "model") {
@@ -126,6 +129,11 @@ fn raw_pixels(view: &SplitView<'_>, rows: &Rows, output: &Path) -> Result<(), Jo
 
 fn progress(done: usize, total: usize) -> Progress {
     Progress { done: done as u64, total: total as u64, unit: "image".to_owned(), figures: Vec::new() }
+}
+
+/// What the weight file says that the reader of a table must know.
+fn remarks(weights: &Path) -> Result<Vec<String>, JobError> {
+    Ok(WeightFile::open(weights)?.metadata().get(REMARK).cloned().into_iter().collect())
 }
 
 fn group(item: &Item) -> String {

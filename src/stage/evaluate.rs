@@ -150,7 +150,10 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
         let value = metric.value(&found, clusters.as_ref());
         scores.insert(name.clone(), json!(value.ok_or_else(|| EvaluateError::NoValue { metric: name.clone() })?));
     }
-    let document = json!({ "metrics": scores, "queries": found.queries, "without_match": found.without_match });
+    let mut document = json!({ "metrics": scores, "queries": found.queries, "without_match": found.without_match });
+    if !all.rows.remarks.is_empty() {
+        document["remarks"] = json!(all.rows.remarks);
+    }
     std::fs::write(output(job, "scores")?, format!("{document:#}\n"))?;
     let rows = per_query::Rows {
         positions: &asked.positions,

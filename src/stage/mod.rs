@@ -4,16 +4,20 @@
 //! reads the job that the engine wrote, calls one room of the other half, and writes the outputs. What a kind writes
 //! depends on its parameters and inputs alone: no clock, no host, no thread count.
 
+mod concat;
 mod device;
 mod download;
 mod embed;
 mod evaluate;
+mod loss_cost;
 mod neighbours;
 mod preprocess;
 mod report;
+mod search;
 mod suggestion;
 mod train;
 mod vectors;
+mod work;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -23,6 +27,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 pub use self::report::{TableFormat, makes_tables, render_table};
+pub use self::work::Works;
 use crate::engine::event::Progress;
 use crate::engine::execute::KindJob;
 use crate::pipeline::kinds::{Kinds, ParameterProblem};
@@ -53,12 +58,31 @@ pub const DEFINITIONS: &[(&str, &str)] = &[
     ("download", include_str!("../../stages/download.yaml")),
     ("download/glyphs", include_str!("../../stages/download/glyphs.yaml")),
     ("download/textures", include_str!("../../stages/download/textures.yaml")),
+    ("download/miniature", include_str!("../../stages/download/miniature.yaml")),
+    ("download/cub", include_str!("../../stages/download/cub.yaml")),
+    ("download/cars196", include_str!("../../stages/download/cars196.yaml")),
+    ("download/sop", include_str!("../../stages/download/sop.yaml")),
+    ("download/inshop", include_str!("../../stages/download/inshop.yaml")),
     ("preprocess", include_str!("../../stages/preprocess.yaml")),
     ("train", include_str!("../../stages/train.yaml")),
+    ("train/traditional", include_str!("../../stages/train/traditional.yaml")),
+    ("train/traditional/cub", include_str!("../../stages/train/traditional/cub.yaml")),
+    ("train/traditional/cub_resnet50", include_str!("../../stages/train/traditional/cub_resnet50.yaml")),
+    ("train/traditional/cars196", include_str!("../../stages/train/traditional/cars196.yaml")),
+    ("train/traditional/cars196_resnet50", include_str!("../../stages/train/traditional/cars196_resnet50.yaml")),
+    ("train/traditional/sop", include_str!("../../stages/train/traditional/sop.yaml")),
+    ("train/traditional/inshop", include_str!("../../stages/train/traditional/inshop.yaml")),
+    ("train/mlrc", include_str!("../../stages/train/mlrc.yaml")),
     ("embed", include_str!("../../stages/embed.yaml")),
     ("evaluate", include_str!("../../stages/evaluate.yaml")),
     ("neighbours", include_str!("../../stages/neighbours.yaml")),
+    ("loss_cost", include_str!("../../stages/loss_cost.yaml")),
+    ("weights/bn_inception", include_str!("../../stages/weights/bn_inception.yaml")),
+    ("weights/resnet50", include_str!("../../stages/weights/resnet50.yaml")),
     ("report", include_str!("../../stages/report.yaml")),
+    ("search", include_str!("../../stages/search.yaml")),
+    ("search/mlrc", include_str!("../../stages/search/mlrc.yaml")),
+    ("concat", include_str!("../../stages/concat.yaml")),
 ];
 
 /// Every kind.
@@ -70,6 +94,9 @@ pub fn kinds() -> Kinds {
         embed::KIND,
         evaluate::KIND,
         neighbours::KIND,
+        loss_cost::KIND,
+        concat::KIND,
+        search::KIND,
         report::KIND,
     ])
 }
@@ -84,6 +111,9 @@ pub fn run_job(path: &Path, report: Report<'_>) -> Result<(), JobError> {
         "train" => train::run(&job, report),
         "embed" => embed::run(&job, report),
         "evaluate" => evaluate::run(&job),
+        "concat" => concat::run(&job),
+        "search" => search::run(&job),
+        "loss_cost" => loss_cost::run(&job),
         "neighbours" => neighbours::run(&job),
         "report" => report::run(&job),
         other => Err(JobMismatch::Kind(other.to_owned()).into()),
@@ -142,6 +172,9 @@ fn problems<F: AsRef<str>>(found: Vec<(F, String)>) -> Vec<ParameterProblem> {
     };
     found.into_iter().map(|(field, message)| ParameterProblem { path: path(field.as_ref()), message }).collect()
 }
+
+#[cfg(test)]
+mod protocols;
 
 #[cfg(test)]
 mod tests {

@@ -36,6 +36,10 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     for broken in &summary.broken {
         tracing::warn!("left out {}: {}", broken.path, broken.reason);
     }
+    for leak in &summary.leaks {
+        let places: Vec<String> = leak.images.iter().map(|i| format!("{} ({})", i.path, i.split.name())).collect();
+        tracing::warn!("the same image is in two splits: {}", places.join(", "));
+    }
     tracing::info!(
         "{} images of {} classes train, {} of {} validate, {} of {} test; {} other files, {} images not in the list",
         summary.train.images,

@@ -46,6 +46,8 @@ enum ReportInputError {
 #[derive(Debug, Deserialize)]
 struct Scores {
     metrics: Map<String, Value>,
+    #[serde(default)]
+    remarks: Vec<String>,
 }
 
 fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
@@ -60,25 +62,31 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
     let mut records = Vec::new();
     for input in &job.inputs {
         for (labels, path) in &input.items {
-            let metrics = read(path)?;
-            records.push(Record { input: input.name.clone(), labels: labels.clone(), metrics, cost: None });
+            let (metrics, remarks) = read(path)?;
+            let (input, labels) = (input.name.clone(), labels.clone());
+            records.push(Record { input, labels, metrics, cost: None, remarks });
         }
     }
-    let table = report::build(&config, &Records::new(records))?;
+    let table = report::build(&config, &Records::new(records).averaged(&config.averaged))?;
     Ok(report::write(&table, output(job, "report")?)?)
 }
 
-/// The metrics in a file of scores.
-fn read(path: &Path) -> Result<Vec<(String, f64)>, ReportInputError> {
+/// Metrics by name, and what the reader of a table must know of them.
+type Read = (Vec<(String, f64)>, Vec<String>);
+
+/// What a file of scores holds.
+fn read(path: &Path) -> Result<Read, ReportInputError> {
     let named = |path: &Path| path.to_owned();
     let text =
         std::fs::read_to_string(path).map_err(|source| ReportInputError::Unreadable { path: named(path), source })?;
     if !text.trim_start().starts_with('{') {
-        return last_line(&text).ok_or_else(|| ReportInputError::NoLog { path: named(path) });
+        let found = last_line(&text).ok_or_else(|| ReportInputError::NoLog { path: named(path) })?;
+        return Ok((found, Vec::new()));
     }
-    let Scores { metrics } =
+    let Scores { metrics, remarks } =
         serde_json::from_str(&text).map_err(|source| ReportInputError::NoScores { path: named(path), source })?;
-    Ok(metrics.into_iter().map(|(name, value)| (name, value.as_f64().unwrap_or(f64::NAN))).collect())
+    let metrics = metrics.into_iter().map(|(name, value)| (name, value.as_f64().unwrap_or(f64::NAN))).collect();
+    Ok((metrics, remarks))
 }
 
 /// Names and numbers of the last line of a CSV file with a heading, empty fields left out.

@@ -129,7 +129,8 @@ impl Work for Training<'_> {
     }
 }
 
-/// The key of a weight file's metadata, and of a file of vectors, under which a table finds what its reader must know.
+/// The key of a weight file's metadata that holds what the reader of a table must know. `embed` hands it on with the
+/// vectors, `evaluate` with the scores.
 pub(super) const REMARK: &str = "remark";
 
 /// What the reader of a table must know of a network: that it was selected by what the table reports.
@@ -213,6 +214,12 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
         let mebibytes = log.step_memory >> 20;
         let _ = write!(epochs, "{epoch},{mean_loss},{learning_rate},{loss_learning_rate}");
         let mut told = String::new();
+        if let Some(bytes) = log.device_memory {
+            let _ = write!(told, ", {} MiB in use on the GPU", bytes >> 20);
+        }
+        if let Some(scale) = log.loss_scale {
+            let _ = write!(told, ", loss scale {}, {} steps skipped", scale.factor, scale.skipped);
+        }
         if config.measure.is_some() {
             for (name, value) in Measured::NAMES.iter().zip(log.measured.map(|m| m.values()).unwrap_or_default()) {
                 // The field of what has no value, or none after this epoch, stays empty.

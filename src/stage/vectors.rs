@@ -27,6 +27,8 @@ pub(super) struct Rows {
     pub groups: Vec<u32>,
     /// The groups; an image without one has the empty name.
     pub group_names: Vec<String>,
+    /// What the reader of a table must know of the model that made the vectors.
+    pub remarks: Vec<String>,
 }
 
 /// The vectors of labelled images, mapped into memory.
@@ -45,6 +47,7 @@ struct Damaged(String);
 
 const GROUPS: &str = "groups";
 const CLASSES: &str = "classes";
+const REMARKS: &str = "remarks";
 
 /// A file of vectors that is being written.
 pub(super) struct Writer {
@@ -60,7 +63,7 @@ impl Writer {
         let n = rows.labels.len();
         let (values, numbers) = (4 * n * dim, 4 * n);
         // The format wants the data in one piece, and its beginning at a multiple of 8.
-        let header = json!({
+        let mut header = json!({
             "__metadata__": {
                 CLASSES: serde_json::to_string(&rows.class_names)?,
                 GROUPS: serde_json::to_string(&rows.group_names)?,
@@ -69,6 +72,9 @@ impl Writer {
             "groups": { "dtype": "U32", "shape": [n], "data_offsets": [values, values + numbers] },
             "labels": { "dtype": "U32", "shape": [n], "data_offsets": [values + numbers, values + 2 * numbers] },
         });
+        if !rows.remarks.is_empty() {
+            header["__metadata__"][REMARKS] = serde_json::to_string(&rows.remarks)?.into();
+        }
         let mut header = header.to_string();
         header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
         let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
@@ -123,6 +129,7 @@ pub(super) fn read(path: &Path) -> Result<Vectors, JobError> {
         class_names: names(CLASSES)?,
         groups: numbers("groups")?,
         group_names: names(GROUPS)?,
+        remarks: names(REMARKS)?,
     };
     if rows.groups.iter().any(|&group| group as usize >= rows.group_names.len()) {
         return Err(Damaged("a group has no name".to_owned()).into());
@@ -193,6 +200,7 @@ mod tests {
             class_names: vec!["cat".into(), "dog \"1\"".into()],
             groups: vec![0, 1, 0],
             group_names: vec!["noto".into(), "twemoji".into()],
+            remarks: vec!["chosen by \"these\"".into()],
         }
     }
 

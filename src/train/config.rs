@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::measure::Measure;
 use super::mode::MeanFields;
 use super::optimiser::{OptimiserSpec, Step};
+use super::precision::Precision;
 use super::schedule::{Schedule, WarmUp};
 use super::selection::Validate;
 use crate::data::augment::{Augment, Variation};
@@ -41,6 +42,13 @@ pub enum BatchDraw {
     Balanced,
     /// [`Draw::InTurn`].
     InTurn,
+}
+
+impl BatchShape {
+    /// Images of a batch.
+    pub fn images(&self) -> usize {
+        self.size.unwrap_or(self.classes * self.per_class)
+    }
 }
 
 impl Default for BatchShape {
@@ -164,6 +172,7 @@ pub enum Group {
 /// | `evaluation_short_side` | 256 | in 1..=4096, at least `augment.size` with crops |
 /// | `mean_fields` | joint | a [`MeanFields`] |
 /// | `measure` | none | a [`Measure`] |
+/// | `precision` | full | a [`Precision`]; `mixed` needs a GPU |
 /// | `validate` | none | a [`Validate`], its `every` at most `epochs` |
 /// | `not_finite` | fail | a [`NotFinite`] |
 /// | `seed` | 0 | any |
@@ -235,6 +244,9 @@ pub struct Config {
     pub mean_fields: MeanFields,
     /// What is measured on the way; nothing if absent.
     pub measure: Option<Measure>,
+    /// What products are reckoned in.
+    #[serde(skip_serializing_if = "Precision::is_full")]
+    pub precision: Precision,
     /// How it is scored on the way, and which epoch it leaves; the last, unscored, if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validate: Option<Validate>,
@@ -276,6 +288,7 @@ impl Default for Config {
             evaluation_short_side: SHORT_SIDE,
             mean_fields: MeanFields::default(),
             measure: None,
+            precision: Precision::Full,
             validate: None,
             not_finite: None,
             seed: 0,
@@ -479,8 +492,8 @@ mod tests {
         };
         let paths: Vec<String> = bad.check().into_iter().map(|(path, _)| path).collect();
         let expected = "dim epochs steps_per_epoch learning_rate weight_decay head_learning_rate head_weight_decay \
-                        loss_learning_rate loss_weight_decay loss_rate_ratio accumulate clip clip_norm augment.flip \
-                        mean_fields.momentum measure.every measure.batches batch.classes batch.per_class \
+                        loss_learning_rate loss_weight_decay loss_rate_ratio accumulate clip clip_norm \
+                        mean_fields.momentum measure.every measure.batches batch.classes batch.per_class augment.flip \
                         optimiser.betas.1 optimiser.eps schedule.every schedule.factor warm_up.epochs warm_up.start \
                         validate.every";
         assert_eq!(paths.join(" "), expected);

@@ -4,16 +4,23 @@ use std::collections::BTreeMap;
 
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::config::{Config, Group};
-use super::optimiser::{OptimiserSpec, State, norm_factor, square_sum};
+use super::optimiser::{OptimiserSpec, State, Sum, norm_factor};
+use super::precision::{LossScale, Precision};
 use super::run::LossParameter;
-use super::{LengthError, TrainError};
-use crate::nn::{self, Backend, Grads, Kind, Model, NamedTensor, Part};
+use super::{StepError, TrainError};
+use crate::nn::{self, Backend, Grads, Kind, Model, NamedTensor, Native, Part};
 
 /// What an optimiser remembers, and the gradients that wait for their step.
 #[derive(Debug)]
 pub(super) struct Learner<B: Backend> {
     optimiser: OptimiserSpec,
-    states: BTreeMap<String, State>,
+    /// Of the network's tensors, by name.
+    states: BTreeMap<String, State<B::Vector>>,
+    /// Where the loss's matrices are, whatever the network's device, and what is remembered of them.
+    host: Native,
+    loss_states: BTreeMap<String, State<<Native as Backend>::Vector>>,
+    /// In mixed precision.
+    loss_scale: Option<LossScale>,
     /// Steps made by each group: backbone, head, loss.
     steps: [u32; 3],
     /// Sums of gradients by the network's tensors, in their order; none for those that do not learn.
@@ -25,10 +32,34 @@ pub(super) struct Learner<B: Backend> {
 const GROUPS: [(Group, &str); 3] =
     [(Group::Backbone, "backbone steps"), (Group::Head, "head steps"), (Group::Loss, "loss steps")];
 
+/// How the names of the loss's matrices begin.
+const LOSS: &str = "loss.";
+
 impl<B: Backend> Learner<B> {
     /// Before the first step.
-    pub fn new(optimiser: OptimiserSpec) -> Self {
-        Self { optimiser, states: BTreeMap::new(), steps: [0; 3], network: Vec::new(), loss: Vec::new() }
+    pub fn new(optimiser: OptimiserSpec, precision: Precision) -> Self {
+        Self {
+            optimiser,
+            states: BTreeMap::new(),
+            host: Native::default(),
+            loss_states: BTreeMap::new(),
+            loss_scale: (precision == Precision::Mixed).then(LossScale::default),
+            steps: [0; 3],
+            network: Vec::new(),
+            loss: Vec::new(),
+        }
+    }
+
+    /// The loss's scale, in mixed precision.
+    pub fn loss_scale(&self) -> Option<LossScale> {
+        self.loss_scale
+    }
+
+    /// Multiplies a batch's gradient of the embeddings by the loss's scale, which [`Learner::step_network`] takes out again.
+    pub fn scale(&self, gradient: &mut [f32]) {
+        if let Some(LossScale { factor, .. }) = self.loss_scale {
+            gradient.iter_mut().for_each(|element| *element *= factor);
+        }
     }
 
     /// Adds the gradients of one batch to those that wait.
@@ -40,9 +71,7 @@ impl<B: Backend> Learner<B> {
             }
             let gradient = device.gradient(gradients, &tensor.value)?;
             match (sum.as_mut(), gradient) {
-                (Some(sum), Some(gradient)) => device.read(&gradient, |gradient| {
-                    device.write(sum, |sum| sum.iter_mut().zip(gradient).for_each(|(sum, x)| *sum += x));
-                }),
+                (Some(sum), Some(gradient)) => device.update(sum, &gradient, [], Sum)?,
                 (None, Some(gradient)) => *sum = Some(gradient),
                 (_, None) => {}
             }
@@ -70,7 +99,8 @@ impl<B: Backend> Learner<B> {
         learning.find(|(_, sum)| sum.as_ref().is_none_or(zero)).map(|(tensor, _)| tensor.name.clone())
     }
 
-    /// Moves the network's parameters that have gradients, in `epoch`, counted from 0, by the mean over `batches`.
+    /// Moves the network's parameters that have gradients, in `epoch`, counted from 0, by the mean over `batches`. In mixed
+    /// precision, gradients that are not finite move nothing and lower the loss's scale.
     pub fn step_network(
         &mut self,
         device: &B,
@@ -80,16 +110,22 @@ impl<B: Backend> Learner<B> {
         batches: u32,
     ) -> Result<(), TrainError> {
         let waiting = std::mem::take(&mut self.network);
-        let mean = 1.0 / batches as f32;
-        let scale = match config.clip_norm {
-            Some(limit) => {
-                // One sum after another, in the order of the tensors.
-                let squares: f64 =
-                    waiting.iter().flatten().map(|sum| device.read(sum, |values| square_sum([values]))).sum();
-                mean * norm_factor(squares.sqrt() * f64::from(mean), limit) as f32
-            }
-            None => mean,
+        let mut scale = 1.0 / batches as f32;
+        let squares = match (config.clip_norm, self.loss_scale) {
+            (None, None) => 0.0,
+            // One sum after another, in the order of the tensors.
+            _ => waiting.iter().flatten().map(|sum| device.square_sum(sum)).sum::<Result<f64, _>>()?,
         };
+        if let Some(loss_scale) = &mut self.loss_scale {
+            scale /= loss_scale.factor;
+            loss_scale.note(squares.is_finite()).ok_or(TrainError::NetworkGradient { epoch: epoch + 1 })?;
+            if !squares.is_finite() {
+                return Ok(());
+            }
+        }
+        if let Some(limit) = config.clip_norm {
+            scale *= norm_factor(squares.sqrt() * f64::from(scale), limit) as f32;
+        }
         for (index, part) in [(0, Part::Backbone), (1, Part::Head)] {
             let learns = model.tensors().zip(&waiting).any(|(tensor, sum)| tensor.part == part && sum.is_some());
             self.steps[index] += u32::from(learns);
@@ -99,10 +135,7 @@ impl<B: Backend> Learner<B> {
             let index = usize::from(tensor.part == Part::Head);
             let step = config.step(GROUPS[index].0, epoch, self.steps[index], scale);
             let state = self.states.entry(tensor.name.clone()).or_default();
-            let optimiser = self.optimiser;
-            let moved: Result<(), LengthError> = device.read(&gradient, |gradient| {
-                device.write(&mut tensor.value, |values| optimiser.step(step, values, gradient, state))
-            });
+            let moved = self.optimiser.step(device, step, &mut tensor.value, &gradient, state);
             moved.map_err(|source| TrainError::Optimiser { tensor: tensor.name.clone(), source })?;
         }
         Ok(())
@@ -120,29 +153,40 @@ impl<B: Backend> Learner<B> {
         let step = config.step(Group::Loss, epoch, self.steps[2], 1.0 / batches as f32);
         for (matrix, gradient) in matrices.iter_mut().zip(std::mem::take(&mut self.loss)) {
             let name = matrix.state_name();
-            let state = self.states.entry(name.clone()).or_default();
-            let moved = self.optimiser.step(step, &mut matrix.values, &gradient, state);
-            moved.map_err(|source| TrainError::Optimiser { tensor: name, source })?;
+            let state = self.loss_states.entry(name.clone()).or_default();
+            let move_matrix = || {
+                // Their memory goes into vectors and comes back.
+                let mut values = self.host.adopt(std::mem::take(&mut matrix.values))?;
+                let gradient = self.host.adopt(gradient)?;
+                self.optimiser.step(&self.host, step, &mut values, &gradient, state)?;
+                gradient.into_values();
+                matrix.values = values.into_values();
+                Ok::<(), StepError>(())
+            };
+            move_matrix().map_err(|source| TrainError::Optimiser { tensor: name, source })?;
         }
         Ok(())
     }
 
     /// Puts all that the next step depends on into a checkpoint; nothing waits between epochs.
-    pub fn save(&self, checkpoint: &mut Checkpoint) {
+    pub fn save(&self, device: &B, checkpoint: &mut Checkpoint) {
         for (steps, (_, name)) in self.steps.iter().zip(GROUPS) {
             checkpoint.counters.insert(name.to_owned(), u64::from(*steps));
         }
-        for (tensor, state) in &self.states {
-            for (vector, values) in state.vectors() {
-                checkpoint.tensors.insert(format!("optimiser/{tensor}/{vector}"), values.to_vec());
-            }
+        if let Some(loss_scale) = self.loss_scale {
+            loss_scale.save(checkpoint);
         }
+        save(device, &self.states, checkpoint);
+        save(&self.host, &self.loss_states, checkpoint);
     }
 
     /// Takes it out again.
-    pub fn restore(&mut self, checkpoint: &mut Checkpoint) -> Result<(), CheckpointError> {
+    pub fn restore(&mut self, device: &B, checkpoint: &mut Checkpoint) -> Result<(), TrainError> {
         for (steps, (_, name)) in self.steps.iter_mut().zip(GROUPS) {
             *steps = checkpoint.counters.get(name).map_or(0, |&steps| steps as u32);
+        }
+        if let Some(loss_scale) = &mut self.loss_scale {
+            loss_scale.restore(checkpoint);
         }
         let ours = |name: &String| name.starts_with("optimiser/");
         let names: Vec<String> = checkpoint.tensors.keys().filter(|name| ours(name)).cloned().collect();
@@ -150,11 +194,24 @@ impl<B: Backend> Learner<B> {
             let Some((tensor, vector)) = name["optimiser/".len()..].rsplit_once('/') else { continue };
             let len = checkpoint.tensors.get(&name).map_or(0, Vec::len);
             let values = checkpoint.take(&name, len)?;
-            let state = self.states.entry(tensor.to_owned()).or_default();
-            if !state.set(vector, values) {
-                return Err(CheckpointError::Unexpected(vec![name.clone()]));
+            let known = match tensor.starts_with(LOSS) {
+                true => self.loss_states.entry(tensor.to_owned()).or_default().set(vector, self.host.adopt(values)?),
+                false => self.states.entry(tensor.to_owned()).or_default().set(vector, device.vector(&values)?),
+            };
+            if !known {
+                return Err(CheckpointError::Unexpected(vec![name.clone()]).into());
             }
         }
         Ok(())
+    }
+}
+
+/// Puts what is remembered of tensors into a checkpoint.
+fn save<B: Backend>(device: &B, states: &BTreeMap<String, State<B::Vector>>, checkpoint: &mut Checkpoint) {
+    for (tensor, state) in states {
+        for (vector, values) in state.vectors() {
+            let values = device.read(values, <[f32]>::to_vec);
+            checkpoint.tensors.insert(format!("optimiser/{tensor}/{vector}"), values);
+        }
     }
 }

@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::LengthError;
+use super::StepError;
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::config::{BatchNorm, Config, Group, NotFinite};
 use super::learner::Learner;
 use super::loader::{Ahead, Batches, Prepared, ahead};
 use super::measure::{Measured, measure};
 use super::mode::{Averages, MeanFields};
+use super::precision::{LossScale, Precision};
 use super::selection::{HeldOut, Leave, ScoreError, Validate, score};
 use super::state;
 use crate::data::augment::Variation;
@@ -75,6 +76,12 @@ pub struct EpochLog {
     pub peak_memory: Option<u64>,
     /// The most bytes of parameters, activations and gradients in a step of it, on the CPU.
     pub step_memory: u64,
+    /// Bytes in use on the GPU after it; dfdx keeps what it has had, so that this is near the most.
+    #[serde(default)]
+    pub device_memory: Option<u64>,
+    /// The loss's scale after it, in mixed precision.
+    #[serde(default)]
+    pub loss_scale: Option<LossScale>,
     /// Share of the seconds in which the trainer waited for images.
     #[serde(default)]
     pub waiting: f64,
@@ -147,15 +154,20 @@ pub enum TrainError {
     /// The loss, or a gradient of it, is NaN or infinite.
     #[error("epoch {epoch}, step {step}: the {what} is not finite; lower the learning rates or look at the data")]
     NotFinite { epoch: u32, step: u32, what: String },
+    /// A gradient of the network is NaN or infinite in mixed precision, whatever the loss's scale.
+    #[error(
+        "epoch {epoch}: a gradient of the network is not finite in half precision; train with `precision: full`, or lower the learning rates"
+    )]
+    NetworkGradient { epoch: u32 },
     /// The loss returned a gradient of the wrong length.
     #[error("the loss gave {found} gradient elements for its {what}, expected {expected}")]
     LossGradient { what: String, found: usize, expected: usize },
     /// A parameter of the network has no part in the embeddings.
     #[error("no gradient reaches the parameter {parameter}")]
     NoGradient { parameter: String },
-    /// A gradient or a state of the wrong length.
+    /// A gradient or a state of the wrong length, or a device that failed.
     #[error("the optimiser cannot move {tensor}: {source}")]
-    Optimiser { tensor: String, source: LengthError },
+    Optimiser { tensor: String, source: StepError },
     /// The state of the training could not be written, or is that of another one.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -212,6 +224,12 @@ pub fn train<B: Backend>(
     if !mistakes.is_empty() {
         return Err(TrainError::Config(mistakes));
     }
+    let mixed = (config.precision == Precision::Mixed).then(|| {
+        let message = "mixed needs a GPU, whose products in half precision are faster: ask for one, or leave it out";
+        device.mixed().ok_or_else(|| TrainError::Config(vec![("precision".into(), message.into())]))
+    });
+    let mixed = mixed.transpose()?;
+    let device = mixed.as_ref().unwrap_or(device);
     let (labels, size) = (data.images.labels(), data.size());
     if config.augment.kind == Variation::Roll {
         let other = (0..labels.len()).map(|index| (index, data.images.image(index)));
@@ -390,7 +408,7 @@ impl<B: Backend> Run<B> {
         Ok(Self {
             model,
             loss_parameters: start(setup.loss.parameters(classes, dim), seed),
-            learner: Learner::new(optimiser),
+            learner: Learner::new(optimiser, setup.config.precision),
             memory: Memory::default(),
             begun: vec![false; classes],
             log: Vec::new(),
@@ -465,6 +483,8 @@ impl<B: Backend> Run<B> {
             images_per_second: f64::from(steps) * setup.batches.sampler.batch_len() as f64 / seconds,
             peak_memory: peak_memory(),
             step_memory,
+            device_memory: device.memory(),
+            loss_scale: self.learner.loss_scale(),
             waiting,
             measured,
             score,
@@ -498,6 +518,7 @@ impl<B: Backend> Run<B> {
         let due = config.accumulated(step, steps);
         if move_network {
             let moving = self.gradients.embeddings.iter().any(|&element| element != 0.0);
+            self.learner.scale(&mut self.gradients.embeddings);
             let mut gradients = device.backward(embeddings, &self.gradients.embeddings)?;
             self.learner.gather_network(device, &self.model, &mut gradients)?;
             if moving && !self.checked {

@@ -237,6 +237,8 @@ mod tests {
             images_per_second: 1.0,
             peak_memory: None,
             step_memory: 0,
+            device_memory: None,
+            loss_scale: None,
             waiting: 0.0,
             measured: None,
             score: *score,

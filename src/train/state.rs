@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::config::Config;
-use super::run::{Run, Setup, TrainSet};
+use super::run::{Run, Setup, TrainError, TrainSet};
 use super::selection::HeldOut;
 use crate::data::images::digest;
 use crate::loss::memory::Memory;
@@ -63,12 +63,12 @@ impl<B: Backend> Run<B> {
         checkpoint.tensors.insert("memory/labels".into(), labels.iter().map(|&label| f32::from_bits(label)).collect());
         checkpoint.counters.insert("memory next".into(), next as u64);
         checkpoint.tensors.insert("begun".into(), self.begun.iter().map(|&begun| f32::from(u8::from(begun))).collect());
-        self.learner.save(&mut checkpoint);
+        self.learner.save(device, &mut checkpoint);
         checkpoint
     }
 
     /// Goes on from a checkpoint.
-    pub fn restore(&mut self, setup: &Setup<'_, B>, mut checkpoint: Checkpoint) -> Result<(), CheckpointError> {
+    pub fn restore(&mut self, setup: &Setup<'_, B>, mut checkpoint: Checkpoint) -> Result<(), TrainError> {
         for tensor in self.model.tensors_mut() {
             let values = checkpoint.take(&format!("model/{}", tensor.name), tensor.len())?;
             setup.device.write(&mut tensor.value, |to| to.copy_from_slice(&values));
@@ -88,12 +88,12 @@ impl<B: Backend> Run<B> {
         let next = checkpoint.counters.get("memory next").map_or(0, |&next| next as usize);
         self.memory = Memory::of(rows, labels, next);
         self.begun = checkpoint.take("begun", self.begun.len())?.into_iter().map(|begun| begun != 0.0).collect();
-        self.learner.restore(&mut checkpoint)?;
+        self.learner.restore(setup.device, &mut checkpoint)?;
         let log = std::mem::take(&mut checkpoint.log);
         self.log = log.into_iter().map(serde_json::from_value).collect::<Result<_, _>>().unwrap_or_default();
         if self.log.len() as u32 != checkpoint.epoch {
-            return Err(CheckpointError::Log { epoch: checkpoint.epoch });
+            return Err(CheckpointError::Log { epoch: checkpoint.epoch }.into());
         }
-        checkpoint.finish()
+        Ok(checkpoint.finish()?)
     }
 }

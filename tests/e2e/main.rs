@@ -1,9 +1,13 @@
 //! The real binary on real files: what a user does, what goes wrong around it, and what must be left afterwards.
 
+mod datasets;
 mod faults;
 mod freshness;
+mod images;
 mod learning;
 mod metrics;
 mod network;
+mod pipelines;
 mod running;
+mod search;
 mod space;

@@ -1,6 +1,7 @@
 //! Image sets drawn from a seed, so that a pipeline needs no network.
 
 mod glyphs;
+mod miniature;
 mod textures;
 
 use std::fs::{self, File};
@@ -15,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::Problem;
 use super::error::DataError;
 use super::random::Stream;
+
+pub use self::miniature::GeneratedLayout;
 
 /// What is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +46,9 @@ pub struct GeneratorSpec {
     /// Default 0.
     #[serde(default)]
     pub seed: u64,
+    /// Default `folder`. The other layouts take at most 1000000 images.
+    #[serde(default)]
+    pub layout: GeneratedLayout,
 }
 
 fn hundred() -> u32 {
@@ -60,7 +66,7 @@ fn thirty_two() -> u32 {
 impl GeneratorSpec {
     /// Fields outside their ranges.
     pub fn check(&self) -> Vec<Problem> {
-        [
+        let mut problems: Vec<Problem> = [
             ("classes", self.classes, 1..=1_000_000),
             ("per_class", self.per_class, 1..=1_000_000),
             ("size", self.size, 8..=1024),
@@ -68,16 +74,28 @@ impl GeneratorSpec {
         .into_iter()
         .filter(|(_, value, range)| !range.contains(value))
         .map(|(field, value, range)| (field.to_owned(), format!("is {value}, expected an integer in {range:?}")))
-        .collect()
+        .collect();
+        let images = u64::from(self.classes) * u64::from(self.per_class);
+        if self.layout != GeneratedLayout::Folder && images > 1_000_000 {
+            let message = format!("asks for {images} images with `per_class`, expected at most 1000000 in this layout");
+            problems.push(("classes".to_owned(), message));
+        }
+        problems
     }
 }
 
-/// Draws the images as `CLASS/SAMPLE.png` (RGB, numbered from 0) into `into`, and returns how many.
+/// Draws the images as `CLASS/SAMPLE.png` (RGB, numbered from 0) into `into`, or as another layout has them, and returns
+/// how many.
 ///
 /// Image `(class, sample)` depends on the family, the seed, the size and its two numbers only: more classes or samples
 /// add files and change none.
 pub fn generate(spec: &GeneratorSpec, into: &Path) -> Result<u64, DataError> {
     DataError::first_of(spec.check())?;
+    let count = u64::from(spec.classes) * u64::from(spec.per_class);
+    if spec.layout != GeneratedLayout::Folder {
+        miniature::write(spec, into)?;
+        return Ok(count);
+    }
     let digits = |count: u32, least: usize| (count - 1).to_string().len().max(least);
     let (class_digits, sample_digits) = (digits(spec.classes, 3), digits(spec.per_class, 2));
     (0..spec.classes).into_par_iter().try_for_each(|class| {
@@ -92,7 +110,7 @@ pub fn generate(spec: &GeneratorSpec, into: &Path) -> Result<u64, DataError> {
                 .map_err(|e| DataError::Encode { path: path.clone(), message: e.to_string() })
         })
     })?;
-    Ok(u64::from(spec.classes) * u64::from(spec.per_class))
+    Ok(count)
 }
 
 /// The function from a sample's number to its pixels.
@@ -151,7 +169,7 @@ mod tests {
     const FAMILIES: [Family; 2] = [Family::Glyphs, Family::Textures];
 
     fn spec(family: Family) -> GeneratorSpec {
-        GeneratorSpec { family, classes: 6, per_class: 3, size: 16, seed: 11 }
+        GeneratorSpec { family, classes: 6, per_class: 3, size: 16, seed: 11, layout: GeneratedLayout::Folder }
     }
 
     fn files(spec: &GeneratorSpec, threads: usize) -> BTreeMap<String, Vec<u8>> {

@@ -69,6 +69,11 @@ impl NativeVector {
         }
         Arc::get_mut(&mut self.values).map_or(&mut [], |values| &mut values[..])
     }
+
+    /// The elements in memory of their own.
+    pub fn into_values(self) -> Vec<f32> {
+        Arc::try_unwrap(self.values).map_or_else(|shared| shared.to_vec(), Buffer::into_vec)
+    }
 }
 
 /// Takes a gradient out of the table; none if nothing was written to it.

@@ -7,6 +7,7 @@
 //! | `norm`, `pool`, `vectors` | batch normalisation, pooling, L2 normalisation |
 //! | `tokens`, `layer_norm`, `attention`, `gelu` | what transformers need |
 //! | `map`, `buffer` | feature maps on the tape, and their memory |
+//! | `update` | optimisers' steps, and the length of gradients |
 
 mod attention;
 pub mod buffer;
@@ -20,6 +21,7 @@ mod pool;
 mod product;
 mod tokens;
 mod unit;
+mod update;
 mod vectors;
 mod winograd;
 
@@ -32,7 +34,7 @@ use self::attention::Heads;
 use self::buffer::Buffer;
 use self::map::{NativeMap, NativeVector, put, take};
 use super::Error;
-use super::backend::{Backend, Grads, Map, Recording, Reduce, Running, Shape, Unit, Window};
+use super::backend::{Backend, Grads, Map, Recording, Reduce, Rule, Running, Shape, Unit, Window};
 
 /// The CPU.
 #[derive(Debug, Clone)]
@@ -58,6 +60,11 @@ impl Native {
     #[cfg(test)]
     pub(super) fn direct() -> Self {
         Self { winograd: false, ..Self::default() }
+    }
+
+    /// A vector that takes the memory of `values` over; [`NativeVector::into_values`] gives it back.
+    pub fn adopt(&self, values: Vec<f32>) -> Result<NativeVector, Error> {
+        NativeVector::new(&self.cpu, Buffer::of(values)).map_err(failed("a vector"))
     }
 
     /// The result of an operation with one input, with the way back: `dy` to the input's gradient.
@@ -97,6 +104,25 @@ impl Backend for Native {
 
     fn write<R>(&self, vector: &mut NativeVector, with: impl FnOnce(&mut [f32]) -> R) -> R {
         with(vector.values_mut())
+    }
+
+    fn len(vector: &NativeVector) -> usize {
+        vector.values.len()
+    }
+
+    fn update<const N: usize>(
+        &self,
+        values: &mut NativeVector,
+        gradient: &NativeVector,
+        memory: [&mut NativeVector; N],
+        rule: impl Rule<N>,
+    ) -> Result<(), Error> {
+        update::update(values.values_mut(), &gradient.values, memory.map(NativeVector::values_mut), rule);
+        Ok(())
+    }
+
+    fn square_sum(&self, vector: &NativeVector) -> Result<f64, Error> {
+        Ok(update::square_sum(&vector.values))
     }
 
     fn map(&self, values: Vec<f32>, shape: Shape) -> Result<Map<Self>, Error> {

@@ -11,14 +11,18 @@
 //! | `unit` | convolution, normalisation, residual, ReLU |
 //! | `pool` | maxima and means of windows |
 //! | `transformer` | layer normalisation, GELU, attention, tokens |
+//! | `half` | products in half precision |
 //! | `map` | feature maps and vectors |
+//! | `update` | optimisers' steps, and the length of gradients |
 
+mod half;
 mod map;
 mod pool;
 #[cfg(test)]
 mod tests;
 pub(in crate::nn) mod transformer;
 mod unit;
+mod update;
 mod windows;
 
 use std::fmt::Display;
@@ -26,10 +30,11 @@ use std::ops::Range;
 
 use dfdx::prelude::*;
 
+use self::half::Precisions;
 use self::map::{PortableMap, PortableVector};
 use self::windows::Tables;
 use super::Error;
-use super::backend::{self, Backend, Grads, Map, Recording, Reduce, Running, Unit, Window};
+use super::backend::{self, Backend, Grads, Map, Recording, Reduce, Rule, Running, Unit, Window};
 
 /// The backend of an NVIDIA GPU.
 #[cfg(feature = "cuda")]
@@ -40,12 +45,14 @@ pub type Gpu = Portable<Cuda>;
 pub struct Portable<D: Device<f32>> {
     device: D,
     tables: Tables<D>,
+    /// Whether convolutions and products are in half precision.
+    mixed: bool,
 }
 
 impl<D: Device<f32>> Portable<D> {
-    /// With no tables yet.
+    /// With no tables yet, in single precision.
     pub fn new(device: D) -> Self {
-        Self { device, tables: Tables::default() }
+        Self { device, tables: Tables::default(), mixed: false }
     }
 }
 
@@ -70,10 +77,18 @@ fn to_host<S: Shape, D: Device<f32>, T>(tensor: &Tensor<S, f32, D, T>) -> Vec<f3
     values
 }
 
-impl<D: Device<f32>> Backend for Portable<D> {
+impl<D: Precisions> Backend for Portable<D> {
     type Device = D;
     type Vector = PortableVector<D>;
     type Map<T: Tape<f32, D>> = PortableMap<D, T>;
+
+    fn mixed(&self) -> Option<Self> {
+        Some(Self { mixed: true, ..self.clone() })
+    }
+
+    fn memory(&self) -> Option<u64> {
+        self.device.memory()
+    }
 
     fn vector(&self, values: &[f32]) -> Result<PortableVector<D>, Error> {
         let values = self.device.try_tensor_from_vec(values.to_vec(), (values.len(),));
@@ -89,6 +104,24 @@ impl<D: Device<f32>> Backend for Portable<D> {
         let result = with(&mut values);
         vector.values.copy_from(&values);
         result
+    }
+
+    fn len(vector: &PortableVector<D>) -> usize {
+        vector.values.shape().num_elements()
+    }
+
+    fn update<const N: usize>(
+        &self,
+        values: &mut PortableVector<D>,
+        gradient: &PortableVector<D>,
+        memory: [&mut PortableVector<D>; N],
+        rule: impl Rule<N>,
+    ) -> Result<(), Error> {
+        update::update(values, gradient, memory, rule).map_err(failed("an optimiser's step"))
+    }
+
+    fn square_sum(&self, vector: &PortableVector<D>) -> Result<f64, Error> {
+        update::square_sum(&vector.values).map_err(failed("a sum of squares"))
     }
 
     fn map(&self, values: Vec<f32>, shape: backend::Shape) -> Result<Map<Self>, Error> {
@@ -195,7 +228,7 @@ impl<D: Device<f32>> Backend for Portable<D> {
     }
 
     fn attention<T: Tape<f32, D>>(&self, x: PortableMap<D, T>, heads: usize) -> Result<PortableMap<D, T>, Error> {
-        let run = |x, images| transformer::attention(x, images, heads);
+        let run = |x, images| transformer::attention(x, images, heads, self.mixed);
         x.in_rows(run, |(n, h, w, c)| (n, h, w, c / 3)).map_err(failed("attention"))
     }
 

@@ -30,8 +30,8 @@ struct Case {
     residual: bool,
 }
 
-/// What a unit gives, by name; nothing for what must not be there.
-fn run<B: Backend>(device: &B, case: Case) -> Vec<(&'static str, Option<Vec<f32>>)> {
+/// What a unit gives, by name; nothing for what must not be there. Its inputs are from `plain`.
+fn run<B: Backend>(device: &B, plain: &B, case: Case) -> Vec<(&'static str, Option<Vec<f32>>)> {
     let Case { x, outputs, convolution, norm, after, bias, residual } = case;
     let vector = |purpose: &str, len| device.vector(&random(purpose, len)).unwrap();
     let [rows, columns] = convolution.kernel;
@@ -54,10 +54,10 @@ fn run<B: Backend>(device: &B, case: Case) -> Vec<(&'static str, Option<Vec<f32>
         after,
     };
     let values = random("x", x.len());
-    let (map, input) = leaf(device, &values, x);
+    let (map, input) = leaf(plain, &values, x);
     let (bare, _) = device.unit(device.map(values.clone(), x).unwrap(), unit(After::Nothing), None).unwrap();
     let full = B::shape(&bare);
-    let (short, short_leaf) = leaf(device, &random("residual", full.len()), full);
+    let (short, short_leaf) = leaf(plain, &random("residual", full.len()), full);
     let (y, running) = device.unit(map, unit(after), residual.then_some(short)).unwrap();
     let host = |vector: &B::Vector| device.read(vector, <[f32]>::to_vec);
     let out = B::shape(&y);
@@ -83,7 +83,7 @@ fn run<B: Backend>(device: &B, case: Case) -> Vec<(&'static str, Option<Vec<f32>
 
 /// Compares both backends on one unit; returns how many results there were.
 fn agree(native: &Native, portable: &Portable<Cpu>, case: Case) -> usize {
-    let (found, expected) = (run(portable, case), run(native, case));
+    let (found, expected) = (run(portable, portable, case), run(native, native, case));
     for ((name, found), (_, expected)) in found.iter().zip(&expected) {
         assert_eq!(found.is_some(), expected.is_some(), "{case:?}: {name}");
         // The mean takes a constant out again: the true gradient of a bias before batch normalisation is 0.
@@ -94,6 +94,73 @@ fn agree(native: &Native, portable: &Portable<Cpu>, case: Case) -> usize {
         }
     }
     expected.iter().filter(|(_, result)| result.is_some()).count()
+}
+
+#[test]
+fn units_in_half_precision_are_near_and_round_each_product() {
+    let full = Portable::new(Cpu::default());
+    let mixed = full.mixed().unwrap();
+    for (index, (extents, outputs, convolution)) in CONVOLUTIONS.into_iter().enumerate() {
+        let norm = [Norms::Without, Norms::Batch, Norms::Running { learn: true }][index % 3];
+        let (x, after) = (shape(extents), After::Nothing);
+        let case = Case { x, outputs, convolution, norm, after, bias: true, residual: index % 2 == 0 };
+        for ((name, found), (_, expected)) in run(&mixed, &full, case).into_iter().zip(run(&full, &full, case)) {
+            assert_eq!(found.is_some(), expected.is_some(), "{case:?}: {name}");
+            let zero = norm == Norms::Batch && name == "of the convolution's bias";
+            if let (Some(found), Some(expected)) = (found, expected) {
+                let error = error(&found, &expected, if zero { 1.0 } else { 1e-6 });
+                assert!(error <= 1e-2, "{case:?}: {name} off by {error}");
+                let product = ["value", "gradient of the input", "of the kernel"].contains(&name);
+                assert!(!product || error > 1e-6, "{case:?}: {name} is that of single precision");
+            }
+        }
+    }
+}
+
+/// A convolution of one pixel and one channel: `y = k x`.
+fn single(device: &Portable<Cpu>, plain: &Portable<Cpu>, x: f32, k: f32, dy: f32) -> [f32; 3] {
+    let (map, input) = leaf(plain, &[x], shape([1, 1, 1, 1]));
+    let kernel = device.vector(&[k]).unwrap();
+    let convolution = Convolution::square(1, 1, 0);
+    let unit =
+        Unit { convolution, kernel: &kernel, bias: None, outputs: 1, norm: Norm::Without, after: After::Nothing };
+    let (y, _) = device.unit(map, unit, None).unwrap();
+    let value = Portable::<Cpu>::download(&y)[0];
+    let mut gradients = device.backward(y, &[dy]).unwrap();
+    let mut gradient = |vector| device.read(&device.gradient(&mut gradients, vector).unwrap().unwrap(), |v| v[0]);
+    [value, gradient(&input), gradient(&kernel)]
+}
+
+#[test]
+fn half_precision_has_eleven_bits_and_ends_at_65504() {
+    let full = Portable::new(Cpu::default());
+    let mixed = full.mixed().unwrap();
+    let x = 1.0 + 2f32.powi(-11) + 2f32.powi(-12);
+    assert_eq!(single(&full, &full, x, 2.0, 1.0), [2.0 * x, 2.0, x]);
+    let rounded = 1.0 + 2f32.powi(-10);
+    assert_eq!(single(&mixed, &full, x, 2.0, 1.0), [2.0 * rounded, 2.0, rounded]);
+    // What is too large is infinite and seen as such; what is too small is lost.
+    let [value, dx, dk] = single(&mixed, &full, 300.0, 300.0, 1.0);
+    assert_eq!((value, dx, dk), (f32::INFINITY, 300.0, 300.0));
+    let [value, dx, dk] = single(&mixed, &full, 1.0, 2.0, 1e5);
+    assert_eq!((value, dx, dk), (2.0, f32::INFINITY, f32::INFINITY));
+    assert_eq!(single(&mixed, &full, 1.0, 1.0, 1e-9), [1.0, 0.0, 0.0]);
+    assert_eq!(single(&full, &full, 1.0, 1.0, 1e-9), [1.0, 1e-9, 1e-9]);
+}
+
+#[test]
+fn a_map_used_twice_has_both_gradients_in_half_precision() {
+    let mixed = Portable::new(Cpu::default()).mixed().unwrap();
+    let (map, input) = leaf(&mixed, &[1.0], shape([1, 1, 1, 1]));
+    let kernel = mixed.vector(&[3.0]).unwrap();
+    let convolution = Convolution::square(1, 1, 0);
+    let unit =
+        Unit { convolution, kernel: &kernel, bias: None, outputs: 1, norm: Norm::Without, after: After::Nothing };
+    let residual = Portable::<Cpu>::again(&map);
+    let (y, _) = mixed.unit(map, unit, Some(residual)).unwrap();
+    let mut gradients = mixed.backward(y, &[2.0]).unwrap();
+    let gradient = mixed.gradient(&mut gradients, &input).unwrap().unwrap();
+    assert_eq!(mixed.read(&gradient, <[f32]>::to_vec), [8.0]);
 }
 
 #[test]

@@ -6,6 +6,9 @@ use std::ops::Range;
 
 use dfdx::prelude::*;
 
+use super::Block;
+use super::half::{Precisions, in_half};
+
 /// `(images * pixels) x channels`.
 pub(in crate::nn) type Matrix<D, T = NoneTape> = Tensor<(usize, usize), f32, D, T>;
 /// A parameter.
@@ -42,24 +45,29 @@ fn bell<D: Device<f32>, T: Tape<f32, D>>(x: Matrix<D, T>) -> Result<Matrix<D, T>
 }
 
 /// See [`Backend::attention`](crate::nn::Backend::attention).
-pub(in crate::nn) fn attention<D: Device<f32>, T: Tape<f32, D>>(
+pub(in crate::nn) fn attention<D: Precisions, T: Tape<f32, D>>(
     x: Matrix<D, T>,
     images: usize,
     heads: usize,
+    mixed: bool,
 ) -> Result<Matrix<D, T>, D::Err> {
     let (rows, columns) = *x.shape();
     let (tokens, size) = (rows / images, columns / 3 / heads);
     // Queries, keys and values of every head as matrices of their own: N x 3 heads x T x d.
     let x = x.try_reshape_like(&(images, tokens, 3 * heads, size))?;
     let x = x.try_permute::<(usize, usize, usize, usize), Axes4<0, 2, 1, 3>>()?;
-    let part = |x: Tensor<(usize, usize, usize, usize), f32, D, T>, part: usize| {
+    let part = |x: Block<D, T>, part: usize| {
         x.try_slice((0..images, part * heads..(part + 1) * heads, 0..tokens, 0..size))?
             .try_reshape_like(&(images, heads, tokens, size))
     };
     let keys = part(x.retaped::<T>(), 1)?.try_permute::<(usize, usize, usize, usize), Axes4<0, 1, 3, 2>>()?;
     let values = part(x.retaped::<T>(), 2)?;
-    let scores = part(x, 0)?.try_mul(1.0 / (size as f32).sqrt())?.try_matmul(keys)?;
-    let y = scores.try_softmax::<Axis<3>>()?.try_matmul(values)?;
+    let product = |x: Block<D, T>, y: Block<D, T>| match mixed {
+        true => in_half(x, true, y, |x, y| x.try_matmul(y)),
+        false => x.try_matmul(y),
+    };
+    let scores = product(part(x, 0)?.try_mul(1.0 / (size as f32).sqrt())?, keys)?;
+    let y = product(scores.try_softmax::<Axis<3>>()?, values)?;
     y.try_permute::<(usize, usize, usize, usize), Axes4<0, 2, 1, 3>>()?.try_reshape_like(&(rows, heads * size))
 }
 

@@ -2,17 +2,18 @@
 
 use dfdx::prelude::*;
 
+use super::half::{Precisions, in_half};
 use super::map::{PortableMap, PortableVector};
 use super::windows::{Windows, gather};
-use super::{Block, Portable, Row, pool};
+use super::{Extents, Portable, Row, pool};
 use crate::nn::backend::{After, Convolution, Norm, Reduce, Running, Unit, Window};
 
 /// `rows x columns`.
-type Matrix<D, T = NoneTape> = Tensor<(usize, usize), f32, D, T>;
+type Matrix<D, T = NoneTape, E = f32> = Tensor<(usize, usize), E, D, T>;
 /// The result of [`forward`]: the map, and the running statistics of a unit normalised by its batch.
 type Outcome<D, T> = Result<(PortableMap<D, T>, Option<Running<PortableVector<D>>>), <D as HasErr>::Err>;
 
-pub(super) fn forward<D: Device<f32>, T: Tape<f32, D>>(
+pub(super) fn forward<D: Precisions, T: Tape<f32, D>>(
     portable: &Portable<D>,
     x: PortableMap<D, T>,
     unit: Unit<'_, PortableVector<D>>,
@@ -24,14 +25,14 @@ pub(super) fn forward<D: Device<f32>, T: Tape<f32, D>>(
     let image = [rows, columns];
     let count = std::array::from_fn(|axis| (image[axis] + 2 * padding[axis] - size[axis]) / stride[axis] + 1);
     let windows = Windows { image, size, stride, padding, count };
-    let patches = patches(portable, x, &windows)?;
+    let convolved = |kernel| convolved(portable, x, kernel, &windows, groups);
     let kernel = kernel.learning::<T>().try_reshape_like(&(windows.taps() * (channels / groups), outputs))?;
     let bias = bias.map(|bias| bias.learning::<T>());
 
     let (y, running) = match norm {
-        Norm::Without => (add_row(product(patches, kernel, groups)?, bias)?, None),
+        Norm::Without => (add_row(convolved(kernel)?, bias)?, None),
         Norm::Batch { weight, bias: shift, mean, variance, epsilon, momentum } => {
-            let y = add_row(product(patches, kernel, groups)?, bias)?;
+            let y = add_row(convolved(kernel)?, bias)?;
             let [weight, shift] = [weight, shift].map(|vector| vector.learning::<T>());
             let (y, moments) = normalise(y, weight, shift, epsilon)?;
             (y, Some(moved([mean, variance], moments, momentum, images * windows.cells())?))
@@ -54,7 +55,7 @@ pub(super) fn forward<D: Device<f32>, T: Tape<f32, D>>(
             let shift = offset.try_mul(scale.with_empty_tape())?.try_add(shift)?;
             let shape = *kernel.shape();
             let kernel = kernel.try_mul(scale.try_broadcast_like::<_, Axis<0>>(&shape)?)?;
-            (add_row(product(patches, kernel, groups)?, Some(shift))?, None)
+            (add_row(convolved(kernel)?, Some(shift))?, None)
         }
     };
 
@@ -74,29 +75,47 @@ pub(super) fn forward<D: Device<f32>, T: Tape<f32, D>>(
     Ok((PortableMap { values: y, traced: T::OWNS_TAPE }, running))
 }
 
-/// What the kernel sees of each window: `N x windows x taps x C`.
-fn patches<D: Device<f32>, T: Tape<f32, D>>(
-    portable: &Portable<D>,
-    x: PortableMap<D, T>,
-    windows: &Windows,
-) -> Result<Block<D, T>, D::Err> {
-    let (images, rows, columns, channels) = *x.values.shape();
-    if windows.are_pixels() {
-        return x.values.try_reshape_like(&(images, rows * columns, 1, channels));
-    }
-    if x.traced {
-        return gather(portable, x.values, windows, 0.0);
-    }
-    let (values, tape) = x.values.split_tape();
-    Ok(gather(portable, values, windows, 0.0)?.put_tape(tape))
-}
-
 /// The convolution itself, `windows x outputs`: kernel `taps C/groups x outputs`.
-fn product<D: Device<f32>, T: Tape<f32, D>>(
-    patches: Block<D, T>,
+fn convolved<D: Precisions, T: Tape<f32, D>>(
+    portable: &Portable<D>,
+    PortableMap { values, traced }: PortableMap<D, T>,
     kernel: Matrix<D, T>,
+    windows: &Windows,
     groups: usize,
 ) -> Result<Matrix<D, T>, D::Err> {
+    if portable.mixed {
+        // The patches too, which are the most of what is read.
+        return in_half(values, traced, kernel, |x, kernel| {
+            product(patches(portable, x, traced, windows)?, kernel, groups)
+        });
+    }
+    product(patches(portable, values, traced, windows)?, kernel, groups)
+}
+
+/// What the kernel sees of each window: `N x windows x taps x C`.
+fn patches<E: Dtype, D: Device<f32> + Device<E>, T: Tape<E, D>>(
+    portable: &Portable<D>,
+    x: Tensor<Extents, E, D, T>,
+    traced: bool,
+    windows: &Windows,
+) -> Result<Tensor<Extents, E, D, T>, D::Err> {
+    let (images, rows, columns, channels) = *x.shape();
+    if windows.are_pixels() {
+        return x.try_reshape_like(&(images, rows * columns, 1, channels));
+    }
+    if traced {
+        return gather(portable, x, windows, E::default());
+    }
+    let (values, tape) = x.split_tape();
+    Ok(gather(portable, values, windows, E::default())?.put_tape(tape))
+}
+
+/// Patches times kernel.
+fn product<E: Dtype, D: Device<E>, T: Tape<E, D>>(
+    patches: Tensor<Extents, E, D, T>,
+    kernel: Matrix<D, T, E>,
+    groups: usize,
+) -> Result<Matrix<D, T, E>, D::Err> {
     let (images, cells, taps, channels) = *patches.shape();
     let (depth, outputs) = *kernel.shape();
     let windows = images * cells;

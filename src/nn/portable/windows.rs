@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use dfdx::prelude::*;
 
-use super::{Block, Pixels, Portable};
+use super::{Extents, Portable};
 
 /// Windows that slide over an image; pairs are (rows, columns).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -108,17 +108,17 @@ impl<D: Device<f32>> Tables<D> {
 }
 
 /// The pixels of every window, `N x windows x taps x C`, with `outside` where there is none.
-pub(super) fn gather<D: Device<f32>, T: Tape<f32, D>>(
+pub(super) fn gather<E: Dtype, D: Device<f32> + Device<E>, T: Tape<E, D>>(
     portable: &Portable<D>,
-    x: Block<D, T>,
+    x: Tensor<Extents, E, D, T>,
     windows: &Windows,
-    outside: f32,
-) -> Result<Block<D, T>, D::Err> {
+    outside: E,
+) -> Result<Tensor<Extents, E, D, T>, D::Err> {
     let (images, _, _, channels) = *x.shape();
     let Table { numbers, outside: reaches } = portable.tables.get(&portable.device, windows)?;
     let mut pixels = x.try_reshape_like(&(images, windows.pixels(), channels))?;
     if reaches {
-        let zeros: Pixels<D> = portable.device.try_zeros_like(&(images, 1, channels))?;
+        let zeros: Tensor<_, E, D> = portable.device.try_zeros_like(&(images, 1, channels))?;
         pixels = (pixels, zeros.try_add(outside)?).try_concat_along(Axis::<1>)?;
     }
     let (len,) = *numbers.shape();

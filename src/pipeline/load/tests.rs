@@ -275,6 +275,46 @@ fn shuffled(stages: &[usize], keys: &[usize], comments: &[bool]) -> String {
     commented.collect()
 }
 
+const CASES: &str = "
+name: t
+params: { scale: full, size: 64, epochs: 60 }
+cases:
+  scale:
+    full: {}
+    tiny: { size: 8, epochs: 2, stages.a.with.epochs: 1, axes.seed: 0..2 }
+axes: { seed: 0..5 }
+stages:
+  raw: { uses: make/glyphs, with: { classes: '${params.size}' } }
+  a: { uses: train, in: { images: raw }, with: { epochs: '${params.epochs}', seed: '${seed}', loss: contrastive } }
+";
+
+#[test]
+fn a_case_is_a_group_of_flags_that_a_parameter_picks() {
+    let full = load_good(CASES, &[]);
+    assert_eq!(full.cells.len(), 6);
+    let flags = [("size", "8"), ("epochs", "2"), ("stages.a.with.epochs", "1"), ("axes.seed", "0..2")];
+    assert_eq!(all_told(&load_good(CASES, &[("scale", "tiny")])), all_told(&load_good(CASES, &flags)));
+}
+
+#[test]
+fn a_flag_gives_an_input_and_takes_inputs_and_stages_away() {
+    let text = CASES.replace("images: raw }", "images: raw, init: raw }");
+    let found = load_good(&text, &[("stages.a.in.init", ""), ("axes.seed", "[0]")]);
+    assert_eq!(all_told(&found), all_told(&load_good(CASES, &[("axes.seed", "[0]")])));
+    let found = load_good(CASES, &[("stages.a.in.init", "raw"), ("axes.seed", "[0]")]);
+    assert_eq!(all_told(&found), all_told(&load_good(&text, &[("axes.seed", "[0]")])));
+    assert_eq!(load_good(CASES, &[("stages.a", "")]).cells.len(), 1);
+    let other = load_good(CASES, &[("stages.raw", "{ uses: make/textures, with: { classes: 3 } }")]);
+    assert!(told(&other, CellId(0)).contains("\"classes\": Number(3)"), "{}", told(&other, CellId(0)));
+}
+
+#[test]
+fn a_flag_goes_before_a_case() {
+    let found = load_good(CASES, &[("size", "16"), ("axes.seed", "[3]"), ("scale", "tiny")]);
+    let flags = [("size", "16"), ("stages.a.with.epochs", "1"), ("axes.seed", "[3]")];
+    assert_eq!(all_told(&found), all_told(&load_good(CASES, &flags)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -310,4 +350,67 @@ proptest! {
         moved.sort();
         prop_assert_eq!(plain, moved);
     }
+}
+
+/// Trials that each read those before them, on two folds.
+const SEARCH: &str = "axes: { set: [a, b], trial: 0..5, fold: 0..2 }
+stages:
+  suggest:
+    run: 'echo ${set} ${in.past}'
+    in: { past: { from: scores, earlier: trial }, tried: { from: suggest, earlier: trial } }
+    out: [x]
+  best: { run: 'cat ${in.all}', in: { all: { from: scores, gather: [trial, fold] } }, out: [y] }
+  scores: { run: 'cat ${fold} ${in.model}', in: { model: model }, out: [z] }
+  model: { run: 'cat ${in.suggestion}', in: { suggestion: suggest }, out: [m] }
+";
+
+/// The cells that an input of a cell reads.
+fn read_by(pipeline: &Pipeline, cell: &str, input: usize) -> Vec<String> {
+    let Source::Gathered { members, .. } = &pipeline.cells[named(pipeline, cell).0 as usize].inputs[input].source
+    else {
+        panic!("{cell} gathers")
+    };
+    members.iter().map(|(label, cell)| format!("{label}: {}", pipeline.cell_name(*cell))).collect()
+}
+
+#[test]
+fn earlier_cells_are_those_of_the_values_before_and_every_cell_stands_after_them() {
+    let pipeline = load_good(SEARCH, &[]);
+    let names: Vec<&str> = pipeline.stages.iter().map(|stage| &*stage.name).collect();
+    assert_eq!(names, ["suggest", "model", "scores", "best"]);
+    assert_eq!((&pipeline.stages[0].reads[..], &pipeline.stages[0].recalls[..]), (&[][..], &[0, 2][..]));
+    let axes = |stage: usize| pipeline.stages[stage].axes.clone();
+    assert_eq!([axes(0), axes(1), axes(2), axes(3)], [vec![0, 1], vec![0, 1], vec![0, 1, 2], vec![0]]);
+    assert!(read_by(&pipeline, "suggest[set=a,trial=0]", 0).is_empty());
+    assert_eq!(
+        read_by(&pipeline, "suggest[set=b,trial=1]", 0),
+        ["trial=0,fold=0: scores[set=b,trial=0,fold=0]", "trial=0,fold=1: scores[set=b,trial=0,fold=1]",]
+    );
+    let tried: Vec<String> = (0..4).map(|trial| format!("trial={trial}: suggest[set=a,trial={trial}]")).collect();
+    assert_eq!(read_by(&pipeline, "suggest[set=a,trial=4]", 1), tried);
+    for (index, cell) in pipeline.cells.iter().enumerate() {
+        let reads = cell.inputs.iter().flat_map(|input| match &input.source {
+            Source::Cell { cell, .. } => vec![*cell],
+            Source::Gathered { members, .. } => members.iter().map(|(_, cell)| *cell).collect(),
+            Source::Path(_) => Vec::new(),
+        });
+        assert!(
+            reads.into_iter().all(|read| (read.0 as usize) < index),
+            "{}",
+            pipeline.cell_name(CellId(index as u32))
+        );
+    }
+    assert_eq!(pipeline.cells.len(), 10 + 10 + 20 + 2);
+}
+
+#[test]
+fn a_block_of_values_stands_side_by_side() {
+    let text = SEARCH.replace("from: scores, earlier: trial", "from: scores, earlier: trial, block: 2");
+    let pipeline = load_good(&text, &[]);
+    let counts = (0..5).map(|trial| read_by(&pipeline, &format!("suggest[set=a,trial={trial}]"), 0).len());
+    assert_eq!(counts.collect::<Vec<_>>(), [0, 0, 4, 4, 8]);
+    // A value that is left out is no cell, and the others keep their places.
+    let text = SEARCH.replacen("axes:", "exclude: [{ trial: 1 }]\naxes:", 1);
+    let pipeline = load_good(&text, &[]);
+    assert_eq!(read_by(&pipeline, "suggest[set=a,trial=2]", 1), ["trial=0: suggest[set=a,trial=0]"]);
 }

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{LengthError, Mistakes, State, Step, in_chunks, vector};
+use super::{Mistakes, State, Step, StepError, vector};
+use crate::nn::{Backend, Number, Rule};
 
 /// The options of Adam and AdamW; its state is `mean` and `square`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -30,40 +31,55 @@ impl Adam {
         mistakes.0
     }
 
-    pub(super) fn step(
+    pub(super) fn step<B: Backend>(
         &self,
+        device: &B,
         hyper: Step,
         decoupled: bool,
-        values: &mut [f32],
-        gradient: &[f32],
-        state: &mut State,
-    ) -> Result<(), LengthError> {
-        let mean = vector("mean", &mut state.mean, values.len())?;
-        let square = vector("square", &mut state.square, values.len())?;
+        values: &mut B::Vector,
+        gradient: &B::Vector,
+        state: &mut State<B::Vector>,
+    ) -> Result<(), StepError> {
+        let mean = vector(device, "mean", &mut state.mean, B::len(values))?;
+        let square = vector(device, "square", &mut state.square, B::len(values))?;
         let Step { learning_rate, weight_decay, .. } = hyper;
         let correction = self.betas.map(|beta| 1.0 - beta.powf(f64::from(hyper.step.max(1))));
-        // As PyTorch does it: the factors of a step in double precision, each rounded once, and the operations of an
-        // element in its order.
-        let keep = if decoupled { (1.0 - learning_rate * weight_decay) as f32 } else { 1.0 };
-        let decay = if decoupled { 0.0 } else { weight_decay as f32 };
-        let [rest_1, rest_2] = self.betas.map(|beta| (1.0 - beta) as f32);
-        let beta_2 = self.betas[1] as f32;
-        let (rate, root) = ((learning_rate / correction[0]) as f32, correction[1].sqrt() as f32);
-        let eps = self.eps as f32;
-        in_chunks(
-            values,
-            gradient,
-            [mean, square],
-            #[inline(always)]
-            |values: &mut [f32], gradient: &[f32], [mean, square]: [&mut [f32]; 2]| {
-                for (((value, &gradient), mean), square) in values.iter_mut().zip(gradient).zip(mean).zip(square) {
-                    let gradient = hyper.gradient(gradient) + decay * *value;
-                    *mean += rest_1 * (gradient - *mean);
-                    *square = beta_2 * *square + rest_2 * gradient * gradient;
-                    *value = keep * *value - rate * *mean / (square.sqrt() / root + eps);
-                }
-            },
-        );
-        Ok(())
+        let factors = Factors {
+            hyper,
+            keep: if decoupled { (1.0 - learning_rate * weight_decay) as f32 } else { 1.0 },
+            decay: if decoupled { 0.0 } else { weight_decay as f32 },
+            rest: self.betas.map(|beta| (1.0 - beta) as f32),
+            beta_2: self.betas[1] as f32,
+            rate: (learning_rate / correction[0]) as f32,
+            root: correction[1].sqrt() as f32,
+            eps: self.eps as f32,
+        };
+        Ok(device.update(values, gradient, [mean, square], factors)?)
+    }
+}
+
+/// The factors of a step. As PyTorch does it: reckoned in double precision, each rounded once, and the operations of an
+/// element in its order.
+#[derive(Debug, Clone, Copy)]
+struct Factors {
+    hyper: Step,
+    keep: f32,
+    decay: f32,
+    rest: [f32; 2],
+    beta_2: f32,
+    rate: f32,
+    root: f32,
+    eps: f32,
+}
+
+impl Rule<2> for Factors {
+    #[inline(always)]
+    fn apply<V: Number>(self, value: V, gradient: V, [mean, square]: [V; 2]) -> (V, [V; 2]) {
+        let gradient = self.hyper.gradient(gradient).plus_times(value.clone(), self.decay);
+        let change = gradient.clone() - mean.clone();
+        let mean = mean.plus_times(change, self.rest[0]);
+        let square = square.times(self.beta_2) + gradient.clone().times(self.rest[1]) * gradient;
+        let size = square.clone().root().over(self.root).plus(self.eps);
+        (value.times(self.keep) - mean.clone().times(self.rate) / size, [mean, square])
     }
 }

@@ -1,17 +1,13 @@
-//! Optimisers as PyTorch defines them, on slices: they know tensors' elements and names of state, no network.
+//! Optimisers as PyTorch defines them: they know tensors' elements and names of state, no network.
 //!
 //! | file | holds |
 //! | --- | --- |
 //! | `adam` | AdamW and Adam |
 //! | `sgd` | SGD with momentum and Nesterov's |
 //! | `rmsprop` | RMSprop, centred or not, with momentum |
-//! | `clip` | the length of all gradients together, and the factor that shortens them |
+//! | `clip` | the factor that shortens all gradients together |
 //!
-//! A step reads and writes each element once, so memory sets its speed: AdamW reads values, gradient and two vectors of
-//! state and writes three of them, 28 bytes an element. For the 25 million of a ResNet-50 that is 0.7 GB, some 0.07 s
-//! where memory moves 10 GB/s.
-//!
-//! Each element depends on its own past alone, and no loop's order on the number of threads: neither do the bits.
+//! Each formula is written once, as a [`Rule`] for an element, and runs where the vectors are.
 
 mod adam;
 mod clip;
@@ -24,11 +20,11 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use adam::Adam;
-pub use clip::{norm_factor, square_sum};
+pub use clip::norm_factor;
 pub use rmsprop::RmsProp;
 pub use sgd::Sgd;
 
-use crate::simd::vectorise;
+use crate::nn::{self, Backend, Number, Rule};
 
 /// The optimisers and their options, named and preset as in `torch.optim`. Rates and weight decays are not here: they
 /// belong to groups of parameters.
@@ -65,19 +61,20 @@ impl OptimiserSpec {
     /// is the tensor's own, empty before its first step.
     ///
     /// Refused, with nothing moved, if the lengths differ.
-    pub fn step(
+    pub fn step<B: Backend>(
         &self,
+        device: &B,
         hyper: Step,
-        values: &mut [f32],
-        gradient: &[f32],
-        state: &mut State,
-    ) -> Result<(), LengthError> {
-        same_length("gradient", gradient.len(), values.len())?;
+        values: &mut B::Vector,
+        gradient: &B::Vector,
+        state: &mut State<B::Vector>,
+    ) -> Result<(), StepError> {
+        same_length("gradient", B::len(gradient), B::len(values))?;
         match self {
-            Self::AdamW(adam) => adam.step(hyper, true, values, gradient, state),
-            Self::Adam(adam) => adam.step(hyper, false, values, gradient, state),
-            Self::Sgd(sgd) => sgd.step(hyper, values, gradient, state),
-            Self::RmsProp(rmsprop) => rmsprop.step(hyper, values, gradient, state),
+            Self::AdamW(adam) => adam.step(device, hyper, true, values, gradient, state),
+            Self::Adam(adam) => adam.step(device, hyper, false, values, gradient, state),
+            Self::Sgd(sgd) => sgd.step(device, hyper, values, gradient, state),
+            Self::RmsProp(rmsprop) => rmsprop.step(device, hyper, values, gradient, state),
         }
     }
 }
@@ -100,45 +97,72 @@ pub struct Step {
 impl Step {
     /// The gradient that the optimiser sees. NaN stays NaN, as with `torch.clamp`.
     #[inline(always)]
-    fn gradient(self, gradient: f32) -> f32 {
-        let gradient = gradient * self.scale;
-        let gradient = if gradient > self.clip { self.clip } else { gradient };
-        if gradient < -self.clip { -self.clip } else { gradient }
+    fn gradient<V: Number>(self, gradient: V) -> V {
+        gradient.times(self.scale).at_most(self.clip).at_least(-self.clip)
     }
 }
 
-/// What an optimiser remembers of a tensor: vectors as long as the tensor, empty where it does not need them or before
-/// the first step.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct State {
-    /// Running mean of the gradient: `exp_avg`, or `grad_avg` of centred RMSprop.
-    mean: Vec<f32>,
-    /// Running mean of the squared gradient: `exp_avg_sq` or `square_avg`.
-    square: Vec<f32>,
-    /// The direction that steps build up: `momentum_buffer`.
-    momentum: Vec<f32>,
+/// The sum of two gradients.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sum;
+
+impl Rule<0> for Sum {
+    #[inline(always)]
+    fn apply<V: Number>(self, value: V, gradient: V, []: [V; 0]) -> (V, [V; 0]) {
+        (value + gradient, [])
+    }
 }
 
-impl State {
+/// What an optimiser remembers of a tensor: vectors as long as the tensor, absent where it does not need them or before
+/// the first step.
+#[derive(Debug, Clone)]
+pub struct State<V> {
+    /// Running mean of the gradient: `exp_avg`, or `grad_avg` of centred RMSprop.
+    mean: Option<V>,
+    /// Running mean of the squared gradient: `exp_avg_sq` or `square_avg`.
+    square: Option<V>,
+    /// The direction that steps build up: `momentum_buffer`.
+    momentum: Option<V>,
+}
+
+impl<V> Default for State<V> {
+    fn default() -> Self {
+        Self { mean: None, square: None, momentum: None }
+    }
+}
+
+impl<V> State<V> {
     /// The names of the vectors.
     pub const NAMES: [&'static str; 3] = ["mean", "square", "momentum"];
 
-    /// The vectors that are not empty, by name.
-    pub fn vectors(&self) -> impl Iterator<Item = (&'static str, &[f32])> {
-        let vectors = [&self.mean[..], &self.square, &self.momentum];
-        Self::NAMES.into_iter().zip(vectors).filter(|(_, vector)| !vector.is_empty())
+    /// The vectors that there are, by name.
+    pub fn vectors(&self) -> impl Iterator<Item = (&'static str, &V)> {
+        let vectors = [&self.mean, &self.square, &self.momentum];
+        Self::NAMES.into_iter().zip(vectors).filter_map(|(name, vector)| Some((name, vector.as_ref()?)))
     }
 
     /// Sets the vector `name`, one of [`State::NAMES`], and tells whether there is such a one.
-    pub fn set(&mut self, name: &str, vector: Vec<f32>) -> bool {
-        match name {
-            "mean" => self.mean = vector,
-            "square" => self.square = vector,
-            "momentum" => self.momentum = vector,
+    pub fn set(&mut self, name: &str, vector: V) -> bool {
+        let place = match name {
+            "mean" => &mut self.mean,
+            "square" => &mut self.square,
+            "momentum" => &mut self.momentum,
             _ => return false,
-        }
+        };
+        *place = Some(vector);
         true
     }
+}
+
+/// Why a step was not made.
+#[derive(Debug, Error)]
+pub enum StepError {
+    /// Vectors that do not belong together.
+    #[error(transparent)]
+    Length(#[from] LengthError),
+    /// The device refused it.
+    #[error(transparent)]
+    Device(#[from] nn::Error),
 }
 
 /// A gradient or a vector of state of another length than its tensor.
@@ -158,43 +182,18 @@ fn same_length(what: &'static str, found: usize, expected: usize) -> Result<(), 
 }
 
 /// A vector of state, zeros before the first step.
-fn vector<'a>(name: &'static str, vector: &'a mut Vec<f32>, len: usize) -> Result<&'a mut [f32], LengthError> {
-    if vector.is_empty() {
-        vector.resize(len, 0.0);
-    }
-    same_length(name, vector.len(), len)?;
+fn vector<'a, B: Backend>(
+    device: &B,
+    name: &'static str,
+    vector: &'a mut Option<B::Vector>,
+    len: usize,
+) -> Result<&'a mut B::Vector, StepError> {
+    let vector = match vector {
+        Some(vector) => vector,
+        None => vector.insert(device.vector(&vec![0.0; len])?),
+    };
+    same_length(name, B::len(vector), len)?;
     Ok(vector)
-}
-
-/// Elements of a piece of work: pieces of four slices fit a core's cache, and a tensor of one piece stays on its thread.
-const CHUNK: usize = 1 << 16;
-
-/// Runs `kernel` on equal pieces of all slices, on all threads, with the machine's vector instructions. It must be
-/// marked `#[inline(always)]`.
-fn in_chunks<const N: usize>(
-    values: &mut [f32],
-    gradient: &[f32],
-    mut state: [&mut [f32]; N],
-    kernel: impl Fn(&mut [f32], &[f32], [&mut [f32]; N]) + Copy + Sync + Send,
-) {
-    if values.len() <= CHUNK {
-        vectorise(
-            #[inline(always)]
-            || kernel(values, gradient, state.each_mut().map(|vector| &mut **vector)),
-        );
-        return;
-    }
-    let middle = (values.len() / 2).next_multiple_of(CHUNK);
-    let (values, more_values) = values.split_at_mut(middle);
-    let (gradient, more_gradient) = gradient.split_at(middle);
-    let mut more_state = std::array::from_fn(|_| Default::default());
-    for (vector, more) in state.iter_mut().zip(&mut more_state) {
-        (*vector, *more) = std::mem::take(vector).split_at_mut(middle);
-    }
-    rayon::join(
-        || in_chunks(values, gradient, state, kernel),
-        || in_chunks(more_values, more_gradient, more_state, kernel),
-    );
 }
 
 /// Mistakes of the options, found one after another; a range is written as "not in the valid range", so that NaN is

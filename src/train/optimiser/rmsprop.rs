@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{LengthError, Mistakes, State, Step, in_chunks, vector};
+use super::{Mistakes, State, Step, StepError, vector};
+use crate::nn::{Backend, Number, Rule};
 
 /// The options of RMSprop; its state is `square`, `momentum` if that is above 0, and `mean` if centred.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -25,34 +26,6 @@ impl Default for RmsProp {
     }
 }
 
-/// The factors of a step, in single precision.
-#[derive(Debug, Clone, Copy)]
-struct Factors {
-    hyper: Step,
-    decay: f32,
-    alpha: f32,
-    rest: f32,
-    eps: f32,
-}
-
-impl Factors {
-    /// Takes the gradient of one element in; returns it and what divides it. `mean` is for centred RMSprop.
-    #[inline(always)]
-    fn take(&self, gradient: f32, value: f32, square: &mut f32, mean: Option<&mut f32>) -> (f32, f32) {
-        let gradient = self.hyper.gradient(gradient) + self.decay * value;
-        *square = self.alpha * *square + self.rest * gradient * gradient;
-        let variance = match mean {
-            Some(mean) => {
-                *mean += self.rest * (gradient - *mean);
-                let variance = *square - *mean * *mean;
-                if variance < 0.0 { 0.0 } else { variance }
-            }
-            None => *square,
-        };
-        (gradient, variance.sqrt() + self.eps)
-    }
-}
-
 impl RmsProp {
     pub(super) fn check(&self) -> Vec<(String, String)> {
         let mut mistakes = Mistakes::default();
@@ -62,79 +35,83 @@ impl RmsProp {
         mistakes.0
     }
 
-    pub(super) fn step(
+    pub(super) fn step<B: Backend>(
         &self,
+        device: &B,
         hyper: Step,
-        values: &mut [f32],
-        gradient: &[f32],
-        state: &mut State,
-    ) -> Result<(), LengthError> {
-        let len = values.len();
-        let (rate, keep) = (hyper.learning_rate as f32, self.momentum as f32);
+        values: &mut B::Vector,
+        gradient: &B::Vector,
+        state: &mut State<B::Vector>,
+    ) -> Result<(), StepError> {
+        let len = B::len(values);
         let factors = Factors {
             hyper,
+            rate: hyper.learning_rate as f32,
             decay: hyper.weight_decay as f32,
             alpha: self.alpha as f32,
             rest: (1.0 - self.alpha) as f32,
             eps: self.eps as f32,
+            keep: self.momentum as f32,
         };
-        let square = vector("square", &mut state.square, len)?;
-        // A loop for each set of vectors, so that none is read for nothing.
+        let square = vector(device, "square", &mut state.square, len)?;
+        // A rule for each set of vectors, so that none is read for nothing.
         match (self.centered, self.momentum > 0.0) {
-            (false, false) => in_chunks(
-                values,
-                gradient,
-                [square],
-                #[inline(always)]
-                |values: &mut [f32], gradient: &[f32], [square]: [&mut [f32]; 1]| {
-                    for ((value, &gradient), square) in values.iter_mut().zip(gradient).zip(square) {
-                        let (gradient, size) = factors.take(gradient, *value, square, None);
-                        *value -= rate * gradient / size;
-                    }
-                },
-            ),
-            (false, true) => in_chunks(
-                values,
-                gradient,
-                [square, vector("momentum", &mut state.momentum, len)?],
-                #[inline(always)]
-                |values: &mut [f32], gradient: &[f32], [square, momentum]: [&mut [f32]; 2]| {
-                    let state = square.iter_mut().zip(momentum);
-                    for ((value, &gradient), (square, momentum)) in values.iter_mut().zip(gradient).zip(state) {
-                        let (gradient, size) = factors.take(gradient, *value, square, None);
-                        *momentum = keep * *momentum + gradient / size;
-                        *value -= rate * *momentum;
-                    }
-                },
-            ),
-            (true, false) => in_chunks(
-                values,
-                gradient,
-                [square, vector("mean", &mut state.mean, len)?],
-                #[inline(always)]
-                |values: &mut [f32], gradient: &[f32], [square, mean]: [&mut [f32]; 2]| {
-                    let state = square.iter_mut().zip(mean);
-                    for ((value, &gradient), (square, mean)) in values.iter_mut().zip(gradient).zip(state) {
-                        let (gradient, size) = factors.take(gradient, *value, square, Some(mean));
-                        *value -= rate * gradient / size;
-                    }
-                },
-            ),
-            (true, true) => in_chunks(
-                values,
-                gradient,
-                [square, vector("mean", &mut state.mean, len)?, vector("momentum", &mut state.momentum, len)?],
-                #[inline(always)]
-                |values: &mut [f32], gradient: &[f32], [square, mean, momentum]: [&mut [f32]; 3]| {
-                    let state = square.iter_mut().zip(mean).zip(momentum);
-                    for ((value, &gradient), ((square, mean), momentum)) in values.iter_mut().zip(gradient).zip(state) {
-                        let (gradient, size) = factors.take(gradient, *value, square, Some(mean));
-                        *momentum = keep * *momentum + gradient / size;
-                        *value -= rate * *momentum;
-                    }
-                },
-            ),
+            (false, false) => device.update(values, gradient, [square], With::<false, false>(factors))?,
+            (false, true) => {
+                let momentum = vector(device, "momentum", &mut state.momentum, len)?;
+                device.update(values, gradient, [square, momentum], With::<false, true>(factors))?;
+            }
+            (true, false) => {
+                let mean = vector(device, "mean", &mut state.mean, len)?;
+                device.update(values, gradient, [square, mean], With::<true, false>(factors))?;
+            }
+            (true, true) => {
+                let mean = vector(device, "mean", &mut state.mean, len)?;
+                let momentum = vector(device, "momentum", &mut state.momentum, len)?;
+                device.update(values, gradient, [square, mean, momentum], With::<true, true>(factors))?;
+            }
         }
         Ok(())
+    }
+}
+
+/// The factors of a step, in single precision.
+#[derive(Debug, Clone, Copy)]
+struct Factors {
+    hyper: Step,
+    rate: f32,
+    decay: f32,
+    alpha: f32,
+    rest: f32,
+    eps: f32,
+    keep: f32,
+}
+
+/// The step, centred or not and with or without momentum. Of a tensor it remembers the running mean of the square, that of
+/// the gradient if centred, and the momentum if there is one, in this order.
+#[derive(Debug, Clone, Copy)]
+struct With<const CENTRED: bool, const MOMENTUM: bool>(Factors);
+
+impl<const N: usize, const CENTRED: bool, const MOMENTUM: bool> Rule<N> for With<CENTRED, MOMENTUM> {
+    #[inline(always)]
+    fn apply<V: Number>(self, value: V, gradient: V, mut memory: [V; N]) -> (V, [V; N]) {
+        let Factors { hyper, rate, decay, alpha, rest, eps, keep } = self.0;
+        let gradient = hyper.gradient(gradient).plus_times(value.clone(), decay);
+        let square = memory[0].clone().times(alpha) + gradient.clone().times(rest) * gradient.clone();
+        memory[0] = square.clone();
+        let mut variance = square;
+        if CENTRED {
+            let change = gradient.clone() - memory[1].clone();
+            let mean = memory[1].clone().plus_times(change, rest);
+            memory[1] = mean.clone();
+            variance = (variance - mean.clone() * mean).at_least(0.0);
+        }
+        let size = variance.root().plus(eps);
+        if !MOMENTUM {
+            return (value - gradient.times(rate) / size, memory);
+        }
+        let momentum = memory[N - 1].clone().times(keep) + gradient / size;
+        memory[N - 1] = momentum.clone();
+        (value.plus_times(momentum, -rate), memory)
     }
 }

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{LengthError, Mistakes, State, Step, in_chunks, vector};
+use super::{Mistakes, State, Step, StepError, vector};
+use crate::nn::{Backend, Number, Rule};
 
 /// The options of SGD; its state is `momentum`, none without momentum.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -28,46 +29,66 @@ impl Sgd {
         mistakes.0
     }
 
-    pub(super) fn step(
+    pub(super) fn step<B: Backend>(
         &self,
+        device: &B,
         hyper: Step,
-        values: &mut [f32],
-        gradient: &[f32],
-        state: &mut State,
-    ) -> Result<(), LengthError> {
-        let (rate, decay) = (hyper.learning_rate as f32, hyper.weight_decay as f32);
+        values: &mut B::Vector,
+        gradient: &B::Vector,
+        state: &mut State<B::Vector>,
+    ) -> Result<(), StepError> {
+        let plain = Plain { hyper, rate: hyper.learning_rate as f32, decay: hyper.weight_decay as f32 };
         if self.momentum == 0.0 {
-            in_chunks(
-                values,
-                gradient,
-                [],
-                #[inline(always)]
-                |values: &mut [f32], gradient: &[f32], []: [&mut [f32]; 0]| {
-                    for (value, &gradient) in values.iter_mut().zip(gradient) {
-                        *value -= rate * (hyper.gradient(gradient) + decay * *value);
-                    }
-                },
-            );
-            return Ok(());
+            return Ok(device.update(values, gradient, [], plain)?);
         }
-        // The first direction is the gradient, whatever the dampening.
-        let share = if state.momentum.is_empty() { 1.0 } else { (1.0 - self.dampening) as f32 };
         let keep = self.momentum as f32;
         let (own, ahead) = if self.nesterov { (1.0, keep) } else { (0.0, 1.0) };
-        let momentum = vector("momentum", &mut state.momentum, values.len())?;
-        in_chunks(
-            values,
-            gradient,
-            [momentum],
-            #[inline(always)]
-            |values: &mut [f32], gradient: &[f32], [momentum]: [&mut [f32]; 1]| {
-                for ((value, &gradient), momentum) in values.iter_mut().zip(gradient).zip(momentum) {
-                    let gradient = hyper.gradient(gradient) + decay * *value;
-                    *momentum = keep * *momentum + share * gradient;
-                    *value -= rate * (own * gradient + ahead * *momentum);
-                }
-            },
-        );
-        Ok(())
+        // The first direction is the gradient, whatever the dampening.
+        let share = if state.momentum.is_none() { 1.0 } else { (1.0 - self.dampening) as f32 };
+        let momentum = vector(device, "momentum", &mut state.momentum, B::len(values))?;
+        Ok(device.update(values, gradient, [momentum], WithMomentum { plain, keep, share, own, ahead })?)
+    }
+}
+
+/// A step along the gradient.
+#[derive(Debug, Clone, Copy)]
+struct Plain {
+    hyper: Step,
+    rate: f32,
+    decay: f32,
+}
+
+impl Plain {
+    #[inline(always)]
+    fn gradient<V: Number>(self, gradient: V, value: V) -> V {
+        self.hyper.gradient(gradient).plus_times(value, self.decay)
+    }
+}
+
+impl Rule<0> for Plain {
+    #[inline(always)]
+    fn apply<V: Number>(self, value: V, gradient: V, []: [V; 0]) -> (V, [V; 0]) {
+        let gradient = self.gradient(gradient, value.clone());
+        (value.plus_times(gradient, -self.rate), [])
+    }
+}
+
+/// A step along the direction that gradients have built up.
+#[derive(Debug, Clone, Copy)]
+struct WithMomentum {
+    plain: Plain,
+    keep: f32,
+    share: f32,
+    own: f32,
+    ahead: f32,
+}
+
+impl Rule<1> for WithMomentum {
+    #[inline(always)]
+    fn apply<V: Number>(self, value: V, gradient: V, [momentum]: [V; 1]) -> (V, [V; 1]) {
+        let gradient = self.plain.gradient(gradient, value.clone());
+        let momentum = momentum.times(self.keep).plus_times(gradient.clone(), self.share);
+        let direction = momentum.clone().times(self.ahead).plus_times(gradient, self.own);
+        (value.plus_times(direction, -self.plain.rate), [momentum])
     }
 }

@@ -1,6 +1,9 @@
 //! The optimisers against PyTorch's, step for step, and what must hold for all of them.
 
+use dfdx::prelude::Cpu;
+
 use super::*;
+use crate::nn::{Native, Portable};
 use crate::train::schedule::{Schedule, WarmUp};
 
 /// Steps made by PyTorch in single precision; `tests/data/optimisers.py` made the file and states the problem.
@@ -48,17 +51,28 @@ impl Problem {
     }
 }
 
+/// A vector that `device` has from the host for a moment.
+fn on<B: Backend>(device: &B, values: &[f32]) -> B::Vector {
+    device.vector(values).unwrap()
+}
+
+fn host<B: Backend>(device: &B, vector: &B::Vector) -> Vec<f32> {
+    device.read(vector, <[f32]>::to_vec)
+}
+
 /// The largest difference to PyTorch over all steps, in the measure of [`TOLERANCE`].
-fn largest_difference(problem: &Problem, case: &Case) -> f64 {
+fn largest_difference<B: Backend>(device: &B, problem: &Problem, case: &Case) -> f64 {
     let mut values = problem.start.clone();
-    let mut states = vec![State::default(); values.len()];
+    let mut vectors: Vec<B::Vector> = values.iter().map(|values| on(device, values)).collect();
+    let mut states: Vec<State<B::Vector>> = values.iter().map(|_| State::default()).collect();
     let mut largest: Vec<Vec<f32>> = values.iter().map(|tensor| tensor.iter().map(|x| x.abs()).collect()).collect();
     let mut worst = 0.0f64;
     for (at, expected) in case.after.iter().enumerate() {
-        let gradients = problem.gradients(at, &values);
+        let gradients: Vec<B::Vector> =
+            problem.gradients(at, &values).iter().map(|gradient| on(device, gradient)).collect();
         let mut scale = 1.0;
         if let Some(limit) = case.clip_norm {
-            let norm = square_sum(gradients.iter().map(Vec::as_slice)).sqrt();
+            let norm = gradients.iter().map(|gradient| device.square_sum(gradient).unwrap()).sum::<f64>().sqrt();
             worst = worst.max((norm / case.norms[at] - 1.0).abs());
             scale = norm_factor(norm, limit) as f32;
         }
@@ -71,8 +85,8 @@ fn largest_difference(problem: &Problem, case: &Case) -> f64 {
                 scale,
                 clip: case.clip.unwrap_or(f32::INFINITY),
             };
-            let before = values[tensor].clone();
-            case.optimiser.step(hyper, &mut values[tensor], &gradients[tensor], &mut states[tensor]).unwrap();
+            case.optimiser.step(device, hyper, &mut vectors[tensor], &gradients[tensor], &mut states[tensor]).unwrap();
+            let before = std::mem::replace(&mut values[tensor], host(device, &vectors[tensor]));
             for (((x, expected), largest), before) in
                 values[tensor].iter().zip(&expected[tensor]).zip(&mut largest[tensor]).zip(before)
             {
@@ -91,8 +105,9 @@ fn twelve_steps_are_those_of_pytorch() {
     assert_eq!(cases.len(), 13);
     for case in &cases {
         assert_eq!((case.optimiser.check(), case.after.len()), (vec![], 12));
-        let found = largest_difference(&problem, case);
-        assert!(found <= TOLERANCE, "{:?}: {found}", case.optimiser);
+        let native = largest_difference(&Native::default(), &problem, case);
+        let portable = largest_difference(&Portable::new(Cpu::default()), &problem, case);
+        assert!(native <= TOLERANCE && portable <= TOLERANCE, "{:?}: {native} {portable}", case.optimiser);
         // The comparison means something: each step moves each parameter by more than the tolerance.
         let starts = std::iter::once(&problem.start).chain(&case.after);
         for (before, after) in starts.zip(&case.after) {
@@ -106,9 +121,10 @@ fn twelve_steps_are_those_of_pytorch() {
 #[test]
 fn an_option_that_is_a_little_wrong_is_seen() {
     let Reference { problem, mut cases } = serde_json::from_str(REFERENCE).unwrap();
+    let native = Native::default();
     for case in &mut cases {
         case.weight_decays.iter_mut().for_each(|decay| *decay += 1e-3);
-        assert!(largest_difference(&problem, case) > 10.0 * TOLERANCE, "{:?}", case.optimiser);
+        assert!(largest_difference(&native, &problem, case) > 10.0 * TOLERANCE, "{:?}", case.optimiser);
         case.weight_decays.iter_mut().for_each(|decay| *decay -= 1e-3);
         let altered = match case.optimiser {
             OptimiserSpec::AdamW(adam) => OptimiserSpec::Adam(adam),
@@ -117,7 +133,7 @@ fn an_option_that_is_a_little_wrong_is_seen() {
             OptimiserSpec::RmsProp(rms) => OptimiserSpec::RmsProp(RmsProp { centered: !rms.centered, ..rms }),
         };
         case.optimiser = altered;
-        assert!(largest_difference(&problem, case) > 10.0 * TOLERANCE, "{altered:?}");
+        assert!(largest_difference(&native, &problem, case) > 10.0 * TOLERANCE, "{altered:?}");
     }
 }
 
@@ -140,15 +156,31 @@ fn wave(len: usize, phase: f64) -> Vec<f32> {
     (0..len).map(|at| (5.0 * (0.37 * at as f64 + phase).sin()) as f32).collect()
 }
 
+/// The elements after one step.
+fn stepped<B: Backend>(
+    device: &B,
+    optimiser: OptimiserSpec,
+    hyper: Step,
+    values: &[f32],
+    gradient: &[f32],
+    state: &mut State<B::Vector>,
+) -> Vec<f32> {
+    let mut vector = on(device, values);
+    optimiser.step(device, hyper, &mut vector, &on(device, gradient), state).unwrap();
+    host(device, &vector)
+}
+
 #[test]
 fn elements_do_not_depend_on_threads_or_on_their_neighbours() {
-    let len = 3 * CHUNK + 17;
+    // Four pieces of a Native step, the last a short one.
+    let (piece, native) = (1 << 16, Native::default());
+    let len = 3 * piece + 17;
     for optimiser in all() {
         let run = |range: std::ops::Range<usize>| {
             let (mut values, mut state) = (wave(len, 0.3)[range.clone()].to_vec(), State::default());
             for step in 1..=3 {
                 let gradient = &wave(len, f64::from(step))[range.clone()];
-                optimiser.step(Step { step, ..HYPER }, &mut values, gradient, &mut state).unwrap();
+                values = stepped(&native, optimiser, Step { step, ..HYPER }, &values, gradient, &mut state);
             }
             values.iter().map(|x| x.to_bits()).collect::<Vec<u32>>()
         };
@@ -157,98 +189,138 @@ fn elements_do_not_depend_on_threads_or_on_their_neighbours() {
         for threads in [2, 4, 7] {
             assert!(on(threads).install(|| run(0..len)) == whole, "{optimiser:?} on {threads} threads");
         }
-        for range in [0..1, CHUNK - 3..CHUNK + 5, len - 18..len] {
+        for range in [0..1, piece - 3..piece + 5, len - 18..len] {
             assert!(run(range.clone()) == whole[range.clone()], "{optimiser:?} alone in {range:?}");
         }
         assert!(run(0..0).is_empty());
     }
 }
 
-#[test]
-fn state_taken_out_and_set_again_goes_on_with_the_same_bits() {
+fn state_goes_on<B: Backend>(device: &B) {
     for optimiser in all() {
-        let (mut values, mut state) = (wave(9, 0.0), State::default());
-        let step = |step, values: &mut [f32], state: &mut State| {
-            optimiser.step(Step { step, ..HYPER }, values, &wave(9, f64::from(step)), state).unwrap();
+        let step = |step, values: &[f32], state: &mut State<B::Vector>| {
+            stepped(device, optimiser, Step { step, ..HYPER }, values, &wave(9, f64::from(step)), state)
         };
-        step(1, &mut values, &mut state);
+        let mut state = State::default();
+        let values = step(1, &wave(9, 0.0), &mut state);
         let mut copy = State::default();
         for (name, vector) in state.vectors() {
-            assert!(copy.set(name, vector.to_vec()), "{name}");
+            assert!(copy.set(name, on(device, &host(device, vector))), "{name}");
         }
-        assert!(!copy.set("velocity", vec![]));
-        let mut continued = values.clone();
-        step(2, &mut values, &mut state);
-        step(2, &mut continued, &mut copy);
-        assert!(continued == values && copy == state, "{optimiser:?}");
+        assert!(!copy.set("velocity", on(device, &[])));
+        let expected = step(2, &values, &mut state);
+        assert_eq!(step(2, &values, &mut copy), expected, "{optimiser:?}");
+        let remembered = |state: &State<B::Vector>| -> Vec<(&str, Vec<f32>)> {
+            state.vectors().map(|(name, vector)| (name, host(device, vector))).collect()
+        };
+        assert_eq!(remembered(&copy), remembered(&state), "{optimiser:?}");
         // What is remembered matters: the same step without it goes elsewhere.
-        if state != State::default() {
-            let mut forgetful = wave(9, 0.0);
-            step(1, &mut forgetful, &mut State::default());
-            step(2, &mut forgetful, &mut State::default());
-            assert!(forgetful != values, "{optimiser:?}");
+        if state.vectors().next().is_some() {
+            assert_ne!(step(2, &values, &mut State::default()), expected, "{optimiser:?}");
+        }
+    }
+}
+
+#[test]
+fn state_taken_out_and_set_again_goes_on_with_the_same_bits() {
+    state_goes_on(&Native::default());
+    state_goes_on(&Portable::new(Cpu::default()));
+}
+
+#[test]
+fn a_step_changes_no_copy_of_a_parameter() {
+    for optimiser in all() {
+        let device = Portable::new(Cpu::default());
+        let mut values = on(&device, &wave(9, 0.0));
+        let (copy, gradient) = (values.clone(), on(&device, &wave(9, 1.0)));
+        optimiser.step(&device, HYPER, &mut values, &gradient, &mut State::default()).unwrap();
+        assert_eq!((host(&device, &copy), host(&device, &gradient)), (wave(9, 0.0), wave(9, 1.0)), "{optimiser:?}");
+        assert_ne!(host(&device, &values), wave(9, 0.0));
+    }
+}
+
+fn lengths_are_refused<B: Backend>(device: &B) {
+    for optimiser in all() {
+        let (mut values, mut state) = (on(device, &wave(4, 0.0)), State::default());
+        let error = optimiser.step(device, HYPER, &mut values, &on(device, &[0.5; 3]), &mut state).unwrap_err();
+        assert_eq!(error.to_string(), "the gradient of a tensor of 4 elements has 3");
+        optimiser.step(device, HYPER, &mut values, &on(device, &[0.5; 4]), &mut state).unwrap();
+        let names: Vec<&str> = state.vectors().map(|(name, _)| name).collect();
+        for name in names {
+            let mut short = state.clone();
+            short.set(name, on(device, &[1.0; 5]));
+            let before = host(device, &values);
+            let error = optimiser.step(device, HYPER, &mut values, &on(device, &[0.5; 4]), &mut short).unwrap_err();
+            assert_eq!(error.to_string(), format!("the {name} of a tensor of 4 elements has 5"));
+            assert_eq!(host(device, &values), before);
         }
     }
 }
 
 #[test]
 fn lengths_that_differ_are_refused_and_nothing_moves() {
+    lengths_are_refused(&Native::default());
+    lengths_are_refused(&Portable::new(Cpu::default()));
+}
+
+fn not_finite_is_seen<B: Backend>(device: &B) {
     for optimiser in all() {
-        let (mut values, mut state) = (wave(4, 0.0), State::default());
-        let error = optimiser.step(HYPER, &mut values, &[0.5; 3], &mut state).unwrap_err();
-        assert_eq!(error.to_string(), "the gradient of a tensor of 4 elements has 3");
-        optimiser.step(HYPER, &mut values, &[0.5; 4], &mut state).unwrap();
-        let names: Vec<&str> = state.vectors().map(|(name, _)| name).collect();
-        for name in names {
-            let mut short = state.clone();
-            short.set(name, vec![1.0; 5]);
-            let before = values.clone();
-            let error = optimiser.step(HYPER, &mut values, &[0.5; 4], &mut short).unwrap_err();
-            assert_eq!(error, LengthError { what: name, found: 5, expected: 4 });
-            assert_eq!(values, before);
-        }
+        let gradient = [1.0, f32::NAN, 1.0];
+        let values = stepped(device, optimiser, HYPER, &[1.0; 3], &gradient, &mut State::default());
+        assert!(values[1].is_nan() && values[0].is_finite() && values[0] == values[2], "{optimiser:?}: {values:?}");
     }
+    assert!(device.square_sum(&on(device, &[1.0, f32::NAN])).unwrap().is_nan());
 }
 
 #[test]
 fn a_gradient_that_is_not_finite_is_not_hidden() {
-    for optimiser in all() {
-        let (mut values, mut state) = (vec![1.0; 3], State::default());
-        optimiser.step(HYPER, &mut values, &[1.0, f32::NAN, 1.0], &mut state).unwrap();
-        assert!(values[1].is_nan() && values[0].is_finite() && values[0] == values[2], "{optimiser:?}: {values:?}");
-    }
-    assert!(square_sum([&[1.0, f32::NAN][..]]).is_nan());
+    not_finite_is_seen(&Native::default());
+    not_finite_is_seen(&Portable::new(Cpu::default()));
     assert!(norm_factor(f64::NAN, 1.0).is_nan());
     assert_eq!(norm_factor(f64::INFINITY, 1.0), 0.0);
 }
 
-#[test]
-fn a_centred_variance_below_zero_by_rounding_counts_as_zero() {
+fn centred_variance_is_not_negative<B: Backend>(device: &B) {
     let optimiser = OptimiserSpec::RmsProp(RmsProp { alpha: 0.3, centered: true, ..RmsProp::default() });
     let gradient = wave(64, 0.1);
     let (mut values, mut state) = (vec![0.0; 64], State::default());
     let hyper = Step { weight_decay: 0.0, ..HYPER };
     for step in 1..=60 {
-        optimiser.step(Step { step, ..hyper }, &mut values, &gradient, &mut state).unwrap();
+        values = stepped(device, optimiser, Step { step, ..hyper }, &values, &gradient, &mut state);
     }
-    let negative = state.square.iter().zip(&state.mean).filter(|(square, mean)| *square - *mean * *mean < 0.0).count();
+    let [mean, square] = [&state.mean, &state.square].map(|vector| host(device, vector.as_ref().unwrap()));
+    let negative = square.iter().zip(&mean).filter(|(square, mean)| *square - *mean * *mean < 0.0).count();
     assert!(negative > 0, "the case has such elements");
     assert!(values.iter().all(|x| x.is_finite()), "{values:?}");
 }
 
 #[test]
-fn the_sum_of_squares_has_the_same_bits_on_any_number_of_threads() {
-    let gradients = [wave(3 * CHUNK + 5, 0.2), wave(7, 0.1), vec![]];
-    let sum = || square_sum(gradients.iter().map(Vec::as_slice));
-    let on = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(sum);
-    let plain: f64 = gradients.iter().flatten().map(|&x| f64::from(x).powi(2)).sum();
-    assert!((on(1) / plain - 1.0).abs() < 1e-12 && plain > 1e6, "{plain}");
-    for threads in [2, 4, 7] {
-        assert_eq!(on(threads).to_bits(), on(1).to_bits());
+fn a_centred_variance_below_zero_by_rounding_counts_as_zero() {
+    centred_variance_is_not_negative(&Native::default());
+    centred_variance_is_not_negative(&Portable::new(Cpu::default()));
+}
+
+#[test]
+fn a_device_adds_up_squares_in_pieces() {
+    let device = Portable::new(Cpu::default());
+    for len in [1, 7, 1023, 1024, 1025, 5 * 1024, 5 * 1024 + 9] {
+        let values = wave(len, 0.2);
+        let plain: f64 = values.iter().map(|&x| f64::from(x).powi(2)).sum();
+        let found = device.square_sum(&on(&device, &values)).unwrap();
+        assert!((found / plain - 1.0).abs() < 1e-5, "{len}: {found} {plain}");
     }
-    // Squares that single precision cannot hold.
-    assert_eq!(square_sum([&[1e30f32, -1e-30][..]]), f64::from(1e30f32).powi(2));
-    assert_eq!(square_sum([]), 0.0);
+    assert_eq!(device.square_sum(&on(&device, &[])).unwrap(), 0.0);
+}
+
+#[test]
+fn gathered_gradients_are_their_sum() {
+    fn sum<B: Backend>(device: &B) -> Vec<f32> {
+        let mut sum = on(device, &[1.0, -2.0, 0.5]);
+        device.update(&mut sum, &on(device, &[0.25, 2.0, 1e30]), [], Sum).unwrap();
+        host(device, &sum)
+    }
+    assert_eq!(sum(&Native::default()), [1.25, 0.0, 1e30]);
+    assert_eq!(sum(&Portable::new(Cpu::default())), [1.25, 0.0, 1e30]);
 }
 
 #[test]

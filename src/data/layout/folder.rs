@@ -4,52 +4,38 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::error::DataError;
+use super::{Class, Found, Image};
+use crate::data::error::DataError;
 
 /// File names that are taken for images; their format is then known by their content.
 const EXTENSIONS: [&str; 6] = ["png", "jpg", "jpeg", "gif", "bmp", "webp"];
 
-/// One class and its images, in the order of the raw bytes of their names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClassFolder {
-    pub name: String,
-    /// File names.
-    pub images: Vec<String>,
-}
-
-/// What an image folder holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Listing {
-    /// In the order of the raw bytes of their names. Folders without an image are no classes.
-    pub classes: Vec<ClassFolder>,
-    /// Files with other extensions beside the class folders or inside them, hidden ones (`.x`, `._x`) not counted.
-    pub ignored: usize,
-}
-
-/// Lists the classes below `root`. Links are followed.
-pub fn list(root: &Path) -> Result<Listing, DataError> {
-    let mut listing = Listing::default();
+/// Lists the classes below `root`, in the order of the raw bytes of their names, and so their images. Folders without an
+/// image are no classes; links are followed. Files with other extensions beside the class folders or inside them count as
+/// ignored, hidden ones (`.x`, `._x`) do not.
+pub(super) fn read(root: &Path) -> Result<Found, DataError> {
+    let mut found = Found { root: root.to_owned(), ..Found::default() };
     let mut folders_below = 0;
     for (name, path, folder) in entries(root)? {
         if !folder {
-            listing.ignored += 1;
+            found.ignored += 1;
             continue;
         }
         let mut images = Vec::new();
-        for (name, _, folder) in entries(&path)? {
+        for (file, _, folder) in entries(&path)? {
             if folder {
                 folders_below += 1;
-            } else if is_image(&name) {
-                images.push(name);
+            } else if is_image(&file) {
+                images.push(Image { path: format!("{name}/{file}"), split: None, group: None });
             } else {
-                listing.ignored += 1;
+                found.ignored += 1;
             }
         }
         if !images.is_empty() {
-            listing.classes.push(ClassFolder { name, images });
+            found.classes.push(Class { name, images });
         }
     }
-    if listing.classes.is_empty() {
+    if found.classes.is_empty() {
         let hint = if folders_below > 0 {
             "the classes may lie deeper: set root to the folder that holds them"
         } else {
@@ -57,10 +43,11 @@ pub fn list(root: &Path) -> Result<Listing, DataError> {
         };
         return Err(DataError::NoClass { folder: root.to_path_buf(), hint: hint.to_owned() });
     }
-    Ok(listing)
+    Ok(found)
 }
 
-fn is_image(name: &str) -> bool {
+/// Whether a file's name says that it is an image.
+pub(super) fn is_image(name: &str) -> bool {
     let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
     EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension))
 }
@@ -121,27 +108,30 @@ mod tests {
             "ä/png",
             "ä/1.tar.png",
         ]);
-        let listing = list(room.path()).unwrap();
-        let classes: Vec<(&str, Vec<&str>)> =
-            listing.classes.iter().map(|c| (c.name.as_str(), c.images.iter().map(String::as_str).collect())).collect();
+        let found = read(room.path()).unwrap();
+        let classes: Vec<(&str, Vec<&str>)> = found
+            .classes
+            .iter()
+            .map(|c| (c.name.as_str(), c.images.iter().map(|i| i.path.as_str()).collect()))
+            .collect();
         assert_eq!(
             classes,
             [
-                ("B", vec!["x.gif"]),
-                ("a", vec!["x.bmp", "y.jpeg"]),
-                ("b", vec!["10.png", "2.JPG", "Z.webp"]),
-                ("ä", vec!["1.tar.png"])
+                ("B", vec!["B/x.gif"]),
+                ("a", vec!["a/x.bmp", "a/y.jpeg"]),
+                ("b", vec!["b/10.png", "b/2.JPG", "b/Z.webp"]),
+                ("ä", vec!["ä/1.tar.png"])
             ]
         );
-        assert_eq!(listing.ignored, 4);
+        assert_eq!(found.ignored, 4);
     }
 
     #[test]
     fn a_folder_without_classes_says_where_they_may_be() {
-        let message = list(make(&["set/a/1.png"]).path()).unwrap_err().to_string();
+        let message = read(make(&["set/a/1.png"]).path()).unwrap_err().to_string();
         assert!(message.contains("set root"), "{message}");
-        let message = list(make(&["a/1.txt"]).path()).unwrap_err().to_string();
+        let message = read(make(&["a/1.txt"]).path()).unwrap_err().to_string();
         assert!(message.contains("check root"), "{message}");
-        assert!(matches!(list(Path::new("/no/such/folder")), Err(DataError::Io { .. })));
+        assert!(matches!(read(Path::new("/no/such/folder")), Err(DataError::Io { .. })));
     }
 }

@@ -1,0 +1,87 @@
+//! Searching for settings: which values to try next, from the scores of those that were tried.
+//!
+//! Everything is a function of what it is told, so the search is as repeatable as the trainings that it reads.
+
+mod parzen;
+mod quasi_random;
+mod space;
+
+use serde::{Deserialize, Serialize};
+
+pub use space::{Dimension, Scale, Space, Values};
+
+use self::space::Point;
+
+/// How the next values are chosen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Evenly over the space, whatever the scores are: scrambled Halton points.
+    QuasiRandom,
+    /// Like the good ones and unlike the others: the tree-structured Parzen estimator, after a start of quasi-random
+    /// points.
+    #[default]
+    Tpe,
+}
+
+/// The settings of a search. Every field but the space has a default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Search {
+    /// What is searched.
+    pub space: Space,
+    /// How.
+    #[serde(default)]
+    pub method: Method,
+    /// Trials before scores count. Default 10.
+    #[serde(default = "ten")]
+    pub startup: u32,
+    /// Everything random follows from it.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+fn ten() -> u32 {
+    10
+}
+
+/// Values that were tried.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trial {
+    /// By the names of the space.
+    pub values: Values,
+    /// Larger is better.
+    pub score: f64,
+}
+
+impl Search {
+    /// What is wrong with it: (path of the field, message) pairs, none if it can run.
+    pub fn check(&self) -> Vec<(String, String)> {
+        self.space.check()
+    }
+
+    /// The values of trial number `at`, counted from 0, after those of `past`, in their order. A past trial that has no
+    /// value for a dimension of the space says nothing.
+    pub fn suggest(&self, at: u32, past: &[Trial]) -> Values {
+        let point = |trial: &Trial| Some((self.space.point(&trial.values)?, trial.score));
+        let known: Vec<(Point, f64)> = past.iter().filter_map(point).collect();
+        let chosen = match self.method {
+            Method::Tpe if at >= self.startup && known.len() >= 2 && known.len() as u32 >= self.startup => {
+                parzen::suggest(&known, self.seed, at)
+            }
+            _ => quasi_random::point(self.space.len(), self.seed, at),
+        };
+        self.space.values(&chosen)
+    }
+}
+
+/// The position of the trial with the best score, the first of equals.
+pub fn best(trials: &[Trial]) -> Option<usize> {
+    let better = |best: usize, next: usize| {
+        if trials[next].score.total_cmp(&trials[best].score).is_gt() { next } else { best }
+    };
+    (0..trials.len()).reduce(better)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! What planned cells will reckon, told before anything runs: the multiplications and additions of networks.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+
+use super::parsed;
+use crate::data::augment::Variation;
+use crate::data::layout::Layout;
+use crate::nn::{Architecture, Model, Native};
+use crate::pipeline::model::{CellId, Pipeline, Source, Task};
+use crate::train::Config;
+
+/// Reckons the work of cells, each kind of network once.
+#[derive(Default)]
+pub struct Works {
+    /// Multiplications of one image's forward pass.
+    forward: HashMap<String, Option<u64>>,
+}
+
+impl Works {
+    /// Operations of a cell, two for each multiplication with its addition, as if a training ran for all its epochs; nothing
+    /// where the cell is no `train` or `embed`, or its images are not known before they are there.
+    pub fn operations(&mut self, pipeline: &Pipeline, cell: CellId) -> Option<f64> {
+        let (kind, parameters) = task(pipeline, cell)?;
+        let images = input(pipeline, cell, "images")?;
+        let counts = counts(pipeline, images)?;
+        match kind {
+            "train" => {
+                let config = config(parameters)?;
+                let forward = 2.0 * self.forward(&config, pipeline, images)?;
+                let batch = config.batch.images() as f64;
+                let epoch = config.steps_per_epoch.map_or(counts[0], |steps| f64::from(steps) * batch);
+                let scored = config.validate.map_or(0.0, |validate| {
+                    let held_out = if validate.on.name() == "test" { counts[2] } else { counts[1] };
+                    held_out / f64::from(validate.every)
+                });
+                // A step has the products of the forward pass three times.
+                Some(f64::from(config.epochs) * (3.0 * epoch + scored) * forward)
+            }
+            "embed" => {
+                let (_, trained) = task(pipeline, input(pipeline, cell, "model")?)?;
+                let forward = 2.0 * self.forward(&config(trained)?, pipeline, images)?;
+                let split = match parameters["split"].as_str()? {
+                    "train" => counts[0],
+                    "validation" => counts[1],
+                    _ => counts[2],
+                };
+                Some(split * forward)
+            }
+            _ => None,
+        }
+    }
+
+    fn forward(&mut self, config: &Config, pipeline: &Pipeline, images: CellId) -> Option<f64> {
+        let side = match config.augment.kind {
+            Variation::Crop => u64::from(config.augment.size),
+            Variation::Roll => task(pipeline, images)?.1["size"].as_u64()?,
+        };
+        let Config { backbone, pooling, head, dim, .. } = *config;
+        let architecture = Architecture { backbone, pooling, head, dim, height: side as usize, width: side as usize };
+        let work = self
+            .forward
+            .entry(format!("{architecture:?}"))
+            .or_insert_with(|| Model::new(&Native::default(), architecture, 0).ok().map(|model| model.work(1)));
+        work.map(|work| work as f64)
+    }
+}
+
+fn task(pipeline: &Pipeline, cell: CellId) -> Option<(&str, &Map<String, Value>)> {
+    match &pipeline.cells[cell.0 as usize].task {
+        Task::Kind { name, parameters, .. } => Some((name, parameters)),
+        Task::Shell(_) | Task::Program(_) => None,
+    }
+}
+
+fn input(pipeline: &Pipeline, cell: CellId, name: &str) -> Option<CellId> {
+    let input = pipeline.cells[cell.0 as usize].inputs.iter().find(|input| &*input.name == name)?;
+    match input.source {
+        Source::Cell { cell, .. } => Some(cell),
+        Source::Gathered { .. } | Source::Path(_) => None,
+    }
+}
+
+fn config(parameters: &Map<String, Value>) -> Option<Config> {
+    let mut rest = parameters.clone();
+    rest.shift_remove("loss");
+    if let Some(validate) = rest.get_mut("validate").and_then(Value::as_object_mut) {
+        validate.retain(|name, _| name != "query" && name != "gallery");
+    }
+    parsed(&rest).ok()
+}
+
+/// Images of the three splits: as published, or as a generator makes them.
+fn counts(pipeline: &Pipeline, images: CellId) -> Option<[f64; 3]> {
+    let (_, parameters) = task(pipeline, images)?;
+    let layout: Layout = serde_json::from_value(parameters["layout"].clone()).ok()?;
+    let published = layout.published_images().filter(|_| parameters["counts"] == "published");
+    let [train, test] = match published {
+        Some(counts) => counts.map(|count| count as f64),
+        None => {
+            let (_, raw) = task(pipeline, input(pipeline, images, "raw")?)?;
+            let of = |field: &str| raw.get("generate")?[field].as_f64();
+            let (classes, each) = (of("classes")?, of("per_class")?);
+            [(classes / 2.0).floor() * each, (classes / 2.0).ceil() * each]
+        }
+    };
+    Some(match &parameters["split"] {
+        Value::Object(rule) if rule.contains_key("mlrc") => {
+            let half = (train + test) / 2.0;
+            [0.75 * half, 0.25 * half, half]
+        }
+        _ => [train, 0.0, test],
+    })
+}

@@ -1,0 +1,124 @@
+//! Training in half precision: the factor that keeps small gradients above its smallest numbers (Micikevicius et al. 2018).
+
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::Checkpoint;
+
+/// What the products of convolutions, linear layers and attention are reckoned in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Single precision throughout.
+    #[default]
+    Full,
+    /// What is multiplied in half precision (16 bits), sums in single. Parameters, optimiser, normalisations and losses stay in
+    /// single precision. For GPUs.
+    Mixed,
+}
+
+impl Precision {
+    /// Whether it is `Full`.
+    pub fn is_full(&self) -> bool {
+        *self == Self::Full
+    }
+}
+
+/// What the loss's gradient is multiplied by before it goes back through the network, and what came of that.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LossScale {
+    /// A power of 2, so that it rounds nothing.
+    pub factor: f32,
+    /// Steps made since it last changed.
+    good: u32,
+    /// Steps left out because a gradient was infinite or not a number.
+    pub skipped: u32,
+}
+
+/// The factor at the start and the steps before it is doubled, as PyTorch's `GradScaler` has them.
+const START: f32 = 65536.0;
+const EVERY: u32 = 2000;
+/// It is not doubled beyond this: gradients are in single precision once they are taken out.
+const MOST: f32 = 16_777_216.0;
+
+impl Default for LossScale {
+    fn default() -> Self {
+        Self { factor: START, good: 0, skipped: 0 }
+    }
+}
+
+/// The names of its parts in a checkpoint.
+const COUNTERS: [&str; 3] = ["loss scale", "loss scale steps", "skipped steps"];
+
+impl LossScale {
+    /// Takes note of whether the gradients of a step are finite, which decides whether the step is made. None if they are
+    /// not and the factor, at 1, cannot be the reason.
+    pub(super) fn note(&mut self, finite: bool) -> Option<()> {
+        if finite {
+            self.good += 1;
+            if self.good == EVERY {
+                (self.factor, self.good) = ((2.0 * self.factor).min(MOST), 0);
+            }
+        } else if self.factor > 1.0 {
+            (self.factor, self.good, self.skipped) = (self.factor / 2.0, 0, self.skipped + 1);
+        } else {
+            return None;
+        }
+        Some(())
+    }
+
+    pub(super) fn save(self, checkpoint: &mut Checkpoint) {
+        let counters = [self.factor as u64, self.good.into(), self.skipped.into()];
+        checkpoint.counters.extend(COUNTERS.map(str::to_owned).into_iter().zip(counters));
+    }
+
+    pub(super) fn restore(&mut self, checkpoint: &Checkpoint) {
+        let [factor, good, skipped] = COUNTERS.map(|name| checkpoint.counters.get(name).copied());
+        self.factor = factor.map_or(START, |factor| factor as f32);
+        [self.good, self.skipped] = [good, skipped].map(|count| count.unwrap_or(0) as u32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_doubles_after_good_steps_and_halves_at_a_bad_one() {
+        let mut scale = LossScale::default();
+        for _ in 0..EVERY - 1 {
+            scale.note(true).unwrap();
+        }
+        assert_eq!(scale.factor, START);
+        scale.note(true).unwrap();
+        assert_eq!((scale.factor, scale.skipped), (2.0 * START, 0));
+        for _ in 0..EVERY - 1 {
+            scale.note(true).unwrap();
+        }
+        // A bad step begins the count anew.
+        scale.note(false).unwrap();
+        assert_eq!((scale.factor, scale.skipped), (START, 1));
+        scale.note(true).unwrap();
+        assert_eq!(scale.factor, START);
+        for _ in 0..20 * EVERY {
+            scale.note(true).unwrap();
+        }
+        assert_eq!(scale.factor, MOST);
+        for _ in 0..24 {
+            scale.note(false).unwrap();
+        }
+        assert_eq!((scale.factor, scale.skipped), (1.0, 25));
+        assert_eq!(scale.note(false), None);
+    }
+
+    #[test]
+    fn a_checkpoint_gives_back_what_it_was_given() {
+        let mut scale = LossScale::default();
+        [true, false, true, true].into_iter().for_each(|finite| scale.note(finite).unwrap());
+        let (mut checkpoint, mut restored) = (Checkpoint::default(), LossScale::default());
+        scale.save(&mut checkpoint);
+        restored.restore(&checkpoint);
+        assert!(restored == scale && scale != LossScale::default(), "{restored:?}");
+        restored.restore(&Checkpoint::default());
+        assert_eq!(restored, LossScale::default());
+    }
+}
