@@ -82,6 +82,8 @@ pub struct Decoder {
     /// The image at hand.
     pixels: Vec<u8>,
     size: Size,
+    /// Rows and columns of it that the image fills: fewer than there are where the transform has rounded them up.
+    filled: [f64; 2],
     /// A resized one with four channels.
     scratch: Vec<u8>,
 }
@@ -116,7 +118,7 @@ impl Decoder {
                 let (width, height) = decoder.dimensions();
                 check_pixels(width, height, max_pixels)?;
                 self.pixels = on_white(DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?);
-                self.size = [height, width];
+                self.hold([height, width]);
             }
         }
         Ok(self.bitmap())
@@ -136,8 +138,8 @@ impl Decoder {
         check_pixels(width, height, max_pixels)?;
         jpeg.set_max_pixels(max_pixels.try_into().unwrap_or(usize::MAX));
         let mut size = [height, width];
-        if let Some(target) = target {
-            let part = dct_part([height, width], target([height, width]));
+        let part = target.map(|target| dct_part(size, target(size)));
+        if let Some(part) = part {
             jpeg.set_scale(ScalingFactor::try_new(1, part).map_err(|e| e.to_string())?);
             size = [height.div_ceil(part), width.div_ceil(part)];
         }
@@ -157,8 +159,17 @@ impl Decoder {
         if inks {
             inks_to_rgb(&mut self.pixels);
         }
-        self.size = size;
+        self.hold(size);
+        if let Some(part) = part {
+            self.filled = [height, width].map(|side| f64::from(side) / f64::from(part));
+        }
         Ok(())
+    }
+
+    /// Says of what size the image at hand is.
+    fn hold(&mut self, size: Size) {
+        self.size = size;
+        self.filled = size.map(f64::from);
     }
 
     /// Takes over an image of a set, decoding it if need be.
@@ -181,7 +192,7 @@ impl Decoder {
         assert_eq!(pixels.len(), rgb_len(size), "the pixels are of the size");
         self.pixels.clear();
         self.pixels.extend_from_slice(pixels);
-        self.size = size;
+        self.hold(size);
     }
 
     /// The image at hand.
@@ -200,13 +211,14 @@ impl Decoder {
     pub fn resize(&mut self, part: Region, size: Size, out: &mut [u8]) -> Result<(), String> {
         assert_eq!(out.len(), rgb_len(size), "the output is of the size");
         let bitmap = Bitmap { size: self.size, bytes: &self.pixels };
+        let filled = (part == Region::whole(self.size)).then_some(self.filled);
         if [part.rows, part.columns] == size {
             copy_part(bitmap, part, out);
         } else if bitmap.channels() == 3 {
-            resized_into(&mut self.resizer, bitmap, part, size, out)?;
+            resized_into(&mut self.resizer, bitmap, part, filled, size, out)?;
         } else {
             self.scratch.resize(out.len() / 3 * 4, 0);
-            resized_into(&mut self.resizer, bitmap, part, size, &mut self.scratch)?;
+            resized_into(&mut self.resizer, bitmap, part, filled, size, &mut self.scratch)?;
             copy_part(Bitmap { size, bytes: &self.scratch }, Region::whole(size), out);
         }
         Ok(())
@@ -229,7 +241,7 @@ impl Decoder {
             copy_part(bitmap, part, out);
             Ok(())
         } else {
-            resized_into(&mut self.resizer, bitmap, part, size, out)
+            resized_into(&mut self.resizer, bitmap, part, None, size, out)
         }
     }
 
@@ -257,18 +269,19 @@ impl Decoder {
         }
         let bitmap = Bitmap { size: self.size, bytes: &self.pixels };
         self.scratch.resize(size[0] as usize * size[1] as usize * bitmap.channels(), 0);
-        resized_into(&mut self.resizer, bitmap, Region::whole(self.size), size, &mut self.scratch)?;
+        resized_into(&mut self.resizer, bitmap, Region::whole(self.size), Some(self.filled), size, &mut self.scratch)?;
         std::mem::swap(&mut self.pixels, &mut self.scratch);
-        self.size = size;
+        self.hold(size);
         Ok(())
     }
 }
 
-/// Resizes a part of `from` to `size`, with as many channels.
+/// Resizes a part of `from`, of which the rows and columns `filled` count if not all do, to `size`, with as many channels.
 fn resized_into(
     resizer: &mut Resizer,
     from: Bitmap<'_>,
     part: Region,
+    filled: Option<[f64; 2]>,
     size: Size,
     out: &mut [u8],
 ) -> Result<(), String> {
@@ -276,6 +289,8 @@ fn resized_into(
     let kind = if from.channels() == 3 { PixelType::U8x3 } else { PixelType::U8x4 };
     // The fourth channel is no transparency.
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
+    let [rows, columns] = filled.unwrap_or([part.rows, part.columns].map(f64::from));
+    let options = options.crop(0.0, 0.0, columns, rows);
     let source = ImageRef::new(from.size[1], from.size[0], from.bytes, kind).map_err(|e| failed(&e))?;
     let source = CroppedImage::new(&source, part.left, part.top, part.columns, part.rows).map_err(|e| failed(&e))?;
     let mut target = Image::from_slice_u8(size[1], size[0], out, kind).map_err(|e| failed(&e))?;
@@ -450,7 +465,8 @@ mod tests {
         let mut cut = vec![0; rgb_len([29, 31])];
         copy_part(Bitmap { size, bytes: &rgb }, part, &mut cut);
         let resized = |size: Size, pixels: &[u8], part: Region| {
-            let mut decoder = Decoder { size, pixels: pixels.to_vec(), ..Decoder::default() };
+            let mut decoder = Decoder { pixels: pixels.to_vec(), ..Decoder::default() };
+            decoder.hold(size);
             let mut out = vec![0; rgb_len([12, 44])];
             decoder.resize(part, [12, 44], &mut out).unwrap();
             out
@@ -481,7 +497,7 @@ mod tests {
         let (scaled, near) = shrunk(Some(&|_| [8; 2]));
         assert_eq!((full, scaled), ([131, 163], [17, 21]));
         let off = exact.iter().zip(&near).map(|(&a, &b)| a.abs_diff(b)).max().unwrap();
-        // As much as in Pillow's draft mode, on this picture of hard edges.
-        assert_eq!(off, 33);
+        // Pillow's draft mode, which takes the rounded rows and columns for the image's, is off by 33 on this picture.
+        assert!(off > 0 && off < 33, "{off}");
     }
 }
