@@ -69,10 +69,11 @@ pub fn print(project: &Project, plan: &Plan, as_json: bool, ui: &mut Ui<'_>) -> 
     if operations > 0.0 {
         let rate = product_rate();
         let time = Duration::from_secs_f64((operations / rate).ceil());
+        let time = humantime::format_duration(time).to_string();
+        let time = time.split(' ').take(2).collect::<Vec<_>>().join(" ");
         let (operations, rate) = (scaled(operations), scaled(rate));
         let line = format!(
-            "at most {operations}FLOP in the networks of {known} cells: on this machine's processor {} at the least, at {rate}FLOP/s",
-            humantime::format_duration(time)
+            "at most {operations}FLOP in the networks of {known} cells: on this machine's processor {time} at the least, at {rate}FLOP/s"
         );
         writeln!(ui.out, "{}", ui.paint.faint(line))?;
     }

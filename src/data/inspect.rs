@@ -173,14 +173,19 @@ fn look(listing: &Listing, entry: &Entry, max_pixels: u64) -> Result<Seen, Strin
     Ok(Seen { bytes, pixels })
 }
 
+/// A group of a split; without a name, all that have none.
+type Group<'a> = (Split, Option<&'a str>);
+/// Its images and classes.
+type Members<'a> = (usize, BTreeSet<&'a str>);
+
 fn parts(entries: &[Entry]) -> Vec<Part> {
-    let mut counts: BTreeMap<(Split, Option<&str>), (usize, BTreeSet<&str>)> = BTreeMap::new();
+    let mut counts: BTreeMap<Group<'_>, Members<'_>> = BTreeMap::new();
     for entry in entries {
         let (images, classes) = counts.entry((entry.split, entry.group.as_deref())).or_default();
         *images += 1;
         classes.insert(&entry.class);
     }
-    let part = |((split, group), (images, classes)): ((Split, Option<&str>), (usize, BTreeSet<&str>))| Part {
+    let part = |((split, group), (images, classes)): (Group<'_>, Members<'_>)| Part {
         split,
         group: group.map(str::to_owned),
         images,

@@ -35,14 +35,14 @@ pub(super) fn apply(root: &mut Node, overrides: &[(String, String)], report: &mu
         };
         flags.extend(value.map(|value| Change { target: target.clone(), place, value }));
     }
-    let mut restrictions = Vec::new();
+    let (mut restrictions, mut removed) = (Vec::new(), Vec::new());
     for case in picked(root, &flags, report) {
-        change(root, case, &mut restrictions, report);
+        change(root, case, &mut restrictions, &mut removed, report);
     }
     // What a flag says of an axis replaces what a case does.
     restrictions.retain(|case: &Restriction| flags.iter().all(|flag| flag.target != format!("axes.{}", case.axis)));
     for flag in flags {
-        change(root, flag, &mut restrictions, report);
+        change(root, flag, &mut restrictions, &mut removed, report);
     }
     restrictions
 }
@@ -90,7 +90,14 @@ fn picked(root: &Node, flags: &[Change], report: &mut Report) -> Vec<Change> {
     found
 }
 
-fn change(root: &mut Node, change: Change, restrictions: &mut Vec<Restriction>, report: &mut Report) {
+/// Applies one change; `removed` are the stages that changes have taken away, which two may do.
+fn change(
+    root: &mut Node,
+    change: Change,
+    restrictions: &mut Vec<Restriction>,
+    removed: &mut Vec<String>,
+    report: &mut Report,
+) {
     let Change { target, place, value } = change;
     let names: Vec<&str> = target.split('.').collect();
     let done = match names.as_slice() {
@@ -98,7 +105,11 @@ fn change(root: &mut Node, change: Change, restrictions: &mut Vec<Restriction>, 
             restrictions.push(Restriction { axis: (*axis).to_owned(), place, values: value });
             Ok(())
         }
-        ["stages", stage] => set_stage(root, stage, value, place),
+        ["stages", stage] if value.data == Data::Null && removed.iter().any(|name| name == stage) => Ok(()),
+        ["stages", stage] => {
+            removed.extend((value.data == Data::Null).then(|| (*stage).to_owned()));
+            set_stage(root, stage, value, place)
+        }
         ["stages", stage, "with"] => {
             stage_mut(root, stage, place).and_then(|stage| set_below(stage, ["with"].into_iter(), value, place))
         }

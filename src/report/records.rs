@@ -15,6 +15,9 @@ pub struct Records {
     pub records: Vec<Record>,
 }
 
+/// (metric, value) pairs.
+type Metrics = Vec<(String, f64)>;
+
 /// One axis and its values, in the order of the pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Axis {
@@ -56,11 +59,12 @@ impl Records {
         if axes.is_empty() {
             return self;
         }
-        let mut groups: Vec<(Record, Vec<Vec<(String, f64)>>)> = Vec::new();
+        let mut groups: Vec<(Record, Vec<Metrics>)> = Vec::new();
         for mut record in self.records {
             record.labels.retain(|(axis, _)| !axes.contains(axis));
             let metrics = std::mem::take(&mut record.metrics);
-            let same = |(group, _): &&mut (Record, _)| group.input == record.input && group.labels == record.labels;
+            let same =
+                |(group, _): &&mut (Record, Vec<Metrics>)| group.input == record.input && group.labels == record.labels;
             match groups.iter_mut().find(same) {
                 Some((group, members)) => {
                     members.push(metrics);
@@ -74,8 +78,8 @@ impl Records {
                 None => groups.push((record, vec![metrics])),
             }
         }
-        let mean = |name: &String, members: &[Vec<(String, f64)>]| {
-            let of = |metrics: &Vec<(String, f64)>| metrics.iter().find(|(other, _)| other == name).map(|(_, x)| *x);
+        let mean = |name: &String, members: &[Metrics]| {
+            let of = |metrics: &Metrics| metrics.iter().find(|(other, _)| other == name).map(|(_, x)| *x);
             members.iter().map(|metrics| of(metrics).unwrap_or(f64::NAN)).sum::<f64>() / members.len() as f64
         };
         let averaged = groups.into_iter().map(|(group, members)| {

@@ -164,8 +164,11 @@ fn split_of(on: SelectOn) -> Result<Split, JobError> {
 #[error("no image to be scored on has the group `{0}`")]
 struct NoGroup(String);
 
-/// The positions of the images that ask and of those that answer, if the groups say so.
-fn parts(view: &SplitView<'_>, groups: &Groups) -> Result<Option<(Vec<usize>, Vec<usize>)>, NoGroup> {
+/// Positions of the images that ask, and of those that answer.
+type Parts = (Vec<usize>, Vec<usize>);
+
+/// Who asks and who answers, if the groups say so.
+fn parts(view: &SplitView<'_>, groups: &Groups) -> Result<Option<Parts>, NoGroup> {
     let (Some(query), Some(gallery)) = (&groups.query, &groups.gallery) else { return Ok(None) };
     let positions = |group: &String| {
         let of = |position: &usize| view.items[*position].group.as_ref() == Some(group);

@@ -304,6 +304,7 @@ fn a_flag_gives_an_input_and_takes_inputs_and_stages_away() {
     let found = load_good(CASES, &[("stages.a.in.init", "raw"), ("axes.seed", "[0]")]);
     assert_eq!(all_told(&found), all_told(&load_good(&text, &[("axes.seed", "[0]")])));
     assert_eq!(load_good(CASES, &[("stages.a", "")]).cells.len(), 1);
+    assert_eq!(load_good(CASES, &[("stages.a", ""), ("stages.a", "")]).cells.len(), 1);
     let other = load_good(CASES, &[("stages.raw", "{ uses: make/textures, with: { classes: 3 } }")]);
     assert!(told(&other, CellId(0)).contains("\"classes\": Number(3)"), "{}", told(&other, CellId(0)));
 }
