@@ -225,7 +225,7 @@ mod tests {
     invalid type: integer `3`, expected the name of an axis or a list of them
     invalid value: string "wide", expected a level such as 95% or 0.95
     unknown variant `italic`, expected `bold` or `none`
-    unknown field `row`, expected one of `rows`, `columns`, `over`, `metrics`, `interval`, `best`, `title`, `digits`, `higher_is_better`
+    unknown field `row`, expected one of `rows`, `columns`, `over`, `averaged`, `metrics`, `interval`, `best`, `title`, `digits`, `higher_is_better`
     missing field `rows`
     "#);
     }
