@@ -1,6 +1,6 @@
 //! Retrieval metrics of embeddings: vectors in, numbers out; and the statistics of many such numbers.
 //!
-//! [`ranks`] finds where the matches of each query rank, [`retrieval`](mod@retrieval) turns that into metrics,
+//! `ranks` finds where the matches of each query rank, [`retrieval`](mod@retrieval) turns that into metrics,
 //! [`per_query`] writes it query by query, [`clustering`] compares classes with clusters, [`neighbours`] finds the nearest
 //! rows themselves, [`sheet`] shows them as pictures, [`vectors`] reads the files of other tools, [`tensors`]
 //! writes them, [`statistics`] has the intervals and tests of a table.

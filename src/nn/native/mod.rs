@@ -62,7 +62,7 @@ impl Native {
         Self { winograd: false, ..Self::default() }
     }
 
-    /// A vector that takes the memory of `values` over; [`NativeVector::into_values`] gives it back.
+    /// A vector that takes the memory of `values` over; `NativeVector::into_values` gives it back.
     pub fn adopt(&self, values: Vec<f32>) -> Result<NativeVector, Error> {
         NativeVector::new(&self.cpu, Buffer::of(values)).map_err(failed("a vector"))
     }
