@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -159,6 +159,18 @@ fn split_of(on: SelectOn) -> Result<Split, JobError> {
     Ok(serde_json::from_value(Value::from(on.name()))?)
 }
 
+/// A file, or the one file of a folder, such as `download` leaves.
+fn only_file(path: &Path) -> Result<PathBuf, JobError> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let files: Vec<PathBuf> = std::fs::read_dir(path)?.map(|item| Ok(item?.path())).collect::<std::io::Result<_>>()?;
+    match &files[..] {
+        [file] => Ok(file.clone()),
+        _ => Err(format!("{} holds {} files, expected one file of weights", path.display(), files.len()).into()),
+    }
+}
+
 /// A group that no image has.
 #[derive(Debug, Error)]
 #[error("no image to be scored on has the group `{0}`")]
@@ -255,7 +267,8 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
             figures: vec![("loss".to_owned(), mean_loss), ("rate".to_owned(), learning_rate)],
         });
     };
-    let pretrained = input(job, "weights").map(WeightFile::open).transpose()?;
+    let pretrained =
+        input(job, "weights").map(only_file).transpose()?.map(|path| WeightFile::open(&path)).transpose()?;
     let _held = hold(&job.resume, "a training")?;
     sweep(&job.resume)?;
     let checkpoint = job.resume.join("checkpoint.safetensors");
