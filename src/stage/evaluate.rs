@@ -7,8 +7,9 @@ use thiserror::Error;
 use super::vectors::{self, Part, Vectors};
 use super::{JobError, output, parameters, parsed, problems, required};
 use crate::engine::execute::KindJob;
-use crate::eval::clustering::{Agreement, clustering};
-use crate::eval::{Average, Options, Retrieval, Ties, per_query, retrieval};
+use crate::eval::clustering::clustering;
+use crate::eval::metric::Metric;
+use crate::eval::{Average, Options, Ties, per_query, retrieval};
 use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
 
 pub(super) const KIND: Kind = Kind {
@@ -32,55 +33,7 @@ struct Parameters {
     seed: u64,
 }
 
-/// A metric by the name that a pipeline uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Metric {
-    PrecisionAt1,
-    RPrecision,
-    MapAtR,
-    MeanReciprocalRank,
-    MeanAveragePrecision,
-    RecallAt(usize),
-    Nmi,
-    Ami,
-    F1,
-}
-
 const METRICS: &str = "p1, rp, map_at_r, mrr, map, nmi, ami, f1, or r@K such as r@10";
-
-impl Metric {
-    fn parse(name: &str) -> Option<Metric> {
-        match name {
-            "p1" => Some(Metric::PrecisionAt1),
-            "rp" => Some(Metric::RPrecision),
-            "map_at_r" => Some(Metric::MapAtR),
-            "mrr" => Some(Metric::MeanReciprocalRank),
-            "map" => Some(Metric::MeanAveragePrecision),
-            "nmi" => Some(Metric::Nmi),
-            "ami" => Some(Metric::Ami),
-            "f1" => Some(Metric::F1),
-            _ => name.strip_prefix("r@")?.parse().ok().filter(|&k| k > 0).map(Metric::RecallAt),
-        }
-    }
-
-    fn of_clusters(self) -> bool {
-        matches!(self, Metric::Nmi | Metric::Ami | Metric::F1)
-    }
-
-    fn value(self, found: &Retrieval, clusters: Option<&Agreement>) -> Option<f64> {
-        match self {
-            Metric::PrecisionAt1 => Some(found.precision_at_1),
-            Metric::RPrecision => Some(found.r_precision),
-            Metric::MapAtR => Some(found.map_at_r),
-            Metric::MeanReciprocalRank => Some(found.mean_reciprocal_rank),
-            Metric::MeanAveragePrecision => found.mean_average_precision,
-            Metric::RecallAt(k) => found.recall_at.iter().find(|(other, _)| *other == k).map(|(_, value)| *value),
-            Metric::Nmi => clusters.map(|clusters| clusters.nmi),
-            Metric::Ami => clusters.map(|clusters| clusters.ami),
-            Metric::F1 => clusters.map(|clusters| clusters.f1),
-        }
-    }
-}
 
 #[derive(Debug, Error)]
 enum EvaluateError {

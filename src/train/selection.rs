@@ -8,7 +8,8 @@ use thiserror::Error;
 use super::run::EpochLog;
 use super::run::embeddings;
 use crate::data::images::{EvalImages, ImageError};
-use crate::eval::{EvalError, Labelled, Options, Retrieval, retrieval};
+use crate::eval::metric::Metric;
+use crate::eval::{EvalError, Labelled, Options, retrieval};
 use crate::nn::{self, Backend, Model};
 
 /// Images that a training is scored on.
@@ -41,19 +42,10 @@ impl SelectOn {
     }
 }
 
-/// A retrieval metric that an epoch can be selected by; larger is better in all of them.
+/// A retrieval metric that an epoch can be selected by: `map_at_r`, `p1`, `rp` or `r@K`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum Criterion {
-    /// `map_at_r`.
-    MapAtR,
-    /// `p1`.
-    PrecisionAt1,
-    /// `rp`.
-    RPrecision,
-    /// `r@K`.
-    RecallAt(usize),
-}
+pub struct Criterion(Metric);
 
 /// A name that is no criterion.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -64,47 +56,30 @@ impl TryFrom<String> for Criterion {
     type Error = UnknownCriterion;
 
     fn try_from(name: String) -> Result<Self, UnknownCriterion> {
-        match name.as_str() {
-            "map_at_r" => Ok(Self::MapAtR),
-            "p1" => Ok(Self::PrecisionAt1),
-            "rp" => Ok(Self::RPrecision),
-            other => match other.strip_prefix("r@").and_then(|k| k.parse().ok()) {
-                Some(k) if k > 0 => Ok(Self::RecallAt(k)),
-                _ => Err(UnknownCriterion(name)),
-            },
+        match Metric::parse(&name) {
+            Some(metric @ (Metric::MapAtR | Metric::PrecisionAt1 | Metric::RPrecision | Metric::RecallAt(_))) => {
+                Ok(Self(metric))
+            }
+            _ => Err(UnknownCriterion(name)),
         }
     }
 }
 
 impl From<Criterion> for String {
     fn from(criterion: Criterion) -> String {
-        match criterion {
-            Criterion::MapAtR => "map_at_r".to_owned(),
-            Criterion::PrecisionAt1 => "p1".to_owned(),
-            Criterion::RPrecision => "rp".to_owned(),
-            Criterion::RecallAt(k) => format!("r@{k}"),
-        }
+        criterion.0.to_string()
     }
 }
 
 impl Criterion {
     /// As papers write it.
     pub fn title(self) -> String {
-        match self {
-            Self::MapAtR => "MAP@R".to_owned(),
-            Self::PrecisionAt1 => "P@1".to_owned(),
-            Self::RPrecision => "R-precision".to_owned(),
-            Self::RecallAt(k) => format!("R@{k}"),
-        }
-    }
-
-    fn of(self, found: &Retrieval) -> f64 {
-        match self {
-            Self::MapAtR => found.map_at_r,
-            Self::PrecisionAt1 => found.precision_at_1,
-            Self::RPrecision => found.r_precision,
-            // The only one that was asked for.
-            Self::RecallAt(_) => found.recall_at.first().map_or(f64::NAN, |(_, value)| *value),
+        match self.0 {
+            Metric::MapAtR => "MAP@R".to_owned(),
+            Metric::PrecisionAt1 => "P@1".to_owned(),
+            Metric::RPrecision => "R-precision".to_owned(),
+            Metric::RecallAt(k) => format!("R@{k}"),
+            other => other.to_string(),
         }
     }
 }
@@ -146,7 +121,7 @@ fn every_epoch() -> u32 {
 }
 
 fn map_at_r() -> Criterion {
-    Criterion::MapAtR
+    Criterion(Metric::MapAtR)
 }
 
 impl Validate {
@@ -189,8 +164,8 @@ pub(super) fn score<B: Backend>(
     let dim = model.architecture.dim;
     let vectors = embeddings::<B, ScoreError>(device, model, &images.images)?;
     let labels = images.images.labels();
-    let recall_at = match criterion {
-        Criterion::RecallAt(k) => vec![k],
+    let recall_at = match criterion.0 {
+        Metric::RecallAt(k) => vec![k],
         _ => Vec::new(),
     };
     let options = Options { recall_at, ..Options::default() };
@@ -206,7 +181,7 @@ pub(super) fn score<B: Backend>(
             retrieval(Labelled { vectors: &asked[..], labels: &asked_labels, dim }, Some(gallery), &options)?
         }
     };
-    Ok(criterion.of(&found))
+    Ok(criterion.0.value(&found, None).unwrap_or(f64::NAN))
 }
 
 /// Why there is no score.

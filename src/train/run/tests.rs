@@ -522,7 +522,7 @@ fn queries_and_gallery_may_be_parts_of_what_is_held_out() {
     let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
     let of = |parts| {
         let images = HeldOut { images: EvalImages::new(&stored, [16, 16], 256), parts };
-        score(&Native::default(), &network, images, super::super::Criterion::RecallAt(1)).unwrap()
+        score(&Native::default(), &network, images, "r@1".to_owned().try_into().unwrap()).unwrap()
     };
     // A query finds itself in a gallery that it is part of, and never among the others.
     let all: Vec<usize> = (0..32).collect();
