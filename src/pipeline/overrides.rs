@@ -110,11 +110,11 @@ fn change(
             removed.extend((value.data == Data::Null).then(|| (*stage).to_owned()));
             set_stage(root, stage, value, place)
         }
-        ["stages", stage, "with"] => {
-            stage_mut(root, stage, place).and_then(|stage| set_below(stage, ["with"].into_iter(), value, place))
-        }
         ["stages", stage, "in", input] => set_input(root, stage, input, value, place),
-        ["stages", stage, "with", key, rest @ ..] => set_parameter(root, stage, key, rest, value, place),
+        // A parameter may still be at its default.
+        ["stages", stage, rest @ ..] if rest.first() == Some(&"with") => {
+            stage_mut(root, stage, place).and_then(|stage| set_below(stage, rest, value, place))
+        }
         ["params", rest @ ..] if !rest.is_empty() => set_existing(root, rest, value, place),
         rest => set_existing(root, rest, value, place),
     };
@@ -180,7 +180,7 @@ fn stage_mut<'a>(root: &'a mut Node, stage: &str, place: Span) -> Result<&'a mut
 /// Adds a stage, puts another in its place, or takes it away where the value is nothing.
 fn set_stage(root: &mut Node, stage: &str, value: Node, place: Span) -> Result<(), Box<Problem>> {
     match value.data {
-        Data::Map(_) => set_below(root, ["stages", stage].into_iter(), value, place),
+        Data::Map(_) => set_below(root, &["stages", stage], value, place),
         Data::Null => {
             stage_mut(root, stage, place)?;
             if let Some(Node { data: Data::Map(stages), .. }) = child_mut(root, "stages") {
@@ -204,30 +204,12 @@ fn set_input(root: &mut Node, stage: &str, input: &str, value: Node, place: Span
         }
         return Ok(());
     }
-    set_below(stage_mut(root, stage, place)?, ["in", input].into_iter(), value, place)
-}
-
-/// Sets a parameter of a stage, which may still be at its default.
-fn set_parameter(
-    root: &mut Node,
-    stage: &str,
-    key: &str,
-    rest: &[&str],
-    value: Node,
-    place: Span,
-) -> Result<(), Box<Problem>> {
-    let names = ["with", key].into_iter().chain(rest.iter().copied());
-    set_below(stage_mut(root, stage, place)?, names, value, place)
+    set_below(stage_mut(root, stage, place)?, &["in", input], value, place)
 }
 
 /// Sets what a chain of keys leads to, making the mappings on the way that are not there.
-fn set_below<'a>(
-    mut node: &mut Node,
-    names: impl Iterator<Item = &'a str>,
-    value: Node,
-    place: Span,
-) -> Result<(), Box<Problem>> {
-    for name in names {
+fn set_below(mut node: &mut Node, names: &[&str], value: Node, place: Span) -> Result<(), Box<Problem>> {
+    for name in names.iter().copied() {
         if node.data == Data::Null {
             node.data = Data::Map(Vec::new());
         }
