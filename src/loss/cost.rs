@@ -63,19 +63,23 @@ pub fn measure(spec: &LossSpec, [batch, classes, dim]: [usize; 3], seconds: f64)
     times.remove(0);
     times.sort_by(f64::total_cmp);
 
-    let settings = serde_json::to_value(spec).unwrap_or_default();
-    let penalty = settings["mf_reg"].as_f64().is_some_and(|weight| weight > 0.0);
-    let products = 6.0 * batch as f64 + if penalty { rows as f64 } else { 0.0 };
-    let operations = products * rows as f64 * dim as f64;
     let numbers = (batch * rows + rows * dim) as f64;
     Ok(Cost {
         repetitions: times.len(),
         median_ms: times[times.len() / 2],
         min_ms: times[0],
-        floor_ms: operations / rate * 1e3,
+        floor_ms: operations(spec, [batch, rows, dim]) / rate * 1e3,
         bytes,
         times_scores_and_parameters: bytes.map(|bytes| bytes as f64 / (4.0 * numbers)),
     })
+}
+
+/// Operations of the products that a loss of `rows` class vectors consists of.
+fn operations(spec: &LossSpec, [batch, rows, dim]: [usize; 3]) -> f64 {
+    let settings = serde_json::to_value(spec).unwrap_or_default();
+    let penalty = settings["mf_reg"].as_f64().is_some_and(|weight| weight > 0.0);
+    let products = 6.0 * batch as f64 + if penalty { rows as f64 } else { 0.0 };
+    products * rows as f64 * dim as f64
 }
 
 fn normal(count: usize, random: &mut Stream) -> Vec<f32> {
@@ -106,11 +110,22 @@ pub fn status(key: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn spec(text: &str) -> LossSpec {
+        serde_json::from_str(text).unwrap()
+    }
+
     #[test]
     fn a_floor_counts_the_products_and_those_of_the_penalty() {
-        let of = |text: &str| measure(&serde_json::from_str(text).unwrap(), [8, 4, 2], 0.0).unwrap();
-        let plain = of(r#"{"kind": "mean_field_contrastive"}"#);
-        assert!(plain.repetitions == 5 && plain.min_ms > 0.0 && plain.min_ms <= plain.median_ms, "{plain:?}");
-        assert!(measure(&LossSpec::named("triplet").unwrap(), [0, 4, 2], 0.0).is_err());
+        let size = [8, 4, 2];
+        assert_eq!(operations(&spec(r#"{"kind": "mean_field_contrastive"}"#), size), 6.0 * 8.0 * 4.0 * 2.0);
+        let penalty = spec(r#"{"kind": "mean_field_contrastive", "mf_reg": 1}"#);
+        assert_eq!(operations(&penalty, size), 6.0 * 8.0 * 4.0 * 2.0 + 4.0 * 4.0 * 2.0);
+    }
+
+    #[test]
+    fn a_loss_is_repeated_and_one_without_a_value_is_an_error() {
+        let found = measure(&spec(r#"{"kind": "mean_field_contrastive"}"#), [8, 4, 2], 0.0).unwrap();
+        assert!(found.repetitions == 5 && found.min_ms > 0.0 && found.min_ms <= found.median_ms, "{found:?}");
+        assert!(measure(&spec(r#"{"kind": "triplet"}"#), [0, 4, 2], 0.0).is_err());
     }
 }
