@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::device::{self, Work};
@@ -48,7 +48,7 @@ enum EmbedError {
     #[error("vectors of raw pixels need images of one size: preprocess with `store: square`, or embed by a model")]
     Sizes,
     #[error("the set has no image in its split `{0}`; preprocess says which images are in which")]
-    Empty(String),
+    Empty(&'static str),
 }
 
 /// Embedding by a network, whatever the device.
@@ -86,7 +86,7 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     let images = ImageSet::open(required(job, "images")?)?;
     let view = images.split(split);
     if view.is_empty() {
-        return Err(EmbedError::Empty(json!(split).as_str().unwrap_or_default().to_owned()).into());
+        return Err(EmbedError::Empty(split.name()).into());
     }
     report(&progress(0, view.len()));
     let mut group_names: Vec<String> = view.items.iter().map(group).collect();

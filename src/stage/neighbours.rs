@@ -54,7 +54,7 @@ enum SheetError {
     #[error(
         "there are {vectors} vectors and {images} images in the split `{split}`: give the images and the split that the vectors were made of"
     )]
-    Rows { vectors: usize, images: usize, split: String },
+    Rows { vectors: usize, images: usize, split: &'static str },
 }
 
 fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
@@ -70,7 +70,7 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
     let images = ImageSet::open(required(job, "images")?)?;
     let view = images.split(wanted.split);
     if view.labels != all.rows.labels {
-        let split = serde_json::to_value(wanted.split)?.as_str().unwrap_or_default().to_owned();
+        let split = wanted.split.name();
         return Err(SheetError::Rows { vectors: all.rows.labels.len(), images: view.len(), split }.into());
     }
     let asked = evaluate::part(&all, wanted.query.as_deref())?;

@@ -9,7 +9,9 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::device::{self, Work};
-use super::{HELD, JobError, Report, hold, input, output, parameters, parsed, problems, required, suggestion};
+use super::{
+    HELD, JobError, Report, evaluate, hold, input, output, parameters, parsed, problems, required, suggestion,
+};
 use crate::data::images::EvalImages;
 use crate::data::shard::{ImageSet, SplitView};
 use crate::data::split::Split;
@@ -40,7 +42,7 @@ pub(super) const KIND: Kind = Kind {
 };
 
 /// The loss among the parameters, which groups of the images ask and answer, and the rest.
-fn split(map: &Map<String, Value>) -> (Map<String, Value>, Groups, Map<String, Value>) {
+pub(super) fn split(map: &Map<String, Value>) -> (Map<String, Value>, Groups, Map<String, Value>) {
     let mut rest = map.clone();
     let loss = rest.shift_remove("loss").into_iter().map(|loss| ("loss".to_owned(), loss)).collect();
     let mut group = |name: &str| {
@@ -53,7 +55,7 @@ fn split(map: &Map<String, Value>) -> (Map<String, Value>, Groups, Map<String, V
 
 /// Groups of the images that a training is scored on, which the learning half knows as positions.
 #[derive(Debug)]
-struct Groups {
+pub(super) struct Groups {
     query: Option<String>,
     gallery: Option<String>,
 }
@@ -69,11 +71,10 @@ fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
         Ok(config) => problems(config.check()),
         Err(found) => found,
     };
-    if groups.query.is_some() != groups.gallery.is_some() {
-        let missing = if groups.query.is_some() { "gallery" } else { "query" };
-        let message = "is missing: queries and gallery come together".to_owned();
-        found.push(ParameterProblem { path: vec!["validate".to_owned(), missing.to_owned()], message });
-    }
+    let lone = evaluate::lone_group(groups.query.as_deref(), groups.gallery.as_deref());
+    found.extend(problems(
+        lone.into_iter().map(|(missing, message)| (format!("validate.{missing}"), message)).collect(),
+    ));
     match parsed::<WithLoss>(&loss) {
         Ok(WithLoss { loss }) => {
             let faults = loss.check().into_iter().map(|(field, message)| (format!("loss.{field}"), message));
@@ -155,8 +156,11 @@ fn sweep(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn split_of(on: SelectOn) -> Result<Split, JobError> {
-    Ok(serde_json::from_value(Value::from(on.name()))?)
+pub(super) fn split_of(on: SelectOn) -> Split {
+    match on {
+        SelectOn::Validation => Split::Validation,
+        SelectOn::Test => Split::Test,
+    }
 }
 
 /// A file, or the one file of a folder, such as `download` leaves.
@@ -209,7 +213,7 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     let size = config.augment.size([view.size as u32; 2]);
     let [height, width] = size.map(|side| side as usize);
     let data = TrainSet { images: &view, height, width, classes: view.class_names.len() };
-    let held_out = config.validate.map(|validate| split_of(validate.on)).transpose()?.map(|split| images.split(split));
+    let held_out = config.validate.map(|validate| images.split(split_of(validate.on)));
     let parts = held_out.as_ref().map(|view| parts(view, &groups)).transpose()?.flatten();
     let held_out = held_out.as_ref().map(|view| HeldOut {
         images: EvalImages::new(view, size, config.evaluation_short_side),
@@ -286,4 +290,21 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     std::fs::write(output(job, "model")?, weights)?;
     std::fs::write(output(job, "epochs")?, epochs)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_a_file_or_the_one_file_of_a_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = folder.path().join("resnet50.pth");
+        assert!(only_file(folder.path()).unwrap_err().to_string().contains("holds 0 files, expected one"));
+        std::fs::write(&first, "").unwrap();
+        assert_eq!(only_file(&first).unwrap(), first);
+        assert_eq!(only_file(folder.path()).unwrap(), first);
+        std::fs::write(folder.path().join("other.pth"), "").unwrap();
+        assert!(only_file(folder.path()).unwrap_err().to_string().contains("holds 2 files, expected one"));
+    }
 }

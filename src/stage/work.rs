@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-use super::parsed;
+use super::{parsed, train};
 use crate::data::augment::Variation;
 use crate::data::layout::Layout;
+use crate::data::split::Split;
 use crate::nn::{Architecture, Model, Native};
 use crate::pipeline::model::{CellId, Pipeline, Source, Task};
 use crate::train::Config;
@@ -31,22 +32,17 @@ impl Works {
                 let forward = 2.0 * self.forward(&config, pipeline, images)?;
                 let batch = config.batch.images() as f64;
                 let epoch = config.steps_per_epoch.map_or(counts[0], |steps| f64::from(steps) * batch);
-                let scored = config.validate.map_or(0.0, |validate| {
-                    let held_out = if validate.on.name() == "test" { counts[2] } else { counts[1] };
-                    held_out / f64::from(validate.every)
-                });
+                let scored = config
+                    .validate
+                    .map_or(0.0, |validate| counts[train::split_of(validate.on) as usize] / f64::from(validate.every));
                 // A step has the products of the forward pass three times.
                 Some(f64::from(config.epochs) * (3.0 * epoch + scored) * forward)
             }
             "embed" => {
                 let (_, trained) = task(pipeline, input(pipeline, cell, "model")?)?;
                 let forward = 2.0 * self.forward(&config(trained)?, pipeline, images)?;
-                let split = match parameters["split"].as_str()? {
-                    "train" => counts[0],
-                    "validation" => counts[1],
-                    _ => counts[2],
-                };
-                Some(split * forward)
+                let split: Split = serde_json::from_value(parameters["split"].clone()).ok()?;
+                Some(counts[split as usize] * forward)
             }
             _ => None,
         }
@@ -83,15 +79,11 @@ fn input(pipeline: &Pipeline, cell: CellId, name: &str) -> Option<CellId> {
 }
 
 fn config(parameters: &Map<String, Value>) -> Option<Config> {
-    let mut rest = parameters.clone();
-    rest.shift_remove("loss");
-    if let Some(validate) = rest.get_mut("validate").and_then(Value::as_object_mut) {
-        validate.retain(|name, _| name != "query" && name != "gallery");
-    }
+    let (_, _, rest) = train::split(parameters);
     parsed(&rest).ok()
 }
 
-/// Images of the three splits: as published, or as a generator makes them.
+/// Images of the three splits, by [`Split`]: as published, or as a generator makes them.
 fn counts(pipeline: &Pipeline, images: CellId) -> Option<[f64; 3]> {
     let (_, parameters) = task(pipeline, images)?;
     let layout: Layout = serde_json::from_value(parameters["layout"].clone()).ok()?;
