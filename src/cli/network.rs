@@ -98,11 +98,8 @@ fn list(out: &mut dyn Write) -> Result<(), Error> {
     writeln!(out, "{:<14} {:>10} {:>9} {:>16}", "backbone", "parameters", "features", "GFLOP at 224x224")?;
     for (name, backbone) in Backbone::ALL {
         let dim = backbone.features();
-        let model = Model::new(
-            &Native::default(),
-            Architecture { head: Head::Identity, dim, ..architecture(backbone, 224) },
-            0,
-        )?;
+        let architecture = Architecture { head: Head::Identity, dim, ..architecture(backbone, 224) };
+        let model = Model::outline(&Native::default(), architecture)?;
         let parameters: usize = model.tensors().filter(|t| t.kind == Kind::Parameter).map(|tensor| tensor.len()).sum();
         let gflop = 2e-9 * model.work(1) as f64;
         writeln!(out, "{name:<14} {:>9.2}M {dim:>9} {gflop:>16.2}", parameters as f64 / 1e6)?;

@@ -7,8 +7,9 @@
 use std::cell::RefCell;
 use std::io::Cursor;
 
-use fast_image_resize::images::{CroppedImage, Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
+use fast_image_resize::pixels::{InnerPixel, U8x3, U8x4};
+use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use libjpeg_turbo_rs::{DecodeWarning, PixelFormat, ScalingFactor};
 
@@ -285,16 +286,31 @@ fn resized_into(
     size: Size,
     out: &mut [u8],
 ) -> Result<(), String> {
+    match from.channels() {
+        3 => resized_as::<U8x3>(resizer, from, part, filled, size, out),
+        _ => resized_as::<U8x4>(resizer, from, part, filled, size, out),
+    }
+}
+
+/// `resized_into` for one kind of pixel: the library's own choice by a value would compile its every kind.
+fn resized_as<P: PixelTrait + InnerPixel>(
+    resizer: &mut Resizer,
+    from: Bitmap<'_>,
+    part: Region,
+    filled: Option<[f64; 2]>,
+    size: Size,
+    out: &mut [u8],
+) -> Result<(), String> {
     let failed = |error: &dyn std::fmt::Display| format!("it cannot be resized: {error}");
-    let kind = if from.channels() == 3 { PixelType::U8x3 } else { PixelType::U8x4 };
+    let [rows, columns] = filled.unwrap_or([part.rows, part.columns].map(f64::from));
     // The fourth channel is no transparency.
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
-    let [rows, columns] = filled.unwrap_or([part.rows, part.columns].map(f64::from));
     let options = options.crop(0.0, 0.0, columns, rows);
-    let source = ImageRef::new(from.size[1], from.size[0], from.bytes, kind).map_err(|e| failed(&e))?;
-    let source = CroppedImage::new(&source, part.left, part.top, part.columns, part.rows).map_err(|e| failed(&e))?;
-    let mut target = Image::from_slice_u8(size[1], size[0], out, kind).map_err(|e| failed(&e))?;
-    resizer.resize(&source, &mut target, &options).map_err(|e| failed(&e))
+    let source = TypedImageRef::<P>::from_buffer(from.size[1], from.size[0], from.bytes).map_err(|e| failed(&e))?;
+    let source = TypedCroppedImage::new(source, part.left, part.top, part.columns, part.rows);
+    let source = source.map_err(|e| failed(&e))?;
+    let mut target = TypedImage::<P>::from_buffer(size[1], size[0], out).map_err(|e| failed(&e))?;
+    resizer.resize_typed(&source, &mut target, &options).map_err(|e| failed(&e))
 }
 
 /// The largest of 8, 4 and 2 that an image may be divided by and still have twice the rows and columns of `target`; else 1.

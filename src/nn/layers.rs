@@ -274,7 +274,8 @@ pub struct Names<'a> {
 }
 
 impl<'a, B: Backend> Builder<'a, B> {
-    pub fn new(device: &'a B, seed: u64) -> Self {
+    /// Tensors without a seed have no elements.
+    pub fn new(device: &'a B, seed: Option<u64>) -> Self {
         Self { device, tensors: Tensors::new(seed), epsilon: 1e-5, momentum: 0.1, init: None }
     }
 

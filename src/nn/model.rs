@@ -303,6 +303,15 @@ pub struct Model<B: Backend> {
 impl<B: Backend> Model<B> {
     /// A network as `seed` starts it.
     pub fn new(device: &B, architecture: Architecture, seed: u64) -> Result<Self, Error> {
+        Self::start(device, architecture, Some(seed))
+    }
+
+    /// A network whose tensors have names and shapes but no elements: to count its parameters and its work.
+    pub fn outline(device: &B, architecture: Architecture) -> Result<Self, Error> {
+        Self::start(device, architecture, None)
+    }
+
+    fn start(device: &B, architecture: Architecture, seed: Option<u64>) -> Result<Self, Error> {
         architecture.check()?;
         let mut builder = Builder::new(device, seed);
         let backbone = architecture.backbone.build(&mut builder, [architecture.height, architecture.width])?;

@@ -108,7 +108,8 @@ pub enum Init {
 #[derive(Debug, Clone)]
 pub struct Tensors<B: Backend> {
     all: Vec<NamedTensor<B>>,
-    seed: u64,
+    /// Of the elements; without it the tensors have none.
+    seed: Option<u64>,
     /// Tensors that started at random: each draws from a stream of its own.
     drawn: u64,
     /// What tensors to come belong to.
@@ -116,25 +117,27 @@ pub struct Tensors<B: Backend> {
 }
 
 impl<B: Backend> Tensors<B> {
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: Option<u64>) -> Self {
         Self { all: Vec::new(), seed, drawn: 0, part: Part::Backbone }
     }
 
     /// Makes a tensor; `shape` as in weight files.
     pub fn make(&mut self, device: &B, name: String, shape: &[usize], kind: Kind, init: Init) -> Result<Id, Error> {
-        let len: usize = shape.iter().product();
-        let start = self.start(shape, len, init);
-        let value = device.vector(&to_compute_order(&start, shape))?;
+        let value = match self.seed {
+            Some(seed) => device.vector(&to_compute_order(&self.start(seed, shape, init), shape))?,
+            None => device.vector(&[])?,
+        };
         self.all.push(NamedTensor { name, shape: shape.to_vec(), kind, part: self.part, value });
         Ok(Id(self.all.len() - 1))
     }
 
     /// Elements in the order of weight files, drawn in that order.
-    fn start(&mut self, shape: &[usize], len: usize, init: Init) -> Vec<f32> {
+    fn start(&mut self, seed: u64, shape: &[usize], init: Init) -> Vec<f32> {
+        let len: usize = shape.iter().product();
         if let Init::Constant(value) = init {
             return vec![value; len];
         }
-        let mut random = stream(self.seed, "init", 0, self.drawn);
+        let mut random = stream(seed, "init", 0, self.drawn);
         self.drawn += 1;
         let mut draw = || match init {
             Init::Constant(value) => f64::from(value),

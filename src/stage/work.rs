@@ -58,7 +58,7 @@ impl Works {
         let work = self
             .forward
             .entry(format!("{architecture:?}"))
-            .or_insert_with(|| Model::new(&Native::default(), architecture, 0).ok().map(|model| model.work(1)));
+            .or_insert_with(|| Model::outline(&Native::default(), architecture).ok().map(|model| model.work(1)));
         work.map(|work| work as f64)
     }
 }

@@ -51,3 +51,37 @@ fn what_cannot_be_rolled_or_cropped_is_refused_with_what_to_do() {
     let ran = space.run(&["run"]);
     assert!(ran.code == 2 && ran.err.contains("evaluation_short_side"), "{}", ran.err);
 }
+
+const LARGE: &str = r"
+stages:
+  raw: { uses: download/textures, with: { classes: 40, per_class: 80, size: 64 } }
+  images: { uses: preprocess, in: { raw: raw }, with: { size: 160 } }
+";
+
+#[test]
+fn a_preprocess_that_was_killed_goes_on_with_the_same_bytes() {
+    let (whole, killed) = (Space::new(LARGE), Space::new(LARGE));
+    let made = |space: &Space| {
+        let set = space.blob("images", "images");
+        ["images.u8", "items.jsonl", "set.json"].map(|name| std::fs::read(set.join(name)).unwrap())
+    };
+    whole.executed();
+    assert_eq!(killed.run(&["run", "raw"]).code, 0);
+    let mut child = killed.command(&["run"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let begun = || {
+        let mut folders = std::fs::read_dir(killed.path("cache/v1/resume")).into_iter().flatten();
+        folders.any(|folder| folder.unwrap().path().join("set/progress.json").exists())
+    };
+    while !begun() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
+        std::thread::yield_now();
+    }
+    // The cell notices that its run is gone and ends too.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let ran = killed.run(&["run"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(made(&killed) == made(&whole), "an image set that was stopped has other bytes");
+    let log = killed.run(&["log", "images"]).out;
+    assert!(log.contains("images of a run that was stopped"), "{log}");
+}

@@ -146,13 +146,25 @@ struct Tile<'a> {
     lanes: usize,
 }
 
+/// The body once for each row below `$count`, written out: sums that a loop indexes, even one that is unrolled later, may end
+/// in memory instead of registers, as the compiler's passes happen to fall.
+macro_rules! for_rows {
+    ($count:ident, $row:ident, $body:block) => { for_rows!(@ $count $row $body 0 1 2 3 4 5 6 7 8 9 10 11 12 13) };
+    (@ $count:ident $row:ident $body:block $($index:literal)*) => {
+        $(if $index < $count {
+            const $row: usize = $index;
+            $body
+        })*
+    };
+}
+
 impl Tile<'_> {
     /// # Safety
     /// `a` and `b` must be valid for every element that `sizes` reaches with `COUNT` rows.
     #[inline(always)]
-    unsafe fn run<S: Simd, const COUNT: usize>(self, simd: S) {
-        let Self { sizes, finish, .. } = self;
-        let mut sums = [[simd.splat_f32s(0.0); 2]; COUNT];
+    unsafe fn run<S: Simd, const COUNT: usize>(mut self, simd: S) {
+        let sizes = self.sizes;
+        let mut sums = [[simd.splat_f32s(0.0); 2]; ROWS];
         // SAFETY: the caller vouches for all offsets; vectors are read unaligned.
         unsafe {
             // Loops that end at their foot: with a test at the head the compiler moves the sums between registers.
@@ -164,11 +176,11 @@ impl Tile<'_> {
                 loop {
                     let low = b.cast::<S::f32s>().read_unaligned();
                     let high = b.add(S::F32_LANES).cast::<S::f32s>().read_unaligned();
-                    for (row, sum) in sums.iter_mut().enumerate() {
-                        let value = simd.splat_f32s(*a.wrapping_add(row.wrapping_mul(sizes.a_row)));
-                        sum[0] = simd.mul_add_e_f32s(value, low, sum[0]);
-                        sum[1] = simd.mul_add_e_f32s(value, high, sum[1]);
-                    }
+                    for_rows!(COUNT, ROW, {
+                        let value = simd.splat_f32s(*a.wrapping_add(ROW.wrapping_mul(sizes.a_row)));
+                        sums[ROW][0] = simd.mul_add_e_f32s(value, low, sums[ROW][0]);
+                        sums[ROW][1] = simd.mul_add_e_f32s(value, high, sums[ROW][1]);
+                    });
                     a = a.wrapping_add(sizes.a_depth);
                     b = b.wrapping_add(LANES);
                     left -= 1;
@@ -182,47 +194,46 @@ impl Tile<'_> {
                 }
             }
         }
-        // A copy: the sums themselves stay in registers only if no loop indexes them that is not unrolled.
-        let mut results = [[simd.splat_f32s(0.0); 2]; COUNT];
-        for (result, sum) in results.iter_mut().zip(&sums) {
-            *result = [sum[0], sum[1]];
+        for_rows!(COUNT, ROW, { self.write(simd, ROW * sizes.c_row, sums[ROW]) });
+    }
+
+    /// Writes one row's sums, finished, to element `at` of the result.
+    #[inline(always)]
+    fn write<S: Simd>(&mut self, simd: S, at: usize, sums: [S::f32s; 2]) {
+        let finish = self.finish;
+        if self.lanes < 2 * S::F32_LANES {
+            let mut values = [0.0; LANES];
+            for (half, &sum) in sums.iter().enumerate() {
+                store(&mut values[half * S::F32_LANES..][..S::F32_LANES], sum);
+            }
+            for (lane, out) in self.c[at..][..self.lanes].iter_mut().enumerate() {
+                let mut value = values[lane] + self.bias.map_or(0.0, |bias| bias[lane]);
+                value += self.residual.map_or(0.0, |residual| residual[at + lane]);
+                value += if finish.add { *out } else { 0.0 };
+                // Not `max`: what is not a number stays so.
+                *out = if finish.relu && value < 0.0 { 0.0 } else { value };
+            }
+            return;
         }
-        for (row, sum) in results.iter().enumerate() {
-            let at = row * sizes.c_row;
-            if self.lanes < 2 * S::F32_LANES {
-                let mut values = [0.0; LANES];
-                for (half, &sum) in sum.iter().enumerate() {
-                    store(&mut values[half * S::F32_LANES..][..S::F32_LANES], sum);
-                }
-                for (lane, out) in self.c[at..][..self.lanes].iter_mut().enumerate() {
-                    let mut value = values[lane] + self.bias.map_or(0.0, |bias| bias[lane]);
-                    value += self.residual.map_or(0.0, |residual| residual[at + lane]);
-                    value += if finish.add { *out } else { 0.0 };
-                    // Not `max`: what is not a number stays so.
-                    *out = if finish.relu && value < 0.0 { 0.0 } else { value };
-                }
-                continue;
+        for (half, &sum) in sums.iter().enumerate() {
+            let lane = half * S::F32_LANES;
+            let mut value = sum;
+            if let Some(bias) = self.bias {
+                value = simd.add_f32s(value, load::<S>(&bias[lane..][..S::F32_LANES]));
             }
-            for (half, &sum) in sum.iter().enumerate() {
-                let lane = half * S::F32_LANES;
-                let mut value = sum;
-                if let Some(bias) = self.bias {
-                    value = simd.add_f32s(value, load::<S>(&bias[lane..][..S::F32_LANES]));
-                }
-                if let Some(residual) = self.residual {
-                    value = simd.add_f32s(value, load::<S>(&residual[at + lane..][..S::F32_LANES]));
-                }
-                let out = &mut self.c[at + lane..][..S::F32_LANES];
-                if finish.add {
-                    value = simd.add_f32s(value, load::<S>(out));
-                }
-                if finish.relu {
-                    // Not `max`: what is not a number stays so.
-                    let zero = simd.splat_f32s(0.0);
-                    value = simd.select_f32s(simd.less_than_f32s(value, zero), zero, value);
-                }
-                store(out, value);
+            if let Some(residual) = self.residual {
+                value = simd.add_f32s(value, load::<S>(&residual[at + lane..][..S::F32_LANES]));
             }
+            let out = &mut self.c[at + lane..][..S::F32_LANES];
+            if finish.add {
+                value = simd.add_f32s(value, load::<S>(out));
+            }
+            if finish.relu {
+                // Not `max`: what is not a number stays so.
+                let zero = simd.splat_f32s(0.0);
+                value = simd.select_f32s(simd.less_than_f32s(value, zero), zero, value);
+            }
+            store(out, value);
         }
     }
 }
