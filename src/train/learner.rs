@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::config::{Config, Group};
 use super::optimiser::{OptimiserSpec, State, Sum, norm_factor};
+use super::parameters::LossParameter;
 use super::precision::{LossScale, Precision};
-use super::run::LossParameter;
 use super::{StepError, TrainError};
 use crate::nn::{self, Backend, Grads, Kind, Model, NamedTensor, Native, Part};
 

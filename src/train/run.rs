@@ -3,28 +3,26 @@
 use std::path::Path;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use thiserror::Error;
 
-use super::StepError;
-use super::checkpoint::{Checkpoint, CheckpointError};
+use super::checkpoint::Checkpoint;
 use super::config::{BatchNorm, Config, Group, NotFinite};
+use super::error::TrainError;
 use super::learner::Learner;
 use super::loader::{Ahead, Batches, Prepared, ahead};
-use super::measure::{Measured, measure};
+use super::log::{EpochLog, peak_memory};
+use super::measure::measure;
 use super::mode::{Averages, MeanFields};
-use super::precision::{LossScale, Precision};
-use super::selection::{HeldOut, Leave, ScoreError, Validate, score};
+use super::parameters::{LossParameter, Problem, check, start};
+use super::precision::Precision;
+use super::selection::{HeldOut, Leave, Validate, score};
 use super::state;
 use crate::data::augment::Variation;
 use crate::data::crop::Size;
 use crate::data::images::{EvalImages, ImageError, Images};
-use crate::data::random::stream;
-use crate::data::sampler::{Sampler, SamplerError};
-use crate::eval::EvalError;
+use crate::data::sampler::Sampler;
 use crate::loss::memory::Memory;
-use crate::loss::{Batch, Gradients as LossGradients, Init, Loss, LossError, Parameter};
+use crate::loss::{Batch, Gradients as LossGradients, Loss};
 use crate::nn::weights::WeightFile;
 use crate::nn::{
     self, Architecture, Backend, COLOURS, Dropout, Map as NetworkMap, Model, NamedTensor, Part, Recording, Shape,
@@ -57,57 +55,6 @@ impl<'a> TrainSet<'a> {
     }
 }
 
-/// What an epoch was like.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EpochLog {
-    /// Counted from 1.
-    pub epoch: u32,
-    /// Mean of the loss over the epoch's steps.
-    pub mean_loss: f64,
-    /// The network's learning rate.
-    pub learning_rate: f64,
-    /// The learning rate of the loss's parameters.
-    pub loss_learning_rate: f64,
-    /// Seconds that the epoch took.
-    pub seconds: f64,
-    /// Training images a second.
-    pub images_per_second: f64,
-    /// The most memory that the process has held so far, in bytes, where the system tells.
-    pub peak_memory: Option<u64>,
-    /// The most bytes of parameters, activations and gradients in a step of it, on the CPU.
-    pub step_memory: u64,
-    /// Bytes in use on the GPU after it; dfdx keeps what it has had, so that this is near the most.
-    #[serde(default)]
-    pub device_memory: Option<u64>,
-    /// The loss's scale after it, in mixed precision.
-    #[serde(default)]
-    pub loss_scale: Option<LossScale>,
-    /// Share of the seconds in which the trainer waited for images.
-    #[serde(default)]
-    pub waiting: f64,
-    /// What was measured after it, where the settings ask for that.
-    pub measured: Option<Measured>,
-    /// Its score on images that are held out, where the settings ask for that.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub score: Option<f64>,
-}
-
-/// A matrix that the loss learned.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LossParameter {
-    /// Its name, shape and start.
-    pub parameter: Parameter,
-    /// `rows x cols`, row-major.
-    pub values: Vec<f32>,
-}
-
-impl LossParameter {
-    /// Its name among the optimiser's states and in checkpoints.
-    pub(super) fn state_name(&self) -> String {
-        format!("loss.{}", self.parameter.name)
-    }
-}
-
 /// What training leaves.
 #[derive(Debug, Clone)]
 pub struct Trained<B: Backend> {
@@ -119,71 +66,6 @@ pub struct Trained<B: Backend> {
     pub epoch: u32,
     /// What ended the training before its time, where the settings let it end so.
     pub not_finite: Option<String>,
-}
-
-/// Why training could not start or go on. Epochs and steps count from 1.
-#[derive(Debug, Error)]
-pub enum TrainError {
-    /// Settings out of range: (path of the field, message).
-    #[error("invalid training settings: {}", .0.iter().map(|(path, message)| format!("{path} {message}")).collect::<Vec<_>>().join("; "))]
-    Config(Vec<(String, String)>),
-    /// An image that the network cannot be given.
-    #[error(transparent)]
-    Image(#[from] ImageError),
-    /// No batch can be drawn.
-    #[error(transparent)]
-    Sampler(#[from] SamplerError),
-    /// Fewer images than a batch has.
-    #[error("{images} images make no epoch of batches of {batch}; set steps_per_epoch")]
-    NoSteps { images: usize, batch: usize },
-    /// The network failed.
-    #[error(transparent)]
-    Network(#[from] nn::Error),
-    /// The loss has no value.
-    #[error("epoch {epoch}, step {step}: {source}")]
-    Loss { epoch: u32, step: u32, source: LossError },
-    /// The loss has no value on a batch that is measured.
-    #[error("measuring after epoch {epoch}: {source}")]
-    Measure { epoch: u32, source: LossError },
-    /// There are no images to score it on.
-    #[error("the training is to be scored on its {on} images, and there are none; does the split rule make any?")]
-    NothingHeldOut { on: &'static str },
-    /// It cannot be scored.
-    #[error("scoring after epoch {epoch}: {source}")]
-    Score { epoch: u32, source: ScoreError },
-    /// The loss, or a gradient of it, is NaN or infinite.
-    #[error("epoch {epoch}, step {step}: the {what} is not finite; lower the learning rates or look at the data")]
-    NotFinite { epoch: u32, step: u32, what: String },
-    /// A gradient of the network is NaN or infinite in mixed precision, whatever the loss's scale.
-    #[error(
-        "epoch {epoch}: a gradient of the network is not finite in half precision; train with `precision: full`, or lower the learning rates"
-    )]
-    NetworkGradient { epoch: u32 },
-    /// The loss returned a gradient of the wrong length.
-    #[error("the loss gave {found} gradient elements for its {what}, expected {expected}")]
-    LossGradient { what: String, found: usize, expected: usize },
-    /// A parameter of the network has no part in the embeddings.
-    #[error("no gradient reaches the parameter {parameter}")]
-    NoGradient { parameter: String },
-    /// A gradient or a state of the wrong length, or a device that failed.
-    #[error("the optimiser cannot move {tensor}: {source}")]
-    Optimiser { tensor: String, source: StepError },
-    /// The state of the training could not be written, or is that of another one.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-}
-
-impl TrainError {
-    /// Whether the training itself has lost its way: a loss, a gradient or an embedding that is no finite number.
-    fn is_not_finite(&self) -> bool {
-        let embedding =
-            |error: &EvalError| matches!(error, EvalError::NotFinite { .. } | EvalError::NoDirection { .. });
-        match self {
-            Self::NotFinite { .. } => true,
-            Self::Score { source: ScoreError::Retrieval(error), .. } => embedding(error),
-            _ => false,
-        }
-    }
 }
 
 /// Where a training keeps its state after each epoch, and goes on from it.
@@ -549,65 +431,6 @@ impl<B: Backend> Run<B> {
         }
         Ok(value)
     }
-}
-
-/// The loss's matrices as `seed` starts them.
-fn start(parameters: Vec<Parameter>, seed: u64) -> Vec<LossParameter> {
-    let begin = |(index, parameter): (usize, Parameter)| {
-        let mut random = stream(seed, "loss init", 0, index as u64);
-        let (mean, deviation) = match parameter.init {
-            Init::Normal => (0.0, 1.0),
-            Init::KaimingNormalFanOut => (0.0, (2.0 / parameter.rows as f64).sqrt()),
-            Init::Constant(value) => (value, 0.0),
-        };
-        let values =
-            (0..parameter.rows * parameter.cols).map(|_| (mean + deviation * random.normal()) as f32).collect();
-        LossParameter { parameter, values }
-    };
-    parameters.into_iter().enumerate().map(begin).collect()
-}
-
-/// What can be wrong with what a loss returned.
-enum Problem {
-    NotFinite(String),
-    Length(TrainError),
-}
-
-/// Checks the loss's value and gradients before anything is moved by them.
-fn check(
-    value: f32,
-    gradients: &LossGradients<f32>,
-    parameters: &[LossParameter],
-    embeddings: usize,
-) -> Result<(), Problem> {
-    if !value.is_finite() {
-        return Err(Problem::NotFinite("loss".into()));
-    }
-    let length = |what: &str, found, expected| match found == expected {
-        true => Ok(()),
-        false => Err(Problem::Length(TrainError::LossGradient { what: what.into(), found, expected })),
-    };
-    let finite = |what: &str, gradient: &[f32]| match gradient.iter().all(|element| element.is_finite()) {
-        true => Ok(()),
-        false => Err(Problem::NotFinite(format!("loss's gradient of its {what}"))),
-    };
-    length("embeddings", gradients.embeddings.len(), embeddings)?;
-    finite("embeddings", &gradients.embeddings)?;
-    length("list of parameters", gradients.parameters.len(), parameters.len())?;
-    for (matrix, gradient) in parameters.iter().zip(&gradients.parameters) {
-        length(matrix.parameter.name, gradient.len(), matrix.values.len())?;
-        finite(matrix.parameter.name, gradient)?;
-    }
-    Ok(())
-}
-
-/// The most memory that this process has held, in bytes.
-fn peak_memory() -> Option<u64> {
-    use nix::sys::resource::{UsageWho, getrusage};
-    let kibibytes = getrusage(UsageWho::RUSAGE_SELF).ok()?.max_rss();
-    // macOS counts bytes.
-    let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
-    u64::try_from(kibibytes).ok().map(|peak| peak * unit)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::run::EpochLog;
+use super::log::EpochLog;
 use super::run::embeddings;
 use crate::data::images::{EvalImages, ImageError};
 use crate::eval::metric::Metric;

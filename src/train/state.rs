@@ -4,7 +4,8 @@ use serde_json::{Map, Value};
 
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::config::Config;
-use super::run::{Run, Setup, TrainError, TrainSet};
+use super::error::TrainError;
+use super::run::{Run, Setup, TrainSet};
 use super::selection::HeldOut;
 use crate::data::images::digest;
 use crate::loss::memory::Memory;

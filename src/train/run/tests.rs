@@ -2,8 +2,11 @@
 
 use super::*;
 use crate::data::images::Plain;
+use crate::data::random::stream;
 use crate::loss::registry::LossSpec;
+use crate::loss::{LossError, Parameter};
 use crate::nn::{Head, Native, Portable, embed};
+use crate::train::Measured;
 
 /// Eight images of 16x16 in each of four classes: a class is a colour, a sample its noise.
 fn images() -> (Vec<u8>, Vec<u32>) {

@@ -1,0 +1,115 @@
+//! How a mini-batch is drawn, as settings say it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::sampler::Draw;
+
+/// The images of a mini-batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchShape {
+    /// Classes of a batch that is drawn by [`BatchDraw::Classes`]. Default 30.
+    pub classes: usize,
+    /// Images of each class, unless they are shuffled. Default 4.
+    pub per_class: usize,
+    /// How they are drawn; by classes if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draw: Option<BatchDraw>,
+    /// Images of a batch that is drawn in any other way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<usize>,
+}
+
+/// How the images of a mini-batch are drawn: a [`Draw`] by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchDraw {
+    /// [`Draw::Classes`].
+    Classes,
+    /// [`Draw::Shuffled`].
+    Shuffled,
+    /// [`Draw::Balanced`].
+    Balanced,
+    /// [`Draw::InTurn`].
+    InTurn,
+}
+
+impl Default for BatchShape {
+    fn default() -> Self {
+        Self { classes: 30, per_class: 4, draw: None, size: None }
+    }
+}
+
+impl BatchShape {
+    /// Images of a batch.
+    pub fn images(&self) -> usize {
+        self.size.unwrap_or(self.classes * self.per_class)
+    }
+
+    /// What the sampler draws. `size` is a multiple of `per_class`, as [`Config::check`](super::Config::check) has seen.
+    pub fn draw(&self) -> Draw {
+        let Self { per_class, .. } = *self;
+        let size = self.size.unwrap_or_default();
+        let classes = size / per_class.max(1);
+        match self.draw.unwrap_or(BatchDraw::Classes) {
+            BatchDraw::Classes => Draw::Classes { classes: self.classes, per_class },
+            BatchDraw::Shuffled => Draw::Shuffled { size },
+            BatchDraw::Balanced => Draw::Balanced { classes, per_class },
+            BatchDraw::InTurn => Draw::InTurn { classes, per_class },
+        }
+    }
+
+    /// Fields outside their ranges: (path, message).
+    pub(super) fn check(&self) -> Vec<(String, String)> {
+        let mut mistakes = Vec::new();
+        let mut require = |valid: bool, path: &str, range: String, found: String| {
+            if !valid {
+                mistakes.push((path.to_owned(), format!("must be {range}, but is {found}")));
+            }
+        };
+        let Self { classes, per_class, draw, size } = *self;
+        require(classes >= 1, "batch.classes", "at least 1".into(), classes.to_string());
+        require(per_class >= 1, "batch.per_class", "at least 1".into(), per_class.to_string());
+        let found = size.map_or("absent".to_owned(), |size| size.to_string());
+        match draw.unwrap_or(BatchDraw::Classes) {
+            BatchDraw::Classes => {
+                let range = "absent where classes are drawn: a batch is `classes` x `per_class`";
+                require(size.is_none(), "batch.size", range.into(), found);
+            }
+            BatchDraw::Shuffled => {
+                require(size.is_some_and(|size| size >= 1), "batch.size", "at least 1".into(), found)
+            }
+            BatchDraw::Balanced | BatchDraw::InTurn => {
+                let fits = size.is_some_and(|size| size >= 1 && size.is_multiple_of(per_class.max(1)));
+                require(fits, "batch.size", format!("a multiple of `per_class`, {per_class}"), found);
+            }
+        }
+        mistakes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_says_its_size_once() {
+        let batch = |text: &str| serde_json::from_str::<BatchShape>(text).unwrap();
+        let paths = |text: &str| batch(text).check().into_iter().map(|(path, _)| path).collect::<Vec<_>>().join(" ");
+        assert_eq!(batch("{}").draw(), Draw::Classes { classes: 30, per_class: 4 });
+        assert_eq!(batch(r#"{"draw": "shuffled", "size": 180}"#).draw(), Draw::Shuffled { size: 180 });
+        let balanced = r#"{"draw": "balanced", "size": 180, "per_class": 5}"#;
+        assert_eq!(batch(balanced).draw(), Draw::Balanced { classes: 36, per_class: 5 });
+        let in_turn = r#"{"draw": "in_turn", "size": 32, "per_class": 4}"#;
+        assert_eq!(batch(in_turn).draw(), Draw::InTurn { classes: 8, per_class: 4 });
+        for good in ["{}", balanced, in_turn, r#"{"draw": "shuffled", "size": 1}"#, r#"{"draw": "classes"}"#] {
+            assert_eq!(paths(good), "", "{good}");
+        }
+        assert_eq!(paths(r#"{"size": 8}"#), "batch.size");
+        assert_eq!(paths(r#"{"draw": "shuffled"}"#), "batch.size");
+        assert_eq!(paths(r#"{"draw": "balanced", "size": 32, "per_class": 5}"#), "batch.size");
+        assert_eq!(paths(r#"{"draw": "in_turn", "size": 0, "per_class": 0}"#), "batch.per_class batch.size");
+        // Keys and checkpoints of trainings that say nothing of it are what they were.
+        assert_eq!(serde_json::to_string(&BatchShape::default()).unwrap(), r#"{"classes":30,"per_class":4}"#);
+    }
+}

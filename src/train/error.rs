@@ -1,0 +1,77 @@
+//! Why a training could not start or go on.
+
+use thiserror::Error;
+
+use super::StepError;
+use super::checkpoint::CheckpointError;
+use super::selection::ScoreError;
+use crate::data::images::ImageError;
+use crate::data::sampler::SamplerError;
+use crate::eval::EvalError;
+use crate::loss::LossError;
+use crate::nn;
+
+/// Why training could not start or go on. Epochs and steps count from 1.
+#[derive(Debug, Error)]
+pub enum TrainError {
+    /// Settings out of range: (path of the field, message).
+    #[error("invalid training settings: {}", .0.iter().map(|(path, message)| format!("{path} {message}")).collect::<Vec<_>>().join("; "))]
+    Config(Vec<(String, String)>),
+    /// An image that the network cannot be given.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// No batch can be drawn.
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
+    /// Fewer images than a batch has.
+    #[error("{images} images make no epoch of batches of {batch}; set steps_per_epoch")]
+    NoSteps { images: usize, batch: usize },
+    /// The network failed.
+    #[error(transparent)]
+    Network(#[from] nn::Error),
+    /// The loss has no value.
+    #[error("epoch {epoch}, step {step}: {source}")]
+    Loss { epoch: u32, step: u32, source: LossError },
+    /// The loss has no value on a batch that is measured.
+    #[error("measuring after epoch {epoch}: {source}")]
+    Measure { epoch: u32, source: LossError },
+    /// There are no images to score it on.
+    #[error("the training is to be scored on its {on} images, and there are none; does the split rule make any?")]
+    NothingHeldOut { on: &'static str },
+    /// It cannot be scored.
+    #[error("scoring after epoch {epoch}: {source}")]
+    Score { epoch: u32, source: ScoreError },
+    /// The loss, or a gradient of it, is NaN or infinite.
+    #[error("epoch {epoch}, step {step}: the {what} is not finite; lower the learning rates or look at the data")]
+    NotFinite { epoch: u32, step: u32, what: String },
+    /// A gradient of the network is NaN or infinite in mixed precision, whatever the loss's scale.
+    #[error(
+        "epoch {epoch}: a gradient of the network is not finite in half precision; train with `precision: full`, or lower the learning rates"
+    )]
+    NetworkGradient { epoch: u32 },
+    /// The loss returned a gradient of the wrong length.
+    #[error("the loss gave {found} gradient elements for its {what}, expected {expected}")]
+    LossGradient { what: String, found: usize, expected: usize },
+    /// A parameter of the network has no part in the embeddings.
+    #[error("no gradient reaches the parameter {parameter}")]
+    NoGradient { parameter: String },
+    /// A gradient or a state of the wrong length, or a device that failed.
+    #[error("the optimiser cannot move {tensor}: {source}")]
+    Optimiser { tensor: String, source: StepError },
+    /// The state of the training could not be written, or is that of another one.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+}
+
+impl TrainError {
+    /// Whether the training itself has lost its way: a loss, a gradient or an embedding that is no finite number.
+    pub(super) fn is_not_finite(&self) -> bool {
+        let embedding =
+            |error: &EvalError| matches!(error, EvalError::NotFinite { .. } | EvalError::NoDirection { .. });
+        match self {
+            Self::NotFinite { .. } => true,
+            Self::Score { source: ScoreError::Retrieval(error), .. } => embedding(error),
+            _ => false,
+        }
+    }
+}
