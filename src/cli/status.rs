@@ -33,7 +33,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
     }
     let rows = project.pipeline.stages.iter().zip(&stages);
     if args.json {
-        let rows: Vec<Value> = rows.map(|(stage, counts)| json!({ "stage": stage.name, "counts": counts })).collect();
+        let rows: Vec<Value> = rows.map(|(stage, counts)| json!({ "stage": &*stage.name, "counts": counts })).collect();
         let document = json!({ "pipeline": project.pipeline.name, "counts": plan.counts(), "stages": rows });
         writeln!(ui.out, "{document:#}")?;
         return project.close();

@@ -127,43 +127,67 @@ fn k_means<T: Real>(rows: &Index<'_, T>, k: usize, seed: u64) -> Vec<u32> {
 }
 
 /// Rows to start from, each drawn with a probability in proportion to its squared distance from those before.
+///
+/// A row is drawn by the distances from the first so many of them, and kept with the probability that the ones since leave of
+/// its squared distance: the same distribution, and the distances of all rows are brought up to date by a product with many
+/// rows at a time, when one is not kept.
 fn seeds<T: Real>(rows: &Index<'_, T>, k: usize, seed: u64) -> Vec<usize> {
     let mut random = stream(seed, "k-means++", 0, 0);
     let mut chosen = vec![random.below(rows.len() as u64) as usize];
     let mut squares = vec![f64::INFINITY; rows.len()];
+    let mut sums = bring_near(rows, &chosen, &mut squares);
+    let mut known = 1;
     while chosen.len() < k {
-        let last = chosen[chosen.len() - 1];
-        let sums: Vec<f64> = squares
-            .par_chunks_mut(BLOCK)
-            .enumerate()
-            .map(|(block, squares)| {
-                for (at, square) in squares.iter_mut().enumerate() {
-                    let row = block * BLOCK + at;
-                    let distance = if row == last { 0.0 } else { 2.0 - 2.0 * rows.similarity(row, rows, last) };
-                    *square = square.min(distance.max(0.0));
-                }
-                squares.iter().sum()
-            })
-            .collect();
-        let total: f64 = sums.iter().sum();
-        let mut left = random.uniform() * total;
-        let block = sums.iter().position(|sum| {
-            let inside = left < *sum;
-            left -= if inside { 0.0 } else { *sum };
-            inside
-        });
-        let pick = block.and_then(|block| {
-            let first = block * BLOCK;
-            let inside = squares[first..].iter().take(BLOCK).position(|square| {
-                left -= square;
-                left < 0.0
-            });
-            inside.map(|at| first + at)
-        });
+        let drawn = draw(&squares, &sums, random.uniform());
         // Where rounding leaves nothing, and where every row is a centre's twin.
-        chosen.push(pick.unwrap_or_else(|| random.below(rows.len() as u64) as usize));
+        let row = drawn.unwrap_or_else(|| random.below(rows.len() as u64) as usize);
+        let left =
+            chosen[known..].iter().map(|&c| 2.0 - 2.0 * rows.similarity(row, rows, c)).fold(squares[row], f64::min);
+        let kept = drawn.is_none() || random.uniform() * squares[row] < left;
+        if kept {
+            chosen.push(row);
+        }
+        if !kept || chosen.len() - known == BLOCK {
+            sums = bring_near(rows, &chosen[known..], &mut squares);
+            known = chosen.len();
+        }
     }
     chosen
+}
+
+/// The row at a share of the sum of all squares, `sums` being those of its blocks.
+fn draw(squares: &[f64], sums: &[f64], share: f64) -> Option<usize> {
+    let mut left = share * sums.iter().sum::<f64>();
+    let block = sums.iter().position(|sum| {
+        let inside = left < *sum;
+        left -= if inside { 0.0 } else { *sum };
+        inside
+    })?;
+    let first = block * BLOCK;
+    let inside = squares[first..].iter().take(BLOCK).position(|square| {
+        left -= square;
+        left < 0.0
+    });
+    inside.map(|at| first + at)
+}
+
+/// Lowers each row's squared distance to that from the nearest of `centres`; the sum of each block of rows.
+fn bring_near<T: Real>(rows: &Index<'_, T>, centres: &[usize], squares: &mut [f64]) -> Vec<f64> {
+    let (dim, width) = (rows.dim(), centres.len());
+    let units: Vec<f32> = centres.iter().flat_map(|&centre| rows.unit(centre)).copied().collect();
+    let lower = |(block, squares): (usize, &mut [f64])| {
+        let mut products = vec![0.0f32; squares.len() * width];
+        let to = View::new(&units, width, dim).transposed();
+        serial_product(rows.block(block * BLOCK, squares.len()), to, Onto::Replace, &mut products);
+        for (square, products) in squares.iter_mut().zip(products.chunks(width)) {
+            let nearest = products.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            *square = square.min(2.0 - 2.0 * f64::from(nearest)).max(0.0);
+        }
+    };
+    squares.par_chunks_mut(BLOCK).enumerate().for_each(lower);
+    // Rounding leaves a centre a little way from itself.
+    centres.iter().for_each(|&centre| squares[centre] = 0.0);
+    squares.chunks(BLOCK).map(|block| block.iter().sum()).collect()
 }
 
 /// The nearest centre of each row; of equally near ones the first.
@@ -289,6 +313,33 @@ mod tests {
             .map(|row| (0..29).max_by(|&a, &b| exact(row, a).total_cmp(&exact(row, b)).then(b.cmp(&a))).unwrap() as u32)
             .collect();
         assert_eq!(assign(&rows, &centres), nearest);
+    }
+
+    #[test]
+    fn seeds_are_drawn_by_their_squared_distance_from_those_before() {
+        // A row on each of three axes, and one close to the first.
+        let near = [0.98f32, (1.0f32 - 0.98 * 0.98).sqrt()];
+        let vectors = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, near[0], 0.0, near[1]];
+        let rows = Index::new(&vectors, 3).unwrap();
+        let draws = 40_000;
+        let mut found = BTreeMap::<Vec<usize>, f64>::new();
+        (0..draws).for_each(|seed| *found.entry(seeds(&rows, 3, seed)).or_default() += 1.0 / draws as f64);
+        let square = |a: usize, b: usize| 2.0 - 2.0 * rows.similarity(a, &rows, b);
+        for first in 0..4 {
+            for second in (0..4).filter(|&row| row != first) {
+                let of_second = square(first, second) / (0..4).map(|row| square(first, row)).sum::<f64>();
+                let left = |row: usize| square(first, row).min(square(second, row));
+                for third in (0..4).filter(|&row| row != first && row != second) {
+                    let expected = 0.25 * of_second * left(third) / (0..4).map(left).sum::<f64>();
+                    let share = found.get(&vec![first, second, third]).copied().unwrap_or_default();
+                    let deviation = (expected * (1.0 - expected) / draws as f64).sqrt();
+                    assert!(
+                        (share - expected).abs() < 5.0 * deviation,
+                        "{first} {second} {third}: {share}, {expected}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

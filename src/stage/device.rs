@@ -24,22 +24,29 @@ pub(super) enum DeviceError {
     )]
     WithoutCuda,
     #[cfg(feature = "cuda")]
-    #[error("cannot open the GPU: {0}")]
-    Unusable(String),
+    #[error("cannot open the GPU: {reason}; CUDA_VISIBLE_DEVICES is `{devices}`, and `nvidia-smi` lists what there is")]
+    Unusable { reason: String, devices: String },
 }
 
 /// Runs `work` on the GPU if the job has one, else on the CPU.
 pub(super) fn run<W: Work>(work: W) -> Result<W::Output, DeviceError> {
-    let gpu = std::env::var("CUDA_VISIBLE_DEVICES").is_ok_and(|devices| !devices.is_empty());
-    if !gpu {
+    let Some(devices) = std::env::var("CUDA_VISIBLE_DEVICES").ok().filter(|devices| !devices.is_empty()) else {
         return Ok(work.on(&Native::default()));
-    }
+    };
     #[cfg(feature = "cuda")]
     {
-        let device =
-            dfdx::tensor::Cuda::try_build(0, 0).map_err(|error| DeviceError::Unusable(format!("{error:?}")))?;
+        let device = open().map_err(|reason| DeviceError::Unusable { reason, devices })?;
         Ok(work.on(&Gpu::new(device)))
     }
     #[cfg(not(feature = "cuda"))]
     Err(DeviceError::WithoutCuda)
+}
+
+/// The first of the GPUs that the job may see.
+#[cfg(feature = "cuda")]
+fn open() -> Result<dfdx::tensor::Cuda, String> {
+    use cudarc::driver::result::{device, init};
+    // dfdx would panic where these fail.
+    init().and_then(|()| device::get(0)).map_err(|error| format!("{error:?}"))?;
+    dfdx::tensor::Cuda::try_build(0, 0).map_err(|error| format!("{error:?}"))
 }

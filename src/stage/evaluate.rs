@@ -14,7 +14,7 @@ use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
 
 pub(super) const KIND: Kind = Kind {
     name: "evaluate",
-    version: 2,
+    version: 3,
     inputs: Inputs::Named(&[InputSpec { name: "vectors", required: true }]),
     outputs: &[("scores", "scores.json"), ("queries", "queries.parquet")],
     publish: false,

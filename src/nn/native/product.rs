@@ -165,6 +165,13 @@ impl Tile<'_> {
     unsafe fn run<S: Simd, const COUNT: usize>(mut self, simd: S) {
         let sizes = self.sizes;
         let mut sums = [[simd.splat_f32s(0.0); 2]; ROWS];
+        for_rows!(COUNT, ROW, {
+            let at = ROW * sizes.c_row;
+            fetch(&self.c[at..]);
+            if let Some(residual) = self.residual {
+                fetch(&residual[at..]);
+            }
+        });
         // SAFETY: the caller vouches for all offsets; vectors are read unaligned.
         unsafe {
             // Loops that end at their foot: with a test at the head the compiler moves the sums between registers.
@@ -235,6 +242,17 @@ impl Tile<'_> {
             }
             store(out, value);
         }
+    }
+}
+
+/// Asks for a row of a tile before it is needed: results lie in memory far away, and the sums take their time.
+#[inline(always)]
+fn fetch(row: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in [0, LANES / 2] {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: no access: any address will do.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(line).cast()) };
     }
 }
 

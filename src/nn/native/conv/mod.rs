@@ -31,7 +31,9 @@ use super::winograd;
 /// Rows of the left side that one task takes at least, where there are that many.
 const TASK_ROWS: usize = 14 * ROWS;
 /// With so many tasks the right side is packed once for all, with fewer by each for itself.
-const MANY_TASKS: usize = 16;
+const MANY_TASKS: usize = 4;
+/// Columns of a right side from which on it pays to write out patches that lie apart.
+const MANY_OUTPUTS: usize = 4 * LANES;
 
 /// The shapes of one convolution; pairs are (rows, columns).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +111,9 @@ pub(super) fn forward<R: Send>(
     let strip = Strip { outputs: geometry.outputs, panel: terms * LANES, right, finish };
     if geometry.is_pointwise() {
         return pointwise(x, geometry.inputs, strip, y, each);
+    }
+    if geometry.stride[1] > 1 && geometry.outputs >= MANY_OUTPUTS {
+        return gathered(geometry, x, strip, y, each);
     }
     let padded = Padded::new(x, geometry.images, geometry.size, geometry.inputs, [geometry.padding; 2]);
     let [rows, columns] = geometry.out();
@@ -196,6 +201,13 @@ impl<'a> Strip<'a> {
         Self { finish: Finish { residual, ..self.finish }, ..self }
     }
 
+    /// For some of the terms, among them the first or the last: what follows the product comes with the last.
+    fn terms(self, first: bool, last: bool) -> Self {
+        let mut finish = if last { self.finish } else { Finish { add: self.finish.add, ..Finish::default() } };
+        finish.add |= !first;
+        Self { finish, ..self }
+    }
+
     /// Multiplies with one panel, which lies in `b`; `y` begins at element `at` of the strip's results.
     fn multiply(&self, panel: usize, b: &[f32], at: usize, sizes: Sizes, a: &[f32], y: &mut [f32]) {
         let first = panel * LANES;
@@ -253,4 +265,66 @@ fn pointwise<R: Send>(
             each(y)
         })
         .collect()
+}
+
+/// A convolution whose patches lie apart: those of one row of the kernel after the other are written side by side, so that a
+/// product has the rows of many lines of pixels.
+fn gathered<R: Send>(
+    geometry: &Geometry,
+    x: &[f32],
+    strip: Strip<'_>,
+    y: &mut [f32],
+    each: impl Fn(&[f32]) -> R + Sync,
+) -> Vec<R> {
+    let Geometry { size: [height, width], inputs, outputs, kernel, stride, padding, .. } = *geometry;
+    let [rows, columns] = geometry.out();
+    let depth = kernel[1] * inputs;
+    // Rows at a distance of whole pages compete for the same few cache lines.
+    let pitch = if depth.is_multiple_of(1024) { depth + 16 } else { depth };
+    let block = TASK_ROWS.div_ceil(columns);
+    y.par_chunks_mut(block * columns * outputs)
+        .enumerate()
+        .map(|(task, y)| {
+            let positions = y.len() / outputs;
+            let strip = strip.from(task * block * columns * outputs);
+            let sizes = Sizes {
+                rows: positions,
+                runs: 1,
+                depth,
+                a_run: 0,
+                a_depth: 1,
+                a_row: pitch,
+                c_row: outputs,
+                lanes: LANES,
+            };
+            scratch(positions * pitch + strip.room(), |all| {
+                let (patches, room) = all.split_at_mut(positions * pitch);
+                for ky in 0..kernel[0] {
+                    for (at, to) in patches.chunks_exact_mut(pitch).enumerate() {
+                        let (line, column) = (task * block + at / columns, at % columns);
+                        let image = &x[line / rows * height * width * inputs..];
+                        let row = (line % rows * stride[0] + ky).checked_sub(padding[0]).filter(|&row| row < height);
+                        let row = row.map_or(&[][..], |row| &image[row * width * inputs..][..width * inputs]);
+                        copy_patch(row, column * stride[1] * inputs, padding[1] * inputs, &mut to[..depth]);
+                    }
+                    let strip = strip.terms(ky == 0, ky + 1 == kernel[0]);
+                    for panel in 0..strip.count() {
+                        let b = &strip.lay(panel, room)[ky * depth * LANES..];
+                        strip.multiply(panel, b, 0, sizes, patches, y);
+                    }
+                }
+            });
+            each(y)
+        })
+        .collect()
+}
+
+/// Fills `to` with what `row` has from element `start` on, `margin` zeros being before it and zeros after it.
+fn copy_patch(row: &[f32], start: usize, margin: usize, to: &mut [f32]) {
+    let (before, rest) = to.split_at_mut(margin.saturating_sub(start).min(to.len()));
+    before.fill(0.0);
+    let row = row.get(start.saturating_sub(margin)..).unwrap_or_default();
+    let (inside, after) = rest.split_at_mut(row.len().min(rest.len()));
+    inside.copy_from_slice(&row[..inside.len()]);
+    after.fill(0.0);
 }
