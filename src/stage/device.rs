@@ -30,9 +30,10 @@ pub(super) enum DeviceError {
 
 /// Runs `work` on the GPU if the job has one, else on the CPU.
 pub(super) fn run<W: Work>(work: W) -> Result<W::Output, DeviceError> {
-    let Some(devices) = std::env::var("CUDA_VISIBLE_DEVICES").ok().filter(|devices| !devices.is_empty()) else {
+    let devices = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+    if devices.is_empty() {
         return Ok(work.on(&Native::default()));
-    };
+    }
     #[cfg(feature = "cuda")]
     {
         let device = open().map_err(|reason| DeviceError::Unusable { reason, devices })?;
