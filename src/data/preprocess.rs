@@ -246,18 +246,21 @@ fn write_blocks(
             }
             Ok::<_, DataError>((writer, state))
         });
-        let mut done = start;
+        let (mut done, mut unread) = (start, None);
         for block in entries[start..].chunks(block) {
-            let ready = block.par_iter().map(|entry| read(config, listing, entry)).collect();
+            let ready = block.par_iter().map(|entry| read(config, listing, entry)).collect::<Result<_, _>>();
+            let sent = ready.map(|ready| sender.send(ready));
             // Nobody receives after a failure, which joining tells.
-            if sender.send(ready).is_err() {
+            if !matches!(sent, Ok(Ok(()))) {
+                unread = sent.err();
                 break;
             }
             done += block.len();
             progress(done, total);
         }
         drop(sender);
-        writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let written = writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        unread.map_or(Ok(written), Err)
     })?;
     let counts = |split| {
         let (images, classes) = writer.counts(split);
@@ -318,11 +321,14 @@ fn group(config: &PreprocessConfig, entry: &Entry) -> Option<String> {
     file.split_once('-').map(|(prefix, _)| prefix.to_owned())
 }
 
-/// One image, decoded and resized as the settings say.
-fn read(config: &PreprocessConfig, listing: &Listing, entry: &Entry) -> Result<Ready, String> {
+/// One image, decoded and resized as the settings say, or why it is broken.
+///
+/// A file that cannot be read is not broken: it may have been taken away while this runs.
+fn read(config: &PreprocessConfig, listing: &Listing, entry: &Entry) -> Result<Result<Ready, String>, DataError> {
     let array = matches!(config.layout, Layout::Arrays { .. });
-    let file = if array { Vec::new() } else { fs::read(listing.root.join(&entry.path)).map_err(|e| e.to_string())? };
-    decoder(|decoder| {
+    let path = listing.root.join(&entry.path);
+    let file = if array { Vec::new() } else { fs::read(&path).map_err(DataError::io("read", &path))? };
+    Ok(decoder(|decoder| {
         // The shape is that of the whole image, before the decoder may have made it smaller.
         let whole = Cell::new(None);
         let target = |size: Size| {
@@ -351,7 +357,7 @@ fn read(config: &PreprocessConfig, listing: &Listing, entry: &Entry) -> Result<R
         let mut pixels = vec![0; bytes(size)];
         decoder.resize(Region::whole(decoded), size, &mut pixels)?;
         Ok(Ready { size, bytes: pixels })
-    })
+    }))
 }
 
 /// What an earlier attempt at the same set has left in `work`; nothing done if there is none.

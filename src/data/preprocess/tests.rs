@@ -249,3 +249,17 @@ fn parameters_are_read_strictly_and_their_ranges_checked() {
     assert_eq!(fields, ["root", "split.list", "size", "max_pixels"]);
     assert!(matches!(run(&wrong, Path::new("")).1, Err(DataError::Parameter { .. })));
 }
+
+#[test]
+fn a_file_that_is_taken_away_is_an_error_and_not_a_broken_image() {
+    let room = tempfile::tempdir().unwrap();
+    let listing = shapes(room.path());
+    let path = room.path().join("palette.png");
+    let bytes = fs::read(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    let work = tempfile::tempdir().unwrap();
+    let attempt = || write_blocks(&of_store(Store::Square), &listing, [work.path(); 2], 2, &mut |_, _| {});
+    assert!(matches!(attempt(), Err(DataError::Io { path: found, .. }) if found == path));
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(attempt().unwrap().broken, []);
+}
