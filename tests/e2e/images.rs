@@ -65,18 +65,10 @@ fn a_preprocess_that_was_killed_goes_on_with_the_same_bytes() {
     let made = |space: &Space| std::fs::read(space.blob("images", "images")).unwrap();
     whole.executed();
     assert_eq!(killed.run(&["run", "raw"]).code, 0);
-    let mut child = killed.command(&["run"]).stderr(std::process::Stdio::null()).spawn().unwrap();
-    let begun = || {
+    killed.kill_a_run(|| {
         let mut folders = std::fs::read_dir(killed.path("cache/v1/resume")).into_iter().flatten();
         folders.any(|folder| folder.unwrap().path().join("set/progress.json").exists())
-    };
-    while !begun() {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
-        std::thread::yield_now();
-    }
-    // The cell notices that its run is gone and ends too.
-    child.kill().unwrap();
-    child.wait().unwrap();
+    });
     let ran = killed.run(&["run"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(made(&killed) == made(&whole), "an image set that was stopped has other bytes");

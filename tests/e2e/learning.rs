@@ -117,14 +117,7 @@ fn a_killed_training_goes_on_and_a_longer_one_goes_on_from_a_shorter_one() {
     let killed = Space::new(TRAINING);
     killed.edit("epochs: 6, steps_per_epoch: 3", "epochs: 6, steps_per_epoch: 300");
     let long = Space::new(&killed.read("pipeline.yaml"));
-    let mut child = killed.command(&["run"]).stderr(std::process::Stdio::null()).spawn().unwrap();
-    while checkpoints(&killed).is_empty() {
-        assert!(child.try_wait().unwrap().is_none(), "it ended without a checkpoint");
-        std::thread::yield_now();
-    }
-    // The cell notices that its run is gone and ends too.
-    child.kill().unwrap();
-    child.wait().unwrap();
+    killed.kill_a_run(|| !checkpoints(&killed).is_empty());
     let ran = killed.run(&["run"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
     long.executed();

@@ -59,20 +59,9 @@ fn a_search_that_was_killed_goes_on_and_a_longer_one_runs_its_new_trials_alone()
     assert!((1..6).all(|trial| found[trial] != found[trial - 1]) && found[..6].contains(&found[6]), "{found:?}");
 
     let killed = Space::new(SEARCH);
-    let mut child = killed
-        .command(&["run"])
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
     let trained = || std::fs::read_dir(killed.path("cache/v1/resume")).map_or(0, Iterator::count);
     // Somewhere in the third trial.
-    while trained() < 5 {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
-        std::thread::yield_now();
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    killed.kill_a_run(|| trained() >= 5);
     let executed = killed.executed();
     assert!(!executed.contains("suggest[trial=0]") && executed.contains("suggest[trial=5]"), "{executed:?}");
     assert_eq!(suggestions(&killed, 6), found);
