@@ -25,6 +25,14 @@ pub(super) struct Finish<'a> {
     pub add: bool,
 }
 
+impl Finish<'_> {
+    /// For some of the terms, among them the first or the last: what follows a product comes with the last.
+    pub fn of_terms(self, first: bool, last: bool) -> Self {
+        let finish = if last { self } else { Finish { add: self.add, ..Finish::default() } };
+        Finish { add: finish.add || !first, ..finish }
+    }
+}
+
 /// `c[row, lane] = sum over run and depth of a[run, depth, row] * b[run, depth, lane]`.
 #[derive(Clone, Copy)]
 pub(super) struct Sizes {
@@ -79,8 +87,7 @@ impl WithSimd for Product<'_> {
             for start in (0..depth).step_by(block) {
                 let part = Sizes { runs: group.min(runs - run), depth: block.min(depth - start), ..sizes };
                 let (first, last) = (run + start == 0, run + group >= runs && start + block >= depth);
-                let mut finish = if last { finish } else { Finish { add: finish.add, ..Finish::default() } };
-                finish.add |= !first;
+                let finish = finish.of_terms(first, last);
                 let a = &a[run * sizes.a_run + start * sizes.a_depth..];
                 let b = &b[(run * depth + start) * LANES..];
                 // SAFETY: the assertions bound every index of every block.

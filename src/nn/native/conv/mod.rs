@@ -201,13 +201,6 @@ impl<'a> Strip<'a> {
         Self { finish: Finish { residual, ..self.finish }, ..self }
     }
 
-    /// For some of the terms, among them the first or the last: what follows the product comes with the last.
-    fn terms(self, first: bool, last: bool) -> Self {
-        let mut finish = if last { self.finish } else { Finish { add: self.finish.add, ..Finish::default() } };
-        finish.add |= !first;
-        Self { finish, ..self }
-    }
-
     /// Multiplies with one panel, which lies in `b`; `y` begins at element `at` of the strip's results.
     fn multiply(&self, panel: usize, b: &[f32], at: usize, sizes: Sizes, a: &[f32], y: &mut [f32]) {
         let first = panel * LANES;
@@ -223,6 +216,11 @@ impl<'a> Strip<'a> {
             },
         });
     }
+}
+
+/// Distance of rows of `depth` terms: rows at a distance of whole pages compete for the same few cache lines.
+fn pitch(depth: usize) -> usize {
+    if depth.is_multiple_of(1024) { depth + 16 } else { depth }
 }
 
 /// `x` (`pixels x inputs`) times the strip.
@@ -241,8 +239,7 @@ fn pointwise<R: Send>(
         .map(|(index, (y, x))| {
             let rows = x.len() / inputs;
             let strip = strip.from(index * block * strip.outputs);
-            // Rows at a distance of whole pages compete for the same few cache lines.
-            let pitch = if inputs.is_multiple_of(1024) { inputs + 16 } else { inputs };
+            let pitch = pitch(inputs);
             let sizes = Sizes {
                 rows,
                 runs: 1,
@@ -279,8 +276,7 @@ fn gathered<R: Send>(
     let Geometry { size: [height, width], inputs, outputs, kernel, stride, padding, .. } = *geometry;
     let [rows, columns] = geometry.out();
     let depth = kernel[1] * inputs;
-    // Rows at a distance of whole pages compete for the same few cache lines.
-    let pitch = if depth.is_multiple_of(1024) { depth + 16 } else { depth };
+    let pitch = pitch(depth);
     let block = TASK_ROWS.div_ceil(columns);
     y.par_chunks_mut(block * columns * outputs)
         .enumerate()
@@ -307,7 +303,7 @@ fn gathered<R: Send>(
                         let row = row.map_or(&[][..], |row| &image[row * width * inputs..][..width * inputs]);
                         copy_patch(row, column * stride[1] * inputs, padding[1] * inputs, &mut to[..depth]);
                     }
-                    let strip = strip.terms(ky == 0, ky + 1 == kernel[0]);
+                    let strip = Strip { finish: strip.finish.of_terms(ky == 0, ky + 1 == kernel[0]), ..strip };
                     for panel in 0..strip.count() {
                         let b = &strip.lay(panel, room)[ky * depth * LANES..];
                         strip.multiply(panel, b, 0, sizes, patches, y);
