@@ -130,8 +130,6 @@ pub struct Summary {
     pub broken: Vec<Broken>,
     /// Images that are in two splits, byte for byte.
     pub leaks: Vec<Repeated>,
-    /// Images that an earlier run, which was stopped, had done.
-    pub resumed: usize,
 }
 
 /// Size of one split.
@@ -275,7 +273,6 @@ fn write_blocks(
         unlisted: listing.unlisted,
         broken: state.broken.into_iter().map(name).collect(),
         leaks: leaks(listing),
-        resumed: start,
     };
     let (count, allowed) = (summary.broken.len(), config.max_broken);
     // What was tried in vain is tried again the next time: the files may have been mended.

@@ -33,9 +33,6 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     let _held = hold(&job.resume, "a preprocessing")?;
     let (raw, out) = (required(job, "raw")?, output(job, "images")?);
     let summary = preprocess(&config, raw, &job.resume.join("set"), out, &mut progress)?;
-    if summary.resumed > 0 {
-        tracing::info!("went on after {} images of a run that was stopped", summary.resumed);
-    }
     for broken in &summary.broken {
         tracing::warn!("left out {}: {}", broken.path, broken.reason);
     }
