@@ -145,7 +145,7 @@ pub fn main() -> ExitCode {
         })
     };
     let notes = paint(io::IsTerminal::is_terminal(&io::stderr()));
-    log_to_stderr(cli.global.verbose);
+    log_to_stderr(cli.global.verbose, matches!(cli.command, Command::Stage(_)));
     let mut out = BufWriter::new(io::stdout().lock());
     let mut ui =
         Ui { out: &mut out, paint: paint(io::IsTerminal::is_terminal(&io::stdout())), notes, quiet: cli.global.quiet };
@@ -181,8 +181,10 @@ fn dispatch(cli: &Cli, ui: &mut Ui<'_>) -> Result<(), Failure> {
     }
 }
 
-fn log_to_stderr(verbose: u8) {
+/// A cell's standard error is its log, which tells what the work came to; a command's is the user's terminal.
+fn log_to_stderr(verbose: u8, in_a_cell: bool) {
     let level = match verbose {
+        0 if in_a_cell => tracing::Level::INFO,
         0 => tracing::Level::WARN,
         1 => tracing::Level::DEBUG,
         _ => tracing::Level::TRACE,
