@@ -1,6 +1,6 @@
 //! A whole small paper: generated images, training, metrics, table.
 
-use crate::space::{Space, set};
+use crate::space::{Space, set, text};
 
 const PAPER: &str = r"
 name: paper
@@ -85,7 +85,7 @@ fn a_mode_that_a_loss_has_no_vectors_for_is_refused_before_anything_runs() {
     assert!(ran.out.contains("parent_gap") || ran.out.contains("parent gap"), "{}", ran.out);
 }
 
-/// One training; the log of its cell tells how it went.
+/// One training.
 const TRAINING: &str = r"
 stages:
   raw: { uses: download/glyphs, with: { classes: 8, per_class: 6, size: 16 } }
@@ -107,6 +107,17 @@ fn checkpoints(space: &Space) -> Vec<std::path::PathBuf> {
     let Ok(folders) = std::fs::read_dir(space.path("cache/v1/resume")) else { return Vec::new() };
     let files = folders.map(|folder| folder.unwrap().path().join("checkpoint.safetensors"));
     files.filter(|file| file.exists()).collect()
+}
+
+#[test]
+fn the_log_of_a_cell_tells_what_its_work_came_to() {
+    let space = Space::new(TRAINING);
+    space.executed();
+    let log = |cell: &str| std::fs::read_to_string(text(&space.json(&["show", cell, "--json"])[cell]["log"])).unwrap();
+    assert!(log("images").contains("24 images of 4 classes train"), "{}", log("images"));
+    let training = log("model");
+    assert_eq!(training.matches("% of it waiting for images").count(), 6, "{training}");
+    assert!(training.contains("epoch 6/6: loss ") && training.contains(" MiB a step"), "{training}");
 }
 
 #[test]
