@@ -37,8 +37,12 @@ const METRICS: &str = "p1, rp, map_at_r, mrr, map, nmi, ami, f1, or r@K such as 
 
 #[derive(Debug, Error)]
 enum EvaluateError {
-    #[error("no image has the group `{group}`; there are {}. Does preprocess say `group_by_prefix: true`?", known.join(", "))]
+    #[error("no image has the group `{group}`; known here: `{}`", known.join("`, `"))]
     Group { group: String, known: Vec<String> },
+    #[error(
+        "no image has a group, so none has `{0}`: `group_by_prefix: true` makes preprocess take groups from the names of files"
+    )]
+    NoGroups(String),
     #[error("the metric `{metric}` has no value")]
     NoValue { metric: String },
 }
@@ -73,8 +77,12 @@ pub(super) fn lone_group(query: Option<&str>, gallery: Option<&str>) -> Vec<(Str
 
 /// The rows of a group, or all.
 pub(super) fn part<'a>(all: &'a Vectors, group: Option<&str>) -> Result<Part<'a>, JobError> {
-    let unknown =
-        || EvaluateError::Group { group: group.unwrap_or_default().to_owned(), known: all.rows.group_names.clone() };
+    let unknown = || {
+        let group = group.unwrap_or_default().to_owned();
+        // Images without a group are of the one without a name.
+        let known: Vec<String> = all.rows.group_names.iter().filter(|name| !name.is_empty()).cloned().collect();
+        if known.is_empty() { EvaluateError::NoGroups(group) } else { EvaluateError::Group { group, known } }
+    };
     Ok(all.of_group(group).ok_or_else(unknown)?)
 }
 

@@ -99,3 +99,12 @@ fn a_sheet_of_other_images_than_the_vectors_is_refused() {
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("images in the split `train`"), "{}", ran.err);
 }
+
+#[test]
+fn a_group_that_no_image_has_is_refused_with_where_groups_come_from() {
+    let space = Space::new(METRICS);
+    space.edit("average: classes", "query: asks, gallery: answers");
+    let ran = space.run(&["run"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("no image has a group, so none has `asks`: `group_by_prefix: true`"), "{}", ran.err);
+}
