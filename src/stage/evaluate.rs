@@ -4,7 +4,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-use super::vectors::{self, Part, Vectors};
+use super::groups::Groups;
+use super::vectors::{self, Part};
 use super::{JobError, output, parameters, parsed, problems, required};
 use crate::engine::execute::KindJob;
 use crate::eval::clustering::clustering;
@@ -37,12 +38,6 @@ const METRICS: &str = "p1, rp, map_at_r, mrr, map, nmi, ami, f1, or r@K such as 
 
 #[derive(Debug, Error)]
 enum EvaluateError {
-    #[error("no image has the group `{group}`; known here: `{}`", known.join("`, `"))]
-    Group { group: String, known: Vec<String> },
-    #[error(
-        "no image has a group, so none has `{0}`: `group_by_prefix: true` makes preprocess take groups from the names of files"
-    )]
-    NoGroups(String),
     #[error("the metric `{metric}` has no value")]
     NoValue { metric: String },
 }
@@ -61,36 +56,14 @@ fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
             found.push((format!("metrics.{i}"), format!("is `{name}`, expected {METRICS}")));
         }
     }
-    found.extend(lone_group(parameters.query.as_deref(), parameters.gallery.as_deref()));
+    found.extend(Groups { query: parameters.query, gallery: parameters.gallery }.check());
     problems(found)
-}
-
-/// What is wrong with groups of which only one is given.
-pub(super) fn lone_group(query: Option<&str>, gallery: Option<&str>) -> Vec<(String, String)> {
-    let missing = match (query, gallery) {
-        (Some(_), None) => "gallery",
-        (None, Some(_)) => "query",
-        _ => return Vec::new(),
-    };
-    vec![(missing.to_owned(), "is missing: queries and gallery come together".to_owned())]
-}
-
-/// The rows of a group, or all.
-pub(super) fn part<'a>(all: &'a Vectors, group: Option<&str>) -> Result<Part<'a>, JobError> {
-    let unknown = || {
-        let group = group.unwrap_or_default().to_owned();
-        // Images without a group are of the one without a name.
-        let known: Vec<String> = all.rows.group_names.iter().filter(|name| !name.is_empty()).cloned().collect();
-        if known.is_empty() { EvaluateError::NoGroups(group) } else { EvaluateError::Group { group, known } }
-    };
-    Ok(all.of_group(group).ok_or_else(unknown)?)
 }
 
 pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
     let Parameters { metrics, query, gallery, ties, average, seed } = parameters(&job.parameters)?;
     let all = vectors::read(required(job, "vectors")?)?;
-    let asked = part(&all, query.as_deref())?;
-    let searched = gallery.as_deref().map(|gallery| part(&all, Some(gallery))).transpose()?;
+    let (asked, searched) = Groups { query, gallery }.of_vectors(&all)?;
     let wanted: Vec<(&String, Metric)> = metrics.iter().filter_map(|name| Some((name, Metric::parse(name)?))).collect();
     let mut recall_at: Vec<usize> = wanted
         .iter()

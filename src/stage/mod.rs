@@ -9,6 +9,7 @@ mod device;
 mod download;
 mod embed;
 mod evaluate;
+mod groups;
 mod loss_cost;
 mod neighbours;
 mod preprocess;

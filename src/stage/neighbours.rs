@@ -4,8 +4,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use super::groups::Groups;
 use super::vectors::{self, Part};
-use super::{JobError, evaluate, output, parameters, parsed, problems, required};
+use super::{JobError, output, parameters, parsed, problems, required};
 use crate::data::images::EvalImages;
 use crate::data::random::stream;
 use crate::data::shard::ImageSet;
@@ -59,7 +60,7 @@ enum SheetError {
 
 fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
     match parsed::<Parameters>(map) {
-        Ok(found) => problems(evaluate::lone_group(found.query.as_deref(), found.gallery.as_deref())),
+        Ok(found) => problems(Groups { query: found.query, gallery: found.gallery }.check()),
         Err(found) => found,
     }
 }
@@ -73,8 +74,8 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
         let split = wanted.split.name();
         return Err(SheetError::Rows { vectors: all.rows.labels.len(), images: view.len(), split }.into());
     }
-    let asked = evaluate::part(&all, wanted.query.as_deref())?;
-    let searched = wanted.gallery.as_deref().map(|gallery| evaluate::part(&all, Some(gallery))).transpose()?;
+    let groups = Groups { query: wanted.query.clone(), gallery: wanted.gallery.clone() };
+    let (asked, searched) = groups.of_vectors(&all)?;
     let found = retrieval(asked.labelled(), searched.as_ref().map(Part::labelled), &Options::default())?;
     let chosen = choose(&wanted, &found.per_query);
     let vectors: Vec<f32> =

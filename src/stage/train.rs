@@ -6,14 +6,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use thiserror::Error;
 
 use super::device::{self, Work};
-use super::{
-    HELD, JobError, Report, evaluate, hold, input, output, parameters, parsed, problems, required, suggestion,
-};
+use super::groups::Groups;
+use super::{HELD, JobError, Report, hold, input, output, parameters, parsed, problems, required, suggestion};
 use crate::data::images::EvalImages;
-use crate::data::shard::{ImageSet, SplitView};
+use crate::data::shard::ImageSet;
 use crate::data::split::Split;
 use crate::engine::event::Progress;
 use crate::engine::execute::KindJob;
@@ -29,7 +27,7 @@ use crate::train::{
 
 pub(super) const KIND: Kind = Kind {
     name: "train",
-    version: 3,
+    version: 4,
     inputs: Inputs::Named(&[
         InputSpec { name: "images", required: true },
         InputSpec { name: "weights", required: false },
@@ -53,13 +51,6 @@ pub(super) fn split(map: &Map<String, Value>) -> (Map<String, Value>, Groups, Ma
     (loss, groups, rest)
 }
 
-/// Groups of the images that a training is scored on, which the learning half knows as positions.
-#[derive(Debug)]
-pub(super) struct Groups {
-    query: Option<String>,
-    gallery: Option<String>,
-}
-
 #[derive(Debug, Deserialize)]
 struct WithLoss {
     loss: LossSpec,
@@ -71,10 +62,8 @@ fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
         Ok(config) => problems(config.check()),
         Err(found) => found,
     };
-    let lone = evaluate::lone_group(groups.query.as_deref(), groups.gallery.as_deref());
-    found.extend(problems(
-        lone.into_iter().map(|(missing, message)| (format!("validate.{missing}"), message)).collect(),
-    ));
+    let lone = groups.check().into_iter();
+    found.extend(problems(lone.map(|(missing, message)| (format!("validate.{missing}"), message)).collect()));
     match parsed::<WithLoss>(&loss) {
         Ok(WithLoss { loss }) => {
             let faults = loss.check().into_iter().map(|(field, message)| (format!("loss.{field}"), message));
@@ -175,25 +164,6 @@ fn only_file(path: &Path) -> Result<PathBuf, JobError> {
     }
 }
 
-/// A group that no image has.
-#[derive(Debug, Error)]
-#[error("no image to be scored on has the group `{0}`")]
-struct NoGroup(String);
-
-/// Positions of the images that ask, and of those that answer.
-type Parts = (Vec<usize>, Vec<usize>);
-
-/// Who asks and who answers, if the groups say so.
-fn parts(view: &SplitView<'_>, groups: &Groups) -> Result<Option<Parts>, NoGroup> {
-    let (Some(query), Some(gallery)) = (&groups.query, &groups.gallery) else { return Ok(None) };
-    let positions = |group: &String| {
-        let of = |position: &usize| view.items[*position].group.as_ref() == Some(group);
-        let found: Vec<usize> = (0..view.items.len()).filter(of).collect();
-        if found.is_empty() { Err(NoGroup(group.clone())) } else { Ok(found) }
-    };
-    Ok(Some((positions(query)?, positions(gallery)?)))
-}
-
 pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     let mut told = job.parameters.clone();
     if let Some(path) = input(job, "suggestion") {
@@ -214,7 +184,7 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     let [height, width] = size.map(|side| side as usize);
     let data = TrainSet { images: &view, height, width, classes: view.class_names.len() };
     let held_out = config.validate.map(|validate| images.split(split_of(validate.on)));
-    let parts = held_out.as_ref().map(|view| parts(view, &groups)).transpose()?.flatten();
+    let parts = held_out.as_ref().map(|view| groups.of_images(view.items)).transpose()?.flatten();
     let held_out = held_out.as_ref().map(|view| HeldOut {
         images: EvalImages::new(view, size, config.evaluation_short_side),
         parts: parts.as_ref().map(|(asked, searched)| (&asked[..], &searched[..])),

@@ -106,5 +106,5 @@ fn a_group_that_no_image_has_is_refused_with_where_groups_come_from() {
     space.edit("average: classes", "query: asks, gallery: answers");
     let ran = space.run(&["run"]);
     assert_eq!(ran.code, 1);
-    assert!(ran.err.contains("no image has a group, so none has `asks`: `group_by_prefix: true`"), "{}", ran.err);
+    assert!(ran.err.contains("no image here has a group, so none has `asks`: `group_by_prefix: true`"), "{}", ran.err);
 }
