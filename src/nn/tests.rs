@@ -98,7 +98,7 @@ fn loops(
     shape: Shape,
     outputs: usize,
     convolution: Convolution,
-) -> [Vec<f32>; 3] {
+) -> [Vec<f64>; 3] {
     let Convolution { kernel: size, stride, padding, groups } = convolution;
     let image = [shape.rows, shape.columns];
     let [rows, columns] = [0, 1].map(|axis| (image[axis] + 2 * padding[axis] - size[axis]) / stride[axis] + 1);
@@ -120,7 +120,7 @@ fn loops(
             }
         }
     }
-    [y, dx, dk].map(|values: Vec<f64>| values.into_iter().map(|value| value as f32).collect())
+    [y, dx, dk]
 }
 
 #[test]
@@ -145,11 +145,32 @@ fn convolutions_are_those_of_plain_loops() {
         };
         let found = [y_values, gradient(&leaf), gradient(&kernel)];
         let expected = loops(&x, &k, &dy, shape, outputs, convolution);
+        let expected = expected.map(|values| values.into_iter().map(|value| value as f32).collect::<Vec<_>>());
         for ((found, expected), what) in found.iter().zip(&expected).zip(["value", "of the input", "of the kernel"]) {
             let error = error(found, expected, 1e-6);
             assert!(error <= 2e-5, "{extents:?} to {outputs}, {convolution:?}: {what} off by {error}");
         }
     }
+}
+
+#[test]
+fn winograds_algorithm_rounds_less_than_three_times_as_much_as_a_plain_sum() {
+    let (shape, outputs, convolution) = (shape([1, 16, 16, 64]), 32, Convolution::square(3, 1, 1));
+    let x: Vec<f32> = random("x", shape.len()).into_iter().map(|x| x.max(0.0)).collect();
+    let k = random("kernel", 9 * shape.channels * outputs);
+    let pixels = shape.rows * shape.columns;
+    let [expected, ..] = loops(&x, &k, &vec![0.0; pixels * outputs], shape, outputs, convolution);
+    let rounding = |device: Native| {
+        let kernel = device.vector(&k).unwrap();
+        let unit =
+            Unit { convolution, kernel: &kernel, bias: None, outputs, norm: Norm::Without, after: After::Nothing };
+        let (y, _) = device.unit(device.map(x.clone(), shape).unwrap(), unit, None).unwrap();
+        let errors =
+            Native::download(&y).into_iter().zip(&expected).map(|(found, expected)| f64::from(found) - expected);
+        errors.map(|error| error * error).sum::<f64>().sqrt()
+    };
+    let [with, without] = [Native::default(), Native::direct()].map(rounding);
+    assert!(with != without && with < 3.0 * without, "{with} against {without}");
 }
 
 /// Windows with and without padding, overlap, gaps and a last window that is cut.

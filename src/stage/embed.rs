@@ -21,7 +21,7 @@ use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
 
 pub(super) const KIND: Kind = Kind {
     name: "embed",
-    version: 2,
+    version: 3,
     inputs: Inputs::Named(&[
         InputSpec { name: "images", required: true },
         InputSpec { name: "model", required: false },

@@ -55,8 +55,7 @@ fn failed(operation: &'static str) -> impl Fn(CpuError) -> Error {
 }
 
 impl Native {
-    /// Without Winograd's algorithm. Its rounding differs by a few units in the last place, which shows in a gradient where
-    /// it takes a value to the other side of a ReLU's kink.
+    /// Without Winograd's algorithm, whose rounding is compared with this.
     #[cfg(test)]
     pub(super) fn direct() -> Self {
         Self { winograd: false, ..Self::default() }

@@ -4,7 +4,7 @@
 //! Convolutional Neural Networks", equation 10 and section 5.1 in one dimension). A row is cut into tiles of four
 //! outputs; six taps of input become six frequencies, and for each frequency the convolution is left with its three
 //! vertical taps: a matrix product over (vertical tap, channel). The gradients are the exact adjoints. One dimension
-//! instead of two keeps the transforms cheap and the rounding error within a few times that of the direct sum.
+//! instead of two keeps the transforms cheap and the rounding within three times that of the direct sum.
 //!
 //! Images are worked on in groups whose transformed values stay in the second-level cache. The groups depend on the shapes
 //! alone, and each sum is made by one thread in one order: the bits do not depend on the threads.

@@ -10,15 +10,33 @@ use crate::nn::native::conv::Geometry;
 use crate::nn::native::product::{Finish, LANES};
 use crate::simd::vectorise;
 
+/// Polynomials are multiplied at the points 0, infinity, and these two and their negatives. With the usual 1 and 2 the
+/// frequencies are several times larger than what they are made of, and cancel: half as much rounding again. Points near a
+/// number and its inverse are best (Alam et al. 2022, "Winograd Convolution for Deep Neural Networks: Efficient Point
+/// Selection"); the powers of these are exact in 32 bits.
+const NEAR: f32 = 0.625;
+const FAR: f32 = 1.5;
+
+const NEAR2: f32 = NEAR * NEAR;
+const NEAR3: f32 = NEAR2 * NEAR;
+const FAR2: f32 = FAR * FAR;
+const FAR3: f32 = FAR2 * FAR;
+
 /// Kernel taps to frequencies: Lavin and Gray's G.
 const KERNEL: [[f32; 3]; FREQUENCIES] = [
-    [1.0 / 4.0, 0.0, 0.0],
-    [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
-    [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
-    [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
-    [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
+    [1.0 / (NEAR2 * FAR2), 0.0, 0.0],
+    at_point(NEAR, FAR),
+    at_point(-NEAR, FAR),
+    at_point(FAR, NEAR),
+    at_point(-FAR, NEAR),
     [0.0, 0.0, 1.0],
 ];
+
+/// The kernel's polynomial at `point`, over the distances of the point from 0, from its negative and from both of the `other`.
+const fn at_point(point: f32, other: f32) -> [f32; 3] {
+    let distances = point * (2.0 * point) * (point * point - other * other);
+    [1.0 / distances, point / distances, point * point / distances]
+}
 
 /// The frequencies of all panels of a kernel, each `6 x (3 C) x LANES`.
 pub(super) fn transform_kernel(inputs: usize, panels: usize, taps: Taps<'_>) -> Buffer {
@@ -115,14 +133,14 @@ fn to_frequencies([d0, d1, d2, d3, d4, d5]: [&[f32]; 6], [v0, v1, v2, v3, v4, v5
     let (d0, d1, d2, d3, d4, d5) = (&d0[..n], &d1[..n], &d2[..n], &d3[..n], &d4[..n], &d5[..n]);
     let (v1, v2, v3, v4, v5) = (&mut v1[..n], &mut v2[..n], &mut v3[..n], &mut v4[..n], &mut v5[..n]);
     for c in 0..n {
-        let (even, odd) = (d4[c] - 4.0 * d2[c], d3[c] - 4.0 * d1[c]);
-        let (near_even, near_odd) = (d4[c] - d2[c], 2.0 * (d3[c] - d1[c]));
-        v0[c] = 4.0 * d0[c] - 5.0 * d2[c] + d4[c];
-        v1[c] = even + odd;
-        v2[c] = even - odd;
-        v3[c] = near_even + near_odd;
-        v4[c] = near_even - near_odd;
-        v5[c] = 4.0 * d1[c] - 5.0 * d3[c] + d5[c];
+        let (near_even, near_odd) = (d4[c] - FAR2 * d2[c], NEAR * (d3[c] - FAR2 * d1[c]));
+        let (far_even, far_odd) = (d4[c] - NEAR2 * d2[c], FAR * (d3[c] - NEAR2 * d1[c]));
+        v0[c] = NEAR2 * FAR2 * d0[c] - (NEAR2 + FAR2) * d2[c] + d4[c];
+        v1[c] = near_even + near_odd;
+        v2[c] = near_even - near_odd;
+        v3[c] = far_even + far_odd;
+        v4[c] = far_even - far_odd;
+        v5[c] = NEAR2 * FAR2 * d1[c] - (NEAR2 + FAR2) * d3[c] + d5[c];
     }
 }
 
@@ -171,12 +189,12 @@ pub(super) fn transform_output(
 fn from_frequencies([m0, m1, m2, m3, m4, m5]: [[f32; LANES]; FREQUENCIES]) -> [[f32; LANES]; TILE] {
     let mut values = [[0.0; LANES]; TILE];
     for c in 0..LANES {
-        let (sum, difference) = (m1[c] + m2[c], m1[c] - m2[c]);
-        let (far_sum, far_difference) = (m3[c] + m4[c], m3[c] - m4[c]);
-        values[0][c] = m0[c] + sum + far_sum;
-        values[1][c] = difference + 2.0 * far_difference;
-        values[2][c] = sum + 4.0 * far_sum;
-        values[3][c] = difference + 8.0 * far_difference + m5[c];
+        let (near_even, near_odd) = (m1[c] + m2[c], m1[c] - m2[c]);
+        let (far_even, far_odd) = (m3[c] + m4[c], m3[c] - m4[c]);
+        values[0][c] = m0[c] + near_even + far_even;
+        values[1][c] = NEAR * near_odd + FAR * far_odd;
+        values[2][c] = NEAR2 * near_even + FAR2 * far_even;
+        values[3][c] = NEAR3 * near_odd + FAR3 * far_odd + m5[c];
     }
     values
 }
@@ -201,8 +219,10 @@ pub(super) fn transform_output_gradient(geometry: &Geometry, dy: &[f32], product
                         let start = first / LANES * block + ((row * group + image) * tiles + tile) * LANES;
                         let [m0, m1, m2, m3, m4, m5] = planes.each_mut().map(|plane| &mut plane[start..start + LANES]);
                         for c in 0..LANES {
-                            let (near_even, near_odd) = (d0[c] + d2[c], d1[c] + d3[c]);
-                            let (far_even, far_odd) = (d0[c] + 4.0 * d2[c], 2.0 * d1[c] + 8.0 * d3[c]);
+                            let near_even = d0[c] + NEAR2 * d2[c];
+                            let near_odd = NEAR * d1[c] + NEAR3 * d3[c];
+                            let far_even = d0[c] + FAR2 * d2[c];
+                            let far_odd = FAR * d1[c] + FAR3 * d3[c];
                             m0[c] = d0[c];
                             m1[c] = near_even + near_odd;
                             m2[c] = near_even - near_odd;
