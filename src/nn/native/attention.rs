@@ -7,7 +7,6 @@
 //!
 //! Work is cut by shapes alone, and every sum is made by one thread in one order.
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::buffer::{Buffer, scratch};
@@ -272,13 +271,14 @@ fn multiply(
     for (panel, b) in b.chunks_exact(depth * LANES).take(columns.div_ceil(LANES)).enumerate() {
         let first = panel * LANES;
         let lanes = LANES.min(columns - first);
-        Arch::new().dispatch(Product {
+        Product {
             sizes: Sizes { rows, runs: 1, depth, a_run: 0, a_depth, a_row, c_row, lanes },
             a,
             b,
             c: &mut c[first..],
             finish: Finish { add, ..Finish::default() },
-        });
+        }
+        .run();
     }
 }
 

@@ -4,7 +4,7 @@
 //! patches of a convolution need not be written out first. What follows a product in a network (bias, residual, ReLU) is
 //! done while the sums are still in registers.
 
-use pulp::{Simd, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
 
 /// Columns of the result that one pass makes; the right side is packed in panels of so many columns.
 pub(super) const LANES: usize = 32;
@@ -59,6 +59,15 @@ pub(super) struct Product<'a> {
     pub c: &'a mut [f32],
     /// `bias` begins with the panel's first column, `residual` lies as `c`.
     pub finish: Finish<'a>,
+}
+
+impl Product<'_> {
+    /// Multiplies, with the widest vectors that the machine has.
+    // Never inlined: the tiles of every instruction set are a minute of compiling at each place.
+    #[inline(never)]
+    pub fn run(self) {
+        Arch::new().dispatch(self);
+    }
 }
 
 impl WithSimd for Product<'_> {
@@ -130,7 +139,7 @@ unsafe fn rows_of<S: Simd>(simd: S, sizes: Sizes, a: &[f32], b: &[f32], c: &mut 
                 ($($n:literal)*) => {
                     match count {
                         // SAFETY: as above; `b` has `runs * depth` rows of LANES.
-                        $($n => unsafe { tile.run::<S, $n>(simd) },)*
+                        $($n if $n <= most => unsafe { tile.run::<S, $n>(simd) },)*
                         _ => unreachable!("blocks have at most {ROWS} rows"),
                     }
                 };

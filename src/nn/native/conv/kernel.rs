@@ -1,6 +1,5 @@
 //! The gradient of a convolution's kernel: a product with rows and terms exchanged.
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::Geometry;
@@ -133,7 +132,7 @@ impl<'a> Terms<'a> {
             let (a, a_depth) = if copied > 0 { (&*copy, pitch) } else { (x, stride[1] * inputs) };
             for panel in 0..outputs.div_ceil(LANES) {
                 fill_panel(dy, outputs, panel, b);
-                Arch::new().dispatch(Product {
+                Product {
                     sizes: Sizes {
                         rows,
                         runs: block.runs,
@@ -148,7 +147,8 @@ impl<'a> Terms<'a> {
                     b,
                     c: &mut dw[panel * LANES..],
                     finish: Finish { add, ..Finish::default() },
-                });
+                }
+                .run();
             }
         });
     }

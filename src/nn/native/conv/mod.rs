@@ -17,7 +17,6 @@ mod input;
 mod kernel;
 mod layout;
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 pub(super) use self::input::input_gradient;
@@ -204,7 +203,7 @@ impl<'a> Strip<'a> {
     /// Multiplies with one panel, which lies in `b`; `y` begins at element `at` of the strip's results.
     fn multiply(&self, panel: usize, b: &[f32], at: usize, sizes: Sizes, a: &[f32], y: &mut [f32]) {
         let first = panel * LANES;
-        Arch::new().dispatch(Product {
+        Product {
             sizes: Sizes { lanes: LANES.min(self.outputs - first), ..sizes },
             a,
             b,
@@ -214,7 +213,8 @@ impl<'a> Strip<'a> {
                 residual: self.finish.residual.map(|residual| &residual[at + first..]),
                 ..self.finish
             },
-        });
+        }
+        .run();
     }
 }
 

@@ -13,7 +13,6 @@ mod transform;
 
 use std::ops::Range;
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use self::transform::{
@@ -187,13 +186,14 @@ fn multiply(geometry: &Geometry, x: &[f32], kernel: Kernel<'_>, panels: Range<us
                         &*made
                     }
                 };
-                Arch::new().dispatch(Product {
+                Product {
                     sizes,
                     a: &spectrum[frequency * (height + 2) * row * pitch..][..(height + 2) * row * pitch],
                     b,
                     c: &mut product[(frequency * panels.len() + at) * positions * LANES..][..positions * LANES],
                     finish: Finish::default(),
-                });
+                }
+                .run();
             }
         }
         then(product);
@@ -242,13 +242,14 @@ pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], dy: &[f32], dw: &m
                         c_row: LANES,
                         lanes: LANES,
                     };
-                    Arch::new().dispatch(Product {
+                    Product {
                         sizes,
                         a: &a[(ky * row + start) * pitch..],
                         b: &b[start * LANES..],
                         c: sum,
                         finish: Finish { add: !first_block, ..Finish::default() },
-                    });
+                    }
+                    .run();
                 }
                 first_block = false;
             }
