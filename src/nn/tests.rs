@@ -28,6 +28,11 @@ fn an_error_that_is_not_a_number_is_seen() {
     }
 }
 
+/// A convolution with nothing after it.
+pub(super) fn bare<V>(convolution: Convolution, kernel: &V, outputs: usize) -> Unit<'_, V> {
+    Unit { convolution, kernel, bias: None, outputs, norm: Norm::Without, after: After::Nothing }
+}
+
 /// A map whose gradient can be read, as that of the vector beside it: the product of a pixel's own unit vector with the
 /// values.
 pub(super) fn leaf<B: Backend>(device: &B, values: &[f32], shape: Shape) -> (Map<B, Recording<B>>, B::Vector) {
@@ -35,14 +40,7 @@ pub(super) fn leaf<B: Backend>(device: &B, values: &[f32], shape: Shape) -> (Map
     let units: Vec<f32> = (0..pixels * pixels).map(|i| f32::from(u8::from(i / pixels == i % pixels))).collect();
     let units = device.record(device.map(units, Shape { channels: pixels, ..shape }).unwrap());
     let kernel = device.vector(values).unwrap();
-    let unit = Unit {
-        convolution: Convolution::square(1, 1, 0),
-        kernel: &kernel,
-        bias: None,
-        outputs: shape.channels,
-        norm: Norm::Without,
-        after: After::Nothing,
-    };
+    let unit = bare(Convolution::square(1, 1, 0), &kernel, shape.channels);
     let (map, _) = device.unit(units, unit, None).unwrap();
     assert_eq!(B::download(&map), values);
     (map, kernel)
@@ -133,8 +131,7 @@ fn convolutions_are_those_of_plain_loops() {
         let k = random("kernel", rows * columns * shape.channels / convolution.groups * outputs);
         let kernel = device.vector(&k).unwrap();
         let (map, leaf) = leaf(&device, &x, shape);
-        let unit =
-            Unit { convolution, kernel: &kernel, bias: None, outputs, norm: Norm::Without, after: After::Nothing };
+        let unit = bare(convolution, &kernel, outputs);
         let (y, _) = device.unit(map, unit, None).unwrap();
         let y_values = Native::download(&y);
         let dy = random("dy", y_values.len());
@@ -162,8 +159,7 @@ fn winograds_algorithm_rounds_less_than_three_times_as_much_as_a_plain_sum() {
     let [expected, ..] = loops(&x, &k, &vec![0.0; pixels * outputs], shape, outputs, convolution);
     let rounding = |device: Native| {
         let kernel = device.vector(&k).unwrap();
-        let unit =
-            Unit { convolution, kernel: &kernel, bias: None, outputs, norm: Norm::Without, after: After::Nothing };
+        let unit = bare(convolution, &kernel, outputs);
         let (y, _) = device.unit(device.map(x.clone(), shape).unwrap(), unit, None).unwrap();
         let errors =
             Native::download(&y).into_iter().zip(&expected).map(|(found, expected)| f64::from(found) - expected);

@@ -2,8 +2,9 @@
 
 use dfdx::prelude::{Backward, Cpu, HasShape, NoneTape, OwnedTape, SumTo, Tensor, TensorFromVec, Trace, TryMul};
 
-use super::backend::{After, Backend, Convolution, Map, Norm, Recording, Shape, Unit};
+use super::backend::{Backend, Convolution, Map, Recording, Shape};
 use super::portable::transformer::{self as portable, Flat, Matrix};
+use super::tests::bare;
 use super::{Architecture, Backbone, Error, Head, Kind, Model, Native, Pooling, embed};
 use crate::data::random::stream;
 
@@ -38,14 +39,7 @@ fn native(case: &Case<'_>) -> (Vec<f32>, Vec<Vec<f32>>) {
     let unit: Vec<f32> = (0..rows * rows).map(|i| f32::from(u8::from(i / rows == i % rows))).collect();
     let parameters: Vec<Vector> = case.inputs.iter().map(|values| device.vector(values).unwrap()).collect();
     let shape = Shape { images, rows: 1, columns: pixels, channels: rows };
-    let layer = Unit {
-        convolution: Convolution::square(1, 1, 0),
-        kernel: &parameters[0],
-        bias: None,
-        outputs: channels,
-        norm: Norm::Without,
-        after: After::Nothing,
-    };
+    let layer = bare(Convolution::square(1, 1, 0), &parameters[0], channels);
     let x = device.record(device.map(unit.clone(), shape).unwrap());
     let (x, _) = device.unit(x, layer, None).unwrap();
     let y = (case.native)(&device, x, &parameters[1..]).unwrap();

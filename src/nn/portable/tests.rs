@@ -2,7 +2,7 @@
 
 use dfdx::prelude::Cpu;
 
-use super::super::tests::{CONVOLUTIONS, WINDOWS, error, leaf, operation, random, shape, ties};
+use super::super::tests::{CONVOLUTIONS, WINDOWS, bare, error, leaf, operation, random, shape, ties};
 use super::super::{Architecture, Backbone, Dropout, Head, Kind, Model, Native, Pooling, Statistics, Training};
 use super::Portable;
 use crate::nn::backend::{After, Backend, Convolution, Map, Norm, Recording, Reduce, Shape, Unit, Window};
@@ -121,9 +121,7 @@ fn units_in_half_precision_are_near_and_round_each_product() {
 fn single(device: &Portable<Cpu>, plain: &Portable<Cpu>, x: f32, k: f32, dy: f32) -> [f32; 3] {
     let (map, input) = leaf(plain, &[x], shape([1, 1, 1, 1]));
     let kernel = device.vector(&[k]).unwrap();
-    let convolution = Convolution::square(1, 1, 0);
-    let unit =
-        Unit { convolution, kernel: &kernel, bias: None, outputs: 1, norm: Norm::Without, after: After::Nothing };
+    let unit = bare(Convolution::square(1, 1, 0), &kernel, 1);
     let (y, _) = device.unit(map, unit, None).unwrap();
     let value = Portable::<Cpu>::download(&y)[0];
     let mut gradients = device.backward(y, &[dy]).unwrap();
@@ -153,9 +151,7 @@ fn a_map_used_twice_has_both_gradients_in_half_precision() {
     let mixed = Portable::new(Cpu::default()).mixed().unwrap();
     let (map, input) = leaf(&mixed, &[1.0], shape([1, 1, 1, 1]));
     let kernel = mixed.vector(&[3.0]).unwrap();
-    let convolution = Convolution::square(1, 1, 0);
-    let unit =
-        Unit { convolution, kernel: &kernel, bias: None, outputs: 1, norm: Norm::Without, after: After::Nothing };
+    let unit = bare(Convolution::square(1, 1, 0), &kernel, 1);
     let residual = Portable::<Cpu>::again(&map);
     let (y, _) = mixed.unit(map, unit, Some(residual)).unwrap();
     let mut gradients = mixed.backward(y, &[2.0]).unwrap();
