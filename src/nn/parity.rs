@@ -143,7 +143,7 @@ fn norm(values: &[f32]) -> f64 {
 }
 
 /// How far elements of gradients may be off, of the largest. A rounding that takes a single value to the other side of a ReLU's
-/// kink changes a gradient by that value's whole share, a thousand times this.
+/// kink changes a gradient by that value's whole share, far more than this.
 const GRADIENTS: f32 = 2e-5;
 
 /// Within `tolerance` of the largest.

@@ -63,7 +63,7 @@ pub(super) struct Product<'a> {
 
 impl Product<'_> {
     /// Multiplies, with the widest vectors that the machine has.
-    // Never inlined: the tiles of every instruction set are a minute of compiling at each place.
+    // Never inlined: the tiles of every instruction set would be compiled at each place anew.
     #[inline(never)]
     pub fn run(self) {
         Arch::new().dispatch(self);
@@ -138,6 +138,7 @@ unsafe fn rows_of<S: Simd>(simd: S, sizes: Sizes, a: &[f32], b: &[f32], c: &mut 
             macro_rules! rows {
                 ($($n:literal)*) => {
                     match count {
+                        // The guard keeps tiles of more rows than the registers hold from being compiled.
                         // SAFETY: as above; `b` has `runs * depth` rows of LANES.
                         $($n if $n <= most => unsafe { tile.run::<S, $n>(simd) },)*
                         _ => unreachable!("blocks have at most {ROWS} rows"),
