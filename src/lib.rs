@@ -7,12 +7,15 @@
 //! | engine | [`pipeline`], [`engine`], [`store`] | YAML, cells, digests, processes; no machine learning |
 //! | learning | [`data`], [`nn`], [`loss`], [`train`], [`search`], [`eval`], [`report`] | images, networks, losses, metrics; no YAML, cells or store |
 //!
+//! Both halves share [`text`] and [`format`], which read other tools' text files and name what a file is by its bytes.
+//!
 //! The library never prints and never exits; [`cli`] shows what it returns.
 
 pub mod cli;
 pub mod data;
 pub mod engine;
 pub mod eval;
+pub mod format;
 pub mod loss;
 pub mod nn;
 pub mod pipeline;
@@ -21,4 +24,5 @@ pub mod search;
 mod simd;
 pub mod stage;
 pub mod store;
+pub mod text;
 pub mod train;

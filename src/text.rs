@@ -1,0 +1,95 @@
+//! Text files that other tools wrote: one reader, so that a byte order mark, UTF-16 or CRLF means the same everywhere.
+//!
+//! A spreadsheet on Windows writes UTF-8 with a byte order mark, PowerShell's `>` writes UTF-16, and both end lines with
+//! CRLF. All of these are read. Any other encoding is refused with the line that shows it: a guess would change names
+//! silently.
+
+use std::io::{Error, ErrorKind, Result};
+use std::path::Path;
+
+use crate::format::{self, Known};
+
+/// The content of the text file at `path`, without its byte order mark. Line ends stay as they are; [`str::lines`] takes
+/// both kinds.
+///
+/// # Errors
+/// The file system's, and [`ErrorKind::InvalidData`] with what is wrong and what to do: another encoding, by line and
+/// byte; a NUL byte; a file that is no text but something known (a Git-LFS pointer, a web page, an archive).
+pub fn read(path: &Path) -> Result<String> {
+    decode(&std::fs::read(path)?).map_err(|message| Error::new(ErrorKind::InvalidData, message))
+}
+
+/// [`read`] of bytes that are in memory.
+///
+/// # Errors
+/// What is wrong and what to do.
+pub fn decode(bytes: &[u8]) -> std::result::Result<String, String> {
+    let text = match bytes {
+        [0xef, 0xbb, 0xbf, rest @ ..] => utf8(rest)?,
+        [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes)?,
+        [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes)?,
+        _ => match format::recognise(bytes) {
+            // These are, or may be, text.
+            None | Some(Known::Empty | Known::Pnm | Known::Xml) => utf8(bytes)?,
+            Some(known) => return Err(format!("it is {known}, not text{}", known.advice())),
+        },
+    };
+    match text.find('\0') {
+        Some(at) => Err(format!(
+            "line {} has a NUL byte: it is no text, or UTF-16 without a byte order mark; save it as UTF-8",
+            line(&text[..at])
+        )),
+        None => Ok(text),
+    }
+}
+
+fn utf8(bytes: &[u8]) -> std::result::Result<String, String> {
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(|error| {
+        let at = error.valid_up_to();
+        let line = 1 + bytes[..at].iter().filter(|&&byte| byte == b'\n').count();
+        format!("it is not UTF-8 text: line {line} has the byte 0x{:02x}; save it as UTF-8", bytes[at])
+    })
+}
+
+fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> std::result::Result<String, String> {
+    let (units, rest) = bytes.as_chunks::<2>();
+    let text: Option<String> =
+        char::decode_utf16(units.iter().map(|pair| unit(*pair))).collect::<std::result::Result<_, _>>().ok();
+    match text {
+        Some(text) if rest.is_empty() => Ok(text),
+        _ => Err("it begins as UTF-16 and does not continue so; save it as UTF-8".to_owned()),
+    }
+}
+
+fn line(before: &str) -> usize {
+    1 + before.matches('\n').count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_and_both_forms_of_utf16_are_read() {
+        let utf16 = |unit: fn(u16) -> [u8; 2]| "\u{feff}Grüße\r\n".encode_utf16().flat_map(unit).collect::<Vec<u8>>();
+        for bytes in ["Grüße\r\n".into(), "\u{feff}Grüße\r\n".into(), utf16(u16::to_le_bytes), utf16(u16::to_be_bytes)]
+        {
+            assert_eq!(decode(&bytes).as_deref(), Ok("Grüße\r\n"));
+        }
+        assert_eq!(decode(b"").as_deref(), Ok(""));
+    }
+
+    #[test]
+    fn other_encodings_and_other_files_are_refused_with_their_place() {
+        for (bytes, part) in [
+            (&b"a\nGr\xfc\xdfe\n"[..], "line 2 has the byte 0xfc"),
+            (b"\xff\xfea", "UTF-16"),
+            (b"a\n\0b", "line 2 has a NUL byte"),
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
+            (b"<!DOCTYPE html>\n<html>", "web page"),
+        ] {
+            let message = decode(bytes).unwrap_err();
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}
