@@ -7,7 +7,8 @@
 //! | engine | [`pipeline`], [`engine`], [`store`] | YAML, cells, digests, processes; no machine learning |
 //! | learning | [`data`], [`nn`], [`loss`], [`train`], [`search`], [`eval`], [`report`] | images, networks, losses, metrics; no YAML, cells or store |
 //!
-//! Both halves share [`text`] and [`format`], which read other tools' text files and name what a file is by its bytes.
+//! Both halves share [`text`], [`format`] and [`regular`], which read other tools' text files, name what a file is by its bytes, and
+//! open nothing that blocks.
 //!
 //! The library never prints and never exits; [`cli`] shows what it returns.
 
@@ -19,6 +20,7 @@ pub mod format;
 pub mod loss;
 pub mod nn;
 pub mod pipeline;
+pub mod regular;
 pub mod report;
 pub mod search;
 mod simd;

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::IsTerminal;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -62,10 +63,10 @@ impl<'a> Watcher<'a> {
 
     /// The last line.
     pub fn summary(&self, summary: &Summary) {
-        if self.quiet && summary.failed == 0 && !summary.interrupted {
+        if self.quiet && summary.failed + summary.unpublished == 0 && !summary.interrupted {
             return;
         }
-        let Summary { executed, cached, failed, skipped, interrupted, seconds } = *summary;
+        let Summary { executed, cached, failed, skipped, unpublished, interrupted, seconds } = *summary;
         let mut parts = vec![format!("{executed} cells run"), format!("{cached} up to date")];
         if failed > 0 {
             parts.push(format!("{failed} failed"));
@@ -73,9 +74,12 @@ impl<'a> Watcher<'a> {
         if skipped > 0 {
             parts.push(format!("{skipped} not run"));
         }
+        if unpublished > 0 {
+            parts.push(format!("{unpublished} not written to the reports"));
+        }
         let (verb, rest) = match (interrupted, failed) {
             (true, _) => (self.paint.notice("Interrupted"), "; run again to go on"),
-            (_, 0) => (self.paint.good(format!("{:>12}", "Finished")), ""),
+            (_, 0) if unpublished == 0 => (self.paint.good(format!("{:>12}", "Finished")), ""),
             _ => (self.paint.bad(format!("{:>12}", "Failed")), "; what is done is kept, run again after mending"),
         };
         eprintln!("{verb} {} in {}{rest}", parts.join(", "), duration(seconds));
@@ -194,12 +198,37 @@ impl Observer for Watcher<'_> {
             Event::Published { path } => {
                 self.say(self.paint.good(format!("{:>12}", "Wrote")), &from_here(path).display().to_string());
             }
+            Event::Rescued { path } => {
+                let text = format!("{}, which a command had moved into its folder", from_here(path).display());
+                self.say(self.paint.notice(format!("{:>12}", "Kept")), &text);
+            }
+            Event::Kept { path, files } => {
+                let text = format!("{} in {}, which no run put there", few(files), from_here(path).display());
+                self.say(self.paint.notice(format!("{:>12}", "Kept")), &text);
+            }
+            Event::InTheWay { path, files } => {
+                let text = format!(
+                    "{}: no run put {} there, or it was changed since; move it away and run again",
+                    from_here(path).display(),
+                    few(files),
+                );
+                self.say(self.paint.bad(format!("{:>12}", "Not written")), &text);
+            }
             Event::Interrupted => {
                 let text = "running cells; once more to kill them";
                 self.say(self.paint.notice(format!("{:>12}", "Stopping")), text);
             }
             Event::Failed { .. } => {}
         }
+    }
+}
+
+/// `a, b, c and 4 more`, as paths from here.
+fn few(files: &[String]) -> String {
+    let named: Vec<String> = files.iter().take(3).map(|file| from_here(Path::new(file)).display().to_string()).collect();
+    match files.len() - named.len() {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
     }
 }
 

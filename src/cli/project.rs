@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::Global;
 use super::failure::Failure;
+use crate::engine::leftovers::Leftovers;
 use crate::engine::plan::{self, Context, Plan};
 use crate::engine::sources::Sources;
 use crate::pipeline::model::{CellId, Pipeline};
@@ -64,7 +65,8 @@ impl Project {
         let root = root(&file);
         let store = Store::open(&global.cache.clone().unwrap_or_else(|| root.join("cache")))?;
         let home = file.parent().unwrap_or(Path::new("."));
-        let sources = Sources::read(&pipeline, &plan::needed(&pipeline, &selected), home, &store.stat);
+        let leftovers = Leftovers::of_project(&root)?;
+        let sources = Sources::read(&pipeline, &plan::needed(&pipeline, &selected), home, leftovers, &store.stat);
         let reports = global.reports.clone().unwrap_or_else(|| root.join("reports"));
         Ok(Project { pipeline, store, sources, reports, selected })
     }

@@ -113,7 +113,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
 fn outcome(summary: &Summary) -> Result<(), Failure> {
     if summary.interrupted {
         Err(Failure::Interrupted)
-    } else if summary.failed > 0 {
+    } else if summary.failed > 0 || summary.unpublished > 0 {
         Err(Failure::Cells)
     } else {
         Ok(())

@@ -71,6 +71,13 @@ pub enum Event<'a> {
     Skipped { cell: CellId, because: CellId },
     /// An output was put below the reports folder.
     Published { path: &'a Path },
+    /// A file that a command had moved into its folder was kept here when the folder was removed.
+    Rescued { path: &'a Path },
+    /// An output was not put below the reports folder: `files` lie in its way that no run put there, or that were
+    /// changed since.
+    InTheWay { path: &'a Path, files: &'a [String] },
+    /// Files below a published output that no run put there; they stay.
+    Kept { path: &'a Path, files: &'a [String] },
     /// The user asked to stop; running cells are being stopped.
     Interrupted,
 }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::disturbed::disturbed;
 use super::event::{Failure, How, Progress};
 use super::executor::{Executor, Exit, Job, Usage};
 use super::plan::{self, Context};
@@ -22,7 +23,7 @@ use crate::pipeline::model::{Cell, CellId, Source, Task};
 use crate::store::blobs::Placement;
 use crate::store::digest::Digest;
 use crate::store::index::{Action, Origin, Record};
-use crate::store::staging::Staging;
+use crate::store::staging::{JOB, Staging};
 use crate::store::{Artifact, IoContext, StoreError};
 
 /// What a built-in kind's process is told, as JSON in a file whose path is its argument.
@@ -176,7 +177,7 @@ impl<E: Executor> Workshop<'_, E> {
         let folder = self.staging.cell()?;
         let attempt = self.attempt(order, &folder, started, progress);
         let outputs = attempt.map(|(outputs, usage)| (outputs, usage, start.elapsed()));
-        let _ = fs::remove_dir_all(&folder);
+        self.staging.remove(&folder);
         let (outputs, usage, wall) = outputs?;
 
         let action = Action {
@@ -246,25 +247,23 @@ impl<E: Executor> Workshop<'_, E> {
         started(ticket.clone());
         let exit = self.executor.poll(&ticket, progress);
         let usage = self.executor.collect(&ticket);
+        // What a command did to the user's files is seen however it ended.
+        let disturbed = disturbed(self.context, cell, folder);
+        let also = disturbed.as_ref().map_or_else(String::new, |words| format!("; {words}"));
         match exit {
             Ok(Exit::Code(0)) => {}
-            Ok(Exit::Code(code)) => return Err(fail(format!("exited with code {code}"), usage)),
-            Ok(Exit::Signal(signal)) => return Err(fail(format!("was ended by {}", signal_name(signal)), usage)),
-            Err(error) => return Err(fail(format!("could not be watched: {error}"), usage)),
+            Ok(Exit::Code(code)) => return Err(fail(format!("exited with code {code}{also}"), usage)),
+            Ok(Exit::Signal(signal)) => return Err(fail(format!("was ended by {}{also}", signal_name(signal)), usage)),
+            Err(error) => return Err(fail(format!("could not be watched: {error}{also}"), usage)),
         }
-        for input in &cell.inputs {
-            if let Source::Path(path) = &input.source
-                && !self.context.sources.get(path).is_ok_and(|snapshot| snapshot.is_current(path))
-            {
-                // What it left was made of the other content.
-                let _ = fs::remove_dir_all(&resume);
-                let message = format!(
-                    "its input {} changed while it ran, so that nobody can say what its outputs were made of; run again",
-                    path.display()
-                );
-                return Err(fail(message, usage));
-            }
+        if let Some(words) = disturbed {
+            // What it left was made of the other content.
+            let _ = fs::remove_dir_all(&resume);
+            return Err(fail(format!("{words}; what its outputs were made of is not known: run again"), usage));
         }
+        let inputs: Vec<PathBuf> = fs::read_dir(folder.join("in"))
+            .map(|items| items.flatten().map(|item| item.path()).collect())
+            .unwrap_or_default();
         let mut outputs = Vec::with_capacity(cell.outputs.len());
         for output in &cell.outputs {
             let path = out.join(&output.path);
@@ -272,9 +271,17 @@ impl<E: Executor> Workshop<'_, E> {
                 let message = format!("ended well but did not write its output `{}` ({})", output.name, output.path);
                 return Err(fail(message, usage));
             }
-            outputs.push(match store.blobs.adopt(&path, &store.stat) {
+            outputs.push(match store.blobs.adopt(&path, &inputs, &store.stat) {
                 Ok(artifact) => artifact,
-                Err(error @ StoreError::Unsupported { .. }) => return Err(fail(error.to_string(), usage)),
+                Err(StoreError::Unsupported { path, what }) => {
+                    // The cell's folder is gone when this is read.
+                    let path = path.strip_prefix(folder).unwrap_or(&path).display();
+                    let message = format!(
+                        "its output `{}` cannot be stored: {path} is {what}; an output may hold files, folders, and links to files and to the folders of its inputs",
+                        output.name
+                    );
+                    return Err(fail(message, usage));
+                }
                 Err(error) => return Err(error.into()),
             });
         }
@@ -306,8 +313,7 @@ impl<E: Executor> Workshop<'_, E> {
             let target = base.join(format!("{}{extension}", input.name));
             let items = match &input.source {
                 Source::Path(path) => {
-                    let path = std::path::absolute(path).at("find", path)?;
-                    std::os::unix::fs::symlink(&path, &target).at("link", &target)?;
+                    self.link(path, &target, how)?;
                     vec![(Vec::new(), target)]
                 }
                 Source::Cell { .. } => vec![(Vec::new(), place(target)?)],
@@ -324,6 +330,26 @@ impl<E: Executor> Workshop<'_, E> {
             inputs.push(KindInput { name: input.name.to_string(), items });
         }
         Ok(inputs)
+    }
+
+    /// Gives the user's file or folder at `path` to a cell. Kinds get a folder without what is no part of the input.
+    fn link(&self, path: &Path, target: &Path, how: Placement) -> Result<(), StoreError> {
+        let full = std::path::absolute(path).at("find", path)?;
+        let symlink = |to: &Path, link: &Path| std::os::unix::fs::symlink(to, link).at("link", link);
+        let whole = how != Placement::Link || !self.context.sources.get(path).is_ok_and(|found| found.leaves_out);
+        if whole {
+            return symlink(&full, target);
+        }
+        fs::create_dir(target).at("create", target)?;
+        for (name, empty) in self.context.sources.names(path)? {
+            let link = target.join(&name);
+            let parent = if empty { &*link } else { link.parent().unwrap_or(target) };
+            fs::create_dir_all(parent).at("create", parent)?;
+            if !empty {
+                symlink(&full.join(&name), &link)?;
+            }
+        }
+        Ok(())
     }
 
     fn job(
@@ -348,7 +374,7 @@ impl<E: Executor> Workshop<'_, E> {
                     resume: resume.to_owned(),
                     threads: order.threads,
                 };
-                let path = folder.join("job.json");
+                let path = folder.join(JOB);
                 let text = serde_json::to_vec(&job).map_err(std::io::Error::from).at("write", &path)?;
                 fs::write(&path, text).at("write", &path)?;
                 let (program, first) = &self.kind_program;

@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | [`fingerprint`] | the fields of a cell's key, read by the hasher and by the explainer |
 //! | [`sources`] | digests of the user's own files |
+//! | [`leftovers`] | what beside them is no part of an input |
+//! | `disturbed` | what a command did to them |
 //! | [`plan`] | cells -> what `run` will do, and why; the same decision serves both |
 //! | [`run`] | a plan, how to run it, and how it ended |
 //! | `scheduler` | a ready cell, its resources, its outcome, the cells behind it |
@@ -17,11 +19,13 @@
 //!
 //! Nothing here knows what a stage kind does: a kind is a name, a version, parameters, and a program that is started.
 
+mod disturbed;
 pub mod event;
 pub mod execute;
 pub mod executor;
 pub mod fingerprint;
 pub mod journal;
+pub mod leftovers;
 pub mod local;
 pub mod plan;
 mod publish;

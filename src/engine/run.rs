@@ -50,6 +50,8 @@ pub struct Summary {
     pub failed: usize,
     /// Cells behind them, and those not started after an interrupt.
     pub skipped: usize,
+    /// Outputs that could not be put below the reports folder, because something of the user's is in the way.
+    pub unpublished: usize,
     /// Whether the user stopped it.
     pub interrupted: bool,
     /// Wall time in seconds since [`Options::start`].
@@ -75,6 +77,7 @@ pub fn run<E: Executor>(
     observer: &mut dyn Observer,
 ) -> Result<Outcome, EngineError> {
     observer.event(&Event::Planned(plan.counts()));
+    let mut rescued = Vec::new();
     let mut scheduler = Scheduler::new(context, plan, options, journal, observer);
     if scheduler.has_work() {
         let staging = Staging::create(&context.store.staging(), options.run)?;
@@ -86,9 +89,11 @@ pub fn run<E: Executor>(
             run: options.run,
         };
         scheduler.drive(&workshop)?;
+        rescued = staging.rescued();
     }
     let (mut outcome, last_keys) = scheduler.leave();
-    publish(context, plan, &outcome.outputs, options.reports, observer)?;
+    rescued.iter().for_each(|path| observer.event(&Event::Rescued { path }));
+    outcome.summary.unpublished = publish(context, plan, &outcome.outputs, options.reports, observer)?;
     context.store.index.set_last_keys(&last_keys)?;
     context.store.stat.flush()?;
     outcome.summary.seconds = options.start.elapsed().as_secs_f64();

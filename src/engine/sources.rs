@@ -1,25 +1,40 @@
 //! The user's own files: their content digests, read once a run and seen unchanged before a result is kept.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use walkdir::WalkDir;
 
+use super::leftovers::{Leftovers, Matcher};
 use crate::pipeline::model::{Pipeline, Source, Task};
+use crate::regular;
 use crate::store::digest::Digest;
 use crate::store::stat::{Stamp, StatCache};
 use crate::store::tree::{Entry, Node, Tree};
-use crate::store::{Artifact, Form, StoreError};
+use crate::store::{Artifact, Form, IoContext, StoreError};
 
 /// A file or folder of the user's as it was when the plan was made.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// Its content.
     pub artifact: Artifact,
-    /// The stamp of every file, in order.
-    stamps: Arc<[Stamp]>,
+    /// Its files, by the bytes of their names.
+    files: Arc<[Seen]>,
+    /// Whether something that lies in the folder is no part of it.
+    pub leaves_out: bool,
+}
+
+/// One file as it was.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// Below the folder; empty if the input is the file.
+    pub name: String,
+    pub digest: Digest,
+    pub stamp: Stamp,
 }
 
 /// All of them, by path.
@@ -28,12 +43,19 @@ pub struct Sources {
     snapshots: HashMap<PathBuf, Result<Snapshot, String>>,
     /// Digests of programs by the word that a command uses; `None` for one that is not a file (a shell's builtin).
     programs: HashMap<String, Option<(PathBuf, Digest)>>,
+    leftovers: Leftovers,
 }
 
 impl Sources {
-    /// Reads what the `needed` cells of `pipeline` name: their paths, and the programs of their commands. `home` is the
-    /// folder that a program written as a relative path is relative to.
-    pub fn read(pipeline: &Pipeline, needed: &[bool], home: &Path, stat: &StatCache) -> Sources {
+    /// Reads what the `needed` cells of `pipeline` name: their paths without `leftovers`, and the programs of their
+    /// commands. `home` is the folder that a program written as a relative path is relative to.
+    pub fn read(
+        pipeline: &Pipeline,
+        needed: &[bool],
+        home: &Path,
+        leftovers: Leftovers,
+        stat: &StatCache,
+    ) -> Sources {
         let mut paths: Vec<&PathBuf> = Vec::new();
         let mut programs: HashMap<String, Option<(PathBuf, Digest)>> = HashMap::new();
         for cell in pipeline.cells.iter().zip(needed).filter_map(|(cell, needed)| needed.then_some(cell)) {
@@ -49,11 +71,14 @@ impl Sources {
         }
         paths.sort_unstable();
         paths.dedup();
-        let read = |path: &&PathBuf| ((*path).clone(), snapshot(path, stat).map_err(|error| error.to_string()));
+        let read = |path: &&PathBuf| {
+            let snapshot = leftovers.matcher(path).and_then(|matcher| snapshot(path, &matcher, stat));
+            ((*path).clone(), snapshot.map_err(|error| error.to_string()))
+        };
         // Below a few files the threads cost more than they save.
         let snapshots =
             if paths.len() < 64 { paths.iter().map(read).collect() } else { paths.par_iter().map(read).collect() };
-        Sources { snapshots, programs }
+        Sources { snapshots, programs, leftovers }
     }
 
     /// The snapshot of a path that some cell names.
@@ -63,6 +88,23 @@ impl Sources {
             Some(Err(message)) => Err(message.clone()),
             None => Err(format!("{} was not read", path.display())),
         }
+    }
+
+    /// What has happened to the files at `path` since they were read, one line a file; nothing if their bytes are what
+    /// they were. Other times, permissions, names of the same file and leftovers are no change.
+    pub fn changes(&self, path: &Path, stat: &StatCache) -> Vec<String> {
+        let compare = || -> Result<Vec<String>, StoreError> {
+            let Some(Ok(before)) = self.snapshots.get(path) else { return Ok(Vec::new()) };
+            let now = list(path, &self.leftovers.matcher(path)?)?;
+            before.compare(path, &now, stat)
+        };
+        compare().unwrap_or_else(|error| vec![error.to_string()])
+    }
+
+    /// The names of the files below the folder at `path` that are part of it, now.
+    pub fn names(&self, path: &Path) -> Result<Vec<(String, bool)>, StoreError> {
+        let found = list(path, &self.leftovers.matcher(path)?)?.found;
+        Ok(found.into_iter().map(|item| (item.name, item.metadata.is_none())).collect())
     }
 
     /// The digests of the programs that `task` starts, by the word that it uses.
@@ -98,72 +140,178 @@ fn program(word: &str, home: &Path, stat: &StatCache) -> Option<(PathBuf, Digest
 }
 
 /// Reads a file or folder. Hidden files count; links count as what is behind them.
-fn snapshot(path: &Path, stat: &StatCache) -> Result<Snapshot, StoreError> {
-    let io = |source: std::io::Error| StoreError::Io { verb: "read", path: path.to_owned(), source };
-    if !std::fs::metadata(path).map_err(io)?.is_dir() {
-        let (digest, stamp) = stat.digest_file(path)?;
-        let artifact = Artifact { form: Form::File { executable: stamp.executable }, digest, size: stamp.size };
-        return Ok(Snapshot { artifact, stamps: [stamp].into() });
-    }
-    let found = list(path)?;
-    let files: Vec<Option<(Digest, Stamp)>> = found
-        .par_iter()
-        .map(|(_, file)| if file.is_dir() { Ok(None) } else { stat.digest_file(file).map(Some) })
-        .collect::<Result<_, _>>()?;
-    let entries = found.into_iter().zip(&files).map(|((name, _), file)| Entry {
-        path: name,
-        node: match file {
-            Some((digest, stamp)) => Node::File { executable: stamp.executable, digest: *digest, size: stamp.size },
-            None => Node::EmptyFolder,
-        },
-    });
-    let tree = Tree::new(entries.collect());
-    let artifact = Artifact { form: Form::Tree, digest: Digest::of(&tree.encode()), size: tree.size() };
-    Ok(Snapshot { artifact, stamps: files.into_iter().flatten().map(|(_, stamp)| stamp).collect() })
-}
-
-/// Files and empty folders below `root`, with their names relative to it.
-fn list(root: &Path) -> Result<Vec<(String, PathBuf)>, StoreError> {
-    let mut found = Vec::new();
-    for item in WalkDir::new(root).follow_links(true).sort_by_file_name().min_depth(1) {
-        let item = item.map_err(|error| StoreError::Io {
-            verb: "list",
-            path: error.path().unwrap_or(root).to_owned(),
-            source: error.into(),
-        })?;
-        let path = item.path();
-        if item.file_type().is_dir() {
-            let empty = std::fs::read_dir(path).is_ok_and(|mut items| items.next().is_none());
-            if !empty {
-                continue;
-            }
+fn snapshot(path: &Path, matcher: &Matcher, stat: &StatCache) -> Result<Snapshot, StoreError> {
+    let listing = list(path, matcher)?;
+    let read = |item: &Found| match &item.metadata {
+        Some(metadata) => {
+            let (digest, stamp) = stat.digest_of(&item.path(path), Stamp::of(metadata))?;
+            Ok(Some(Seen { name: item.name.clone(), digest, stamp }))
         }
-        let name = path.strip_prefix(root).ok().and_then(Path::to_str).ok_or_else(|| StoreError::Unsupported {
-            path: path.to_owned(),
-            what: "named in something else than UTF-8",
-        })?;
-        found.push((name.to_owned(), path.to_owned()));
-    }
-    Ok(found)
+        None => Ok(None),
+    };
+    let files: Vec<Option<Seen>> = listing.found.par_iter().map(read).collect::<Result<_, StoreError>>()?;
+    let artifact = match &files[..] {
+        [Some(Seen { name, digest, stamp })] if name.is_empty() => {
+            Artifact { form: Form::File { executable: stamp.executable }, digest: *digest, size: stamp.size }
+        }
+        _ => {
+            let entries = listing.found.into_iter().zip(&files).map(|(item, file)| Entry {
+                path: item.name,
+                node: match file {
+                    Some(Seen { digest, stamp, .. }) => {
+                        Node::File { executable: stamp.executable, digest: *digest, size: stamp.size }
+                    }
+                    None => Node::EmptyFolder,
+                },
+            });
+            let tree = Tree::new(entries.collect());
+            Artifact { form: Form::Tree, digest: Digest::of(&tree.encode()), size: tree.size() }
+        }
+    };
+    Ok(Snapshot { artifact, files: files.into_iter().flatten().collect(), leaves_out: listing.leaves_out })
 }
 
-/// The digest of whatever lies at `path` now, through the stat cache.
+/// What lies at a path.
+struct Listing {
+    /// Files and empty folders, by the bytes of their names.
+    found: Vec<Found>,
+    /// Whether the matcher left something out.
+    leaves_out: bool,
+}
+
+/// A file, or an empty folder.
+struct Found {
+    /// Below the folder; empty if the path itself is the file.
+    name: String,
+    /// That of the file, behind links; `None` for an empty folder.
+    metadata: Option<Metadata>,
+}
+
+impl Found {
+    fn path<'a>(&self, root: &'a Path) -> Cow<'a, Path> {
+        if self.name.is_empty() { root.into() } else { root.join(&self.name).into() }
+    }
+}
+
+/// The folders that a folder lies in, to see a link that leads back to one of them.
+struct Way<'a> {
+    folder: (u64, u64),
+    above: Option<&'a Way<'a>>,
+}
+
+impl Way<'_> {
+    fn holds(&self, folder: (u64, u64)) -> bool {
+        self.folder == folder || self.above.is_some_and(|above| above.holds(folder))
+    }
+}
+
+/// Files and empty folders at `root`. Nothing is opened.
+fn list(root: &Path, matcher: &Matcher) -> Result<Listing, StoreError> {
+    let metadata = std::fs::metadata(root).at("read", root)?;
+    if !metadata.is_dir() {
+        let found = vec![Found { name: String::new(), metadata: Some(regular(root, metadata)?) }];
+        return Ok(Listing { found, leaves_out: false });
+    }
+    let way = Way { folder: (metadata.dev(), metadata.ino()), above: None };
+    let mut listing = list_below(root, "", matcher, &way)?;
+    listing.found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok(listing)
+}
+
+fn list_below(root: &Path, prefix: &str, matcher: &Matcher, way: &Way<'_>) -> Result<Listing, StoreError> {
+    let folder: Cow<'_, Path> = if prefix.is_empty() { root.into() } else { root.join(prefix).into() };
+    let mut listing = Listing { found: Vec::new(), leaves_out: false };
+    let mut folders = Vec::new();
+    for item in std::fs::read_dir(&folder).at("list", &folder)? {
+        let item = item.at("list", &folder)?;
+        let path = item.path();
+        let name = item.file_name().into_string().map_err(|_| StoreError::Unsupported {
+            path: path.clone(),
+            what: "named in something else than UTF-8; rename it".into(),
+        })?;
+        let name = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+        let kind = item.file_type().at("read", &path)?;
+        // What is left out is not looked at: a dangling link of an editor's is no reason to refuse the folder.
+        if matcher.leaves_out(&name, kind.is_dir()) {
+            listing.leaves_out = true;
+            continue;
+        }
+        let metadata = match std::fs::metadata(&path) {
+            Err(error) if kind.is_symlink() && error.kind() == std::io::ErrorKind::NotFound => {
+                let to = std::fs::read_link(&path).unwrap_or_default();
+                let what = format!("a link to {}, which is not there; remove it, or put back what it leads to", to.display());
+                return Err(StoreError::Unsupported { path, what: what.into() });
+            }
+            other => other.at("read", &path)?,
+        };
+        if !metadata.is_dir() {
+            listing.found.push(Found { name, metadata: Some(regular(&path, metadata)?) });
+            continue;
+        }
+        let folder = (metadata.dev(), metadata.ino());
+        if kind.is_symlink() && matcher.leaves_out(&name, true) {
+            listing.leaves_out = true;
+        } else if way.holds(folder) {
+            let what = "a link to a folder that it lies in; remove it, or leave it out by a line of .meanfieldignore";
+            return Err(StoreError::Unsupported { path, what: what.into() });
+        } else {
+            folders.push((name, folder));
+        }
+    }
+    let deeper = |(name, folder): &(String, _)| {
+        let below = list_below(root, name, matcher, &Way { folder: *folder, above: Some(way) })?;
+        Ok((name.clone(), below))
+    };
+    for (name, below) in folders.par_iter().map(deeper).collect::<Result<Vec<_>, StoreError>>()? {
+        listing.leaves_out |= below.leaves_out;
+        if below.found.is_empty() {
+            listing.found.push(Found { name, metadata: None });
+        } else {
+            listing.found.extend(below.found);
+        }
+    }
+    Ok(listing)
+}
+
+/// Refuses what cannot be read to its end.
+fn regular(path: &Path, metadata: Metadata) -> Result<Metadata, StoreError> {
+    match regular::special(metadata.file_type()) {
+        None => Ok(metadata),
+        Some(what) => Err(StoreError::Unsupported {
+            path: path.to_owned(),
+            what: format!("{what}; an input is a file, or a folder of files: remove it, or leave it out by a line of .meanfieldignore").into(),
+        }),
+    }
+}
+
+/// The digest of whatever lies at `path` now, leftovers included, through the stat cache.
 pub fn digest_of(path: &Path, stat: &StatCache) -> Result<Artifact, StoreError> {
-    snapshot(path, stat).map(|snapshot| snapshot.artifact)
+    snapshot(path, &Matcher::nothing(), stat).map(|snapshot| snapshot.artifact)
 }
 
 impl Snapshot {
-    /// Whether the files at `path` still have the stamps of this snapshot.
-    pub fn is_current(&self, path: &Path) -> bool {
-        let now = || -> Option<Vec<Stamp>> {
-            let stamp = |path: &Path| std::fs::metadata(path).ok().map(|metadata| Stamp::of(&metadata));
-            if self.artifact.form != Form::Tree {
-                return Some(vec![stamp(path)?]);
+    /// The files of the snapshot.
+    pub(super) fn files(&self) -> &[Seen] {
+        &self.files
+    }
+
+    fn compare(&self, root: &Path, now: &Listing, stat: &StatCache) -> Result<Vec<String>, StoreError> {
+        let mut changes = Vec::new();
+        let mut new: BTreeMap<&str, (&Found, &Metadata)> =
+            now.found.iter().filter_map(|item| Some((item.name.as_str(), (item, item.metadata.as_ref()?)))).collect();
+        let named = |name: &str| if name.is_empty() { "it".to_owned() } else { name.to_owned() };
+        for seen in &*self.files {
+            let Some((item, metadata)) = new.remove(seen.name.as_str()) else {
+                changes.push(format!("{} is gone", named(&seen.name)));
+                continue;
+            };
+            let stamp = Stamp::of(metadata);
+            if stamp != seen.stamp && stat.digest_of(&item.path(root), stamp)?.0 != seen.digest {
+                changes.push(format!("{} has other bytes", named(&seen.name)));
             }
-            let files = list(path).ok()?;
-            files.iter().filter(|(_, file)| !file.is_dir()).map(|(_, file)| stamp(file)).collect()
-        };
-        now().is_some_and(|now| *now == *self.stamps)
+        }
+        changes.extend(new.into_keys().map(|name| format!("{} is new", named(name))));
+        Ok(changes)
     }
 }
 
@@ -183,11 +331,82 @@ mod tests {
         for name in ["a/b/2", "a/b/10", "a.b/x", "a0"] {
             fs::write(root.join(name), name).unwrap();
         }
-        let snapshot = snapshot(&root, &store.stat).unwrap();
-        assert!(snapshot.is_current(&root));
-        fs::write(root.join("a0"), "changed").unwrap();
-        assert!(!snapshot.is_current(&root));
-        fs::write(root.join("a0"), "a0").unwrap();
-        assert_eq!(store.blobs.adopt(&root, &store.stat).unwrap(), snapshot.artifact);
+        let before = digest_of(&root, &store.stat).unwrap();
+        assert_eq!(store.blobs.adopt(&root, &[], &store.stat).unwrap(), before);
+    }
+
+    fn folder(files: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in files {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, name).unwrap();
+        }
+        folder
+    }
+
+    /// The sources with `path` read, and a stat cache.
+    fn read(path: &Path) -> (Sources, StatCache) {
+        let stat = StatCache::open(&path.with_extension("stat")).unwrap();
+        let leftovers = Leftovers::default();
+        let snapshot = leftovers.matcher(path).and_then(|matcher| snapshot(path, &matcher, &stat));
+        let snapshots = HashMap::from([(path.to_owned(), snapshot.map_err(|error| error.to_string()))]);
+        (Sources { snapshots, leftovers, ..Sources::default() }, stat)
+    }
+
+    #[test]
+    fn other_bytes_new_and_missing_files_are_changes_and_nothing_else_is() {
+        let folder = folder(&["a", "b/c", "b/d"]);
+        let root = folder.path();
+        let (sources, stat) = read(root);
+        fs::hard_link(root.join("a"), root.with_extension("second-name")).unwrap();
+        fs::set_permissions(root.join("b/c"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        fs::write(root.join("b/d"), "b/d").unwrap();
+        fs::create_dir(root.join("__pycache__")).unwrap();
+        fs::write(root.join("__pycache__/x.pyc"), "").unwrap();
+        assert_eq!(sources.changes(root, &stat), Vec::<String>::new());
+        fs::write(root.join("b/c"), "else").unwrap();
+        fs::remove_file(root.join("b/d")).unwrap();
+        fs::write(root.join("e"), "e").unwrap();
+        assert_eq!(sources.changes(root, &stat), ["b/c has other bytes", "b/d is gone", "e is new"]);
+        fs::remove_file(root.with_extension("second-name")).unwrap();
+    }
+
+    #[test]
+    fn leftovers_are_no_part_of_a_folder() {
+        let clean = folder(&["a.py", "b/c"]);
+        let used = folder(&["a.py", "b/c", "__pycache__/a.pyc", "b/.c.swp", ".git/index", "b/x/.DS_Store"]);
+        fs::remove_dir_all(used.path().join("b/x")).unwrap();
+        std::os::unix::fs::symlink("host:1", used.path().join(".#a.py")).unwrap();
+        let digest = |folder: &tempfile::TempDir| {
+            let sources = read(folder.path()).0;
+            let snapshot = sources.get(folder.path()).unwrap();
+            (snapshot.artifact, snapshot.leaves_out)
+        };
+        assert_eq!(digest(&clean).0, digest(&used).0);
+        assert!(!digest(&clean).1 && digest(&used).1);
+    }
+
+    #[test]
+    fn what_cannot_be_an_input_is_named_before_it_is_opened() {
+        let make: [(&str, fn(&Path)); 4] = [
+            ("pipe is a named pipe", |root| nix::unistd::mkfifo(&root.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap()),
+            ("b/dangling is a link to /gone/away, which is not there", |root| {
+                std::os::unix::fs::symlink("/gone/away", root.join("b/dangling")).unwrap();
+            }),
+            ("b/up is a link to a folder that it lies in", |root| {
+                std::os::unix::fs::symlink("..", root.join("b/up")).unwrap();
+            }),
+            ("socket is a socket", |root| {
+                std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
+            }),
+        ];
+        for (expected, spoil) in make {
+            let folder = folder(&["a", "b/c"]);
+            spoil(folder.path());
+            let message = read(folder.path()).0.get(folder.path()).unwrap_err();
+            assert!(message.contains(expected), "{message}");
+        }
+        assert!(read(Path::new("/dev/zero")).0.get(Path::new("/dev/zero")).unwrap_err().contains("a device"));
     }
 }

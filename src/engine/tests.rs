@@ -15,6 +15,7 @@ use super::event::{Event, Observer, Progress};
 use super::executor::{Executor, Exit, Job, Stop, Usage};
 use super::journal::Journal;
 use super::plan::{Context, Decision, needed, plan};
+use super::leftovers::Leftovers;
 use super::resources::Capacities;
 use super::run::{Options, Outcome, run};
 use super::sources::Sources;
@@ -268,7 +269,7 @@ fn open(world: &World, folder: &Path) -> Project {
         load(&file, &[], &Kinds(vec![]), &[]).unwrap_or_else(|problems| panic!("{problems}\n{}", world.yaml()));
     let store = Store::open(&folder.join("cache")).unwrap();
     let all = vec![true; pipeline.cells.len()];
-    let sources = Sources::read(&pipeline, &all, folder, &store.stat);
+    let sources = Sources::read(&pipeline, &all, folder, Leftovers::default(), &store.stat);
     Project { pipeline, store, sources }
 }
 

@@ -3,20 +3,27 @@
 //! There is no fsync: a blob that a power cut left short is found by its size or bytes when it is next needed, and
 //! counts as missing.
 
-use std::fs::{self, Metadata, Permissions};
-use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt;
+use std::borrow::Cow;
+use std::fs::{self, File, Permissions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rayon::prelude::*;
 
 use super::digest::Digest;
 use super::stat::{Stamp, StatCache};
 use super::tree::{Entry, Node, Tree};
 use super::{Artifact, Damage, Form, IoContext, StoreError};
+use crate::regular;
 
 /// The folder of blobs, 256 subfolders by the first byte.
 #[derive(Debug)]
 pub struct Blobs {
     root: PathBuf,
+    /// Whether a copy that shares its blocks was refused; asked once a process.
+    cannot_share: AtomicBool,
 }
 
 impl Blobs {
@@ -29,7 +36,7 @@ impl Blobs {
                 fs::create_dir_all(&folder).at("create", &folder)?;
             }
         }
-        Ok(Blobs { root: root.to_owned() })
+        Ok(Blobs { root: root.to_owned(), cannot_share: AtomicBool::new(false) })
     }
 
     /// Where the blob lies or would lie.
@@ -74,95 +81,72 @@ impl Blobs {
         Tree::decode(&bytes).ok_or(StoreError::Damaged { digest: *digest, damage: Damage::Altered })
     }
 
-    /// Moves the file or folder at `path`, on the store's file system, into the store.
-    pub fn adopt(&self, path: &Path, stat: &StatCache) -> Result<Artifact, StoreError> {
-        let metadata = fs::metadata(path).at("read", path)?;
-        if !metadata.is_dir() {
-            let (executable, digest, size) = self.adopt_file(path, &metadata, stat)?;
-            return Ok(Artifact { form: Form::File { executable }, digest, size });
+    /// Stores the output at `path`, on the store's file system: moves the files that are its own, and copies what it
+    /// holds by a link or under a second name, so that nothing outside of it is moved or changed. A link to a folder
+    /// counts as the folder if that lies in the output's own surroundings or below one of `inputs`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unsupported`] for what cannot be stored; then nothing has been moved.
+    pub fn adopt(&self, path: &Path, inputs: &[PathBuf], stat: &StatCache) -> Result<Artifact, StoreError> {
+        let mut content = Content::new(path, inputs)?;
+        let folder = content.add(path, String::new(), true)?;
+        let Content { files, folders, .. } = content;
+        let store = |file: &Loose| self.adopt_file(file, stat);
+        // Below a few files the threads cost more than they save.
+        let stored: Vec<Node> = match files.len() < 64 {
+            true => files.iter().map(store).collect::<Result<_, _>>()?,
+            false => files.par_iter().map(store).collect::<Result<_, _>>()?,
+        };
+        if let (false, [Node::File { executable, digest, size }]) = (folder, &stored[..]) {
+            return Ok(Artifact { form: Form::File { executable: *executable }, digest: *digest, size: *size });
         }
-        let mut entries = Vec::new();
-        self.adopt_folder(path, &mut String::new(), &mut entries, stat)?;
-        let tree = Tree::new(entries);
+        let entries = files.into_iter().zip(stored).map(|(file, node)| Entry { path: file.name, node });
+        let empty = folders.into_iter().map(|path| Entry { path, node: Node::EmptyFolder });
+        let tree = Tree::new(entries.chain(empty).collect());
         let bytes = tree.encode();
         let digest = Digest::of(&bytes);
-        self.insert(&digest, stat, |path| fs::write(path, &bytes).at("write", path))?;
+        if self.verify(&digest, stat).is_err() {
+            let scratch = self.scratch(&digest);
+            fs::write(&scratch, &bytes).at("write", &scratch)?;
+            self.publish(&scratch, &digest, stat)?;
+        }
         Ok(Artifact { form: Form::Tree, digest, size: tree.size() })
     }
 
-    fn adopt_folder(
-        &self,
-        folder: &Path,
-        prefix: &mut String,
-        entries: &mut Vec<Entry>,
-        stat: &StatCache,
-    ) -> Result<(), StoreError> {
-        for item in fs::read_dir(folder).at("list", folder)? {
-            let path = item.at("list", folder)?.path();
-            let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
-                return Err(StoreError::Unsupported { path, what: "named in something else than UTF-8" });
-            };
-            // A link counts as the file behind it: it may point into the store or to an input of the user's.
-            let metadata = fs::metadata(&path).at("read", &path)?;
-            let length = prefix.len();
-            prefix.push_str(name);
-            if metadata.is_dir() {
-                if path.is_symlink() {
-                    return Err(StoreError::Unsupported { path, what: "a link to a folder" });
-                }
-                prefix.push('/');
-                let before = entries.len();
-                self.adopt_folder(&path, prefix, entries, stat)?;
-                if entries.len() == before {
-                    entries.push(Entry { path: prefix.trim_end_matches('/').to_owned(), node: Node::EmptyFolder });
-                }
-            } else {
-                let (executable, digest, size) = self.adopt_file(&path, &metadata, stat)?;
-                entries.push(Entry { path: prefix.clone(), node: Node::File { executable, digest, size } });
-            }
-            prefix.truncate(length);
-        }
-        Ok(())
-    }
-
-    fn adopt_file(
-        &self,
-        path: &Path,
-        metadata: &Metadata,
-        stat: &StatCache,
-    ) -> Result<(bool, Digest, u64), StoreError> {
-        if !metadata.is_file() {
-            return Err(StoreError::Unsupported { path: path.to_owned(), what: "neither a file nor a folder" });
-        }
+    fn adopt_file(&self, file: &Loose, stat: &StatCache) -> Result<Node, StoreError> {
+        let Loose { path, own, executable, .. } = file;
         let (digest, size) = Digest::of_file(path).at("read", path)?;
-        // A link, or a file with a second name, may be written through that name: take a copy.
-        let own = !path.is_symlink() && std::os::unix::fs::MetadataExt::nlink(metadata) == 1;
-        self.insert(
-            &digest,
-            stat,
-            |target| {
-                if own { fs::rename(path, target).at("move", path) } else { copy(path, target) }
-            },
-        )?;
-        Ok((Stamp::of(metadata).executable, digest, size))
+        let node = Node::File { executable: *executable, digest, size };
+        if self.verify(&digest, stat).is_ok() {
+            return Ok(node);
+        }
+        if *own {
+            self.publish(path, &digest, stat)?;
+            return Ok(node);
+        }
+        // Somebody else may be writing it: what is stored is what was copied.
+        let scratch = self.scratch(&digest);
+        self.copy(path, size, &scratch)?;
+        if Digest::of_file(&scratch).at("read", &scratch)? != (digest, size) {
+            let _ = fs::remove_file(&scratch);
+            let what = "changed while it was stored; run again".into();
+            return Err(StoreError::Unsupported { path: path.clone(), what });
+        }
+        self.publish(&scratch, &digest, stat)?;
+        Ok(node)
     }
 
-    /// Publishes a blob that `make` writes to the path it is given, unless a whole one is there already.
-    fn insert(
-        &self,
-        digest: &Digest,
-        stat: &StatCache,
-        make: impl FnOnce(&Path) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        if self.verify(digest, stat).is_ok() {
-            return Ok(());
-        }
+    /// A name beside the blob's own that no other thread or process uses.
+    fn scratch(&self, digest: &Digest) -> PathBuf {
+        self.path(digest).with_extension(format!("{}.{:?}", std::process::id(), std::thread::current().id()))
+    }
+
+    /// Makes the file at `path` the blob. Two processes that store the same bytes at once each rename a whole file: either
+    /// may win.
+    fn publish(&self, path: &Path, digest: &Digest, stat: &StatCache) -> Result<(), StoreError> {
         let target = self.path(digest);
-        // Two processes that store the same bytes at once each rename a whole file: either may win.
-        let scratch = target.with_extension(format!("{}.{:?}", std::process::id(), std::thread::current().id()));
-        make(&scratch)?;
-        fs::set_permissions(&scratch, Permissions::from_mode(0o444)).at("protect", &scratch)?;
-        fs::rename(&scratch, &target).at("publish", &target)?;
+        fs::set_permissions(path, Permissions::from_mode(0o444)).at("protect", path)?;
+        fs::rename(path, &target).at("store", path)?;
         stat.put_own(&Stamp::of(&fs::metadata(&target).at("read", &target)?), *digest);
         Ok(())
     }
@@ -171,34 +155,155 @@ impl Blobs {
     pub fn place(&self, artifact: &Artifact, target: &Path, how: Placement) -> Result<(), StoreError> {
         let Form::Tree = artifact.form else {
             let executable = artifact.form == Form::File { executable: true };
-            return self.place_file(&artifact.digest, executable, target, how);
+            return self.place_file(&artifact.digest, artifact.size, executable, target, how);
         };
         fs::create_dir(target).at("create", target)?;
+        let entries = self.tree(&artifact.digest)?.entries;
         let mut made = PathBuf::new();
-        for entry in self.tree(&artifact.digest)?.entries {
+        for entry in &entries {
             let path = target.join(&entry.path);
             let folder = if entry.node == Node::EmptyFolder { &*path } else { path.parent().unwrap_or(target) };
             if folder != made {
                 fs::create_dir_all(folder).at("create", folder)?;
                 made = folder.to_owned();
             }
-            if let Node::File { executable, digest, .. } = entry.node {
-                self.place_file(&digest, executable, &path, how)?;
-            }
         }
-        Ok(())
+        let place = |entry: &Entry| match entry.node {
+            Node::File { executable, digest, size } => {
+                self.place_file(&digest, size, executable, &target.join(&entry.path), how)
+            }
+            Node::EmptyFolder => Ok(()),
+        };
+        match entries.len() < 64 {
+            true => entries.iter().try_for_each(place),
+            false => entries.par_iter().try_for_each(place),
+        }
     }
 
-    fn place_file(&self, digest: &Digest, executable: bool, target: &Path, how: Placement) -> Result<(), StoreError> {
+    fn place_file(
+        &self,
+        digest: &Digest,
+        size: u64,
+        executable: bool,
+        target: &Path,
+        how: Placement,
+    ) -> Result<(), StoreError> {
         let blob = self.path(digest);
         if how == Placement::Link {
-            let blob = std::path::absolute(&blob).at("find", &blob)?;
             return std::os::unix::fs::symlink(&blob, target).at("link", target);
         }
-        copy(&blob, target)?;
+        self.copy(&blob, size, target)?;
         let writable = if how == Placement::Writable { 0o200 } else { 0 };
         let mode = 0o444 | writable | if executable { 0o111 } else { 0 };
         fs::set_permissions(target, Permissions::from_mode(mode)).at("protect", target)
+    }
+
+    /// Copies a file of about `size` bytes to `to`, which must not exist, sharing its blocks where the file system can.
+    fn copy(&self, from: &Path, size: u64, to: &Path) -> Result<(), StoreError> {
+        // A refused attempt creates and removes a file for nothing; on ext4 without a journal, whose search for a free
+        // inode passes over those removed lately, thousands of attempts take a time that grows with their square.
+        if !self.cannot_share.load(Ordering::Relaxed) {
+            if reflink_copy::reflink(from, to).is_ok() {
+                return Ok(());
+            }
+            self.cannot_share.store(true, Ordering::Relaxed);
+        }
+        let copied = || -> io::Result<()> {
+            let mut source = File::open(from)?;
+            let mut target = File::options().write(true).create_new(true).open(to)?;
+            if size > SMALL {
+                return io::copy(&mut source, &mut target).map(drop);
+            }
+            let mut bytes = Vec::with_capacity(size as usize + 1);
+            source.read_to_end(&mut bytes)?;
+            target.write_all(&bytes)
+        };
+        copied().at("copy", from)
+    }
+}
+
+/// Up to this size a file is copied by one read and one write; the kernel's own copying takes more calls.
+const SMALL: u64 = 64 * 1024;
+
+/// A file of an output, before it is stored.
+struct Loose {
+    /// Below the output; empty if the output is the file.
+    name: String,
+    path: PathBuf,
+    /// Whether it may be moved: it lies in the output itself, under this name alone.
+    own: bool,
+    executable: bool,
+}
+
+/// What an output holds.
+struct Content {
+    /// The folder that the output lies in, which is the cell's own, without links.
+    home: PathBuf,
+    /// What links to folders may lead to, without links.
+    inputs: Vec<PathBuf>,
+    /// The folders that are being listed, without links, to see a link that leads back to one of them.
+    way: Vec<PathBuf>,
+    files: Vec<Loose>,
+    /// Empty ones.
+    folders: Vec<String>,
+}
+
+impl Content {
+    fn new(path: &Path, inputs: &[PathBuf]) -> Result<Content, StoreError> {
+        let parent = path.parent().unwrap_or(Path::new("."));
+        let home = fs::canonicalize(parent).at("find", parent)?;
+        let inputs = inputs.iter().filter_map(|input| fs::canonicalize(input).ok()).collect();
+        Ok(Content { home, inputs, way: Vec::new(), files: Vec::new(), folders: Vec::new() })
+    }
+
+    /// Adds what lies at `path` under `name`, and says whether it is a folder. `own` says that no link has been followed.
+    fn add(&mut self, path: &Path, name: String, own: bool) -> Result<bool, StoreError> {
+        let unsupported = |what: Cow<'static, str>| StoreError::Unsupported { path: path.to_owned(), what };
+        let here = fs::symlink_metadata(path).at("read", path)?;
+        let link = here.file_type().is_symlink();
+        let metadata = match link {
+            false => here,
+            true => fs::metadata(path).map_err(|_| {
+                let to = fs::read_link(path).unwrap_or_default();
+                unsupported(format!("a link to {}, which is not there", to.display()).into())
+            })?,
+        };
+        if let Some(what) = regular::special(metadata.file_type()) {
+            return Err(unsupported(what.into()));
+        }
+        let own = own && !link;
+        if !metadata.is_dir() {
+            // A second name may be the user's own.
+            let own = own && metadata.nlink() == 1;
+            let executable = Stamp::of(&metadata).executable;
+            self.files.push(Loose { name, path: path.to_owned(), own, executable });
+            return Ok(false);
+        }
+        let folder = fs::canonicalize(path).at("find", path)?;
+        if link && !self.inputs.iter().chain([&self.home]).any(|root| folder.starts_with(root)) {
+            let what = format!("a link to the folder {}, which is no input of this stage; copy what is needed", folder.display());
+            return Err(unsupported(what.into()));
+        }
+        if link && self.way.iter().any(|way| way.starts_with(&folder)) {
+            return Err(unsupported("a link to a folder that it lies in".into()));
+        }
+        self.way.push(folder);
+        let mut empty = true;
+        for item in fs::read_dir(path).at("list", path)? {
+            let item = item.at("list", path)?;
+            let Ok(below) = item.file_name().into_string() else {
+                let what = "named in something else than UTF-8".into();
+                return Err(StoreError::Unsupported { path: item.path(), what });
+            };
+            empty = false;
+            let below = if name.is_empty() { below } else { format!("{name}/{below}") };
+            self.add(&item.path(), below, own)?;
+        }
+        self.way.pop();
+        if empty && !name.is_empty() {
+            self.folders.push(name);
+        }
+        Ok(true)
     }
 }
 
@@ -211,11 +316,6 @@ pub enum Placement {
     ReadOnly,
     /// A copy that its owner may change.
     Writable,
-}
-
-fn copy(from: &Path, to: &Path) -> Result<(), StoreError> {
-    reflink_copy::reflink_or_copy(from, to).at("copy", from)?;
-    Ok(())
 }
 
 #[cfg(test)]
@@ -239,7 +339,7 @@ mod tests {
         fs::write(out.join("run"), "#!").unwrap();
         fs::set_permissions(out.join("run"), Permissions::from_mode(0o755)).unwrap();
         std::os::unix::fs::symlink("run", out.join("link")).unwrap();
-        let artifact = store.blobs.adopt(&out, &store.stat).unwrap();
+        let artifact = store.blobs.adopt(&out, &[], &store.stat).unwrap();
         assert_eq!(artifact.size, 3 + 2 + 2);
         store.verify(&artifact).unwrap();
 
@@ -261,7 +361,7 @@ mod tests {
         let (folder, store) = store();
         let out = folder.path().join("out");
         fs::write(&out, "some bytes").unwrap();
-        let artifact = store.blobs.adopt(&out, &store.stat).unwrap();
+        let artifact = store.blobs.adopt(&out, &[], &store.stat).unwrap();
         let blob = store.blobs.path(&artifact.digest);
         fs::set_permissions(&blob, Permissions::from_mode(0o644)).unwrap();
         fs::write(&blob, "some bytez").unwrap();
@@ -274,7 +374,7 @@ mod tests {
         assert_eq!(damage(&store), Damage::Missing);
 
         fs::write(&out, "some bytes").unwrap();
-        assert_eq!(store.blobs.adopt(&out, &store.stat).unwrap(), artifact);
+        assert_eq!(store.blobs.adopt(&out, &[], &store.stat).unwrap(), artifact);
         store.verify(&artifact).unwrap();
     }
 
@@ -284,7 +384,57 @@ mod tests {
         let out = folder.path().join("out");
         fs::create_dir(&out).unwrap();
         std::os::unix::fs::symlink("/nowhere/at/all", out.join("broken")).unwrap();
-        let message = store.blobs.adopt(&out, &store.stat).unwrap_err().to_string();
-        assert!(message.contains("broken"), "{message}");
+        let message = store.blobs.adopt(&out, &[], &store.stat).unwrap_err().to_string();
+        assert!(message.contains("broken is a link to /nowhere/at/all, which is not there"), "{message}");
+        fs::remove_file(out.join("broken")).unwrap();
+        nix::unistd::mkfifo(&out.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let message = store.blobs.adopt(&out, &[], &store.stat).unwrap_err().to_string();
+        assert!(message.contains("pipe is a named pipe"), "{message}");
+    }
+
+    #[test]
+    fn what_an_output_links_to_is_copied_and_stays_where_it_is() {
+        let (folder, store) = store();
+        let (input, out) = (folder.path().join("input"), folder.path().join("cell/out"));
+        fs::create_dir_all(input.join("a")).unwrap();
+        fs::create_dir_all(&out).unwrap();
+        for name in ["a/1", "a/2", "3"] {
+            fs::write(input.join(name), name).unwrap();
+        }
+        let link = |to: &Path, name: &str| std::os::unix::fs::symlink(to, out.join(name)).unwrap();
+        link(&input, "whole");
+        fs::create_dir(out.join("parts")).unwrap();
+        link(&input.join("a"), "parts/a");
+        link(&input.join("3"), "parts/three");
+        fs::hard_link(input.join("3"), out.join("parts/second name")).unwrap();
+        let entries = |output: &str| -> Vec<String> {
+            let artifact = store.blobs.adopt(&out.join(output), &[input.clone()], &store.stat).unwrap();
+            store.verify(&artifact).unwrap();
+            store.blobs.tree(&artifact.digest).unwrap().entries.into_iter().map(|entry| entry.path).collect()
+        };
+        assert_eq!(entries("whole"), ["3", "a/1", "a/2"]);
+        assert_eq!(entries("parts"), ["a/1", "a/2", "second name", "three"]);
+        for name in ["a/1", "a/2", "3"] {
+            let path = input.join(name);
+            assert_eq!(fs::read_to_string(&path).unwrap(), name);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        }
+    }
+
+    #[test]
+    fn a_link_to_a_folder_elsewhere_or_back_is_refused_and_nothing_is_moved() {
+        let (folder, store) = store();
+        let (other, out) = (folder.path().join("other"), folder.path().join("cell/out"));
+        for path in [&other, &out] {
+            fs::create_dir_all(path).unwrap();
+            fs::write(path.join("file"), "x").unwrap();
+        }
+        for (to, what) in [(&*other, "which is no input of this stage"), (Path::new(".."), "a folder that it lies in")] {
+            std::os::unix::fs::symlink(to, out.join("link")).unwrap();
+            let message = store.blobs.adopt(&out, &[], &store.stat).unwrap_err().to_string();
+            assert!(message.contains("link is a link to") && message.contains(what), "{message}");
+            assert!(out.join("file").exists() && other.join("file").exists());
+            fs::remove_file(out.join("link")).unwrap();
+        }
     }
 }

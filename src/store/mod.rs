@@ -21,6 +21,7 @@ pub mod staging;
 pub mod stat;
 pub mod tree;
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -38,9 +39,9 @@ pub enum StoreError {
     /// The operating system refused an operation.
     #[error("cannot {verb} {}: {source}", path.display())]
     Io { verb: &'static str, path: PathBuf, source: io::Error },
-    /// An output holds something that cannot be stored.
-    #[error("{} is {what}; an output may hold files, folders and links to files", path.display())]
-    Unsupported { path: PathBuf, what: &'static str },
+    /// Something that cannot be stored, or be an input.
+    #[error("{} is {what}", path.display())]
+    Unsupported { path: PathBuf, what: Cow<'static, str> },
     /// A stored object is gone, short or altered.
     #[error("stored object {digest} is {state}", state = damage.as_str())]
     Damaged { digest: Digest, damage: Damage },

@@ -2,21 +2,35 @@
 //!
 //! A run owns one folder, held by a lock on a file inside it. A run that finds such a folder without a holder knows
 //! that its owner was killed, and removes it.
+//!
+//! A command may move a file of the user's into its folder, by a link of its inputs or by an absolute path. Such a file is
+//! older than the folder: before a folder is removed, what is older is moved to `rescued/` beside `staging/`, and said.
+//! That needs a file system that keeps birth times, as ext4, XFS, Btrfs and tmpfs do.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use walkdir::{DirEntry, WalkDir};
 
 use super::{IoContext, StoreError};
 
 /// The file in a run's folder whose lock says that the run lives.
 const HELD: &str = "held";
 
+/// The job of a built-in kind, in the cell's folder. Kinds take nothing of the user's, and move work of an earlier attempt
+/// into their folder: nothing is rescued from beside this file.
+pub const JOB: &str = ".job.json";
+
 /// The scratch folder of one run, removed when the run ends.
 #[derive(Debug)]
 pub struct Staging {
     folder: PathBuf,
     next: AtomicU64,
+    /// What was moved out of folders before they were removed.
+    rescued: Mutex<Vec<PathBuf>>,
     _held: File,
 }
 
@@ -35,13 +49,18 @@ impl Staging {
                 break held;
             }
         };
+        let staging = Staging { folder, next: AtomicU64::new(0), rescued: Mutex::default(), _held: held };
         for other in fs::read_dir(root).at("list", root)? {
             let other = other.at("list", root)?.path();
-            if other != folder {
-                remove_if_abandoned(&other);
+            // Any failure means that it will be looked at again by the next run.
+            if other != staging.folder
+                && let Ok(held) = hold(&other)
+                && held.try_lock().is_ok()
+            {
+                staging.remove(&other);
             }
         }
-        Ok(Staging { folder, next: AtomicU64::new(0), _held: held })
+        Ok(staging)
     }
 
     /// A new empty folder for one attempt at one cell.
@@ -50,27 +69,70 @@ impl Staging {
         fs::create_dir(&folder).at("create", &folder)?;
         Ok(folder)
     }
+
+    /// Removes a folder and everything in it but what is older than the folder. What cannot be removed now is removed by
+    /// a later run.
+    pub fn remove(&self, folder: &Path) {
+        match self.rescue(folder) {
+            Ok(kept) => {
+                self.rescued.lock().unwrap_or_else(PoisonError::into_inner).extend(kept);
+                let _ = fs::remove_dir_all(folder);
+            }
+            // Better a folder that stays than a file that is lost.
+            Err(error) => tracing::warn!("{error}; the folder {} stays", folder.display()),
+        }
+    }
+
+    /// What was moved out of removed folders since this was last asked.
+    pub fn rescued(&self) -> Vec<PathBuf> {
+        std::mem::take(&mut *self.rescued.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn rescue(&self, folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+        let mut kept = Vec::new();
+        for path in older(folder)? {
+            let (Some(root), Ok(name)) = (self.folder.ancestors().nth(2), path.strip_prefix(folder)) else { continue };
+            let run = folder.strip_prefix(root.join("staging")).unwrap_or(Path::new(""));
+            let target = root.join("rescued").join(run).join(name);
+            let parent = target.parent().unwrap_or(root);
+            fs::create_dir_all(parent).at("create", parent)?;
+            fs::rename(&path, &target).at("move", &path)?;
+            kept.push(target);
+        }
+        Ok(kept)
+    }
+}
+
+/// The files and links below `folder` that were made before it and have no other name.
+fn older(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let born = |metadata: &fs::Metadata| metadata.created().unwrap_or(SystemTime::UNIX_EPOCH);
+    let Some(since) = fs::symlink_metadata(folder).ok().and_then(|metadata| metadata.created().ok()) else {
+        return Ok(Vec::new());
+    };
+    let mut found = Vec::new();
+    let of_a_command = |item: &DirEntry| !(item.file_type().is_dir() && item.path().join(JOB).exists());
+    let items = WalkDir::new(folder).into_iter().filter_entry(of_a_command);
+    for item in items.flatten().filter(|item| !item.file_type().is_dir()) {
+        let metadata = fs::symlink_metadata(item.path()).at("read", item.path())?;
+        if born(&metadata) < since && std::os::unix::fs::MetadataExt::nlink(&metadata) == 1 {
+            found.push(item.into_path());
+        }
+    }
+    Ok(found)
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // What cannot be removed now is removed by the next run.
-        let _ = fs::remove_dir_all(&self.folder);
+        self.remove(&self.folder);
+        for path in self.rescued() {
+            tracing::warn!("kept {}, which a command had moved into its folder", path.display());
+        }
     }
 }
 
 fn hold(folder: &Path) -> Result<File, StoreError> {
     let path = folder.join(HELD);
     File::options().write(true).create(true).truncate(false).open(&path).at("open", &path)
-}
-
-/// A folder whose owner lives stays; any failure means that it will be looked at again by the next run.
-fn remove_if_abandoned(folder: &Path) {
-    if let Ok(held) = hold(folder)
-        && held.try_lock().is_ok()
-    {
-        let _ = fs::remove_dir_all(folder);
-    }
 }
 
 #[cfg(test)]
@@ -88,5 +150,40 @@ mod tests {
         assert!(scratch.is_dir() && !dead.exists());
         drop((live, other));
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_older_than_a_removed_folder_is_kept_and_said() {
+        let room = tempfile::tempdir().unwrap();
+        let root = room.path().join("staging");
+        for name in ["precious", "linked", "second name"] {
+            fs::write(room.path().join(name), name).unwrap();
+        }
+        // The clock of a file system ticks; what was made in one tick has one birth time.
+        let (before, after) = (room.path().join("precious"), room.path().join("tick"));
+        let born = |path: &Path| fs::metadata(path).unwrap().created().unwrap();
+        while !after.exists() || born(&after) <= born(&before) {
+            let _ = fs::remove_file(&after);
+            fs::write(&after, "").unwrap();
+        }
+        let staging = Staging::create(&root, "run").unwrap();
+        let cell = staging.cell().unwrap();
+        fs::create_dir_all(cell.join("out/a")).unwrap();
+        fs::rename(room.path().join("precious"), cell.join("out/a/moved")).unwrap();
+        fs::hard_link(room.path().join("linked"), cell.join("out/linked")).unwrap();
+        fs::write(cell.join("out/made"), "x").unwrap();
+        staging.remove(&cell);
+        let kept = room.path().join("rescued/run/0/out/a/moved");
+        assert_eq!(staging.rescued(), [kept.clone()]);
+        assert_eq!(fs::read_to_string(kept).unwrap(), "precious");
+        assert!(!cell.exists() && room.path().join("linked").exists());
+
+        // A killed run leaves its folder; the next run removes it by the same rule.
+        let dead = root.join("dead/0");
+        fs::create_dir_all(&dead).unwrap();
+        fs::rename(room.path().join("second name"), dead.join("moved")).unwrap();
+        let next = Staging::create(&root, "next").unwrap();
+        assert_eq!(next.rescued(), [room.path().join("rescued/dead/0/moved")]);
+        assert!(!root.join("dead").exists());
     }
 }

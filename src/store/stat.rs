@@ -24,8 +24,8 @@ const ROW: usize = 5 * 8 + 32 + 8;
 /// What `stat` says of a file, as far as it tells one content from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
-    device: u64,
-    inode: u64,
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
     /// Length in bytes.
     pub size: u64,
     /// Nanoseconds since the epoch.
@@ -47,6 +47,12 @@ impl Stamp {
             ctime: nanos(metadata.ctime(), metadata.ctime_nsec()),
             executable: metadata.mode() & 0o100 != 0,
         }
+    }
+
+    /// Whether `metadata` is of a file with the same length and time of change: a copy that kept its times.
+    pub(crate) fn is_like(&self, metadata: &Metadata) -> bool {
+        let other = Stamp::of(metadata);
+        (other.size, other.mtime) == (self.size, self.mtime)
     }
 
     /// Whether the file may have changed after this stamp was taken without changing it, when read at `now`.
@@ -125,7 +131,11 @@ impl StatCache {
 
     /// Digest and stamp of the file at `path`, reading it only if its stamp is new.
     pub fn digest_file(&self, path: &Path) -> Result<(Digest, Stamp), StoreError> {
-        let stamp = Stamp::of(&std::fs::metadata(path).at("read", path)?);
+        self.digest_of(path, Stamp::of(&std::fs::metadata(path).at("read", path)?))
+    }
+
+    /// As [`StatCache::digest_file`] where the file's stamp was just taken.
+    pub fn digest_of(&self, path: &Path, stamp: Stamp) -> Result<(Digest, Stamp), StoreError> {
         if let Some(digest) = self.get(&stamp) {
             return Ok((digest, stamp));
         }

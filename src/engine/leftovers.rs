@@ -1,0 +1,158 @@
+//! What is never part of an input: files that programs leave beside the user's own, and what `.meanfieldignore` names.
+//!
+//! An interpreter writes its byte code beside the script it runs, a desktop its thumbnails, an editor its swap file, Git
+//! its index. None of them is an edit of the user's, so none of them may change a key or fail a cell that reads the
+//! folder. The rules are those of `.gitignore`.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+
+use crate::store::StoreError;
+
+/// The file of further patterns, in the project's folder or in an input folder.
+pub const FILE: &str = ".meanfieldignore";
+
+/// Never part of an input, unless a later pattern takes it back (`!*.pyc`).
+pub const ALWAYS: [&str; 25] = [
+    "__pycache__/",
+    "*.pyc",
+    "*.pyo",
+    ".ipynb_checkpoints/",
+    ".mypy_cache/",
+    ".pytest_cache/",
+    ".ruff_cache/",
+    ".git/",
+    ".hg/",
+    ".svn/",
+    ".jj/",
+    ".vscode/",
+    ".idea/",
+    "*.swp",
+    "*.swo",
+    "*.swx",
+    "*~",
+    ".#*",
+    "#*#",
+    ".DS_Store",
+    "._*",
+    "Thumbs.db",
+    "desktop.ini",
+    "@eaDir/",
+    ".nfs*",
+];
+
+/// The patterns that hold for every input of a run.
+#[derive(Debug, Clone, Default)]
+pub struct Leftovers {
+    /// The lines of the project's file.
+    project: Arc<[String]>,
+}
+
+impl Leftovers {
+    /// With the patterns of `.meanfieldignore` in the folder `project`, if it is there.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has a line that is no pattern.
+    pub fn of_project(project: &Path) -> Result<Leftovers, StoreError> {
+        let lines = lines(project)?;
+        Ok(Leftovers { project: lines.into() })
+    }
+
+    /// The matcher for what lies below the input folder `root`, which may have a file of its own.
+    ///
+    /// # Errors
+    /// As [`Leftovers::of_project`].
+    pub fn matcher(&self, root: &Path) -> Result<Matcher, StoreError> {
+        let own = lines(root)?;
+        let patterns = ALWAYS.iter().copied().chain(self.project.iter().chain(&own).map(String::as_str));
+        let mut builder = GitignoreBuilder::new("");
+        for pattern in patterns {
+            // Each line was tried when its file was read.
+            let _ = builder.add_line(None, pattern);
+        }
+        Ok(Matcher(builder.build().unwrap_or_else(|_| Gitignore::empty())))
+    }
+}
+
+/// The lines of the file of patterns in `folder`, each of them a pattern.
+fn lines(folder: &Path) -> Result<Vec<String>, StoreError> {
+    let path = folder.join(FILE);
+    let text = match crate::text::read(&path) {
+        Ok(text) => text,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        Err(source) => return Err(StoreError::Io { verb: "read", path, source }),
+    };
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    for (i, line) in lines.iter().enumerate() {
+        if let Err(error) = GitignoreBuilder::new("").add_line(None, line) {
+            let message = format!("line {}: {error}; expected a pattern as in .gitignore", i + 1);
+            return Err(StoreError::Io { verb: "follow", path, source: std::io::Error::other(message) });
+        }
+    }
+    Ok(lines)
+}
+
+/// What is no part of one input folder.
+#[derive(Debug)]
+pub struct Matcher(Gitignore);
+
+impl Matcher {
+    /// A matcher that leaves everything in.
+    pub fn nothing() -> Matcher {
+        Matcher(Gitignore::empty())
+    }
+
+    /// Whether what has the name `relative` below the input folder is no part of it. Its parents have been asked before.
+    pub fn leaves_out(&self, relative: &str, folder: bool) -> bool {
+        self.0.matched(relative, folder).is_ignore()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usual_leftovers_are_left_out_and_files_add_and_take_back() {
+        let project = tempfile::tempdir().unwrap();
+        let input = tempfile::tempdir().unwrap();
+        let plain = Leftovers::default().matcher(input.path()).unwrap();
+        for (name, folder, out) in [
+            ("__pycache__", true, true),
+            ("__pycache__", false, false),
+            ("a/b.pyc", false, true),
+            ("a/.train.py.swp", false, true),
+            ("notes.txt~", false, true),
+            (".DS_Store", false, true),
+            (".git", true, true),
+            (".gitignore", false, false),
+            ("a.py", false, false),
+            (".hidden", false, false),
+        ] {
+            assert_eq!(plain.leaves_out(name, folder), out, "{name}");
+        }
+        std::fs::write(project.path().join(FILE), "\u{feff}# ours\r\n*.log\r\n!*.pyc\r\n").unwrap();
+        std::fs::write(input.path().join(FILE), "/drafts/\n!keep.log\n").unwrap();
+        let both = Leftovers::of_project(project.path()).unwrap().matcher(input.path()).unwrap();
+        for (name, folder, out) in [
+            ("a/x.log", false, true),
+            ("keep.log", false, false),
+            ("b.pyc", false, false),
+            ("drafts", true, true),
+            ("a/drafts", true, false),
+        ] {
+            assert_eq!(both.leaves_out(name, folder), out, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_no_pattern_is_refused_with_its_number() {
+        let project = tempfile::tempdir().unwrap();
+        std::fs::write(project.path().join(FILE), "*.log\n{a\n").unwrap();
+        let message = Leftovers::of_project(project.path()).unwrap_err().to_string();
+        assert!(message.contains("line 2"), "{message}");
+    }
+}
