@@ -225,7 +225,8 @@ impl Observer for Watcher<'_> {
 
 /// `a, b, c and 4 more`, as paths from here.
 fn few(files: &[String]) -> String {
-    let named: Vec<String> = files.iter().take(3).map(|file| from_here(Path::new(file)).display().to_string()).collect();
+    let named: Vec<String> =
+        files.iter().take(3).map(|file| from_here(Path::new(file)).display().to_string()).collect();
     match files.len() - named.len() {
         0 => named.join(", "),
         more => format!("{} and {more} more", named.join(", ")),

@@ -129,10 +129,7 @@ fn refuse_blocked(project: &Project, plan: &Plan) -> Result<(), Failure> {
     let Some(first) = blocked.next() else { return Ok(()) };
     let more = blocked.count();
     let tail = if more == 0 { String::new() } else { format!(", and {more} more cells cannot run") };
-    Err(Failure::usage(
-        format!("{first}{tail}"),
-        "make the file, or correct its path below `in:`; nothing has been run",
-    ))
+    Err(Failure::usage(format!("{first}{tail}"), "correct the input, or its path below `in:`; nothing has been run"))
 }
 
 /// This machine's resources, changed by the pipeline and then by the command line.

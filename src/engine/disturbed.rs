@@ -13,7 +13,10 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use super::plan::Context;
+use super::sources::Seen;
 use crate::pipeline::model::{Cell, Source};
+use crate::store::digest::Digest;
+use crate::store::staging::is_older;
 
 /// How many files a message names.
 const NAMED: usize = 3;
@@ -31,7 +34,7 @@ pub(super) fn disturbed(context: &Context<'_>, cell: &Cell, folder: &Path) -> Op
                 "it moved {} out of its input {}; {} moved back: let the command copy instead",
                 few(&back),
                 path.display(),
-                if one { "the file was" } else { "the files were" }
+                if one { "it was" } else { "they were" }
             ));
         }
         let changes = context.sources.changes(path, &context.store.stat);
@@ -50,44 +53,61 @@ fn few(names: &[String]) -> String {
     }
 }
 
-/// Moves the files of the input at `root` that are gone from there and lie in `folder` back, and names them.
+/// Moves what is gone from the input at `root` and lies in `folder` back, and names it.
 fn put_back(context: &Context<'_>, root: &Path, folder: &Path) -> Vec<String> {
     let Ok(before) = context.sources.get(root) else { return Vec::new() };
-    let at = |name: &str| if name.is_empty() { root.to_owned() } else { root.join(name) };
     let gone = |path: &Path| fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-    let mut missing = before.files().iter().filter(|seen| gone(&at(&seen.name))).peekable();
-    if missing.peek().is_none() {
+    let at = |name: &str| if name.is_empty() { root.to_owned() } else { root.join(name) };
+    let names = before.places().iter().map(|place| &place.name).chain(before.files().iter().map(|file| &file.name));
+    if !names.into_iter().any(|name| gone(&at(name))) {
         return Vec::new();
     }
-    let mut moved: HashMap<(u64, u64), PathBuf> = HashMap::new();
-    for item in WalkDir::new(folder).into_iter().flatten().filter(|item| item.file_type().is_file()) {
-        if let Ok(metadata) = item.metadata() {
-            moved.insert((metadata.dev(), metadata.ino()), item.into_path());
+    let mut moved: HashMap<(u64, u64), Vec<PathBuf>> = HashMap::new();
+    let mut made = Vec::new();
+    for item in WalkDir::new(folder).min_depth(1).into_iter().flatten() {
+        match item.metadata() {
+            Ok(metadata) if is_older(&metadata, folder) => {
+                moved.entry((metadata.dev(), metadata.ino())).or_default().push(item.into_path());
+            }
+            Ok(metadata) if metadata.is_file() => made.push(item.into_path()),
+            _ => {}
         }
     }
     let mut back = Vec::new();
-    for seen in missing {
-        let target = at(&seen.name);
-        let same = moved.get(&(seen.stamp.device, seen.stamp.inode)).cloned();
+    let mut move_back = |from: Option<PathBuf>, target: PathBuf| {
+        if from.is_some_and(|from| move_to(&from, &target).is_ok()) {
+            back.push(target.display().to_string());
+        }
+    };
+    // A folder brings back everything in it, so that what it holds is not gone when its turn comes.
+    for place in before.places() {
+        let target = at(&place.name);
+        if gone(&target) {
+            move_back(moved.get_mut(&(place.device, place.inode)).and_then(Vec::pop), target);
+        }
+    }
+    for file in before.files() {
+        let target = at(&file.name);
+        if !gone(&target) {
+            continue;
+        }
+        let Seen { stamp, digest, .. } = file;
+        let same = moved.get_mut(&(stamp.device, stamp.inode)).and_then(Vec::pop);
         // From another file system a move is a copy with the times kept, and a removal.
         let copied = || {
             let alike = |path: &&PathBuf| {
-                fs::metadata(path).is_ok_and(|metadata| metadata.dev() != seen.stamp.device && seen.stamp.is_like(&metadata))
-                    && crate::store::digest::Digest::of_file(path).is_ok_and(|(digest, _)| digest == seen.digest)
+                fs::metadata(path).is_ok_and(|metadata| metadata.dev() != stamp.device && stamp.is_like(&metadata))
+                    && Digest::of_file(path).is_ok_and(|(found, _)| found == *digest)
             };
-            moved.values().find(alike).cloned()
+            made.iter().find(alike).cloned()
         };
-        if let Some(from) = same.or_else(copied)
-            && move_back(&from, &target).is_ok()
-        {
-            back.push(target.display().to_string());
-        }
+        move_back(same.or_else(copied), target);
     }
     back
 }
 
 /// Renames, or copies where the two lie on different file systems. What is there already stays.
-fn move_back(from: &Path, to: &Path) -> io::Result<()> {
+fn move_to(from: &Path, to: &Path) -> io::Result<()> {
     if let Some(parent) = to.parent() {
         fs::create_dir_all(parent)?;
     }

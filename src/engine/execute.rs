@@ -261,9 +261,11 @@ impl<E: Executor> Workshop<'_, E> {
             let _ = fs::remove_dir_all(&resume);
             return Err(fail(format!("{words}; what its outputs were made of is not known: run again"), usage));
         }
-        let inputs: Vec<PathBuf> = fs::read_dir(folder.join("in"))
-            .map(|items| items.flatten().map(|item| item.path()).collect())
-            .unwrap_or_default();
+        let paths = cell.inputs.iter().filter_map(|input| match &input.source {
+            Source::Path(path) => Some(path.clone()),
+            _ => None,
+        });
+        let inputs: Vec<PathBuf> = paths.chain([folder.join("in")]).collect();
         let mut outputs = Vec::with_capacity(cell.outputs.len());
         for output in &cell.outputs {
             let path = out.join(&output.path);

@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub artifact: Artifact,
     /// Its files, by the bytes of their names.
     files: Arc<[Seen]>,
+    /// Its folders and links, folders before what they hold.
+    places: Arc<[Place]>,
     /// Whether something that lies in the folder is no part of it.
     pub leaves_out: bool,
 }
@@ -35,6 +37,15 @@ pub(super) struct Seen {
     pub name: String,
     pub digest: Digest,
     pub stamp: Stamp,
+}
+
+/// A folder or a link: where a command may take it from.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Below the input folder, which is the empty name.
+    pub name: String,
+    pub device: u64,
+    pub inode: u64,
 }
 
 /// All of them, by path.
@@ -49,13 +60,7 @@ pub struct Sources {
 impl Sources {
     /// Reads what the `needed` cells of `pipeline` name: their paths without `leftovers`, and the programs of their
     /// commands. `home` is the folder that a program written as a relative path is relative to.
-    pub fn read(
-        pipeline: &Pipeline,
-        needed: &[bool],
-        home: &Path,
-        leftovers: Leftovers,
-        stat: &StatCache,
-    ) -> Sources {
+    pub fn read(pipeline: &Pipeline, needed: &[bool], home: &Path, leftovers: Leftovers, stat: &StatCache) -> Sources {
         let mut paths: Vec<&PathBuf> = Vec::new();
         let mut programs: HashMap<String, Option<(PathBuf, Digest)>> = HashMap::new();
         for cell in pipeline.cells.iter().zip(needed).filter_map(|(cell, needed)| needed.then_some(cell)) {
@@ -168,13 +173,15 @@ fn snapshot(path: &Path, matcher: &Matcher, stat: &StatCache) -> Result<Snapshot
             Artifact { form: Form::Tree, digest: Digest::of(&tree.encode()), size: tree.size() }
         }
     };
-    Ok(Snapshot { artifact, files: files.into_iter().flatten().collect(), leaves_out: listing.leaves_out })
+    let files = files.into_iter().flatten().collect();
+    Ok(Snapshot { artifact, files, places: listing.places.into(), leaves_out: listing.leaves_out })
 }
 
 /// What lies at a path.
 struct Listing {
     /// Files and empty folders, by the bytes of their names.
     found: Vec<Found>,
+    places: Vec<Place>,
     /// Whether the matcher left something out.
     leaves_out: bool,
 }
@@ -210,17 +217,20 @@ fn list(root: &Path, matcher: &Matcher) -> Result<Listing, StoreError> {
     let metadata = std::fs::metadata(root).at("read", root)?;
     if !metadata.is_dir() {
         let found = vec![Found { name: String::new(), metadata: Some(regular(root, metadata)?) }];
-        return Ok(Listing { found, leaves_out: false });
+        return Ok(Listing { found, places: Vec::new(), leaves_out: false });
     }
     let way = Way { folder: (metadata.dev(), metadata.ino()), above: None };
     let mut listing = list_below(root, "", matcher, &way)?;
+    let itself = std::fs::symlink_metadata(root).at("read", root)?;
+    listing.places.push(Place { name: String::new(), device: itself.dev(), inode: itself.ino() });
     listing.found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    listing.places.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok(listing)
 }
 
 fn list_below(root: &Path, prefix: &str, matcher: &Matcher, way: &Way<'_>) -> Result<Listing, StoreError> {
     let folder: Cow<'_, Path> = if prefix.is_empty() { root.into() } else { root.join(prefix).into() };
-    let mut listing = Listing { found: Vec::new(), leaves_out: false };
+    let mut listing = Listing { found: Vec::new(), places: Vec::new(), leaves_out: false };
     let mut folders = Vec::new();
     for item in std::fs::read_dir(&folder).at("list", &folder)? {
         let item = item.at("list", &folder)?;
@@ -239,11 +249,18 @@ fn list_below(root: &Path, prefix: &str, matcher: &Matcher, way: &Way<'_>) -> Re
         let metadata = match std::fs::metadata(&path) {
             Err(error) if kind.is_symlink() && error.kind() == std::io::ErrorKind::NotFound => {
                 let to = std::fs::read_link(&path).unwrap_or_default();
-                let what = format!("a link to {}, which is not there; remove it, or put back what it leads to", to.display());
+                let what =
+                    format!("a link to {}, which is not there; remove it, or put back what it leads to", to.display());
                 return Err(StoreError::Unsupported { path, what: what.into() });
             }
             other => other.at("read", &path)?,
         };
+        if kind.is_symlink() {
+            let link = std::fs::symlink_metadata(&path).at("read", &path)?;
+            listing.places.push(Place { name: name.clone(), device: link.dev(), inode: link.ino() });
+        } else if metadata.is_dir() {
+            listing.places.push(Place { name: name.clone(), device: metadata.dev(), inode: metadata.ino() });
+        }
         if !metadata.is_dir() {
             listing.found.push(Found { name, metadata: Some(regular(&path, metadata)?) });
             continue;
@@ -264,6 +281,7 @@ fn list_below(root: &Path, prefix: &str, matcher: &Matcher, way: &Way<'_>) -> Re
     };
     for (name, below) in folders.par_iter().map(deeper).collect::<Result<Vec<_>, StoreError>>()? {
         listing.leaves_out |= below.leaves_out;
+        listing.places.extend(below.places);
         if below.found.is_empty() {
             listing.found.push(Found { name, metadata: None });
         } else {
@@ -293,6 +311,11 @@ impl Snapshot {
     /// The files of the snapshot.
     pub(super) fn files(&self) -> &[Seen] {
         &self.files
+    }
+
+    /// Its folders and links, folders before what they hold.
+    pub(super) fn places(&self) -> &[Place] {
+        &self.places
     }
 
     fn compare(&self, root: &Path, now: &Listing, stat: &StatCache) -> Result<Vec<String>, StoreError> {
@@ -390,7 +413,9 @@ mod tests {
     #[test]
     fn what_cannot_be_an_input_is_named_before_it_is_opened() {
         let make: [(&str, fn(&Path)); 4] = [
-            ("pipe is a named pipe", |root| nix::unistd::mkfifo(&root.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap()),
+            ("pipe is a named pipe", |root| {
+                nix::unistd::mkfifo(&root.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap()
+            }),
             ("b/dangling is a link to /gone/away, which is not there", |root| {
                 std::os::unix::fs::symlink("/gone/away", root.join("b/dangling")).unwrap();
             }),

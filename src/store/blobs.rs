@@ -281,7 +281,10 @@ impl Content {
         }
         let folder = fs::canonicalize(path).at("find", path)?;
         if link && !self.inputs.iter().chain([&self.home]).any(|root| folder.starts_with(root)) {
-            let what = format!("a link to the folder {}, which is no input of this stage; copy what is needed", folder.display());
+            let what = format!(
+                "a link to the folder {}, which is no input of this stage; copy what is needed",
+                folder.display()
+            );
             return Err(unsupported(what.into()));
         }
         if link && self.way.iter().any(|way| way.starts_with(&folder)) {
@@ -429,7 +432,8 @@ mod tests {
             fs::create_dir_all(path).unwrap();
             fs::write(path.join("file"), "x").unwrap();
         }
-        for (to, what) in [(&*other, "which is no input of this stage"), (Path::new(".."), "a folder that it lies in")] {
+        for (to, what) in [(&*other, "which is no input of this stage"), (Path::new(".."), "a folder that it lies in")]
+        {
             std::os::unix::fs::symlink(to, out.join("link")).unwrap();
             let message = store.blobs.adopt(&out, &[], &store.stat).unwrap_err().to_string();
             assert!(message.contains("link is a link to") && message.contains(what), "{message}");

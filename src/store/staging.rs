@@ -11,7 +11,6 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
 
 use walkdir::{DirEntry, WalkDir};
 
@@ -105,29 +104,23 @@ impl Staging {
 
 /// The files and links below `folder` that were made before it and have no other name.
 fn older(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let born = |metadata: &fs::Metadata| metadata.created().unwrap_or(SystemTime::UNIX_EPOCH);
-    let Some(since) = fs::symlink_metadata(folder).ok().and_then(|metadata| metadata.created().ok()) else {
-        return Ok(Vec::new());
-    };
-    let mut found = Vec::new();
     let of_a_command = |item: &DirEntry| !(item.file_type().is_dir() && item.path().join(JOB).exists());
     let items = WalkDir::new(folder).into_iter().filter_entry(of_a_command);
+    let mut found = Vec::new();
     for item in items.flatten().filter(|item| !item.file_type().is_dir()) {
         let metadata = fs::symlink_metadata(item.path()).at("read", item.path())?;
-        if born(&metadata) < since && std::os::unix::fs::MetadataExt::nlink(&metadata) == 1 {
+        if is_older(&metadata, folder) && std::os::unix::fs::MetadataExt::nlink(&metadata) == 1 {
             found.push(item.into_path());
         }
     }
     Ok(found)
 }
 
-impl Drop for Staging {
-    fn drop(&mut self) {
-        self.remove(&self.folder);
-        for path in self.rescued() {
-            tracing::warn!("kept {}, which a command had moved into its folder", path.display());
-        }
-    }
+/// Whether what has `metadata` was made before `folder`, as far as the file system keeps birth times. What was made in
+/// it is younger, even if it has the inode number of something that was removed.
+pub fn is_older(metadata: &fs::Metadata, folder: &Path) -> bool {
+    let since = fs::symlink_metadata(folder).and_then(|metadata| metadata.created());
+    matches!((metadata.created(), since), (Ok(born), Ok(since)) if born < since)
 }
 
 fn hold(folder: &Path) -> Result<File, StoreError> {

@@ -9,5 +9,6 @@ mod metrics;
 mod network;
 mod pipelines;
 mod running;
+mod safety;
 mod search;
 mod space;
