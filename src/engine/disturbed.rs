@@ -16,7 +16,7 @@ use super::plan::Context;
 use super::sources::Seen;
 use crate::pipeline::model::{Cell, Source};
 use crate::store::digest::Digest;
-use crate::store::staging::is_older;
+use crate::store::staging::born;
 
 /// How many files a message names.
 const NAMED: usize = 3;
@@ -63,10 +63,10 @@ fn put_back(context: &Context<'_>, root: &Path, folder: &Path) -> Vec<String> {
         return Vec::new();
     }
     let mut moved: HashMap<(u64, u64), Vec<PathBuf>> = HashMap::new();
-    let mut made = Vec::new();
+    let (since, mut made) = (born(folder), Vec::new());
     for item in WalkDir::new(folder).min_depth(1).into_iter().flatten() {
         match item.metadata() {
-            Ok(metadata) if is_older(&metadata, folder) => {
+            Ok(metadata) if metadata.created().is_ok_and(|born| since.is_some_and(|since| born < since)) => {
                 moved.entry((metadata.dev(), metadata.ino())).or_default().push(item.into_path());
             }
             Ok(metadata) if metadata.is_file() => made.push(item.into_path()),

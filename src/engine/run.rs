@@ -77,23 +77,20 @@ pub fn run<E: Executor>(
     observer: &mut dyn Observer,
 ) -> Result<Outcome, EngineError> {
     observer.event(&Event::Planned(plan.counts()));
-    let mut rescued = Vec::new();
     let mut scheduler = Scheduler::new(context, plan, options, journal, observer);
-    if scheduler.has_work() {
-        let staging = Staging::create(&context.store.staging(), options.run)?;
-        let workshop = Workshop {
-            context,
-            executor,
-            staging: &staging,
-            kind_program: options.kind_program.clone(),
-            run: options.run,
-        };
-        scheduler.drive(&workshop)?;
-        rescued = staging.rescued();
+    let staging = match scheduler.has_work() {
+        true => Some(Staging::create(&context.store.staging(), options.run)?),
+        false => None,
+    };
+    if let Some(staging) = &staging {
+        let kind_program = options.kind_program.clone();
+        scheduler.drive(&Workshop { context, executor, staging, kind_program, run: options.run })?;
     }
     let (mut outcome, last_keys) = scheduler.leave();
-    rescued.iter().for_each(|path| observer.event(&Event::Rescued { path }));
     outcome.summary.unpublished = publish(context, plan, &outcome.outputs, options.reports, observer)?;
+    for path in staging.iter().flat_map(Staging::clear) {
+        observer.event(&Event::Rescued { path: &path });
+    }
     context.store.index.set_last_keys(&last_keys)?;
     context.store.stat.flush()?;
     outcome.summary.seconds = options.start.elapsed().as_secs_f64();

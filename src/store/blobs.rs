@@ -91,12 +91,7 @@ impl Blobs {
         let mut content = Content::new(path, inputs)?;
         let folder = content.add(path, String::new(), true)?;
         let Content { files, folders, .. } = content;
-        let store = |file: &Loose| self.adopt_file(file, stat);
-        // Below a few files the threads cost more than they save.
-        let stored: Vec<Node> = match files.len() < 64 {
-            true => files.iter().map(store).collect::<Result<_, _>>()?,
-            false => files.par_iter().map(store).collect::<Result<_, _>>()?,
-        };
+        let stored = each(&files, |file| self.adopt_file(file, stat))?;
         if let (false, [Node::File { executable, digest, size }]) = (folder, &stored[..]) {
             return Ok(Artifact { form: Form::File { executable: *executable }, digest: *digest, size: *size });
         }
@@ -108,20 +103,21 @@ impl Blobs {
         if self.verify(&digest, stat).is_err() {
             let scratch = self.scratch(&digest);
             fs::write(&scratch, &bytes).at("write", &scratch)?;
-            self.publish(&scratch, &digest, stat)?;
+            self.publish(&scratch, &File::open(&scratch).at("read", &scratch)?, &digest, stat)?;
         }
         Ok(Artifact { form: Form::Tree, digest, size: tree.size() })
     }
 
     fn adopt_file(&self, file: &Loose, stat: &StatCache) -> Result<Node, StoreError> {
         let Loose { path, own, executable, .. } = file;
-        let (digest, size) = Digest::of_file(path).at("read", path)?;
+        let mut open = File::open(path).at("read", path)?;
+        let (digest, size) = Digest::of_reader(&mut open).at("read", path)?;
         let node = Node::File { executable: *executable, digest, size };
         if self.verify(&digest, stat).is_ok() {
             return Ok(node);
         }
         if *own {
-            self.publish(path, &digest, stat)?;
+            self.publish(path, &open, &digest, stat)?;
             return Ok(node);
         }
         // Somebody else may be writing it: what is stored is what was copied.
@@ -132,7 +128,7 @@ impl Blobs {
             let what = "changed while it was stored; run again".into();
             return Err(StoreError::Unsupported { path: path.clone(), what });
         }
-        self.publish(&scratch, &digest, stat)?;
+        self.publish(&scratch, &File::open(&scratch).at("read", &scratch)?, &digest, stat)?;
         Ok(node)
     }
 
@@ -141,13 +137,12 @@ impl Blobs {
         self.path(digest).with_extension(format!("{}.{:?}", std::process::id(), std::thread::current().id()))
     }
 
-    /// Makes the file at `path` the blob. Two processes that store the same bytes at once each rename a whole file: either
+    /// Makes the file at `path`, which is `open`, the blob. Two processes that store the same bytes at once each rename a whole file: either
     /// may win.
-    fn publish(&self, path: &Path, digest: &Digest, stat: &StatCache) -> Result<(), StoreError> {
-        let target = self.path(digest);
-        fs::set_permissions(path, Permissions::from_mode(0o444)).at("protect", path)?;
-        fs::rename(path, &target).at("store", path)?;
-        stat.put_own(&Stamp::of(&fs::metadata(&target).at("read", &target)?), *digest);
+    fn publish(&self, path: &Path, open: &File, digest: &Digest, stat: &StatCache) -> Result<(), StoreError> {
+        open.set_permissions(Permissions::from_mode(0o444)).at("protect", path)?;
+        fs::rename(path, self.path(digest)).at("store", path)?;
+        stat.put_own(&Stamp::of(&open.metadata().at("read", path)?), *digest);
         Ok(())
     }
 
@@ -174,10 +169,7 @@ impl Blobs {
             }
             Node::EmptyFolder => Ok(()),
         };
-        match entries.len() < 64 {
-            true => entries.iter().try_for_each(place),
-            false => entries.par_iter().try_for_each(place),
-        }
+        each(&entries, place).map(drop)
     }
 
     fn place_file(
@@ -192,34 +184,46 @@ impl Blobs {
         if how == Placement::Link {
             return std::os::unix::fs::symlink(&blob, target).at("link", target);
         }
-        self.copy(&blob, size, target)?;
+        let copy = self.copy(&blob, size, target)?;
         let writable = if how == Placement::Writable { 0o200 } else { 0 };
         let mode = 0o444 | writable | if executable { 0o111 } else { 0 };
-        fs::set_permissions(target, Permissions::from_mode(mode)).at("protect", target)
+        copy.set_permissions(Permissions::from_mode(mode)).at("protect", target)
     }
 
     /// Copies a file of about `size` bytes to `to`, which must not exist, sharing its blocks where the file system can.
-    fn copy(&self, from: &Path, size: u64, to: &Path) -> Result<(), StoreError> {
+    fn copy(&self, from: &Path, size: u64, to: &Path) -> Result<File, StoreError> {
         // A refused attempt creates and removes a file for nothing; on ext4 without a journal, whose search for a free
         // inode passes over those removed lately, thousands of attempts take a time that grows with their square.
         if !self.cannot_share.load(Ordering::Relaxed) {
             if reflink_copy::reflink(from, to).is_ok() {
-                return Ok(());
+                return File::open(to).at("open", to);
             }
             self.cannot_share.store(true, Ordering::Relaxed);
         }
-        let copied = || -> io::Result<()> {
+        let copied = || -> io::Result<File> {
             let mut source = File::open(from)?;
             let mut target = File::options().write(true).create_new(true).open(to)?;
             if size > SMALL {
-                return io::copy(&mut source, &mut target).map(drop);
+                io::copy(&mut source, &mut target)?;
+            } else {
+                // One byte more than there should be, so that the read that finds the end is the first.
+                let mut bytes = Vec::with_capacity(size as usize + 1);
+                source.read_to_end(&mut bytes)?;
+                target.write_all(&bytes)?;
             }
-            let mut bytes = Vec::with_capacity(size as usize + 1);
-            source.read_to_end(&mut bytes)?;
-            target.write_all(&bytes)
+            Ok(target)
         };
         copied().at("copy", from)
     }
+}
+
+/// What `f` gives for each of `items`, in their order, or the first error.
+pub(super) fn each<T: Sync, R: Send>(
+    items: &[T],
+    f: impl Fn(&T) -> Result<R, StoreError> + Sync,
+) -> Result<Vec<R>, StoreError> {
+    // Below a few files the threads cost more than they save.
+    if items.len() < 64 { items.iter().map(&f).collect() } else { items.par_iter().map(&f).collect() }
 }
 
 /// Up to this size a file is copied by one read and one write; the kernel's own copying takes more calls.

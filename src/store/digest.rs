@@ -18,7 +18,11 @@ impl Digest {
 
     /// Digest and length of a file's content.
     pub fn of_file(path: &Path) -> io::Result<(Digest, u64)> {
-        let mut file = File::open(path)?;
+        Digest::of_reader(&mut File::open(path)?)
+    }
+
+    /// Digest and length of what a reader has from here on.
+    pub fn of_reader(file: &mut impl Read) -> io::Result<(Digest, u64)> {
         // Most cells write small files: one read into a small buffer saves the hasher and the large one.
         let mut first = [0u8; 16 * 1024];
         let mut filled = 0;

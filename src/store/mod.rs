@@ -148,13 +148,12 @@ impl Store {
     /// Whether every byte of `artifact` is in the store and unaltered. Unchanged blobs cost one `stat` each.
     pub fn verify(&self, artifact: &Artifact) -> Result<(), StoreError> {
         self.blobs.verify(&artifact.digest, &self.stat)?;
-        if artifact.form == Form::Tree {
-            for entry in self.blobs.tree(&artifact.digest)?.entries {
-                if let tree::Node::File { digest, .. } = entry.node {
-                    self.blobs.verify(&digest, &self.stat)?;
-                }
-            }
-        }
-        Ok(())
+        let Form::Tree = artifact.form else { return Ok(()) };
+        let entries = self.blobs.tree(&artifact.digest)?.entries;
+        let verify = |entry: &tree::Entry| match entry.node {
+            tree::Node::File { digest, .. } => self.blobs.verify(&digest, &self.stat),
+            tree::Node::EmptyFolder => Ok(()),
+        };
+        blobs::each(&entries, verify).map(drop)
     }
 }

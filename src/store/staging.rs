@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use walkdir::{DirEntry, WalkDir};
 
@@ -28,6 +29,8 @@ pub const JOB: &str = ".job.json";
 pub struct Staging {
     folder: PathBuf,
     next: AtomicU64,
+    /// Folders whose cells have ended, and bytes in them.
+    ended: Mutex<(Vec<PathBuf>, u64)>,
     /// What was moved out of folders before they were removed.
     rescued: Mutex<Vec<PathBuf>>,
     _held: File,
@@ -48,7 +51,7 @@ impl Staging {
                 break held;
             }
         };
-        let staging = Staging { folder, next: AtomicU64::new(0), rescued: Mutex::default(), _held: held };
+        let staging = Staging { folder, next: AtomicU64::new(0), ended: Mutex::default(), rescued: Mutex::default(), _held: held };
         for other in fs::read_dir(root).at("list", root)? {
             let other = other.at("list", root)?.path();
             // Any failure means that it will be looked at again by the next run.
@@ -56,7 +59,7 @@ impl Staging {
                 && let Ok(held) = hold(&other)
                 && held.try_lock().is_ok()
             {
-                staging.remove(&other);
+                staging.remove_run(&other);
             }
         }
         Ok(staging)
@@ -69,9 +72,33 @@ impl Staging {
         Ok(folder)
     }
 
+    /// Removes the folder of a cell that has ended, whose inputs have about `bytes`: now, or with others later.
+    ///
+    /// Files made right after many were removed are slow on ext4 without a journal, which passes over the inodes of the
+    /// removed ones for minutes: as long as they take little room, folders are removed when the run has written
+    /// everything else.
+    pub fn release(&self, folder: PathBuf, bytes: u64) {
+        const ROOM: u64 = 1 << 28;
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.0.push(folder);
+        ended.1 += bytes;
+        if ended.1 > ROOM {
+            let (folders, _) = std::mem::take(&mut *ended);
+            drop(ended);
+            folders.iter().for_each(|folder| self.remove(folder));
+        }
+    }
+
+    /// Removes the folders of all cells that have ended, and says what was moved out of them.
+    pub fn clear(&self) -> Vec<PathBuf> {
+        let (folders, _) = std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner));
+        folders.iter().for_each(|folder| self.remove(folder));
+        std::mem::take(&mut *self.rescued.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Removes a folder and everything in it but what is older than the folder. What cannot be removed now is removed by
     /// a later run.
-    pub fn remove(&self, folder: &Path) {
+    fn remove(&self, folder: &Path) {
         match self.rescue(folder) {
             Ok(kept) => {
                 self.rescued.lock().unwrap_or_else(PoisonError::into_inner).extend(kept);
@@ -82,9 +109,11 @@ impl Staging {
         }
     }
 
-    /// What was moved out of removed folders since this was last asked.
-    pub fn rescued(&self) -> Vec<PathBuf> {
-        std::mem::take(&mut *self.rescued.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Removes the folder of a run, cell by cell.
+    fn remove_run(&self, folder: &Path) {
+        let cells = fs::read_dir(folder).into_iter().flatten().flatten().filter(|item| item.file_type().is_ok_and(|kind| kind.is_dir()));
+        cells.for_each(|cell| self.remove(&cell.path()));
+        self.remove(folder);
     }
 
     fn rescue(&self, folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
@@ -104,23 +133,24 @@ impl Staging {
 
 /// The files and links below `folder` that were made before it and have no other name.
 fn older(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let of_a_command = |item: &DirEntry| !(item.file_type().is_dir() && item.path().join(JOB).exists());
+    let Some(since) = born(folder) else { return Ok(Vec::new()) };
+    let of_a_command = |item: &DirEntry| !(item.depth() < 2 && item.path().join(JOB).exists());
     let items = WalkDir::new(folder).into_iter().filter_entry(of_a_command);
     let mut found = Vec::new();
     for item in items.flatten().filter(|item| !item.file_type().is_dir()) {
-        let metadata = fs::symlink_metadata(item.path()).at("read", item.path())?;
-        if is_older(&metadata, folder) && std::os::unix::fs::MetadataExt::nlink(&metadata) == 1 {
+        let metadata = item.path().symlink_metadata().at("read", item.path())?;
+        let older = metadata.created().is_ok_and(|born| born < since);
+        if older && std::os::unix::fs::MetadataExt::nlink(&metadata) == 1 {
             found.push(item.into_path());
         }
     }
     Ok(found)
 }
 
-/// Whether what has `metadata` was made before `folder`, as far as the file system keeps birth times. What was made in
-/// it is younger, even if it has the inode number of something that was removed.
-pub fn is_older(metadata: &fs::Metadata, folder: &Path) -> bool {
-    let since = fs::symlink_metadata(folder).and_then(|metadata| metadata.created());
-    matches!((metadata.created(), since), (Ok(born), Ok(since)) if born < since)
+/// When a folder was made, if the file system keeps that. What was made in it is younger, even if it has the inode
+/// number of something that was removed.
+pub fn born(folder: &Path) -> Option<SystemTime> {
+    folder.symlink_metadata().and_then(|metadata| metadata.created()).ok()
 }
 
 fn hold(folder: &Path) -> Result<File, StoreError> {
@@ -165,9 +195,10 @@ mod tests {
         fs::rename(room.path().join("precious"), cell.join("out/a/moved")).unwrap();
         fs::hard_link(room.path().join("linked"), cell.join("out/linked")).unwrap();
         fs::write(cell.join("out/made"), "x").unwrap();
-        staging.remove(&cell);
+        staging.release(cell.clone(), 0);
+        assert!(cell.exists());
         let kept = room.path().join("rescued/run/0/out/a/moved");
-        assert_eq!(staging.rescued(), [kept.clone()]);
+        assert_eq!(staging.clear(), [kept.clone()]);
         assert_eq!(fs::read_to_string(kept).unwrap(), "precious");
         assert!(!cell.exists() && room.path().join("linked").exists());
 
@@ -176,7 +207,7 @@ mod tests {
         fs::create_dir_all(&dead).unwrap();
         fs::rename(room.path().join("second name"), dead.join("moved")).unwrap();
         let next = Staging::create(&root, "next").unwrap();
-        assert_eq!(next.rescued(), [room.path().join("rescued/dead/0/moved")]);
+        assert_eq!(next.clear(), [room.path().join("rescued/dead/0/moved")]);
         assert!(!root.join("dead").exists());
     }
 }
