@@ -7,7 +7,7 @@ use clap::Args;
 use super::Global;
 use super::failure::Failure;
 use crate::engine::leftovers::Leftovers;
-use crate::engine::plan::{self, Context, Plan};
+use crate::engine::plan::{self, Context, Decision, Plan};
 use crate::engine::sources::Sources;
 use crate::pipeline::model::{CellId, Pipeline};
 use crate::pipeline::select;
@@ -76,10 +76,20 @@ impl Project {
         Context { pipeline: &self.pipeline, store: &self.store, sources: &self.sources }
     }
 
-    /// The plan of the selected cells and what they need; with `force`, the selected ones run in any case.
+    /// The plan of the selected cells and what they need; with `force`, the selected ones run in any case. A cell whose weight file
+    /// is of another network cannot run.
     pub fn plan(&self, force: bool) -> Result<Plan, Failure> {
         let forced = if force { self.selected.iter().copied().collect() } else { Default::default() };
-        Ok(plan::plan(&self.context(), &self.selected, forced)?)
+        let mut plan = plan::plan(&self.context(), &self.selected, forced)?;
+        let mut files = stage::FileChecks::default();
+        for (i, decision) in plan.decisions.iter_mut().enumerate() {
+            if let Some(Decision::Run { .. } | Decision::May { .. }) = decision
+                && let Some(message) = files.refusal(&self.pipeline, CellId(i as u32))
+            {
+                *decision = Some(Decision::Blocked { message });
+            }
+        }
+        Ok(plan)
     }
 
     /// Writes what was learnt about the user's files, so that the next command need not read them.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::nn::weights::{TensorInfo, WeightError, WeightFile, shape_words};
+use crate::nn::weights::{Choice, TensorInfo, TensorSet, WeightError, WeightFile, shape_words};
+use crate::nn::{Architecture, Backbone, Error, Head, fit_backbone, normalisation_of};
 
 /// List the tensors of weight files.
 #[derive(Debug, clap::Args)]
@@ -24,6 +25,9 @@ enum Command {
 struct Inspect {
     /// The weight file; its format is known by its content.
     file: PathBuf,
+    /// List the tensors under this key, where the file has several sets of weights.
+    #[arg(long)]
+    key: Option<String>,
     /// Read the values too: smallest, largest, mean and L2 norm of each tensor.
     #[arg(long)]
     values: bool,
@@ -36,17 +40,69 @@ struct Inspect {
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
     let Command::Inspect(args) = &args.command;
     let file = WeightFile::open(&args.file)?;
-    let rows = file
-        .tensors()
+    let set = chosen(&file, args.key.as_deref())?;
+    let fits = fits(&file);
+    let rows = set
+        .tensors
         .iter()
         .map(|tensor| Ok((tensor, args.values.then(|| Summary::of(&file, tensor)).transpose()?)))
         .collect::<Result<Vec<_>, WeightError>>()?;
     if args.json {
-        writeln!(out, "{:#}", document(&file, &rows))?;
+        writeln!(out, "{:#}", document(&file, set, &fits, &rows))?;
     } else {
-        listing(&file, &rows, out)?;
+        listing(&file, set, &fits, &rows, out)?;
     }
     Ok(true)
+}
+
+/// The set of tensors under `key`, or the one that the file is about.
+fn chosen<'f>(file: &'f WeightFile, key: Option<&str>) -> Result<&'f TensorSet, WeightError> {
+    let found = match key {
+        Some(key) => file.sets().iter().find(|set| set.key.as_deref() == Some(key)),
+        None => file.main(),
+    };
+    found.ok_or_else(|| WeightError::Key {
+        file: file.path().to_path_buf(),
+        key: key.unwrap_or_default().to_owned(),
+        keys: file.sets().iter().map(|set| set.key.clone().unwrap_or_else(|| "none, at the top".to_owned())).collect(),
+    })
+}
+
+/// A backbone whose weights the file has.
+struct Fits {
+    backbone: Backbone,
+    /// How `train` finds them: the tensors and the place, or the places that it must be told one of.
+    found: Result<(usize, Choice), String>,
+    /// How it wants pixels.
+    pixels: String,
+}
+
+/// The backbones whose weights the file has.
+fn fits(file: &WeightFile) -> Vec<Fits> {
+    // Positions are learned for one size; every other backbone takes the usual one.
+    let positions = file.sets().iter().flat_map(|set| &set.tensors).find(|tensor| tensor.name.ends_with("pos_embed"));
+    let patches = positions.and_then(|tensor| Some(tensor.shape.get(1)?.checked_sub(1)?.isqrt())).unwrap_or(14);
+    let fits = |&(_, backbone): &(&str, Backbone)| {
+        let side = if backbone == Backbone::VitSmall16 { patches.saturating_mul(16) } else { 224 };
+        let (head, dim) = (Head::Identity, backbone.features());
+        let architecture = Architecture { backbone, pooling: None, head, dim, height: side, width: side };
+        let found = match fit_backbone(file, architecture, &Choice::default()) {
+            Ok(fit) => Ok((fit.tensors.len(), fit.choice)),
+            Err(Error::Weights(WeightError::Ambiguous { choices, .. })) => Err(choices.join(" or ")),
+            Err(Error::Description(message)) => Err(message),
+            Err(_) => return None,
+        };
+        let pixels = match (normalisation_of(file), backbone.normalisations()) {
+            (Ok(Some(told)), _) => told.name().to_owned(),
+            (_, [only]) => only.name().to_owned(),
+            (_, several) => {
+                let names: Vec<&str> = several.iter().map(|one| one.name()).collect();
+                format!("{}, which the tensors do not tell", names.join(" or "))
+            }
+        };
+        Some(Fits { backbone, found, pixels })
+    };
+    Backbone::ALL.iter().filter_map(fits).collect()
 }
 
 type Row<'a> = (&'a TensorInfo, Option<Summary>);
@@ -77,21 +133,44 @@ impl Summary {
 }
 
 /// Tensors, parameters and bytes.
-fn totals(file: &WeightFile) -> (usize, usize, usize) {
-    let sum = |of: fn(&TensorInfo) -> usize| file.tensors().iter().map(of).fold(0, usize::saturating_add);
-    (file.tensors().len(), sum(TensorInfo::elements), sum(TensorInfo::bytes))
+fn totals(set: &TensorSet) -> (usize, usize, usize) {
+    let sum = |of: fn(&TensorInfo) -> usize| set.tensors.iter().map(of).fold(0, usize::saturating_add);
+    (set.tensors.len(), sum(TensorInfo::elements), sum(TensorInfo::bytes))
 }
 
-fn listing(file: &WeightFile, rows: &[Row<'_>], out: &mut dyn Write) -> std::io::Result<()> {
+fn listing(
+    file: &WeightFile,
+    set: &TensorSet,
+    fits: &[Fits],
+    rows: &[Row<'_>],
+    out: &mut dyn Write,
+) -> std::io::Result<()> {
     writeln!(out, "{}: {}", file.path().display(), file.format())?;
     for (key, value) in file.metadata() {
         writeln!(out, "metadata {}: {}", key.escape_debug(), value.escape_debug())?;
     }
-    if let Some(container) = file.container() {
-        writeln!(out, "the tensors are those under {container}")?;
+    if let Some(key) = &set.key {
+        writeln!(out, "the tensors are those under {}", key.escape_debug())?;
     }
-    if !file.stripped().is_empty() {
-        writeln!(out, "every name had the prefix {}, left out here", file.stripped())?;
+    for other in file.sets().iter().filter(|other| other.key != set.key) {
+        let key = other.key.as_deref().map_or("no key".to_owned(), |key| format!("--key {}", key.escape_debug()));
+        writeln!(out, "others: {} tensors under {key}", other.tensors.len())?;
+    }
+    if !set.stripped.is_empty() {
+        writeln!(out, "every name had the prefix {}, left out here", set.stripped)?;
+    }
+    for Fits { backbone, found, pixels } in fits {
+        let name = backbone.name();
+        match found {
+            Ok((count, choice)) => writeln!(out, "fits {name}: {count} tensors, `{choice}`; pixels: {pixels}")?,
+            Err(choices) => writeln!(out, "fits {name}, but: {choices}")?,
+        }
+    }
+    if fits.is_empty() {
+        writeln!(out, "fits no backbone")?;
+    }
+    for unread in &set.unread {
+        writeln!(out, "not read: {} ({})", unread.name.escape_debug(), unread.class)?;
     }
     let names: Vec<String> = rows.iter().map(|(tensor, _)| tensor.name.escape_debug().to_string()).collect();
     let shapes: Vec<String> = rows.iter().map(|(tensor, _)| shape_words(&tensor.shape)).collect();
@@ -111,7 +190,7 @@ fn listing(file: &WeightFile, rows: &[Row<'_>], out: &mut dyn Write) -> std::io:
         }
         writeln!(out)?;
     }
-    let (tensors, elements, bytes) = totals(file);
+    let (tensors, elements, bytes) = totals(set);
     writeln!(out, "{tensors} tensors, {elements} elements, {bytes} bytes")?;
     if !file.skipped().is_empty() {
         const SHOWN: usize = 8;
@@ -129,7 +208,7 @@ fn listing(file: &WeightFile, rows: &[Row<'_>], out: &mut dyn Write) -> std::io:
     Ok(())
 }
 
-fn document(file: &WeightFile, rows: &[Row<'_>]) -> Value {
+fn document(file: &WeightFile, set: &TensorSet, fits: &[Fits], rows: &[Row<'_>]) -> Value {
     let tensors: Vec<Value> = rows
         .iter()
         .map(|(tensor, summary)| {
@@ -148,13 +227,29 @@ fn document(file: &WeightFile, rows: &[Row<'_>]) -> Value {
         .collect();
     let skipped: Vec<Value> =
         file.skipped().iter().map(|skipped| json!({ "name": skipped.name, "kind": skipped.kind })).collect();
-    let (count, elements, bytes) = totals(file);
+    let sets: Vec<Value> =
+        file.sets().iter().map(|set| json!({ "key": set.key, "tensors": set.tensors.len() })).collect();
+    let fits: Vec<Value> = fits
+        .iter()
+        .map(|Fits { backbone, found, pixels }| match found {
+            Ok((count, choice)) => {
+                json!({ "backbone": backbone.name(), "tensors": count, "weights": choice, "pixels": pixels })
+            }
+            Err(choices) => json!({ "backbone": backbone.name(), "choices": choices, "pixels": pixels }),
+        })
+        .collect();
+    let unread: Vec<Value> =
+        set.unread.iter().map(|unread| json!({ "name": unread.name, "class": unread.class })).collect();
+    let (count, elements, bytes) = totals(set);
     json!({
         "file": file.path().display().to_string(),
         "format": file.format().to_string(),
         "metadata": file.metadata(),
-        "container": file.container(),
-        "stripped": file.stripped(),
+        "container": set.key,
+        "stripped": set.stripped,
+        "sets": sets,
+        "fits": fits,
+        "unread": unread,
         "tensors": tensors,
         "skipped": skipped,
         "totals": { "tensors": count, "elements": elements, "bytes": bytes },
@@ -194,7 +289,9 @@ mod tests {
             rest,
             [
                 "the tensors are those under state_dict",
+                "others: 1 tensors under no key",
                 "every name had the prefix module., left out here",
+                "fits no backbone",
                 "tensor                  type  shape      elements",
                 "conv.weight             F32   3x2x1x1           6",
                 "conv.bias               F32   3                 3",
@@ -235,6 +332,6 @@ mod tests {
     #[test]
     fn a_hostile_file_is_an_error_that_names_what_it_asks_for() {
         let error = call(&["inspect", &data("hostile.pth")]).unwrap_err();
-        assert!(error.contains("posix.system at byte 9 is not a tensor"), "{error}");
+        assert!(error.contains("posix.system at byte 9 runs code"), "{error}");
     }
 }

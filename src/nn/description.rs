@@ -7,15 +7,31 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::backend::Backend;
-use super::model::{Architecture, Model, Pixels};
+use super::model::{Architecture, Backbone, Model, Normalisation, Pixels};
+use super::native::Native;
 use super::tensor::{NamedTensor, Part};
-use super::weights::{WeightFile, load_tensors, write_safetensors};
+use super::weights::{Choice, Fit, TensorInfo, WeightFile, fit, write_safetensors};
 
 /// The key of the file's metadata that says what the network is.
 const KEY: &str = "meanfield";
 
-/// What classifiers are called in the weight files of torchvision, Cadene and timm: of no use to an embedding.
-const CLASSIFIERS: [&str; 5] = ["fc.", "last_linear.", "head.", "heads.", "classifier."];
+/// What classifiers are called in the weight files of torchvision, Cadene and timm, and what losses and self-supervised
+/// trainings keep beside a network: of no use to an embedding, and no part of a backbone's trunk.
+const ASIDE: [&str; 13] = [
+    "fc.",
+    "last_linear.",
+    "head.",
+    "heads.",
+    "classifier.",
+    "criterion.",
+    "loss.",
+    "n_averaged",
+    "queue",
+    "projector.",
+    "projection_head.",
+    "predictor.",
+    "prototypes.",
+];
 
 /// What the metadata says, as JSON.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -25,9 +41,66 @@ struct Description {
 }
 
 impl Description {
-    fn of(architecture: Architecture) -> Self {
-        Self { architecture, pixels: architecture.backbone.pixels() }
+    /// That of a file, if it has one.
+    fn read(file: &WeightFile) -> Result<Option<Self>, Error> {
+        let description = file.metadata().get(KEY).map(|text| serde_json::from_str(text));
+        description.transpose().map_err(|error| Error::Description(error.to_string()))
     }
+
+    /// That of a file of ours.
+    fn own(file: &WeightFile) -> Result<Self, Error> {
+        let none = || Error::Description(format!("{}: its metadata has no key {KEY:?}", file.path().display()));
+        Self::read(file)?.ok_or_else(none)
+    }
+
+    fn normalisation(&self) -> Result<Normalisation, Error> {
+        let unknown = || Error::Description(format!("its pixels are normalised in a way that is not known: {self:?}"));
+        Normalisation::of(self.pixels).ok_or_else(unknown)
+    }
+}
+
+/// How a weight file of ours says that pixels are normalised; none for a file of others, whose tensors do not tell.
+pub fn normalisation_of(file: &WeightFile) -> Result<Option<Normalisation>, Error> {
+    Description::read(file)?.map(|description| description.normalisation()).transpose()
+}
+
+/// Refuses a file that is not a whole network of ours; no values are read.
+pub fn check_own(file: &WeightFile) -> Result<(), Error> {
+    let description = Description::own(file)?;
+    description.normalisation()?;
+    let model = Model::outline(&Native::default(), description.architecture)?;
+    fit(file, &model.names(|_| true), &[], &Choice::default())?;
+    Ok(())
+}
+
+/// Where in `file` the weights of the backbone of `architecture` are; nothing of them is read.
+///
+/// # Errors
+/// [`Error::Weights`] with what does not fit, [`Error::Description`] for a file of a network that has the same shapes and works
+/// otherwise, [`Error::Architecture`].
+pub fn fit_backbone<'f>(file: &'f WeightFile, architecture: Architecture, choice: &Choice) -> Result<Fit<'f>, Error> {
+    let model = Model::outline(&Native::default(), architecture)?;
+    let wanted: Vec<(&str, &[usize])> =
+        model.tensors().filter(|t| t.part == Part::Backbone).map(|t| (&*t.name, &t.shape[..])).collect();
+    backbone_fit(file, architecture.backbone, &wanted, choice)
+}
+
+fn backbone_fit<'f, N: AsRef<str>, S: AsRef<[usize]>>(
+    file: &'f WeightFile,
+    backbone: Backbone,
+    wanted: &[(N, S)],
+    choice: &Choice,
+) -> Result<Fit<'f>, Error> {
+    let found = fit(file, wanted, &ASIDE, choice)?;
+    let prefix = found.choice.prefix.as_deref().unwrap_or_default();
+    if backbone == Backbone::VitSmall16
+        && ["base_encoder.", "momentum_encoder."].iter().any(|part| prefix.contains(part))
+    {
+        let message = "it is of MoCo v3, whose ViT-S has 12 heads of attention; vit_small_16 has 6, in tensors of the same \
+                       shapes";
+        return Err(Error::Description(message.to_owned()));
+    }
+    Ok(found)
 }
 
 impl<B: Backend> Model<B> {
@@ -38,8 +111,8 @@ impl<B: Backend> Model<B> {
 
     /// The same with more entries in its metadata, which [`WeightFile::metadata`] tells.
     pub fn to_safetensors_with(&self, device: &B, mut metadata: BTreeMap<String, String>) -> Result<Vec<u8>, Error> {
-        let description = serde_json::to_string(&Description::of(self.architecture))
-            .map_err(|error| Error::Description(error.to_string()))?;
+        let description = Description { architecture: self.architecture, pixels: self.normalisation.pixels() };
+        let description = serde_json::to_string(&description).map_err(|error| Error::Description(error.to_string()))?;
         let values: Vec<Vec<f32>> = self.tensors().map(|tensor| tensor.file_order(device)).collect();
         let named = self.tensors().zip(&values).map(|(tensor, values)| (&*tensor.name, &tensor.shape[..], &values[..]));
         metadata.insert(KEY.to_owned(), description);
@@ -49,35 +122,37 @@ impl<B: Backend> Model<B> {
     /// The network of a weight file that [`Model::to_safetensors`] wrote.
     pub fn open(device: &B, path: &Path) -> Result<Self, Error> {
         let file = WeightFile::open(path)?;
-        let description = file.metadata().get(KEY);
-        let description = description.ok_or_else(|| Error::Description(format!("its metadata has no key {KEY:?}")))?;
-        let description: Description =
-            serde_json::from_str(description).map_err(|error| Error::Description(error.to_string()))?;
-        if description != Description::of(description.architecture) {
-            return Err(Error::Description(format!("its pixels are normalised otherwise: {description:?}")));
-        }
+        let description = Description::own(&file)?;
         let mut model = Self::new(device, description.architecture, 0)?;
-        model.load(device, &file, |_| true, &[])?;
+        model.normalisation = description.normalisation()?;
+        let names = model.names(|_| true);
+        let tensors = fit(&file, &names, &[], &Choice::default())?.tensors;
+        model.set(device, &file, &tensors, |_| true)?;
         Ok(model)
     }
 
     /// Takes the weights of the backbone from a file of anyone's: torchvision's, timm's, Cadene's, or one of ours. The
-    /// head keeps its own, and a classifier in the file is passed over.
-    pub fn load_backbone(&mut self, device: &B, file: &WeightFile) -> Result<(), Error> {
-        self.load(device, file, |tensor| tensor.part == Part::Backbone, &CLASSIFIERS)
+    /// head keeps its own, and a classifier in the file is passed over. `choice` says which, where the file has several.
+    pub fn load_backbone(&mut self, device: &B, file: &WeightFile, choice: &Choice) -> Result<(), Error> {
+        let backbone = |tensor: &NamedTensor<B>| tensor.part == Part::Backbone;
+        let names = self.names(backbone);
+        let tensors = backbone_fit(file, self.architecture.backbone, &names, choice)?.tensors;
+        self.set(device, file, &tensors, backbone)
     }
 
-    /// Takes the weights of the tensors that `wanted` names.
-    fn load(
+    fn names(&self, wanted: impl Fn(&NamedTensor<B>) -> bool) -> Vec<(String, Vec<usize>)> {
+        self.tensors().filter(|t| wanted(t)).map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect()
+    }
+
+    /// Sets the wanted tensors to those of a file.
+    fn set(
         &mut self,
         device: &B,
         file: &WeightFile,
+        tensors: &[&TensorInfo],
         wanted: impl Fn(&NamedTensor<B>) -> bool,
-        ignorable: &[&str],
     ) -> Result<(), Error> {
-        let names: Vec<(String, Vec<usize>)> =
-            self.tensors().filter(|t| wanted(t)).map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect();
-        let values = load_tensors(file, &names, ignorable)?;
+        let values = tensors.iter().map(|tensor| file.values(tensor)).collect::<Result<Vec<_>, _>>()?;
         for (tensor, values) in self.tensors_mut().filter(|tensor| wanted(tensor)).zip(values) {
             tensor.set(device, &values);
         }

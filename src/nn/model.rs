@@ -44,6 +44,11 @@ impl Backbone {
         ("vit_small_16", Self::VitSmall16),
     ];
 
+    /// The name that pipelines have for it.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, one)| *one == self).map_or("", |(name, _)| name)
+    }
+
     /// Channels that its pooled features have.
     pub fn features(self) -> usize {
         match self {
@@ -83,17 +88,21 @@ impl Backbone {
         if self == Self::VitSmall16 { Pooling::Token } else { Pooling::Average }
     }
 
-    /// How its first layer sees pixels.
-    pub fn pixels(self) -> Pixels {
+    /// How pixels are normalised for its published weights. Where they differ, tensors do not tell which a file is of, and the
+    /// first is that of a network that starts from no file.
+    pub fn normalisations(self) -> &'static [Normalisation] {
         match self {
-            Self::Convnet4 | Self::VitSmall16 => {
-                Pixels { reversed: false, white: 1.0, mean: [0.5; 3], deviation: [0.5; 3] }
-            }
-            Self::BnInception => {
-                Pixels { reversed: true, white: 255.0, mean: [104.0, 117.0, 128.0], deviation: [1.0; 3] }
-            }
-            _ => Pixels { reversed: false, white: 1.0, mean: [0.485, 0.456, 0.406], deviation: [0.229, 0.224, 0.225] },
+            Self::Convnet4 => &[Normalisation::Half],
+            // timm's and Google's; DINO's, DeiT's and most others'.
+            Self::VitSmall16 => &[Normalisation::Half, Normalisation::Imagenet],
+            Self::BnInception => &[Normalisation::Caffe],
+            _ => &[Normalisation::Imagenet],
         }
+    }
+
+    /// How pixels are normalised where nobody says otherwise.
+    pub fn normalisation(self) -> Normalisation {
+        self.normalisations().first().copied().unwrap_or(Normalisation::Imagenet)
     }
 
     fn build<B: Backend>(self, builder: &mut Builder<'_, B>, size: [usize; 2]) -> Result<Vec<Layer>, Error> {
@@ -123,6 +132,45 @@ const LARGEST: usize = 1 << 12;
 
 /// Colours of a pixel.
 pub const COLOURS: usize = 3;
+
+/// The ways in which published networks want pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Normalisation {
+    /// RGB from -1 to 1: mean and deviation 0.5. timm's ViT of AugReg, and `convnet4`.
+    Half,
+    /// RGB less ImageNet's mean, by its deviation: torchvision, DeiT, DINO.
+    Imagenet,
+    /// BGR from 0 to 255 less (104, 117, 128): what came from Caffe, as BN-Inception.
+    Caffe,
+}
+
+impl Normalisation {
+    /// All of them, with the names that pipelines have for them.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("half", Self::Half), ("imagenet", Self::Imagenet), ("caffe", Self::Caffe)];
+
+    /// The name that pipelines have for it.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, one)| *one == self).map_or("", |(name, _)| name)
+    }
+
+    /// What it does to a pixel.
+    pub fn pixels(self) -> Pixels {
+        match self {
+            Self::Half => Pixels { reversed: false, white: 1.0, mean: [0.5; 3], deviation: [0.5; 3] },
+            Self::Imagenet => {
+                Pixels { reversed: false, white: 1.0, mean: [0.485, 0.456, 0.406], deviation: [0.229, 0.224, 0.225] }
+            }
+            Self::Caffe => Pixels { reversed: true, white: 255.0, mean: [104.0, 117.0, 128.0], deviation: [1.0; 3] },
+        }
+    }
+
+    /// The one that does so.
+    pub(super) fn of(pixels: Pixels) -> Option<Self> {
+        Self::ALL.into_iter().map(|(_, one)| one).find(|one| one.pixels() == pixels)
+    }
+}
 
 /// What becomes of a pixel's colours, 0 to 255: `(colour / 255 * white - mean) / deviation`, after blue and red have changed
 /// places where `reversed`.
@@ -295,6 +343,8 @@ impl Dropout {
 pub struct Model<B: Backend> {
     /// What it is.
     pub architecture: Architecture,
+    /// How it wants pixels: the backbone's own way, until somebody says otherwise.
+    pub normalisation: Normalisation,
     pub(super) tensors: Tensors<B>,
     backbone: Vec<Layer>,
     head: Option<UnitLayer>,
@@ -323,7 +373,8 @@ impl<B: Backend> Model<B> {
             Head::Identity => None,
         };
         let head = init.map(|init| builder.linear("head", [features, architecture.dim], init)).transpose()?;
-        Ok(Self { architecture, tensors: builder.tensors, backbone, head })
+        let normalisation = architecture.backbone.normalisation();
+        Ok(Self { architecture, normalisation, tensors: builder.tensors, backbone, head })
     }
 
     /// Every parameter and buffer, in a fixed order.
@@ -426,7 +477,7 @@ pub fn embed_batch(image: usize) -> usize {
 
 /// The embeddings (`N x dim`, row-major, unit vectors) of `pixels` (`N x H x W x 3`), in evaluation mode.
 pub fn embed<B: Backend>(device: &B, model: &Model<B>, pixels: &[u8]) -> Result<Vec<f32>, Error> {
-    let Architecture { backbone, dim, height, width, .. } = model.architecture;
+    let Architecture { dim, height, width, .. } = model.architecture;
     let image = height * width * COLOURS;
     if !pixels.len().is_multiple_of(image) {
         return Err(Error::Pixels { pixels: pixels.len(), height, width });
@@ -434,7 +485,7 @@ pub fn embed<B: Backend>(device: &B, model: &Model<B>, pixels: &[u8]) -> Result<
     let mut embeddings = Vec::with_capacity(pixels.len() / image * dim);
     for batch in pixels.chunks(embed_batch(image) * image) {
         let shape = Shape { images: batch.len() / image, rows: height, columns: width, channels: COLOURS };
-        let x = device.map(backbone.pixels().normalise(batch), shape)?;
+        let x = device.map(model.normalisation.pixels().normalise(batch), shape)?;
         embeddings.extend(B::download(&model.forward_eval(device, x)?));
     }
     Ok(embeddings)

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use super::pretrained::{ABOUT, About};
 use super::{JobError, JobMismatch, Report, output, parsed, problems};
 use crate::data::archive::{UnpackLimits, unpack};
 use crate::data::download::{DownloadConfig, DownloadError, download};
@@ -27,8 +28,8 @@ pub(super) const KIND: Kind = Kind {
 /// What is asked for.
 enum Wanted {
     Generate(GeneratorSpec),
-    /// The first file and those of `more`, and what to say where no URL gives one.
-    Fetch(Vec<Wish>, Option<String>),
+    /// The first file and those of `more`, what to say where no URL gives one, and what to leave beside them.
+    Fetch(Vec<Wish>, Option<String>, Option<About>),
 }
 
 /// One file: unpacked within the limits, or kept as it is.
@@ -57,6 +58,14 @@ fn wanted(map: &Map<String, Value>) -> Result<Wanted, Vec<ParameterProblem>> {
         Some(Value::String(text)) => Some(text.trim_end().to_owned()),
         Some(_) => return Err(problems(vec![("by_hand", "is not text".to_owned())])),
     };
+    let about = match map.shift_remove("about") {
+        None | Some(Value::Null) => None,
+        Some(Value::Object(about)) => Some(parsed(&about).map_err(|mut found| {
+            found.iter_mut().for_each(|problem| problem.path.insert(0, "about".to_owned()));
+            found
+        })?),
+        Some(_) => return Err(problems(vec![("about", "is not a mapping".to_owned())])),
+    };
     let more = match map.shift_remove("more") {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::Array(more)) => more,
@@ -69,7 +78,7 @@ fn wanted(map: &Map<String, Value>) -> Result<Wanted, Vec<ParameterProblem>> {
         };
         wishes.push(wish(file).map_err(|found| within(i + 1, found))?);
     }
-    Ok(Wanted::Fetch(wishes, by_hand))
+    Ok(Wanted::Fetch(wishes, by_hand, about))
 }
 
 /// The parameters of one file.
@@ -98,7 +107,7 @@ fn within(index: usize, mut found: Vec<ParameterProblem>) -> Vec<ParameterProble
 fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
     match wanted(map) {
         Ok(Wanted::Generate(spec)) => problems(spec.check()),
-        Ok(Wanted::Fetch(wishes, _)) => {
+        Ok(Wanted::Fetch(wishes, ..)) => {
             let of_wish = |(i, wish): (usize, &Wish)| {
                 let mut found = problems(wish.config.check());
                 found.extend(problems(wish.limits.as_ref().map(UnpackLimits::check).unwrap_or_default()));
@@ -120,7 +129,10 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
         Wanted::Generate(spec) => {
             generate(&spec, data)?;
         }
-        Wanted::Fetch(wishes, by_hand) => {
+        Wanted::Fetch(wishes, by_hand, about) => {
+            if let Some(about) = about {
+                fs::write(data.join(ABOUT), serde_json::to_vec(&about)?)?;
+            }
             for wish in wishes {
                 fetch(&wish, job, data, report).map_err(|error| with_way_out(error, by_hand.as_deref()))?;
             }

@@ -9,10 +9,12 @@ mod device;
 mod download;
 mod embed;
 mod evaluate;
+mod files;
 mod groups;
 mod loss_cost;
 mod neighbours;
 mod preprocess;
+mod pretrained;
 mod report;
 mod search;
 mod suggestion;
@@ -27,6 +29,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+pub use self::files::FileChecks;
 pub use self::report::{TableFormat, makes_tables, render_table};
 pub use self::work::Works;
 use crate::engine::event::Progress;
@@ -80,6 +83,9 @@ pub const DEFINITIONS: &[(&str, &str)] = &[
     ("loss_cost", include_str!("../../stages/loss_cost.yaml")),
     ("weights/bn_inception", include_str!("../../stages/weights/bn_inception.yaml")),
     ("weights/resnet50", include_str!("../../stages/weights/resnet50.yaml")),
+    ("weights/vit_small_16_augreg", include_str!("../../stages/weights/vit_small_16_augreg.yaml")),
+    ("weights/vit_small_16_deit", include_str!("../../stages/weights/vit_small_16_deit.yaml")),
+    ("weights/vit_small_16_dino", include_str!("../../stages/weights/vit_small_16_dino.yaml")),
     ("report", include_str!("../../stages/report.yaml")),
     ("search", include_str!("../../stages/search.yaml")),
     ("search/mlrc", include_str!("../../stages/search/mlrc.yaml")),

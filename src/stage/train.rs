@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::device::{self, Work};
 use super::groups::Groups;
+use super::pretrained::Pretrained;
 use super::{HELD, JobError, Report, hold, input, output, parameters, parsed, problems, required, suggestion};
+use crate::data::augment::Variation;
 use crate::data::images::EvalImages;
 use crate::data::shard::ImageSet;
 use crate::data::split::Split;
@@ -18,7 +20,6 @@ use crate::engine::execute::KindJob;
 use crate::loss::Loss;
 use crate::loss::registry::LossSpec;
 use crate::nn::Backend;
-use crate::nn::weights::WeightFile;
 use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
 use crate::train::{
     CheckpointError, Config, EpochLog, HeldOut, Keep, Leave, Measured, SelectOn, Start, TrainError, TrainSet, Validate,
@@ -152,18 +153,6 @@ pub(super) fn split_of(on: SelectOn) -> Split {
     }
 }
 
-/// A file, or the one file of a folder, such as `download` leaves.
-fn only_file(path: &Path) -> Result<PathBuf, JobError> {
-    if !path.is_dir() {
-        return Ok(path.to_owned());
-    }
-    let files: Vec<PathBuf> = std::fs::read_dir(path)?.map(|item| Ok(item?.path())).collect::<std::io::Result<_>>()?;
-    match &files[..] {
-        [file] => Ok(file.clone()),
-        _ => Err(format!("{} holds {} files, expected one file of weights", path.display(), files.len()).into()),
-    }
-}
-
 pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     let mut told = job.parameters.clone();
     if let Some(path) = input(job, "suggestion") {
@@ -174,13 +163,25 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
         }
     }
     let (loss, groups, rest) = split(&told);
-    let config: Config = parameters(&rest)?;
+    let mut config: Config = parameters(&rest)?;
     let loss_settings = loss.clone();
     let WithLoss { loss } = parameters(&loss)?;
     let loss = loss.build::<f32>()?;
+    let pretrained = input(job, "weights").map(Pretrained::open).transpose()?;
+    // Before the images, if their size is known without them.
+    let crop = (config.augment.kind == Variation::Crop).then_some(config.augment.size as usize);
+    if let Some(pretrained) = &pretrained {
+        config.pixels = pretrained.normalisation(&config)?;
+        pretrained.check(&config, crop)?;
+    }
     let images = ImageSet::open(required(job, "images")?)?;
     let view = images.split(Split::Train);
     let size = config.augment.size([view.size as u32; 2]);
+    if let Some(pretrained) = &pretrained
+        && let Some(found) = pretrained.check(&config, Some(size[0] as usize))?
+    {
+        tracing::info!("starts from weights of a file: {found}; pixels: {}", config.normalisation().name());
+    }
     let [height, width] = size.map(|side| side as usize);
     let data = TrainSet { images: &view, height, width, classes: view.class_names.len() };
     let held_out = config.validate.map(|validate| images.split(split_of(validate.on)));
@@ -241,13 +242,11 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
             figures: vec![("loss".to_owned(), mean_loss), ("rate".to_owned(), learning_rate)],
         });
     };
-    let pretrained =
-        input(job, "weights").map(only_file).transpose()?.map(|path| WeightFile::open(&path)).transpose()?;
     let _held = hold(&job.resume, "a training")?;
     sweep(&job.resume)?;
     let checkpoint = job.resume.join("checkpoint.safetensors");
     let keep = Keep { path: &checkpoint, settings: &loss_settings };
-    let start = Start { weights: pretrained.as_ref(), keep: Some(keep), held_out };
+    let start = Start { weights: pretrained.as_ref().map(|pretrained| &pretrained.file), keep: Some(keep), held_out };
     let training = Training { config: &config, data, loss: &*loss, start, on_epoch: &mut on_epoch };
     let (weights, not_finite) = device::run(training)??;
     if let Some(why) = not_finite {
@@ -260,21 +259,4 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     std::fs::write(output(job, "model")?, weights)?;
     std::fs::write(output(job, "epochs")?, epochs)?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn weights_are_a_file_or_the_one_file_of_a_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        let first = folder.path().join("resnet50.pth");
-        assert!(only_file(folder.path()).unwrap_err().to_string().contains("holds 0 files, expected one"));
-        std::fs::write(&first, "").unwrap();
-        assert_eq!(only_file(&first).unwrap(), first);
-        assert_eq!(only_file(folder.path()).unwrap(), first);
-        std::fs::write(folder.path().join("other.pth"), "").unwrap();
-        assert!(only_file(folder.path()).unwrap_err().to_string().contains("holds 2 files, expected one"));
-    }
 }

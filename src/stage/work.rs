@@ -29,7 +29,7 @@ impl Works {
         match kind {
             "train" => {
                 let config = config(parameters)?;
-                let forward = 2.0 * self.forward(&config, pipeline, images)?;
+                let forward = 2.0 * self.forward(&config, pipeline, cell)?;
                 let batch = config.batch.images() as f64;
                 let epoch = config.steps_per_epoch.map_or(counts[0], |steps| f64::from(steps) * batch);
                 let scored = config
@@ -40,7 +40,7 @@ impl Works {
             }
             "embed" => {
                 let (_, trained) = task(pipeline, input(pipeline, cell, "model")?)?;
-                let forward = 2.0 * self.forward(&config(trained)?, pipeline, images)?;
+                let forward = 2.0 * self.forward(&config(trained)?, pipeline, cell)?;
                 let split: Split = serde_json::from_value(parameters["split"].clone()).ok()?;
                 Some(counts[split as usize] * forward)
             }
@@ -48,11 +48,8 @@ impl Works {
         }
     }
 
-    fn forward(&mut self, config: &Config, pipeline: &Pipeline, images: CellId) -> Option<f64> {
-        let side = match config.augment.kind {
-            Variation::Crop => u64::from(config.augment.size),
-            Variation::Roll => task(pipeline, images)?.1["size"].as_u64()?,
-        };
+    fn forward(&mut self, config: &Config, pipeline: &Pipeline, cell: CellId) -> Option<f64> {
+        let side = side(config, pipeline, cell)?;
         let Config { backbone, pooling, head, dim, .. } = *config;
         let architecture = Architecture { backbone, pooling, head, dim, height: side as usize, width: side as usize };
         let work = self
@@ -63,7 +60,16 @@ impl Works {
     }
 }
 
-fn task(pipeline: &Pipeline, cell: CellId) -> Option<(&str, &Map<String, Value>)> {
+/// Rows and columns of the images that the network of `config` sees in `cell`.
+pub(super) fn side(config: &Config, pipeline: &Pipeline, cell: CellId) -> Option<u64> {
+    match config.augment.kind {
+        Variation::Crop => Some(u64::from(config.augment.size)),
+        Variation::Roll => task(pipeline, input(pipeline, cell, "images")?)?.1["size"].as_u64(),
+    }
+}
+
+/// The kind of a cell and its parameters.
+pub(super) fn task(pipeline: &Pipeline, cell: CellId) -> Option<(&str, &Map<String, Value>)> {
     match &pipeline.cells[cell.0 as usize].task {
         Task::Kind { name, parameters, .. } => Some((name, parameters)),
         Task::Shell(_) | Task::Program(_) => None,
@@ -78,7 +84,8 @@ fn input(pipeline: &Pipeline, cell: CellId, name: &str) -> Option<CellId> {
     }
 }
 
-fn config(parameters: &Map<String, Value>) -> Option<Config> {
+/// The settings of a training.
+pub(super) fn config(parameters: &Map<String, Value>) -> Option<Config> {
     let (_, _, rest) = train::split(parameters);
     parsed(&rest).ok()
 }

@@ -12,7 +12,8 @@ use super::selection::Validate;
 use crate::data::augment::{Augment, Variation};
 use crate::data::images::SHORT_SIDE;
 use crate::loss::{Loss, has_class_vectors};
-use crate::nn::{Backbone, Head, Pooling};
+use crate::nn::weights::Choice;
+use crate::nn::{Backbone, Head, Normalisation, Pooling};
 
 /// What happens to a training whose loss, or a gradient of it, is no finite number any more.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +61,8 @@ pub enum Group {
 /// | field | default | range |
 /// | --- | --- | --- |
 /// | `backbone` | `convnet4` | a [`Backbone`] |
+/// | `pixels` | the backbone's own | a [`Normalisation`] |
+/// | `weights` | the only ones that fit | a [`Choice`] |
 /// | `pooling` | class token of a transformer, else average | a [`Pooling`] |
 /// | `dropout` | 0 | in [0, 1) |
 /// | `head` | linear | a [`Head`] |
@@ -99,6 +102,12 @@ pub enum Group {
 pub struct Config {
     /// The network's trunk.
     pub backbone: Backbone,
+    /// How pixels are normalised; in the backbone's own way if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pixels: Option<Normalisation>,
+    /// Which weights of the file that the backbone starts from; the only ones that fit if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Choice>,
     /// How its map becomes one vector; the backbone's own way if absent.
     pub pooling: Option<Pooling>,
     /// Share of the pooled features that a batch does without, drawn anew for each batch.
@@ -176,6 +185,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             backbone: Backbone::Convnet4,
+            pixels: None,
+            weights: None,
             pooling: None,
             dropout: 0.0,
             head: Head::default(),
@@ -290,6 +301,11 @@ impl Config {
             mistakes.extend(found.into_iter().map(|(path, message)| (format!("{part}.{path}"), message)));
         }
         mistakes
+    }
+
+    /// How pixels are normalised.
+    pub fn normalisation(&self) -> Normalisation {
+        self.pixels.unwrap_or(self.backbone.normalisation())
     }
 
     /// What of it does not fit `loss`, in the form of [`Config::check`].

@@ -119,7 +119,14 @@ mod tests {
     fn batches<'a>(images: &'a Plain<'a>, augment: Augment) -> Batches<'a> {
         let sampler = Sampler::new(images.labels, 2, Draw::Classes { classes: 2, per_class: 2 }, 3).unwrap();
         let size = augment.size(images.size);
-        Batches { images, sampler, augment, seed: 3, size, normaliser: Backbone::BnInception.pixels().normaliser() }
+        Batches {
+            images,
+            sampler,
+            augment,
+            seed: 3,
+            size,
+            normaliser: Backbone::BnInception.normalisation().pixels().normaliser(),
+        }
     }
 
     fn pixels() -> Vec<u8> {
@@ -161,7 +168,7 @@ mod tests {
         let Prepared { images, values } = batches.prepare((0, 0)).unwrap();
         let image = 20 * 30 * 3;
         let bytes: Vec<u8> = images.iter().flat_map(|&i| &pixels[i * image..][..image]).copied().collect();
-        assert_eq!(values, Backbone::BnInception.pixels().normalise(&bytes));
+        assert_eq!(values, Backbone::BnInception.normalisation().pixels().normalise(&bytes));
         // Blue first, less 104.
         assert_eq!(values[0], f32::from(bytes[2]) / 255.0 * 255.0 - 104.0);
     }

@@ -136,7 +136,7 @@ pub fn train<B: Backend>(
         augment: config.augment,
         seed: config.seed,
         size,
-        normaliser: config.backbone.pixels().normaliser(),
+        normaliser: config.normalisation().pixels().normaliser(),
     };
     let setup = Setup { device, config, data, loss, batches: &batches, steps, held_out: start.held_out };
     let mut run = Run::begin(&setup, start.weights)?;
@@ -284,8 +284,10 @@ impl<B: Backend> Run<B> {
         let TrainSet { height, width, classes, .. } = *setup.data;
         let architecture = Architecture { backbone, pooling, head, dim, height, width };
         let mut model = Model::new(setup.device, architecture, seed)?;
+        model.normalisation = setup.config.normalisation();
         if let Some(weights) = weights {
-            model.load_backbone(setup.device, weights)?;
+            let choice = setup.config.weights.clone().unwrap_or_default();
+            model.load_backbone(setup.device, weights, &choice)?;
         }
         Ok(Self {
             model,

@@ -172,6 +172,6 @@ fn weights_of_a_file_are_an_input_of_a_training() {
     assert!(listed.contains("blocks.0.conv.weight") && listed.contains("head.bias"), "{listed}");
     space.edit("loss: contrastive", "backbone: resnet18, loss: contrastive");
     let ran = space.run(&["run"]);
-    assert_eq!(ran.code, 1);
+    assert_eq!(ran.code, 2);
     assert!(ran.err.contains("conv1.weight"), "{}", ran.err);
 }

@@ -12,3 +12,4 @@ mod running;
 mod safety;
 mod search;
 mod space;
+mod weights;

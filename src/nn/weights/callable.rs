@@ -1,7 +1,7 @@
-//! The names that a pickle of tensors may mention, and what calling them means.
+//! The names of a pickle that mean something here, and what calling them means.
 //!
-//! This list is what makes an unknown file safe to open: a name that is not on it stops the reading before anything is
-//! made of it, and the ones on it are carried out here, not by any code of the file.
+//! This list is what makes an unknown file safe to open: the names on it are carried out here, not by any code of the file, and
+//! every other name stays a name.
 
 use safetensors::tensor::Dtype;
 
@@ -16,7 +16,9 @@ pub(super) enum Callable {
     OrderedDict,
     /// `torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`: storage, offset, shape, strides, and what is not kept.
     RebuildTensor,
-    /// `torch._utils._rebuild_parameter`: a tensor, and what is not kept.
+    /// `collections.defaultdict`: what fills it is not kept.
+    DefaultDict,
+    /// `torch._utils._rebuild_parameter` and `_rebuild_parameter_with_state`: a tensor, and what is not kept.
     RebuildParameter,
     /// `torch.Size`
     Size,
@@ -26,12 +28,13 @@ pub(super) enum Callable {
     ElementType,
 }
 
-/// What `module.name` stands for, if a pickle of tensors may mention it.
+/// What `module.name` stands for, if it means something here.
 pub(super) fn find(module: &str, name: &str) -> Option<Callable> {
     Some(match (module, name) {
         ("collections", "OrderedDict") => Callable::OrderedDict,
         ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Callable::RebuildTensor,
-        ("torch._utils", "_rebuild_parameter") => Callable::RebuildParameter,
+        ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => Callable::RebuildParameter,
+        ("collections", "defaultdict") => Callable::DefaultDict,
         ("torch", "Size") => Callable::Size,
         ("torch" | "torch.cuda", storage) if storage.ends_with("Storage") => Callable::Storage(match storage {
             "DoubleStorage" => Dtype::F64,
@@ -63,15 +66,18 @@ pub(super) fn call<'a>(machine: &mut Machine<'a>, callable: Callable, arguments:
             let pairs = machine.pairs(pairs)?;
             Ok(machine.add(Value::Dict(pairs)))
         }
+        (Callable::DefaultDict, _) => Ok(machine.add(Value::Dict(Vec::new()))),
         (Callable::RebuildTensor, &[storage, offset, shape, strides, ..]) => match machine.get(storage) {
             Value::Storage(_) => {
                 let at = machine.opcode_at();
                 Ok(machine.add(Value::Tensor(Box::new(TensorParts { storage, offset, shape, strides, at }))))
             }
+            // Of a type that is not read; so is the tensor.
+            Value::Opaque(_) => Ok(storage),
             other => Err(machine.damaged(format!("a tensor is built of a {}, expected a storage", other.kind()))),
         },
         (Callable::RebuildParameter, &[tensor, ..]) => match machine.get(tensor) {
-            Value::Tensor(_) => Ok(tensor),
+            Value::Tensor(_) | Value::Opaque(_) => Ok(tensor),
             other => Err(machine.damaged(format!("a parameter is built of a {}, expected a tensor", other.kind()))),
         },
         (Callable::Size, &[shape]) => match machine.get(shape) {
@@ -105,12 +111,16 @@ pub(super) struct StorageName<'a> {
     pub view: Option<(usize, usize)>,
 }
 
-/// The storage of a persistent id: `("storage", class, key, location, elements[, view])`.
-pub(super) fn storage<'a>(machine: &Machine<'a>, id: Id) -> Result<StorageName<'a>, Flaw> {
-    let Value::Tuple(parts) = machine.get(id) else {
+/// The storage of a persistent id: `("storage", class, key, location, elements[, view])`. One of a type that is not read is
+/// opaque.
+pub(super) fn storage<'a>(machine: &Machine<'a>, id: Id) -> Result<Value<'a>, Flaw> {
+    let Value::Tuple(ids) = machine.get(id) else {
         return Err(machine.damaged(format!("a persistent id is a {}, expected a tuple", machine.get(id).kind())));
     };
-    let parts: Vec<&Value<'a>> = parts.iter().take(7).map(|&part| machine.get(part)).collect();
+    let parts: Vec<&Value<'a>> = ids.iter().take(7).map(|&part| machine.get(part)).collect();
+    if let ([Value::Text("storage"), Value::Class(_), ..], Some(&class)) = (&parts[..], ids.get(1)) {
+        return Ok(Value::Opaque(class));
+    }
     match parts[..] {
         [Value::Text("module"), ..] => {
             Err(Flaw::Refused { at: machine.opcode_at(), what: "the source code of a module".to_owned() })
@@ -142,7 +152,7 @@ pub(super) fn storage<'a>(machine: &Machine<'a>, id: Id) -> Result<StorageName<'
                 let what = format!("a view of {len} elements from {start} reaches past storage {key:?} of {count}");
                 return Err(machine.damaged(what));
             }
-            Ok(StorageName { key, dtype: *dtype, count, view })
+            Ok(Value::Storage(Box::new(StorageName { key, dtype: *dtype, count, view })))
         }
         _ => Err(machine.damaged("a persistent id is not (\"storage\", class, key, location, elements)".to_owned())),
     }

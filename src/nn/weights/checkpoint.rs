@@ -1,37 +1,58 @@
-//! The state dict inside what was pickled: alone, or under a key of a training checkpoint.
+//! The state dicts inside what was pickled: alone, or somewhere in a training checkpoint, one or several.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::callable::{StorageName, TensorParts};
 use super::error::Flaw;
 use super::layout::{AXES, Layout};
 use super::pickle::{Id, Pickle, Value};
+use super::unread::unread_kind;
 
 /// Keys under which training scripts keep the weights, the more telling ones first.
-pub(super) const CONTAINERS: [&str; 5] = ["state_dict", "model_state_dict", "model", "net", "network"];
+const CONTAINERS: [&str; 7] = ["state_dict", "model_state_dict", "model_state", "model", "net", "network", "params"];
 
-/// A state dict may lie this deep: `{"model": {"state_dict": {...}}}`. A dict that holds itself ends here too.
-const DEPTH: usize = 2;
+/// Keys that hold no weights: the state of an optimiser or a schedule. Its tensors have the names of parameters at times.
+const ASIDE: [&str; 2] = ["optim", "sched"];
 
-/// Prefixes of wrappers such as `DataParallel`, stripped where every name has them.
-const PREFIXES: [&str; 2] = ["module.", "model."];
+/// A state dict may lie this deep. A dict that holds itself ends sooner: each is looked into once.
+const DEPTH: usize = 8;
 
 /// What a checkpoint holds besides its tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
     /// Its key; `optimizer` or `epoch`.
     pub name: String,
-    /// The type of its value: `int`, `dict`, `string`.
-    pub kind: &'static str,
+    /// The type of its value: `int`, `dict`, `argparse.Namespace`.
+    pub kind: String,
+}
+
+/// A tensor, or an array, of a kind that is not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    pub name: String,
+    /// The name in Python of what would have made it.
+    pub class: String,
 }
 
 /// The tensors of a checkpoint.
 #[derive(Debug)]
 pub(super) struct Checkpoint<'a> {
-    pub tensors: Vec<NamedParts<'a>>,
-    /// The keys that lead to the state dict, joined by dots.
-    pub container: Option<String>,
+    /// In the order of the file.
+    pub sets: Vec<NamedSet<'a>>,
+    /// Of `sets` the one that a listing is about, if there is any.
+    pub main: usize,
     pub skipped: Vec<Skipped>,
+    /// What was pickled, in words.
+    pub root: String,
+}
+
+/// The tensors of one dict.
+#[derive(Debug)]
+pub(super) struct NamedSet<'a> {
+    /// The keys that lead to it, joined by dots.
+    pub key: Option<String>,
+    pub tensors: Vec<NamedParts<'a>>,
+    pub unread: Vec<Unread>,
 }
 
 /// A tensor of a state dict.
@@ -45,92 +66,137 @@ pub(super) struct NamedParts<'a> {
 }
 
 impl<'a> Checkpoint<'a> {
-    /// The state dict of a pickle.
+    /// The state dicts of a pickle.
     pub(super) fn find(pickle: &Pickle<'a>) -> Result<Self, Flaw> {
-        let mut dict = Entries::of(pickle, pickle.root());
-        let (mut path, mut skipped) = (Vec::new(), Vec::new());
-        while path.len() < DEPTH
-            && let Some((key, inner)) = dict.container(pickle)
-        {
-            skipped.extend(dict.others(pickle, |name, _| name != key));
-            path.push(key);
-            dict = inner;
+        let mut walk = Walk { pickle, seen: HashSet::new(), path: Vec::new(), sets: Vec::new() };
+        walk.visit(pickle.root_id())?;
+        let mut sets = walk.sets;
+        if sets.iter().any(|set| !set.tensors.is_empty()) {
+            sets.retain(|set| !set.tensors.is_empty());
         }
-        skipped.extend(dict.others(pickle, |_, value| !matches!(value, Value::Tensor(_))));
-        let tensors = dict
-            .named
-            .iter()
-            .filter_map(|&(name, id)| match pickle.get(id) {
-                Value::Tensor(parts) => Some(resolve(pickle, name, parts)),
-                _ => None,
-            })
-            .collect::<Result<Vec<_>, Flaw>>()?;
-        let container = (!path.is_empty()).then(|| path.join("."));
-        Ok(Self { tensors, container, skipped })
+        let main = (0..sets.len()).min_by_key(|&i| rank(&sets[i])).unwrap_or(0);
+        let skipped = beside(pickle, sets.get(main).and_then(|set| set.key.as_deref()));
+        Ok(Self { sets, main, skipped, root: described(pickle, pickle.root_id()) })
     }
 }
 
-/// The entries of a dict, each key once.
-struct Entries<'a> {
-    /// By text, in the order of first insertion, with the last value.
-    named: Vec<(&'a str, Id)>,
-    places: HashMap<&'a str, usize>,
-    /// Under other keys.
-    unnamed: Vec<Id>,
+/// Which set a listing is about: that under a usual key, else that at the top, else the largest.
+fn rank(set: &NamedSet<'_>) -> (usize, usize) {
+    let Some(key) = &set.key else { return (1000, 0) };
+    let places: Option<Vec<usize>> =
+        key.split('.').map(|part| CONTAINERS.iter().position(|container| *container == part)).collect();
+    match places.as_deref() {
+        Some([place]) => (*place, 0),
+        Some([first, second]) => (10 * (first + 1) + second, 0),
+        _ => (2000, usize::MAX - set.tensors.len()),
+    }
 }
 
-impl<'a> Entries<'a> {
-    fn of(pickle: &Pickle<'a>, dict: &Value<'a>) -> Self {
-        let mut entries = Self { named: Vec::new(), places: HashMap::new(), unnamed: Vec::new() };
-        let Value::Dict(pairs) = dict else { return entries };
-        for &(key, value) in pairs {
-            let &Value::Text(name) = pickle.get(key) else {
-                entries.unnamed.push(value);
-                continue;
-            };
-            let place = *entries.places.entry(name).or_insert(entries.named.len());
-            match entries.named.get_mut(place) {
-                Some(entry) => entry.1 = value,
-                None => entries.named.push((name, value)),
+/// Goes through dicts of dicts.
+struct Walk<'p, 'a> {
+    pickle: &'p Pickle<'a>,
+    seen: HashSet<Id>,
+    path: Vec<&'a str>,
+    sets: Vec<NamedSet<'a>>,
+}
+
+impl<'a> Walk<'_, 'a> {
+    fn visit(&mut self, dict: Id) -> Result<(), Flaw> {
+        if !self.seen.insert(dict) {
+            return Ok(());
+        }
+        let entries = named(self.pickle, self.pickle.get(dict));
+        let (mut tensors, mut unread) = (Vec::new(), Vec::new());
+        for &(name, id) in &entries {
+            match self.pickle.get(id) {
+                Value::Tensor(parts) => tensors.push(resolve(self.pickle, name, parts)?),
+                value => {
+                    if let Some(class) = self.pickle.class(value).filter(|class| unread_kind(class).is_some()) {
+                        unread.push(Unread { name: name.to_owned(), class });
+                    }
+                }
             }
         }
-        entries
+        if !tensors.is_empty() || !unread.is_empty() {
+            let key = (!self.path.is_empty()).then(|| self.path.join("."));
+            self.sets.push(NamedSet { key, tensors, unread });
+        }
+        for (name, id) in entries {
+            let lower = name.to_lowercase();
+            let aside = ASIDE.iter().any(|word| lower.contains(word));
+            if self.path.len() < DEPTH && !aside && matches!(self.pickle.get(id), Value::Dict(_)) {
+                self.path.push(name);
+                self.visit(id)?;
+                self.path.pop();
+            }
+        }
+        Ok(())
     }
+}
 
-    fn has_tensors(&self, pickle: &Pickle<'a>) -> bool {
-        self.named.iter().any(|&(_, id)| matches!(pickle.get(id), Value::Tensor(_)))
+/// The entries of a dict whose keys are text, each key once, in the order of first insertion, with the last value.
+fn named<'a>(pickle: &Pickle<'a>, dict: &Value<'a>) -> Vec<(&'a str, Id)> {
+    let Value::Dict(pairs) = dict else { return Vec::new() };
+    let mut entries: Vec<(&'a str, Id)> = Vec::new();
+    let mut places: HashMap<&'a str, usize> = HashMap::new();
+    for &(key, value) in pairs {
+        let &Value::Text(name) = pickle.get(key) else { continue };
+        let place = *places.entry(name).or_insert(entries.len());
+        match entries.get_mut(place) {
+            Some(entry) => entry.1 = value,
+            None => entries.push((name, value)),
+        }
     }
+    entries
+}
 
-    fn inner(&self, pickle: &Pickle<'a>, key: &str) -> Option<Self> {
-        let (_, id) = self.named.get(*self.places.get(key)?)?;
-        Some(Self::of(pickle, pickle.get(*id)))
+/// What lies beside the way to the set under `key`, and in it beside its tensors.
+fn beside(pickle: &Pickle<'_>, key: Option<&str>) -> Vec<Skipped> {
+    let (mut dict, mut skipped) = (pickle.root(), Vec::new());
+    let mut way = key;
+    loop {
+        let entries = named(pickle, dict);
+        // Keys may have dots of their own.
+        let step = way.and_then(|way| {
+            let leads = |name: &str| way.strip_prefix(name).filter(|rest| rest.is_empty() || rest.starts_with('.'));
+            let found = entries.iter().filter(|(_, id)| matches!(pickle.get(*id), Value::Dict(_)));
+            found.filter_map(|&(name, id)| Some((name, id, leads(name)?))).max_by_key(|(name, ..)| name.len())
+        });
+        let aside = entries.iter().filter(|&&(name, id)| match step {
+            Some((taken, ..)) => name != taken,
+            None => !matches!(pickle.get(id), Value::Tensor(_)),
+        });
+        skipped.extend(aside.map(|&(name, id)| Skipped { name: name.to_owned(), kind: pickle.kind(id) }));
+        if let Value::Dict(pairs) = dict {
+            for &(key, value) in pairs {
+                let name = match pickle.get(key) {
+                    Value::Text(_) => continue,
+                    Value::Int(number) => number.to_string(),
+                    other => other.kind().to_owned(),
+                };
+                skipped.push(Skipped { name, kind: pickle.kind(value) });
+            }
+        }
+        match step {
+            Some((_, id, rest)) => {
+                dict = pickle.get(id);
+                way = Some(rest.trim_start_matches('.')).filter(|rest| !rest.is_empty());
+            }
+            None => return skipped,
+        }
     }
+}
 
-    /// The dict under one of [`CONTAINERS`] that has tensors: even beside other tensors, such as a best accuracy.
-    fn direct_container(&self, pickle: &Pickle<'a>) -> Option<(&'static str, Self)> {
-        CONTAINERS
-            .into_iter()
-            .find_map(|key| Some((key, self.inner(pickle, key)?)).filter(|(_, inner)| inner.has_tensors(pickle)))
-    }
-
-    /// The same, or a dict that has such a dict.
-    fn container(&self, pickle: &Pickle<'a>) -> Option<(&'static str, Self)> {
-        self.direct_container(pickle).or_else(|| {
-            CONTAINERS.into_iter().find_map(|key| {
-                Some((key, self.inner(pickle, key)?)).filter(|(_, inner)| inner.direct_container(pickle).is_some())
-            })
-        })
-    }
-
-    fn others(&self, pickle: &Pickle<'a>, wanted: impl Fn(&str, &Value<'a>) -> bool) -> Vec<Skipped> {
-        let named = self
-            .named
-            .iter()
-            .map(|&(name, id)| (name, pickle.get(id)))
-            .filter(|(name, value)| wanted(name, value))
-            .map(|(name, value)| Skipped { name: name.to_owned(), kind: value.kind() });
-        let unnamed = self.unnamed.iter().map(|&id| Skipped { name: String::new(), kind: pickle.get(id).kind() });
-        named.chain(unnamed).collect()
+/// What was pickled, in words.
+fn described(pickle: &Pickle<'_>, id: Id) -> String {
+    match pickle.get(id) {
+        Value::Tensor(_) => "one tensor without a name".to_owned(),
+        Value::List(items) | Value::Tuple(items) => {
+            let what = items.first().map_or_else(String::new, |&first| format!(", the first a {}", pickle.kind(first)));
+            format!("a {} of {} things{what}", pickle.kind(id), items.len())
+        }
+        Value::Dict(pairs) => format!("a dict of {} entries", pairs.len()),
+        _ => format!("a {}", pickle.kind(id)),
     }
 }
 
@@ -160,29 +226,5 @@ fn resolve<'a>(pickle: &Pickle<'a>, name: &'a str, parts: &TensorParts) -> Resul
     Ok(NamedParts { name, storage, layout, at: parts.at })
 }
 
-/// The prefix of wrappers that every name has, empty if there is none.
-pub(super) fn common_prefix(names: &[&str]) -> String {
-    let mut prefix = String::new();
-    let have = |prefix: &str| {
-        !names.is_empty() && names.iter().all(|name| name.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty()))
-    };
-    while let Some(longer) = PREFIXES.iter().map(|part| format!("{prefix}{part}")).find(|longer| have(longer)) {
-        prefix = longer;
-    }
-    prefix
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prefix_is_common_to_all_names_or_none() {
-        assert_eq!(common_prefix(&["module.model.a", "module.model.b.c"]), "module.model.");
-        assert_eq!(common_prefix(&["model.module.a"]), "model.module.");
-        assert_eq!(common_prefix(&["module.a", "b"]), "");
-        assert_eq!(common_prefix(&["module.a", "module."]), "");
-        assert_eq!(common_prefix(&["modules.a"]), "");
-        assert_eq!(common_prefix(&[]), "");
-    }
-}
+mod tests;

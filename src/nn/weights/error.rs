@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::matching::Unmatched;
+use crate::format::Known;
 
 /// Why a weight file could not be read, matched or written.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,18 @@ pub enum WeightError {
         file.display()
     )]
     UnknownFormat { file: PathBuf, start: String },
+
+    /// Something else under the name: a Git-LFS pointer, a web page, an archive.
+    #[error("{}: not a weight file: it is {known}{}", file.display(), known.advice())]
+    Other { file: PathBuf, known: Known },
+
+    /// A pickle that asks for what runs code: nothing of it was executed.
+    #[error(
+        "{}: {place}: {what} at byte {at} runs code in whoever loads this file; no weights need it. The file is not \
+         loaded: do not open it in Python either, and tell whoever gave it to you",
+        file.display()
+    )]
+    Suspect { file: PathBuf, place: String, at: usize, what: String },
 
     /// A pickle that asks for more than tensors: nothing of it was executed.
     #[error(
@@ -39,6 +52,19 @@ pub enum WeightError {
     #[error(transparent)]
     Unmatched(Box<Unmatched>),
 
+    /// The file has no state dict under the key that was asked for.
+    #[error("{}: there are no tensors under the key {key:?}; there are some under {}", file.display(), keys.join(", "))]
+    Key { file: PathBuf, key: String, keys: Vec<String> },
+
+    /// Several state dicts of a file fit, with different values.
+    #[error(
+        "{}: {} sets of weights in it fit this network; say which with one of\n  {}",
+        file.display(),
+        choices.len(),
+        choices.join("\n  ")
+    )]
+    Ambiguous { file: PathBuf, choices: Vec<String> },
+
     /// Tensors that no safetensors file can hold.
     #[error("cannot write tensor {tensor:?}: {what}")]
     Unwritable { tensor: String, what: String },
@@ -47,6 +73,7 @@ pub enum WeightError {
 /// What is wrong inside a pickle; the reader of the file knows which file and which part of it.
 #[derive(Debug, PartialEq)]
 pub(super) enum Flaw {
+    Suspect { at: usize, what: String },
     Refused { at: usize, what: String },
     Damaged { at: usize, what: String },
 }
@@ -55,6 +82,7 @@ impl Flaw {
     pub(super) fn within(self, file: &Path, place: &str) -> WeightError {
         let (file, place) = (file.to_path_buf(), place.to_owned());
         match self {
+            Flaw::Suspect { at, what } => WeightError::Suspect { file, place, at, what },
             Flaw::Refused { at, what } => WeightError::Refused { file, place, at, what },
             Flaw::Damaged { at, what } => WeightError::Damaged { file, place, at, what },
         }

@@ -11,10 +11,13 @@ use memmap2::Mmap;
 use safetensors::tensor::Dtype;
 use zip::ZipArchive;
 
-use super::checkpoint::{CONTAINERS, Checkpoint, NamedParts, Skipped, common_prefix};
+use super::checkpoint::{Checkpoint, NamedParts, Skipped, Unread};
 use super::error::WeightError;
 use super::layout::{Layout, is_number};
+use super::prefix::strip;
+use super::unread::unread_kind;
 use super::{legacy, safe, zipped};
+use crate::format::{Known, recognise};
 
 /// How a weight file is written; known by its content, never by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +43,7 @@ impl fmt::Display for Format {
 /// A tensor of a weight file.
 #[derive(Debug, Clone)]
 pub struct TensorInfo {
-    /// As in the file, less [`WeightFile::stripped`].
+    /// As in the file, less [`TensorSet::stripped`].
     pub name: String,
     /// The type of its elements in the file.
     pub dtype: Dtype,
@@ -60,6 +63,31 @@ impl TensorInfo {
     /// How many bytes its elements take, whether or not the file stores each by itself.
     pub fn bytes(&self) -> usize {
         self.elements().saturating_mul(self.dtype.bitsize()).div_ceil(8)
+    }
+}
+
+/// The tensors of one state dict of a file.
+#[derive(Debug)]
+pub struct TensorSet {
+    /// The keys that lead to it in a training checkpoint, joined by dots: `state_dict`. None for a file that is the state dict.
+    pub key: Option<String>,
+    /// The prefix that all names had and that [`TensorInfo::name`] lacks: `module.`, or nothing.
+    pub stripped: String,
+    /// In the order of the state dict, or of the bytes in a safetensors file.
+    pub tensors: Vec<TensorInfo>,
+    /// Tensors of it that are not read.
+    pub unread: Vec<Unread>,
+}
+
+impl TensorSet {
+    pub(super) fn new(key: Option<String>, mut tensors: Vec<TensorInfo>, unread: Vec<Unread>) -> Self {
+        let names: Vec<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        let (stripped, names) = strip(&names);
+        let names: Vec<String> = names.into_iter().map(|name| name.into_owned()).collect();
+        for (tensor, name) in tensors.iter_mut().zip(names) {
+            tensor.name = name;
+        }
+        Self { key, stripped, tensors, unread }
     }
 }
 
@@ -95,11 +123,14 @@ impl AsRef<[u8]> for Bytes {
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub metadata: BTreeMap<String, String>,
-    pub tensors: Vec<TensorInfo>,
+    pub sets: Vec<TensorSet>,
+    /// Of `sets` the one that a listing is about.
+    pub main: usize,
     pub regions: Vec<Region>,
-    pub container: Option<String>,
     pub skipped: Vec<Skipped>,
     pub zip: Option<ZipArchive<Cursor<Bytes>>>,
+    /// What was pickled, where no tensor was found in it.
+    pub nothing: Option<String>,
 }
 
 impl Contents {
@@ -108,15 +139,22 @@ impl Contents {
         checkpoint: Checkpoint<'_>,
         mut region: impl FnMut(&mut Vec<Region>, &NamedParts<'_>) -> Result<usize, WeightError>,
     ) -> Result<Self, WeightError> {
-        let mut contents = Self { container: checkpoint.container, skipped: checkpoint.skipped, ..Self::default() };
-        for parts in checkpoint.tensors {
-            contents.tensors.push(TensorInfo {
-                name: parts.name.to_owned(),
-                dtype: parts.storage.dtype,
-                shape: parts.layout.shape.clone(),
-                region: region(&mut contents.regions, &parts)?,
-                layout: parts.layout,
-            });
+        let mut contents = Self { main: checkpoint.main, skipped: checkpoint.skipped, ..Self::default() };
+        for set in checkpoint.sets {
+            let mut tensors = Vec::with_capacity(set.tensors.len());
+            for parts in set.tensors {
+                tensors.push(TensorInfo {
+                    name: parts.name.to_owned(),
+                    dtype: parts.storage.dtype,
+                    shape: parts.layout.shape.clone(),
+                    region: region(&mut contents.regions, &parts)?,
+                    layout: parts.layout,
+                });
+            }
+            contents.sets.push(TensorSet::new(set.key, tensors, set.unread));
+        }
+        if contents.sets.iter().all(|set| set.tensors.is_empty()) {
+            contents.nothing = Some(checkpoint.root);
         }
         Ok(contents)
     }
@@ -129,7 +167,6 @@ pub struct WeightFile {
     bytes: Bytes,
     format: Format,
     contents: Contents,
-    stripped: String,
 }
 
 impl WeightFile {
@@ -160,7 +197,7 @@ impl WeightFile {
 
     fn read(path: PathBuf, bytes: Bytes) -> Result<Self, WeightError> {
         let start = bytes.as_ref();
-        let (format, mut contents) = if start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06") {
+        let (format, contents) = if start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06") {
             (Format::Zip, zipped::read(&path, &bytes)?)
         } else if safe::is_safetensors(start) {
             (Format::Safetensors, safe::read(&path, start)?)
@@ -169,17 +206,10 @@ impl WeightFile {
         } else {
             return Err(unknown(path, start));
         };
-        if format != Format::Safetensors && contents.tensors.is_empty() {
-            return Err(nothing(path, &contents.skipped));
+        match &contents.nothing {
+            Some(root) => Err(nothing(path, root, &contents)),
+            None => Ok(Self { path, bytes, format, contents }),
         }
-        let names: Vec<&str> = contents.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-        let stripped = common_prefix(&names);
-        for tensor in &mut contents.tensors {
-            if let Some(rest) = tensor.name.strip_prefix(&stripped) {
-                tensor.name = rest.to_owned();
-            }
-        }
-        Ok(Self { path, bytes, format, contents, stripped })
     }
 
     /// Where it lies, or what [`WeightFile::from_bytes`] was told.
@@ -197,19 +227,20 @@ impl WeightFile {
         &self.contents.metadata
     }
 
-    /// The tensors: in the order of the state dict, or of the bytes in a safetensors file.
+    /// The state dicts of the file, in its order; never none. A file of safetensors has one.
+    pub fn sets(&self) -> &[TensorSet] {
+        &self.contents.sets
+    }
+
+    /// The state dict that a listing is about: under a usual key such as `state_dict`, else at the top of the file, else the
+    /// largest. Whoever needs one of several asks [`super::fit`].
+    pub fn main(&self) -> Option<&TensorSet> {
+        self.contents.sets.get(self.contents.main)
+    }
+
+    /// The tensors of [`WeightFile::main`].
     pub fn tensors(&self) -> &[TensorInfo] {
-        &self.contents.tensors
-    }
-
-    /// The keys that led to the state dict in a training checkpoint, joined by dots: `state_dict`.
-    pub fn container(&self) -> Option<&str> {
-        self.contents.container.as_deref()
-    }
-
-    /// The prefix that all names had and that [`TensorInfo::name`] lacks: `module.`, or nothing.
-    pub fn stripped(&self) -> &str {
-        &self.stripped
+        self.main().map_or(&[], |set| &set.tensors)
     }
 
     /// What else the checkpoint holds, not read.
@@ -261,29 +292,63 @@ impl WeightFile {
     }
 }
 
-/// A checkpoint in which no tensors were found.
-fn nothing(file: PathBuf, skipped: &[Skipped]) -> WeightError {
+/// A checkpoint in which no tensors were found; `root` is what was pickled.
+fn nothing(file: PathBuf, root: &str, contents: &Contents) -> WeightError {
     const SHOWN: usize = 8;
+    let unsupported =
+        |what: String, help| WeightError::Unsupported { file, place: "checkpoint".to_owned(), what, help };
+    let first = contents.sets.iter().find_map(|set| Some((set.key.as_deref(), set.unread.first()?, set.unread.len())));
+    if let Some((key, Unread { name, class }, count)) = first {
+        let (what, help) = unread_kind(class).unwrap_or(("a tensor of another kind", HELP));
+        let under = key.map_or_else(String::new, |key| format!(" under {key:?}"));
+        let more = if count > 1 { format!(", as are {} more", count - 1) } else { String::new() };
+        return unsupported(format!("no tensors that are read: {name:?}{under} is {what} ({class}){more}"), help);
+    }
+    if let Some((what, help)) = root.strip_prefix("a ").and_then(unread_kind) {
+        return unsupported(format!("{what} was saved ({root})"), help);
+    }
+    let skipped = &contents.skipped;
+    if let Some(first) = skipped.first().filter(|_| skipped.iter().all(|s| s.kind == "tensor")) {
+        let what = format!("the keys of its {} tensors are no names ({}, ...)", skipped.len(), first.name);
+        return unsupported(what, HELP);
+    }
     let shown: Vec<String> =
         skipped.iter().take(SHOWN).map(|Skipped { name, kind }| format!("{name:?} ({kind})")).collect();
     let more = if skipped.len() > SHOWN { ", ..." } else { "" };
-    let holds = if shown.is_empty() { "no dict with entries".to_owned() } else { shown.join(", ") };
-    let what = format!("no tensors in it or under {}; it holds {holds}{more}", CONTAINERS.join(", "));
-    let help = "save model.state_dict() with torch.save";
-    WeightError::Unsupported { file, place: "checkpoint".to_owned(), what, help }
+    let holds = if shown.is_empty() { root.to_owned() } else { shown.join(", ") };
+    unsupported(format!("no tensors under names; it holds {holds}{more}"), HELP)
 }
 
+const HELP: &str = "save model.state_dict() with torch.save";
+
 fn unknown(file: PathBuf, start: &[u8]) -> WeightError {
-    if start.get(257..262) == Some(b"ustar") {
-        return WeightError::Unsupported {
-            file,
-            place: "start".to_owned(),
-            what: "a tar archive, as PyTorch wrote before 0.1.10".to_owned(),
-            help: "load it in PyTorch and save it again",
-        };
+    let unsupported =
+        |what: String, help| WeightError::Unsupported { file: file.clone(), place: "start".to_owned(), what, help };
+    match recognise(start) {
+        Some(Known::Tar) => {
+            let what = "a tar archive, as PyTorch wrote before 0.1.10".to_owned();
+            unsupported(what, "load it in PyTorch and save it again, or unpack it if it is an archive of weight files")
+        }
+        Some(known) => WeightError::Other { file, known },
+        None if shards(start).is_some() => {
+            let shards = shards(start).unwrap_or_default();
+            let what = format!("the index of weights in several files ({})", shards.join(", "));
+            unsupported(what, "join them in Python: collect safetensors.torch.load_file of each, and save_file of all")
+        }
+        None => {
+            let hex: Vec<String> = start.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            WeightError::UnknownFormat { file, start: format!("the bytes {}", hex.join(" ")) }
+        }
     }
-    let hex: Vec<String> = start.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let start =
-        if hex.is_empty() { "nothing, for it is empty".to_owned() } else { format!("the bytes {}", hex.join(" ")) };
-    WeightError::UnknownFormat { file, start }
+}
+
+/// The first files of a sharded checkpoint, if these bytes are its index.
+fn shards(bytes: &[u8]) -> Option<Vec<String>> {
+    let index: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    let map = index.get("weight_map")?.as_object()?;
+    let mut names: Vec<String> = map.values().filter_map(|name| Some(name.as_str()?.to_owned())).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.truncate(8);
+    Some(names)
 }

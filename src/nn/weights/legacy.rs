@@ -95,6 +95,10 @@ impl<'a> Regions<'a> {
                 return Err(Flaw::Damaged { at: object.end, what });
             };
             let Some(storage) = named.get(key) else {
+                if let Some(class) = object.foreign_storage() {
+                    let what = format!("elements of {class}, which are not read, among the others");
+                    return Err(Flaw::Refused { at: object.end, what });
+                }
                 let what =
                     format!("storage {key:?} is listed and no tensor mentions it, so that its type is not known");
                 return Err(Flaw::Damaged { at: object.end, what });

@@ -1,4 +1,8 @@
-//! A machine for the few pickle opcodes that describe tensors; it runs nothing.
+//! A machine for the pickle opcodes that describe tensors and what lies beside them; it runs nothing.
+//!
+//! A name that it does not know becomes an opaque value, and so does all that is made with it: nothing is called, imported or
+//! looked into. Whether a tensor that somebody needs is such a value is seen when it is asked for. A name that no checkpoint has
+//! a reason to mention ends the reading.
 //!
 //! Every opcode makes at most one value, so that memory stays in proportion to the file. Opcodes: `pickletools` of
 //! Python's library.
@@ -7,7 +11,8 @@ use std::collections::HashMap;
 
 use super::callable;
 use super::error::Flaw;
-use super::pickle::{Id, Value};
+use super::pickle::{Id, Value, full_name};
+use super::suspects::is_suspect;
 
 /// More than any network and its optimiser need; some 200 MB of memory.
 const VALUES: usize = 1 << 22;
@@ -96,8 +101,18 @@ impl<'a> Machine<'a> {
             b'T' => self.old_text::<4>()?,
             b'C' => self.blob::<1>()?,
             b'B' => self.blob::<4>()?,
-            b'\x8e' => self.blob::<8>()?,
+            b'\x8e' | b'\x96' => self.blob::<8>()?,
 
+            b'0' => {
+                if self.marks.last() == Some(&self.stack.len()) {
+                    self.marks.pop();
+                } else {
+                    self.pop()?;
+                }
+            }
+            b'1' => {
+                self.pop_mark()?;
+            }
             b'(' => self.marks.push(self.stack.len()),
             b')' => self.push(Value::Tuple(Vec::new())),
             b'\x85' => self.tuple(1)?,
@@ -115,6 +130,18 @@ impl<'a> Machine<'a> {
             b'e' => {
                 let items = self.pop_mark()?;
                 self.append(&items)?;
+            }
+            b'\x8f' => self.push(Value::Set),
+            b'\x90' => {
+                self.pop_mark()?;
+                let target = self.peek()?;
+                if !matches!(self.get(target), Value::Set | Value::Opaque(_)) {
+                    return Err(self.damaged(format!("adding to a {}", self.get(target).kind())));
+                }
+            }
+            b'\x91' => {
+                self.pop_mark()?;
+                self.push(Value::Set);
             }
             b'}' => self.push(Value::Dict(Vec::new())),
             b's' => {
@@ -153,13 +180,23 @@ impl<'a> Machine<'a> {
             b'Q' => {
                 let id = self.pop()?;
                 let storage = callable::storage(self, id)?;
-                self.push(Value::Storage(Box::new(storage)));
+                self.push(storage);
             }
             b'R' => {
                 let (arguments, callable) = (self.pop()?, self.pop()?);
-                let &Value::Callable(callable) = self.get(callable) else {
-                    let kind = self.get(callable).kind();
-                    return Err(self.damaged(format!("REDUCE calls a {kind}, expected a name")));
+                let callable = match *self.get(callable) {
+                    Value::Callable(callable) => callable,
+                    Value::Class(_) => {
+                        self.push(Value::Opaque(callable));
+                        return Ok(None);
+                    }
+                    Value::Opaque(class) => {
+                        self.push(Value::Opaque(class));
+                        return Ok(None);
+                    }
+                    ref other => {
+                        return Err(self.damaged(format!("REDUCE calls a {}, expected a name", other.kind())));
+                    }
                 };
                 let Some(Value::Tuple(items)) = self.values.get_mut(arguments) else {
                     return Err(self.damaged("REDUCE without a tuple of arguments".to_owned()));
@@ -172,11 +209,19 @@ impl<'a> Machine<'a> {
                 }
                 self.stack.push(made);
             }
+            b'\x81' => {
+                self.pop()?;
+                self.make()?;
+            }
+            b'\x92' => {
+                (self.pop()?, self.pop()?);
+                self.make()?;
+            }
             b'b' => {
-                // The version numbers that a state dict carries as attributes.
+                // The version numbers that a state dict carries as attributes, or what an opaque object is made of.
                 self.pop()?;
                 let target = self.peek()?;
-                if !matches!(self.get(target), Value::Dict(_)) {
+                if !matches!(self.get(target), Value::Dict(_) | Value::Opaque(_)) {
                     let what = format!("BUILD on a {}", self.get(target).kind());
                     return Err(Flaw::Refused { at: self.opcode_at, what });
                 }
@@ -352,6 +397,7 @@ impl<'a> Machine<'a> {
         let target = self.peek()?;
         match self.values.get_mut(target) {
             Some(Value::List(list)) => list.extend_from_slice(items),
+            Some(Value::Opaque(_)) => {}
             _ => return Err(self.damaged(format!("appending to a {}", self.get(target).kind()))),
         }
         Ok(())
@@ -362,7 +408,8 @@ impl<'a> Machine<'a> {
         let (pairs, rest) = items.as_chunks::<2>();
         match self.values.get_mut(target) {
             Some(Value::Dict(dict)) if rest.is_empty() => dict.extend(pairs.iter().map(|&[key, value]| (key, value))),
-            Some(Value::Dict(_)) => return Err(self.damaged("a key without a value".to_owned())),
+            Some(Value::Opaque(_)) if rest.is_empty() => {}
+            Some(Value::Dict(_) | Value::Opaque(_)) => return Err(self.damaged("a key without a value".to_owned())),
             _ => return Err(self.damaged(format!("setting items of a {}", self.get(target).kind()))),
         }
         Ok(())
@@ -383,25 +430,32 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn global(&mut self, module: &str, name: &str) -> Result<(), Flaw> {
-        match callable::find(module, name) {
-            Some(callable) => {
-                self.push(Value::Callable(callable));
-                Ok(())
-            }
-            None => {
-                let what: String = format!("{module}.{name}").escape_debug().take(200).collect();
-                Err(Flaw::Refused { at: self.opcode_at, what })
-            }
+    /// An object of the class on the stack, its arguments gone.
+    fn make(&mut self) -> Result<(), Flaw> {
+        let class = self.pop()?;
+        if !matches!(self.get(class), Value::Class(_)) {
+            let what = format!("an object of a {}", self.get(class).kind());
+            return Err(Flaw::Refused { at: self.opcode_at, what });
         }
+        self.push(Value::Opaque(class));
+        Ok(())
+    }
+
+    fn global(&mut self, module: &'a str, name: &'a str) -> Result<(), Flaw> {
+        match callable::find(module, name) {
+            Some(callable) => self.push(Value::Callable(callable)),
+            None if is_suspect(module, name) => {
+                return Err(Flaw::Suspect { at: self.opcode_at, what: full_name(module, name) });
+            }
+            None => self.push(Value::Class(Box::new((module, name)))),
+        }
+        Ok(())
     }
 }
 
 /// The names of the opcodes that are not carried out.
 fn opcode_name(opcode: u8) -> String {
     let name = match opcode {
-        b'0' => "POP",
-        b'1' => "POP_MARK",
         b'2' => "DUP",
         b'F' => "FLOAT",
         b'I' => "INT",
@@ -415,15 +469,9 @@ fn opcode_name(opcode: u8) -> String {
         b'l' => "LIST",
         b'o' => "OBJ",
         b'p' => "PUT",
-        b'\x81' => "NEWOBJ",
         b'\x82' => "EXT1",
         b'\x83' => "EXT2",
         b'\x84' => "EXT4",
-        b'\x8f' => "EMPTY_SET",
-        b'\x90' => "ADDITEMS",
-        b'\x91' => "FROZENSET",
-        b'\x92' => "NEWOBJ_EX",
-        b'\x96' => "BYTEARRAY8",
         b'\x97' => "NEXT_BUFFER",
         b'\x98' => "READONLY_BUFFER",
         other => return format!("0x{other:02x}"),

@@ -4,9 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::error::WeightError;
-use super::file::{TensorInfo, WeightFile};
+use super::file::{TensorInfo, TensorSet, WeightFile};
 use super::naming::timm_name;
+use super::prefix::bare;
+use super::unread::unread_kind;
 
 /// Names that one message shows of each kind.
 const SHOWN: usize = 8;
@@ -14,71 +18,256 @@ const SHOWN: usize = 8;
 /// Names longer than this get no suggestion: comparing takes the product of the lengths.
 const COMPARED: usize = 200;
 
+/// Names of the network that are looked for to find prefixes, prefixes that are tried, and dots of a name that end one.
+const PROBES: usize = 16;
+const TRIED: usize = 32;
+const DEPTH: usize = 16;
+
 /// The step counts of batch norms: in most files, used by nothing here.
 const COUNTER: &str = "num_batches_tracked";
 
-/// For each wanted `(name, shape)` the tensor of the file that holds it, in the order of `wanted`.
+/// Which of the weights of a file are wanted, where it has several.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Choice {
+    /// The key of the state dict in a training checkpoint: `teacher`; keys below each other joined by dots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// What stands before the names of the network: `backbone.`; empty for nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+}
+
+impl fmt::Display for Choice {
+    /// As a pipeline says it: `weights: { key: teacher, prefix: "backbone." }`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quoted =
+            |text: &str| match text.chars().all(|c| c.is_alphanumeric() || "._-".contains(c)) && !text.is_empty() {
+                true => text.to_owned(),
+                false => format!("{text:?}"),
+            };
+        let part =
+            |name: &str, value: &Option<String>| value.as_ref().map(|value| format!("{name}: {}", quoted(value)));
+        let parts: Vec<String> = [part("key", &self.key), part("prefix", &self.prefix)].into_iter().flatten().collect();
+        write!(f, "weights: {{ {} }}", parts.join(", "))
+    }
+}
+
+/// Tensors of a file that are those of a network.
+#[derive(Debug)]
+pub struct Fit<'f> {
+    /// Where in the file they are.
+    pub choice: Choice,
+    /// In the order of what was wanted.
+    pub tensors: Vec<&'f TensorInfo>,
+    /// Tensors of the file that are not among them.
+    pub others: usize,
+}
+
+/// For each wanted `(name, shape)` the tensor of the file that holds it.
 ///
-/// Names are equal, or are torchvision's for what timm, and this program, calls otherwise. Shapes are equal but for
-/// leading axes of length 1: the batch norms of BN-Inception's file have (1, C). A tensor of the file that nobody wants
-/// is an error, except for `num_batches_tracked` and names that start with one of `ignorable`, such as `fc.`.
+/// The names may have any prefix and lie under any key of a checkpoint: `choice` says which, and need not where only one place
+/// of the file has all of them, or several have the same tensors. Names are equal, or are torchvision's for what timm, and this
+/// program, calls otherwise. Shapes are equal but for leading axes of length 1: the batch norms of BN-Inception's file have
+/// (1, C). A tensor under the prefix that nobody wants is an error, except for `num_batches_tracked` and names that start with
+/// one of `ignorable`, such as `fc.`: networks differ by tensors more. What lies outside the prefix is another's.
 ///
 /// # Errors
-/// [`WeightError::Unmatched`] with every name that is missing, unexpected or of another shape.
-pub fn match_tensors<'f, N: AsRef<str>, S: AsRef<[usize]>>(
+/// [`WeightError::Unmatched`] with every name that is missing, unexpected or of another shape in the place that comes nearest,
+/// and with the places where all would fit; [`WeightError::Ambiguous`] with the choices; [`WeightError::Key`].
+pub fn fit<'f, N: AsRef<str>, S: AsRef<[usize]>>(
     file: &'f WeightFile,
     wanted: &[(N, S)],
     ignorable: &[&str],
-) -> Result<Vec<&'f TensorInfo>, WeightError> {
-    let names: HashSet<&str> = wanted.iter().map(|(name, _)| name.as_ref()).collect();
-    let mut found: HashMap<String, &TensorInfo> = HashMap::new();
-    let mut unexpected = Vec::new();
-    let (exact, others): (Vec<_>, Vec<_>) =
-        file.tensors().iter().partition(|tensor| names.contains(tensor.name.as_str()));
-    found.extend(exact.into_iter().map(|tensor| (tensor.name.clone(), tensor)));
-    for tensor in others {
-        match timm_name(&tensor.name) {
-            Some(name) if names.contains(name.as_str()) && !found.contains_key(&name) => {
-                found.insert(name, tensor);
-            }
-            _ if is_ignorable(&tensor.name, ignorable) => {}
-            _ => unexpected.push(tensor.name.clone()),
+    choice: &Choice,
+) -> Result<Fit<'f>, WeightError> {
+    let wanted: Vec<(&str, &[usize])> = wanted.iter().map(|(name, shape)| (name.as_ref(), shape.as_ref())).collect();
+    let unknown = |key: &&String| !file.sets().iter().any(|set| set.key.as_ref() == Some(*key));
+    if let Some(key) = choice.key.as_ref().filter(unknown) {
+        let keys = file.sets().iter().map(|set| set.key.clone().unwrap_or_else(|| "none, at the top".to_owned()));
+        return Err(WeightError::Key { file: file.path().to_path_buf(), key: key.clone(), keys: keys.collect() });
+    }
+    let places: Vec<(&TensorSet, String)> = file
+        .sets()
+        .iter()
+        .flat_map(|set| prefixes(set, &wanted).into_iter().map(move |prefix| (set, prefix)))
+        .collect();
+    let chosen = |place: &&(&TensorSet, String)| {
+        choice.key.as_ref().is_none_or(|key| place.0.key.as_ref() == Some(key))
+            && choice.prefix.as_ref().is_none_or(|prefix| *full(place.0, &place.1) == *bare(prefix))
+    };
+    let attempt = |place: &(&'f TensorSet, String)| Attempt::new(place.0, &place.1, &wanted, ignorable);
+    let mut fits: Vec<Attempt<'_>> = Vec::new();
+    for fit in places.iter().filter(chosen).map(attempt).filter(Attempt::fits) {
+        if !fits.iter().any(|first| same(&first.matched, &fit.matched)) {
+            fits.push(fit);
         }
     }
-
-    let (mut matched, mut missing, mut misshapen) = (Vec::with_capacity(wanted.len()), Vec::new(), Vec::new());
-    for (name, shape) in wanted {
-        let (name, shape) = (name.as_ref(), shape.as_ref());
-        match found.get(name) {
-            Some(tensor) if squeezed(&tensor.shape) == squeezed(shape) => matched.push(*tensor),
-            Some(tensor) => misshapen.push(Misshapen {
-                name: name.to_owned(),
-                found: tensor.shape.clone(),
-                expected: shape.to_vec(),
-            }),
-            None => missing.push(Missing { name: name.to_owned(), nearest: None }),
+    match fits.len() {
+        0 => {}
+        1 => {
+            let Attempt { set, prefix, matched, .. } = fits.swap_remove(0);
+            let all: usize = file.sets().iter().map(|set| set.tensors.len()).sum();
+            let choice = Choice { key: set.key.clone(), prefix: Some(full(set, &prefix)) };
+            return Ok(Fit { choice, others: all - matched.len(), tensors: matched });
+        }
+        _ => {
+            let choices = fits.iter().map(|fit| told(file, fit.set, &fit.prefix).to_string()).collect();
+            return Err(WeightError::Ambiguous { file: file.path().to_path_buf(), choices });
         }
     }
-    if missing.is_empty() && unexpected.is_empty() && misshapen.is_empty() {
-        return Ok(matched);
+    // The nearest place: of those that were asked for if there is any, else the main state dict as it is.
+    let mut attempts: Vec<Attempt<'_>> = places.iter().filter(chosen).map(attempt).collect();
+    attempts.sort_by_key(|attempt| usize::MAX - attempt.matched.len());
+    let asked = file.sets().iter().find(|set| choice.key.is_some() && set.key == choice.key).or(file.main());
+    let none = || asked.map(|set| Attempt::new(set, choice.prefix.as_deref().unwrap_or_default(), &wanted, ignorable));
+    let fitting =
+        places.iter().map(attempt).filter(Attempt::fits).map(|fit| told(file, fit.set, &fit.prefix)).collect();
+    match attempts.into_iter().next().or_else(none) {
+        Some(nearest) => Err(WeightError::Unmatched(Box::new(nearest.unmatched(file, wanted.len(), fitting)))),
+        None => Err(WeightError::Key { file: file.path().to_path_buf(), key: String::new(), keys: Vec::new() }),
     }
-    for missing in missing.iter_mut().take(SHOWN) {
-        missing.nearest = nearest(&missing.name, &unexpected);
-    }
-    let (file, wanted) = (file.path().to_path_buf(), wanted.len());
-    Err(WeightError::Unmatched(Box::new(Unmatched { file, wanted, missing, unexpected, misshapen })))
 }
 
-/// The values of each wanted `(name, shape)`, row-major, in the order of `wanted`; [`match_tensors`] says which.
-///
-/// # Errors
-/// As [`match_tensors`] and [`WeightFile::values`].
-pub fn load_tensors<N: AsRef<str>, S: AsRef<[usize]>>(
-    file: &WeightFile,
-    wanted: &[(N, S)],
-    ignorable: &[&str],
-) -> Result<Vec<Vec<f32>>, WeightError> {
-    match_tensors(file, wanted, ignorable)?.into_iter().map(|tensor| file.values(tensor)).collect()
+/// A prefix with what was stripped from all names of the set.
+fn full(set: &TensorSet, prefix: &str) -> String {
+    format!("{}{prefix}", bare(&set.stripped))
+}
+
+/// How a pipeline says a place: the key where the file has several, the prefix always.
+fn told(file: &WeightFile, set: &TensorSet, prefix: &str) -> Choice {
+    let key = set.key.clone().filter(|_| file.sets().len() > 1);
+    Choice { key, prefix: Some(full(set, prefix)) }
+}
+
+/// Whether these are the same tensors of the file.
+fn same(a: &[&TensorInfo], b: &[&TensorInfo]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.region == b.region && a.layout == b.layout)
+}
+
+/// The prefixes under which a set has names of the network, the likely ones first; no more than [`TRIED`].
+fn prefixes(set: &TensorSet, wanted: &[(&str, &[usize])]) -> Vec<String> {
+    let probes: HashSet<&str> = wanted.iter().step_by(wanted.len() / PROBES + 1).map(|(name, _)| *name).collect();
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for tensor in &set.tensors {
+        let starts = std::iter::once(0).chain(tensor.name.match_indices('.').map(|(dot, _)| dot + 1));
+        for start in starts.take(DEPTH) {
+            let (prefix, rest) = tensor.name.split_at(start);
+            if probes.contains(rest) || timm_name(rest).is_some_and(|name| probes.contains(name.as_str())) {
+                let place = *places.entry(prefix).or_insert(counts.len());
+                match counts.get_mut(place) {
+                    Some((_, count)) => *count += 1,
+                    None => counts.push((prefix, 1)),
+                }
+            }
+        }
+    }
+    // The sort is stable: of equals the first of the file comes first.
+    counts.sort_by_key(|(_, count)| usize::MAX - count);
+    counts.into_iter().take(TRIED).map(|(prefix, _)| prefix.to_owned()).collect()
+}
+
+/// The tensors of a set under a prefix against those of a network.
+struct Attempt<'f> {
+    set: &'f TensorSet,
+    prefix: String,
+    matched: Vec<&'f TensorInfo>,
+    missing: Vec<Missing>,
+    unexpected: Vec<String>,
+    misshapen: Vec<Misshapen>,
+}
+
+impl<'f> Attempt<'f> {
+    fn new(set: &'f TensorSet, prefix: &str, wanted: &[(&str, &[usize])], ignorable: &[&str]) -> Self {
+        let names: HashSet<&str> = wanted.iter().map(|(name, _)| *name).collect();
+        let inside = set.tensors.iter().filter_map(|tensor| Some((tensor.name.strip_prefix(prefix)?, tensor)));
+        let (exact, others): (Vec<_>, Vec<_>) = inside.partition(|(name, _)| names.contains(name));
+        let mut found: HashMap<String, &TensorInfo> =
+            exact.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect();
+        let mut unexpected = Vec::new();
+        for (rest, tensor) in others {
+            match timm_name(rest) {
+                Some(name) if names.contains(name.as_str()) && !found.contains_key(&name) => {
+                    found.insert(name, tensor);
+                }
+                _ if is_ignorable(rest, ignorable) => {}
+                _ => unexpected.push(rest.to_owned()),
+            }
+        }
+        let mut attempt = Self {
+            set,
+            prefix: prefix.to_owned(),
+            matched: Vec::with_capacity(wanted.len()),
+            missing: Vec::new(),
+            unexpected,
+            misshapen: Vec::new(),
+        };
+        for &(name, shape) in wanted {
+            match found.get(name) {
+                Some(tensor) if squeezed(&tensor.shape) == squeezed(shape) => attempt.matched.push(tensor),
+                Some(tensor) => attempt.misshapen.push(Misshapen {
+                    name: name.to_owned(),
+                    found: tensor.shape.clone(),
+                    expected: shape.to_vec(),
+                }),
+                None => attempt.missing.push(Missing { name: name.to_owned(), nearest: None, unread: None }),
+            }
+        }
+        attempt
+    }
+
+    fn fits(&self) -> bool {
+        self.missing.is_empty() && self.unexpected.is_empty() && self.misshapen.is_empty()
+    }
+
+    fn unmatched(mut self, file: &WeightFile, wanted: usize, fitting: Vec<Choice>) -> Unmatched {
+        let unread = |name: &str| {
+            let whole = format!("{}{name}", full(self.set, &self.prefix));
+            let unread = self.set.unread.iter().find(|unread| *bare(&unread.name) == *whole)?;
+            unread_kind(&unread.class).map(|(what, help)| format!("{what}; {help}"))
+        };
+        for missing in self.missing.iter_mut().take(SHOWN) {
+            missing.unread = unread(&missing.name);
+            missing.nearest = nearest(&missing.name, &self.unexpected);
+        }
+        let place = match (told(file, self.set, &self.prefix), file.sets().len()) {
+            (Choice { prefix: Some(prefix), .. }, 1) if prefix.is_empty() => None,
+            (place, _) => Some(place),
+        };
+        let hint = hint(&self);
+        Unmatched {
+            file: file.path().to_path_buf(),
+            wanted,
+            place,
+            missing: self.missing,
+            unexpected: self.unexpected,
+            misshapen: self.misshapen,
+            fitting,
+            hint,
+        }
+    }
+}
+
+/// What names or shapes that do not fit tell of the file.
+fn hint(attempt: &Attempt<'_>) -> Option<&'static str> {
+    let has = |part: &str| attempt.set.tensors.iter().any(|tensor| tensor.name.contains(part));
+    if has("attention.attention.query.weight") {
+        return Some(
+            "the names are those of Hugging Face's transformers; timm has the same networks under the names that are read",
+        );
+    }
+    if has("dist_token") {
+        return Some("a distilled DeiT has one token more than this network; the file without distillation fits");
+    }
+    let positions =
+        |misshapen: &Misshapen| misshapen.name == "pos_embed" && misshapen.found.len() == misshapen.expected.len();
+    if attempt.misshapen.len() == 1 && attempt.misshapen.iter().any(positions) {
+        return Some(
+            "positions are learned for one size of image: train at the size that the file was made with (often 224)",
+        );
+    }
+    None
 }
 
 fn is_ignorable(name: &str, ignorable: &[&str]) -> bool {
@@ -108,10 +297,15 @@ pub struct Unmatched {
     pub file: PathBuf,
     /// How many tensors the network has.
     pub wanted: usize,
+    /// Where in the file it was looked for; none for all of it.
+    pub place: Option<Choice>,
     pub missing: Vec<Missing>,
     /// Tensors of the file that the network lacks, in the order of the file.
     pub unexpected: Vec<String>,
     pub misshapen: Vec<Misshapen>,
+    /// Places of the file where all would fit.
+    pub fitting: Vec<Choice>,
+    pub hint: Option<&'static str>,
 }
 
 /// A tensor of the network that the file lacks.
@@ -120,6 +314,8 @@ pub struct Missing {
     pub name: String,
     /// The unexpected name most like it, for the first few.
     pub nearest: Option<String>,
+    /// What the file has under the name that is not read, and what to do.
+    pub unread: Option<String>,
 }
 
 /// A tensor whose shape in the file is not the network's.
@@ -135,18 +331,30 @@ impl std::error::Error for Unmatched {}
 impl fmt::Display for Unmatched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: not the weights of this network of {} tensors", self.file.display(), self.wanted)?;
-        list(f, "missing", &self.missing, |Missing { name, nearest }| match nearest {
-            Some(nearest) => format!("{name} (the file has {nearest})"),
-            None => name.clone(),
+        if let Some(place) = &self.place {
+            write!(f, ", looked for with `{place}`")?;
+        }
+        list(f, "missing", &self.missing, |Missing { name, nearest, unread }| match (unread, nearest) {
+            (Some(unread), _) => format!("{name} (in the file it is {unread})"),
+            (None, Some(nearest)) => format!("{name} (the file has {nearest})"),
+            (None, None) => name.clone(),
         })?;
         list(f, "unexpected", &self.unexpected, |name| name.escape_debug().to_string())?;
         list(f, "of another shape", &self.misshapen, |Misshapen { name, found, expected }| {
             format!("{name} is {}, expected {}", shape_words(found), shape_words(expected))
         })?;
-        write!(
-            f,
-            "\n`meanfield weights inspect` lists what the file holds; give the architecture that it was saved from"
-        )
+        for fitting in self.fitting.iter().take(SHOWN) {
+            write!(f, "\nall {} names fit with `{fitting}`", self.wanted)?;
+        }
+        if let Some(hint) = self.hint {
+            write!(f, "\n{hint}")?;
+        }
+        if self.fitting.is_empty() {
+            f.write_str(
+                "\n`meanfield weights inspect` lists what the file holds; give the architecture that it was saved from",
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -192,18 +400,18 @@ mod tests {
     fn tensors_come_in_the_order_that_is_wanted() {
         let file = file(&[("a", &[2]), ("b", &[3]), ("fc.weight", &[1, 2]), ("bn.num_batches_tracked", &[])]);
         let wanted: [(&str, &[usize]); 2] = [("b", &[3]), ("a", &[2])];
-        assert_eq!(names(match_tensors(&file, &wanted, &["fc."]).unwrap()), ["b", "a"]);
-        assert_eq!(load_tensors(&file, &wanted, &["fc."]).unwrap(), [vec![0.5; 3], vec![0.5; 2]]);
-        assert!(match_tensors(&file, &wanted, &["f.", "c."]).is_err());
+        assert_eq!(names(fit(&file, &wanted, &["fc."], &Choice::default()).unwrap().tensors), ["b", "a"]);
+        assert!(fit(&file, &wanted, &["f.", "c."], &Choice::default()).is_err());
     }
 
     #[test]
     fn leading_axes_of_length_one_are_no_difference() {
         let file = file(&[("row", &[1, 1, 3]), ("column", &[3, 1]), ("one", &[1])]);
         let wanted: [(&str, &[usize]); 3] = [("row", &[3]), ("column", &[1, 3, 1]), ("one", &[])];
-        assert_eq!(names(match_tensors(&file, &wanted, &[]).unwrap()), ["row", "column", "one"]);
+        assert_eq!(names(fit(&file, &wanted, &[], &Choice::default()).unwrap().tensors), ["row", "column", "one"]);
         let WeightError::Unmatched(unmatched) =
-            match_tensors(&file, &[("row", vec![3, 1]), ("column", vec![3]), ("one", vec![2])], &[]).unwrap_err()
+            fit(&file, &[("row", vec![3, 1]), ("column", vec![3]), ("one", vec![2])], &[], &Choice::default())
+                .unwrap_err()
         else {
             panic!("another error");
         };
@@ -214,9 +422,9 @@ mod tests {
     fn the_names_of_torchvision_are_those_of_timm_unless_both_are_there() {
         let theirs = "encoder.layers.encoder_layer_0.ln_1.weight";
         let wanted = [("blocks.0.norm1.weight", [4])];
-        assert_eq!(names(match_tensors(&file(&[(theirs, &[4])]), &wanted, &[]).unwrap()), [theirs]);
+        assert_eq!(names(fit(&file(&[(theirs, &[4])]), &wanted, &[], &Choice::default()).unwrap().tensors), [theirs]);
         let both = file(&[(theirs, &[4]), ("blocks.0.norm1.weight", &[4])]);
-        let WeightError::Unmatched(unmatched) = match_tensors(&both, &wanted, &[]).unwrap_err() else {
+        let WeightError::Unmatched(unmatched) = fit(&both, &wanted, &[], &Choice::default()).unwrap_err() else {
             panic!("another error");
         };
         assert_eq!((unmatched.missing.len(), &unmatched.unexpected[..]), (0, &[theirs.to_owned()][..]));
@@ -229,7 +437,7 @@ mod tests {
         tensors.extend([("conv1.weight", &[8, 1, 3, 1][..]), ("layer1.0.con1.weight", &[2]), ("scalar", &[])]);
         let wanted: [(&str, &[usize]); 4] =
             [("layer1.0.conv1.weight", &[2]), ("conv1.weight", &[4, 3, 7, 7]), ("scalar", &[2]), ("zzz", &[])];
-        let error = match_tensors(&file(&tensors), &wanted, &[]).unwrap_err().to_string();
+        let error = fit(&file(&tensors), &wanted, &[], &Choice::default()).unwrap_err().to_string();
         assert_eq!(
             error,
             "some.pth: not the weights of this network of 4 tensors\n  \

@@ -5,7 +5,8 @@
 //! | `file` | an open file of any format, its tensors and their values |
 //! | `safe`, `zipped`, `legacy` | the three formats |
 //! | `pickle`, `machine`, `callable` | pickles, by a machine that knows only the opcodes and names of tensors |
-//! | `checkpoint` | the state dict inside a training checkpoint |
+//! | `suspects`, `unread` | names that run code; tensors of kinds that are not read |
+//! | `checkpoint`, `prefix` | the state dicts inside a training checkpoint; the prefixes of wrappers |
 //! | `layout` | strides, offsets, element types |
 //! | `matching`, `naming` | which tensor of a file is which of a network |
 //!
@@ -22,14 +23,17 @@ mod machine;
 mod matching;
 mod naming;
 mod pickle;
+mod prefix;
 mod safe;
+mod suspects;
 #[cfg(test)]
 mod tests;
+mod unread;
 mod zipped;
 
-pub use checkpoint::Skipped;
+pub use checkpoint::{Skipped, Unread};
 pub use error::WeightError;
-pub use file::{Format, TensorInfo, WeightFile};
-pub use matching::{Misshapen, Missing, Unmatched, load_tensors, match_tensors, shape_words};
+pub use file::{Format, TensorInfo, TensorSet, WeightFile};
+pub use matching::{Choice, Fit, Misshapen, Missing, Unmatched, fit, shape_words};
 pub use safe::{NamedValues, write_safetensors};
 pub use safetensors::tensor::Dtype;

@@ -25,9 +25,15 @@ pub(super) enum Value<'a> {
     /// In the order of insertion; a key may come twice, and the later one holds.
     Dict(Vec<(Id, Id)>),
     Callable(Callable),
+    /// A set, whose members nobody needs.
+    Set,
     /// In boxes, since a hostile file may ask for millions of values.
     Storage(Box<StorageName<'a>>),
     Tensor(Box<TensorParts>),
+    /// A class or function of Python's that means nothing here: module and name. It is never called, nor looked for.
+    Class(Box<(&'a str, &'a str)>),
+    /// What such a class would have made; which class it is. Its parts are not kept.
+    Opaque(Id),
 }
 
 impl Value<'_> {
@@ -44,7 +50,9 @@ impl Value<'_> {
             Value::List(_) => "list",
             Value::Dict(_) => "dict",
             Value::Callable(Callable::ElementType) => "dtype",
-            Value::Callable(_) => "class",
+            Value::Callable(_) | Value::Class(_) => "class",
+            Value::Set => "set",
+            Value::Opaque(_) => "object",
             Value::Storage(_) => "storage",
             Value::Tensor(_) => "tensor",
         }
@@ -83,10 +91,37 @@ impl<'a> Pickle<'a> {
         self.get(self.root)
     }
 
+    pub(super) fn root_id(&self) -> Id {
+        self.root
+    }
+
+    /// The type of a value for messages: [`Value::kind`], or the full name of its class in Python.
+    pub(super) fn kind(&self, id: Id) -> String {
+        let value = self.get(id);
+        self.class(value).unwrap_or_else(|| value.kind().to_owned())
+    }
+
+    /// The full name of the class of an opaque value, printable.
+    pub(super) fn class(&self, value: &Value<'a>) -> Option<String> {
+        let Value::Opaque(class) = value else { return None };
+        let Value::Class(name) = self.get(*class) else { return None };
+        Some(full_name(name.0, name.1))
+    }
+
+    /// The type of a storage that is mentioned and not read.
+    pub(super) fn foreign_storage(&self) -> Option<String> {
+        self.values.iter().filter_map(|value| self.class(value)).find(|class| class.ends_with("Storage"))
+    }
+
     /// Every storage that is mentioned.
     pub(super) fn storages(&self) -> impl Iterator<Item = StorageName<'a>> {
         self.values.iter().filter_map(|value| if let Value::Storage(storage) = value { Some(**storage) } else { None })
     }
+}
+
+/// `module.name`, printable and of a bounded length.
+pub(super) fn full_name(module: &str, name: &str) -> String {
+    format!("{module}.{name}").escape_debug().take(200).collect()
 }
 
 #[cfg(test)]

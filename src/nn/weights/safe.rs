@@ -1,15 +1,17 @@
 //! safetensors: read through the crate's checks of the header, written with the bytes in a fixed order.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Metadata, TensorInfo as Described};
 use serde::Serialize;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde::ser::{SerializeMap, Serializer};
 
 use super::error::{Flaw, WeightError};
-use super::file::{Contents, Region, TensorInfo};
+use super::file::{Contents, Region, TensorInfo, TensorSet};
 use super::layout::Layout;
 
 /// The length of the header comes first, in as many bytes, and the header is padded to a multiple of it.
@@ -36,8 +38,9 @@ pub(super) fn read(file: &Path, bytes: &[u8]) -> Result<Contents, WeightError> {
     };
     let text = std::str::from_utf8(header)
         .map_err(|error| damaged(WORD + error.valid_up_to(), "the header is not UTF-8".to_owned()))?;
-    let header: Metadata = serde_json::from_str(text)
+    let TensorsAndMetadata { metadata, tensors } = serde_json::from_str(text)
         .map_err(|error| damaged(WORD + offset(text, &error), format!("the header: {error}")))?;
+    let header = Metadata::new(None, tensors).map_err(|error| damaged(WORD, format!("the header: {error}")))?;
     if header.data_len() != data.len() {
         let what = format!("{} bytes of tensors are there, the header describes {}", data.len(), header.data_len());
         return Err(damaged(WORD + text.len(), what));
@@ -47,11 +50,12 @@ pub(super) fn read(file: &Path, bytes: &[u8]) -> Result<Contents, WeightError> {
     let mut order: Vec<(&String, _)> = described.iter().collect();
     // Empty tensors share their place with others.
     order.sort_by_key(|(name, info)| (info.data_offsets, *name));
-    let mut contents = Contents::default();
+    let mut contents = Contents { metadata, ..Contents::default() };
+    let mut tensors = Vec::with_capacity(order.len());
     for (name, info) in order {
         let (start, end) = info.data_offsets;
         let overflow = || damaged(WORD, format!("tensor {name:?}: shape {:?} overflows", info.shape));
-        contents.tensors.push(TensorInfo {
+        tensors.push(TensorInfo {
             name: name.clone(),
             dtype: info.dtype,
             shape: info.shape.clone(),
@@ -66,8 +70,53 @@ pub(super) fn read(file: &Path, bytes: &[u8]) -> Result<Contents, WeightError> {
             sound: OnceLock::new(),
         });
     }
-    contents.metadata = header.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
+    contents.sets.push(TensorSet::new(None, tensors, Vec::new()));
     Ok(contents)
+}
+
+/// A header as files have it: each name once, and metadata of any kind, which harm nobody.
+#[derive(Default)]
+struct TensorsAndMetadata {
+    metadata: BTreeMap<String, String>,
+    tensors: Vec<(String, Described)>,
+}
+
+impl<'de> Deserialize<'de> for TensorsAndMetadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+struct Entries;
+
+impl<'de> Visitor<'de> for Entries {
+    type Value = TensorsAndMetadata;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a mapping from names to tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TensorsAndMetadata, A::Error> {
+        let (mut header, mut names) = (TensorsAndMetadata::default(), HashSet::new());
+        while let Some(name) = map.next_key::<String>()? {
+            if !names.insert(name.clone()) {
+                return Err(A::Error::custom(format!("the name {name:?} comes twice")));
+            }
+            if name == METADATA {
+                let text = |value: serde_json::Value| match value {
+                    serde_json::Value::String(text) => text,
+                    other => other.to_string(),
+                };
+                let entries: Option<BTreeMap<String, serde_json::Value>> = map.next_value()?;
+                header.metadata = entries.into_iter().flatten().map(|(key, value)| (key, text(value))).collect();
+            } else {
+                let tensor = map.next_value()?;
+                header.tensors.push((name, tensor));
+            }
+        }
+        header.tensors.sort_by(|(_, a), (_, b)| a.data_offsets.cmp(&b.data_offsets));
+        Ok(header)
+    }
 }
 
 /// Where in the text an error of its parser is.
@@ -245,6 +294,16 @@ mod tests {
             let error = read(&header, data).unwrap_err();
             assert!(error.starts_with("f: header: byte "), "{error}");
         }
+        let twice = format!("{{{},{}}}", tensor("a", 8), tensor("a", 8));
+        assert_eq!(
+            read(&twice, 8).unwrap_err(),
+            "f: header: byte 57: the header: the name \"a\" comes twice at line 1 column 57; fetch the file again and \
+             compare its checksum"
+        );
+        let numbers = format!("{{\"__metadata__\":{{\"epoch\":3,\"lr\":[0.5],\"by\":\"me\"}},{}}}", tensor("a", 8));
+        assert_eq!(read(&numbers, 8), Ok(1));
+        assert_eq!(read(&format!("{{\"__metadata__\":null,{}}}", tensor("a", 8)), 8), Ok(1));
+        assert!(read(&format!("{{\"__metadata__\":{{}},\"__metadata__\":{{}},{}}}", tensor("a", 8)), 8).is_err());
         // Sixteen exabytes in all: the sum of the header's counts must not wrap around.
         let huge = |name: &str, start: u64, len: u64| {
             format!("\"{name}\":{{\"dtype\":\"U8\",\"shape\":[{len}],\"data_offsets\":[{start},{}]}}", start + len)

@@ -95,23 +95,26 @@ fn the_types_are_those_of_the_file() {
 fn a_checkpoint_tells_what_was_stripped_and_skipped() {
     for name in ["nested.pth", "nested_legacy.pth"] {
         let file = WeightFile::open(path(name)).unwrap();
-        assert_eq!((file.container(), file.stripped()), (Some("state_dict"), "module."));
+        let set = file.main().unwrap();
+        assert_eq!((set.key.as_deref(), &*set.stripped), (Some("state_dict"), "module."));
         let skipped: Vec<String> = file.skipped().iter().map(|s| format!("{}:{}", s.name, s.kind)).collect();
         assert_eq!(
             skipped.join(" "),
             "epoch:int arch:string best:tensor optimizer:dict rate:float shape:tuple dtype:dtype done:bool \
-             nothing:None :list"
+             nothing:None 7:list"
         );
     }
     let file = WeightFile::open(path("plain.pth")).unwrap();
-    assert_eq!((file.container(), file.stripped(), file.skipped().len()), (None, "", 0));
+    let set = file.main().unwrap();
+    assert_eq!((set.key.as_deref(), &*set.stripped, file.skipped().len()), (None, "", 0));
 }
 
 #[test]
 fn batch_norms_of_one_row_are_loaded_as_vectors() {
     let file = WeightFile::open(path("batch_norm_legacy.pth")).unwrap();
     let wanted = [("bn.bias", [5]), ("bn.weight", [5]), ("bn.running_var", [5]), ("bn.running_mean", [5])];
-    let values = load_tensors(&file, &wanted, &[]).unwrap();
+    let fit = fit(&file, &wanted, &[], &Choice::default()).unwrap();
+    let values: Vec<Vec<f32>> = fit.tensors.iter().map(|tensor| file.values(tensor).unwrap()).collect();
     let of = |name: &str| -> Vec<f32> {
         let bits = expected("batch_norm").into_iter().find(|tensor| tensor.name == name).unwrap().bits;
         bits.into_iter().map(|bits| f32::from_bits(bits.cast_unsigned())).collect()
@@ -120,24 +123,25 @@ fn batch_norms_of_one_row_are_loaded_as_vectors() {
 }
 
 #[test]
-fn pickles_of_other_things_are_refused_by_name() {
+fn pickles_that_run_something_are_refused_by_name() {
     for (name, place, what) in [
         ("hostile.pth", "hostile/data.pkl", "posix.system at byte 9"),
         ("hostile_legacy.pth", "object pickle", "posix.system at byte 78"),
         ("hostile_stack_global.pth", "hostile/data.pkl", "builtins.eval at byte 20"),
-        ("hostile_inst.pth", "hostile/data.pkl", "opcode INST at byte 9"),
-        ("module.pth", "archive/data.pkl", "torch.nn.modules.linear.Linear at byte 2"),
     ] {
         let error = WeightFile::open(path(name)).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            format!(
-                "{}: {place}: {what} is not a tensor; this file is not loaded. If you trust it, save \
-                 model.state_dict() from Python and load that",
-                path(name).display()
-            )
-        );
+        assert!(error.starts_with(&format!("{}: {place}: {what}", path(name).display())), "{error}");
+        assert!(error.contains(" runs code in whoever loads this file"), "{error}");
     }
+    let error = WeightFile::open(path("hostile_inst.pth")).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        format!(
+            "{}: hostile/data.pkl: opcode INST at byte 9 is not a tensor; this file is not loaded. If you trust it, save \
+             model.state_dict() from Python and load that",
+            path("hostile_inst.pth").display()
+        )
+    );
 }
 
 #[test]
@@ -155,13 +159,18 @@ fn files_that_hold_no_readable_tensors_say_what_to_do() {
         ),
         (
             "script.pt",
-            "script/constants.pkl: a TorchScript module, with code beside its tensors; save model.state_dict() with \
-             torch.save instead",
+            "script/constants.pkl: a TorchScript module, with code beside its tensors; save \
+             torch.jit.load(FILE).state_dict() with torch.save instead",
         ),
         (
             "no_tensors.pth",
-            "checkpoint: no tensors in it or under state_dict, model_state_dict, model, net, network; it holds \
-             \"epoch\" (int), \"nets\" (dict); save model.state_dict() with torch.save",
+            "checkpoint: no tensors under names; it holds \"epoch\" (int), \"nets\" (dict); save model.state_dict() with \
+             torch.save",
+        ),
+        (
+            "module.pth",
+            "checkpoint: a whole module was saved (a torch.nn.modules.linear.Linear); save model.state_dict() with \
+             torch.save in the place where its code is",
         ),
     ] {
         let error = WeightFile::open(path(name)).unwrap_err().to_string();
@@ -173,12 +182,19 @@ fn files_that_hold_no_readable_tensors_say_what_to_do() {
 fn what_is_no_weight_file_is_told() {
     let error = |bytes: &[u8]| WeightFile::from_bytes("f", bytes.to_vec()).unwrap_err().to_string();
     assert_eq!(
-        error(b"<html>\n<body>"),
-        "f: not a weight file: it starts with the bytes 3c 68 74 6d 6c 3e 0a 3c, expected safetensors or what \
+        error(b"{ \"a\": 1 }"),
+        "f: not a weight file: it starts with the bytes 7b 20 22 61 22 3a 20 31, expected safetensors or what \
          torch.save writes"
     );
-    assert!(error(b"").contains("starts with nothing, for it is empty"));
-    assert!(error(b"\x80\x02cposix\nsystem\n)R.").contains("first pickle: posix.system at byte 2 is not a tensor"));
+    assert_eq!(error(b""), "f: not a weight file: it is empty; fetch or write it again");
+    assert!(error(b"<html>\n<body>").contains("it is a web page; the download was answered with a page"));
+    assert!(error(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n").contains("`git lfs pull`"));
+    assert!(error(b"\x1f\x8b\x08").contains("it is compressed with gzip; unpack it"));
+    assert!(
+        error(b"{\"metadata\":{},\"weight_map\":{\"a\":\"m-2.safetensors\",\"b\":\"m-1.safetensors\"}}")
+            .contains("the index of weights in several files (m-1.safetensors, m-2.safetensors); join them in Python")
+    );
+    assert!(error(b"\x80\x02cposix\nsystem\n)R.").contains("first pickle: posix.system at byte 2 runs code"));
     assert!(error(b"\x80\x02}.").contains("it holds a dict, expected the magic number of torch.save"));
     let mut tar = vec![0; 512];
     tar[257..262].copy_from_slice(b"ustar");
@@ -189,7 +205,7 @@ fn what_is_no_weight_file_is_told() {
     assert!(error(&folder.path().join("none")).starts_with("cannot open "));
     assert!(error(folder.path()).starts_with("cannot read "));
     fs::write(folder.path().join("empty"), "").unwrap();
-    assert!(error(&folder.path().join("empty")).contains("it is empty"));
+    assert!(error(&folder.path().join("empty")).contains("it is empty; fetch"));
 }
 
 /// The file of `tests/data` with the first `from` overwritten by `to`, which is as long.

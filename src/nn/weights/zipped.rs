@@ -21,7 +21,8 @@ pub(super) fn read(file: &Path, bytes: &Bytes) -> Result<Contents, WeightError> 
     let script = format!("{folder}/constants.pkl");
     if archive.find(&script).is_some() {
         let what = "a TorchScript module, with code beside its tensors";
-        return Err(archive.unsupported(&script, what, "save model.state_dict() with torch.save instead"));
+        let help = "save torch.jit.load(FILE).state_dict() with torch.save instead";
+        return Err(archive.unsupported(&script, what, help));
     }
     if let Some(entry) = archive.find(&format!("{folder}/byteorder")) {
         let region = archive.region(entry)?;
@@ -107,6 +108,11 @@ impl<'a> Archive<'a> {
         });
         match (folders.next(), folders.next()) {
             (Some(folder), None) => Ok(folder),
+            (None, _) if self.zip.file_names_raw().any(|name| name.ends_with(b".npy")) => Err(self.unsupported(
+                "directory of the zip archive",
+                "an archive of NumPy arrays (.npz)",
+                "save {name: torch.from_numpy(array) for name, array in numpy.load(FILE).items()} with torch.save",
+            )),
             (None, _) => Err(self.unsupported(
                 "directory of the zip archive",
                 "it has no entry NAME/data.pkl, as torch.save writes it",
