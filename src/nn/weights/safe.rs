@@ -297,7 +297,7 @@ mod tests {
         let twice = format!("{{{},{}}}", tensor("a", 8), tensor("a", 8));
         assert_eq!(
             read(&twice, 8).unwrap_err(),
-            "f: header: byte 57: the header: the name \"a\" comes twice at line 1 column 57; fetch the file again and \
+            "f: header: byte 64: the header: the name \"a\" comes twice at line 1 column 57; fetch the file again and \
              compare its checksum"
         );
         let numbers = format!("{{\"__metadata__\":{{\"epoch\":3,\"lr\":[0.5],\"by\":\"me\"}},{}}}", tensor("a", 8));

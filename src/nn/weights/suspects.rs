@@ -5,20 +5,19 @@
 
 /// Modules of which every name is suspect, but for the [`HARMLESS`] ones.
 const MODULES: &str = "\
-    __builtin__ _ctypes _io _operator _pickle _posixsubprocess _socket _thread aiohttp asyncio atexit bdb \
+    _ctypes _io _operator _pickle _posixsubprocess _socket _thread aiohttp asyncio atexit bdb \
     builtins cPickle cProfile cffi cloudpickle codeop concurrent ctypes dill distutils doctest ensurepip \
     fileinput ftplib gc http httplib idlelib imp importlib inspect io lib2to3 linecache marshal \
     multiprocessing nt operator os pdb pickle pip pkgutil posix pty pydoc requests runpy setuptools shelve \
     shutil signal smtplib socket sqlite3 ssl subprocess sys telnetlib tempfile threading timeit types urllib \
     urllib2 webbrowser xmlrpc zipimport";
 
-/// What is plain data in those modules.
+/// What is plain data in those modules; Python 2 calls `builtins` otherwise, and so does protocol 2.
 const HARMLESS: &str = "\
-    __builtin__.bytearray __builtin__.complex __builtin__.dict __builtin__.float __builtin__.frozenset \
-    __builtin__.int __builtin__.list __builtin__.long __builtin__.object __builtin__.set __builtin__.str \
-    __builtin__.tuple _io.BytesIO builtins.bool builtins.bytearray builtins.bytes builtins.complex \
-    builtins.dict builtins.float builtins.frozenset builtins.int builtins.list builtins.object builtins.range \
-    builtins.set builtins.slice builtins.str builtins.tuple builtins.type io.BytesIO types.SimpleNamespace";
+    _io.BytesIO builtins.bool builtins.bytearray builtins.bytes builtins.complex builtins.dict builtins.float \
+    builtins.frozenset builtins.int builtins.list builtins.long builtins.object builtins.range builtins.set \
+    builtins.slice builtins.str builtins.tuple builtins.type builtins.unicode builtins.xrange io.BytesIO \
+    types.SimpleNamespace";
 
 /// Functions and modules of libraries that open, build or import what they are told to.
 const LIBRARIES: &str = "\
@@ -37,6 +36,7 @@ fn listed(list: &str, word: &str) -> bool {
 
 /// Whether a pickle that mentions `module.name` is out to run something in whoever loads it.
 pub(super) fn is_suspect(module: &str, name: &str) -> bool {
+    let module = if module == "__builtin__" { "builtins" } else { module };
     let full = format!("{module}.{name}");
     if listed(HARMLESS, &full) {
         return false;

@@ -164,7 +164,7 @@ fn files_that_hold_no_readable_tensors_say_what_to_do() {
         ),
         (
             "no_tensors.pth",
-            "checkpoint: no tensors under names; it holds \"epoch\" (int), \"nets\" (dict); save model.state_dict() with \
+            "checkpoint: no tensors under names; it holds \"epoch\" (int), \"nets\" (list); save model.state_dict() with \
              torch.save",
         ),
         (

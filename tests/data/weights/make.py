@@ -152,7 +152,7 @@ zipped("hostile.pth", "hostile", b"\x80\x02}X\x01\x00\x00\x00a" + SYSTEM[2:-1] +
 zipped("hostile_stack_global.pth", "hostile", b"\x80\x04\x8c\x08builtins\x94\x8c\x04eval\x94\x93\x8c\x011\x85R.", {})
 zipped("hostile_inst.pth", "hostile", b"\x80\x02(X\x01\x00\x00\x00aiposix\nsystem\n.", {})
 zipped("script.pt", "script", b"\x80\x02}.", {"constants.pkl": b"\x80\x02).", "code/__torch__.py": b""})
-torch.save({"epoch": 1, "nets": {"a": torch.ones(2)}}, "no_tensors.pth")
+torch.save({"epoch": 1, "nets": [torch.ones(2)]}, "no_tensors.pth")
 whole = io.BytesIO()
 torch.save(torch.nn.Linear(1, 1), whole)
 with open("module.pth", "wb") as file:
