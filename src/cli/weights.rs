@@ -58,7 +58,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Box<dyn std::error:
 /// The set of tensors under `key`, or the one that the file is about.
 fn chosen<'f>(file: &'f WeightFile, key: Option<&str>) -> Result<&'f TensorSet, WeightError> {
     let found = match key {
-        Some(key) => file.sets().iter().find(|set| set.key.as_deref() == Some(key)),
+        Some(key) => file.sets().iter().find(|set| set.is_under(key)),
         None => file.main(),
     };
     found.ok_or_else(|| WeightError::Key {
@@ -154,7 +154,8 @@ fn listing(
     }
     for other in file.sets().iter().filter(|other| other.key != set.key) {
         let key = other.key.as_deref().map_or("no key".to_owned(), |key| format!("--key {}", key.escape_debug()));
-        writeln!(out, "others: {} tensors under {key}", other.tensors.len())?;
+        let count = other.tensors.len();
+        writeln!(out, "others: {count} tensor{} under {key}", if count == 1 { "" } else { "s" })?;
     }
     if !set.stripped.is_empty() {
         writeln!(out, "every name had the prefix {}, left out here", set.stripped)?;
@@ -289,7 +290,7 @@ mod tests {
             rest,
             [
                 "the tensors are those under state_dict",
-                "others: 1 tensors under no key",
+                "others: 1 tensor under no key",
                 "every name had the prefix module., left out here",
                 "fits no backbone",
                 "tensor                  type  shape      elements",

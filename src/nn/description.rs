@@ -159,3 +159,47 @@ impl<B: Backend> Model<B> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::model::{Head, embed};
+
+    fn convnet4(seed: u64) -> Model<Native> {
+        let (head, backbone) = (Head::Identity, Backbone::Convnet4);
+        let architecture = Architecture { backbone, pooling: None, head, dim: 128, height: 16, width: 16 };
+        Model::new(&Native::default(), architecture, seed).unwrap()
+    }
+
+    #[test]
+    fn a_network_keeps_its_pixels_in_its_file() {
+        let (device, folder) = (Native::default(), tempfile::tempdir().unwrap());
+        let path = folder.path().join("model.safetensors");
+        let pixels: Vec<u8> = (0..16 * 16 * 3).map(|i| (i % 251) as u8).collect();
+        let mut model = convnet4(1);
+        let mut seen = Vec::new();
+        for (name, normalisation) in Normalisation::ALL {
+            model.normalisation = normalisation;
+            std::fs::write(&path, model.to_safetensors(&device).unwrap()).unwrap();
+            let file = WeightFile::open(&path).unwrap();
+            assert_eq!(normalisation_of(&file).unwrap().map(Normalisation::name), Some(name));
+            check_own(&file).unwrap();
+            let opened = Model::open(&device, &path).unwrap();
+            let vectors = embed(&device, &opened, &pixels).unwrap();
+            assert_eq!(vectors, embed(&device, &model, &pixels).unwrap());
+            assert!(!seen.contains(&vectors), "{name}");
+            seen.push(vectors);
+        }
+    }
+
+    #[test]
+    fn a_transformer_with_other_heads_in_the_same_shapes_is_refused_by_its_names() {
+        let names = ["module.base_encoder.cls_token", "module.momentum_encoder.cls_token"];
+        let tensors = names.iter().zip([[1.0], [2.0]].iter()).map(|(name, value)| (*name, &[1][..], &value[..]));
+        let file = WeightFile::from_bytes("moco", write_safetensors(tensors, &BTreeMap::new()).unwrap()).unwrap();
+        let choice = Choice { key: None, prefix: Some("module.base_encoder.".to_owned()) };
+        let fit = |backbone| backbone_fit(&file, backbone, &[("cls_token", [1])], &choice);
+        assert!(fit(Backbone::Resnet18).is_ok());
+        assert!(fit(Backbone::VitSmall16).unwrap_err().to_string().contains("12 heads of attention"));
+    }
+}

@@ -139,4 +139,29 @@ mod tests {
         std::fs::write(folder.path().join(ABOUT), "{\"pixels\": \"half\"}").unwrap();
         assert!(error(folder.path()).contains("holds 2 files, expected one"));
     }
+
+    #[test]
+    fn pixels_are_those_that_somebody_says_and_nobody_contradicts() {
+        use crate::nn::weights::write_safetensors;
+        let bytes = write_safetensors([("a", &[1][..], &[0.0][..])], &Default::default()).unwrap();
+        let found = |about: Option<Normalisation>, backbone, pixels| {
+            let file = WeightFile::from_bytes("f", bytes.clone()).unwrap();
+            let pretrained = Pretrained { file, about: about.map(|pixels| About { pixels }) };
+            let config = Config { backbone, pixels, ..Config::default() };
+            pretrained.normalisation(&config).map_err(|error| error.to_string())
+        };
+        let (vit, resnet) = (Backbone::VitSmall16, Backbone::Resnet50);
+        let [half, imagenet] = [Normalisation::Half, Normalisation::Imagenet].map(Some);
+        assert_eq!(found(None, resnet, None), Ok(None));
+        assert_eq!(found(None, resnet, half), Ok(half));
+        assert_eq!(found(imagenet, resnet, None), Ok(None));
+        assert_eq!(found(imagenet, vit, None), Ok(imagenet));
+        assert_eq!(found(half, vit, None), Ok(None));
+        assert_eq!(found(None, vit, imagenet), Ok(imagenet));
+        assert!(found(None, vit, None).unwrap_err().contains("`pixels: imagenet` for DINO, DeiT and most others"));
+        assert_eq!(
+            found(imagenet, vit, half).unwrap_err(),
+            "f: `pixels: half` is asked for, and the stage that fetched it says `imagenet`: leave `pixels` out"
+        );
+    }
 }

@@ -8,6 +8,7 @@ use safetensors::tensor::Dtype;
 use super::error::Flaw;
 use super::machine::Machine;
 use super::pickle::{Id, Value};
+use super::suspects::is_suspect;
 
 /// What a global name of a pickle stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,10 @@ pub(super) enum Callable {
     DefaultDict,
     /// `torch._utils._rebuild_parameter` and `_rebuild_parameter_with_state`: a tensor, and what is not kept.
     RebuildParameter,
+    /// `torch._tensor._rebuild_from_type_v2`: a function and its arguments, in between a class, and what is not kept.
+    RebuildFromType,
+    /// `builtins.getattr`: members of enums and methods of schedules are pickled as attributes.
+    Attribute,
     /// `torch.Size`
     Size,
     /// `torch.FloatStorage` and its kin: a word in the description of a storage, never called.
@@ -34,6 +39,8 @@ pub(super) fn find(module: &str, name: &str) -> Option<Callable> {
         ("collections", "OrderedDict") => Callable::OrderedDict,
         ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Callable::RebuildTensor,
         ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => Callable::RebuildParameter,
+        ("torch._tensor", "_rebuild_from_type_v2") => Callable::RebuildFromType,
+        ("builtins" | "__builtin__", "getattr") => Callable::Attribute,
         ("collections", "defaultdict") => Callable::DefaultDict,
         ("torch", "Size") => Callable::Size,
         ("torch" | "torch.cuda", storage) if storage.ends_with("Storage") => Callable::Storage(match storage {
@@ -79,6 +86,24 @@ pub(super) fn call<'a>(machine: &mut Machine<'a>, callable: Callable, arguments:
         (Callable::RebuildParameter, &[tensor, ..]) => match machine.get(tensor) {
             Value::Tensor(_) | Value::Opaque(_) => Ok(tensor),
             other => Err(machine.damaged(format!("a parameter is built of a {}, expected a tensor", other.kind()))),
+        },
+        (Callable::RebuildFromType, &[function, class, inner, ..]) => {
+            match (machine.get(function), machine.get(class), machine.get(inner)) {
+                (&Value::Callable(function @ Callable::RebuildTensor), Value::Class(class), Value::Tuple(inner))
+                    if **class == ("torch", "Tensor") =>
+                {
+                    let inner: Vec<Id> = inner.iter().take(6).copied().collect();
+                    call(machine, function, &inner)
+                }
+                _ => Ok(machine.add(Value::Opaque(class))),
+            }
+        }
+        (Callable::Attribute, &[of, name, ..]) => match (machine.get(of), machine.get(name)) {
+            (&Value::Class(_), &Value::Text(name)) if !is_suspect("", name) => Ok(machine.add(Value::Opaque(of))),
+            (&Value::Opaque(class), &Value::Text(name)) if !is_suspect("", name) => {
+                Ok(machine.add(Value::Opaque(class)))
+            }
+            _ => Err(Flaw::Suspect { at: machine.opcode_at(), what: "builtins.getattr".to_owned() }),
         },
         (Callable::Size, &[shape]) => match machine.get(shape) {
             Value::Tuple(_) => Ok(shape),

@@ -1,6 +1,6 @@
 //! The state dicts inside what was pickled: alone, or somewhere in a training checkpoint, one or several.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::callable::{StorageName, TensorParts};
 use super::error::Flaw;
@@ -16,6 +16,9 @@ const ASIDE: [&str; 2] = ["optim", "sched"];
 
 /// A state dict may lie this deep. A dict that holds itself ends sooner: each is looked into once.
 const DEPTH: usize = 8;
+
+/// Other keys of one dict that are kept: a hostile file has millions.
+const ALIASES: usize = 8;
 
 /// What a checkpoint holds besides its tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +54,8 @@ pub(super) struct Checkpoint<'a> {
 pub(super) struct NamedSet<'a> {
     /// The keys that lead to it, joined by dots.
     pub key: Option<String>,
+    /// Other keys that lead to the same dict.
+    pub aliases: Vec<String>,
     pub tensors: Vec<NamedParts<'a>>,
     pub unread: Vec<Unread>,
 }
@@ -68,11 +73,21 @@ pub(super) struct NamedParts<'a> {
 impl<'a> Checkpoint<'a> {
     /// The state dicts of a pickle.
     pub(super) fn find(pickle: &Pickle<'a>) -> Result<Self, Flaw> {
-        let mut walk = Walk { pickle, seen: HashSet::new(), path: Vec::new(), sets: Vec::new() };
+        let mut walk = Walk { pickle, seen: HashMap::new(), path: Vec::new(), sets: Vec::new() };
         walk.visit(pickle.root_id())?;
         let mut sets = walk.sets;
         if sets.iter().any(|set| !set.tensors.is_empty()) {
             sets.retain(|set| !set.tensors.is_empty());
+        }
+        for set in &mut sets {
+            // The most telling of its keys.
+            for place in 0..set.aliases.len() {
+                if let (Some(key), Some(alias)) = (&mut set.key, set.aliases.get_mut(place))
+                    && rank_of(alias) < rank_of(key)
+                {
+                    std::mem::swap(key, alias);
+                }
+            }
         }
         let main = (0..sets.len()).min_by_key(|&i| rank(&sets[i])).unwrap_or(0);
         let skipped = beside(pickle, sets.get(main).and_then(|set| set.key.as_deref()));
@@ -82,29 +97,46 @@ impl<'a> Checkpoint<'a> {
 
 /// Which set a listing is about: that under a usual key, else that at the top, else the largest.
 fn rank(set: &NamedSet<'_>) -> (usize, usize) {
-    let Some(key) = &set.key else { return (1000, 0) };
+    match set.key.as_deref().map_or(1000, rank_of) {
+        OTHER => (OTHER, usize::MAX - set.tensors.len()),
+        rank => (rank, 0),
+    }
+}
+
+/// The rank of keys that are not usual ones.
+const OTHER: usize = 2000;
+
+fn rank_of(key: &str) -> usize {
     let places: Option<Vec<usize>> =
         key.split('.').map(|part| CONTAINERS.iter().position(|container| *container == part)).collect();
     match places.as_deref() {
-        Some([place]) => (*place, 0),
-        Some([first, second]) => (10 * (first + 1) + second, 0),
-        _ => (2000, usize::MAX - set.tensors.len()),
+        Some([place]) => *place,
+        Some([first, second]) => 10 * (first + 1) + second,
+        _ => OTHER,
     }
 }
 
 /// Goes through dicts of dicts.
 struct Walk<'p, 'a> {
     pickle: &'p Pickle<'a>,
-    seen: HashSet<Id>,
+    /// The dicts that were looked into, with their places among `sets`.
+    seen: HashMap<Id, Option<usize>>,
     path: Vec<&'a str>,
     sets: Vec<NamedSet<'a>>,
 }
 
 impl<'a> Walk<'_, 'a> {
     fn visit(&mut self, dict: Id) -> Result<(), Flaw> {
-        if !self.seen.insert(dict) {
+        let key = (!self.path.is_empty()).then(|| self.path.join("."));
+        if let Some(seen) = self.seen.get(&dict) {
+            if let (Some(set), Some(key)) = (seen.and_then(|place| self.sets.get_mut(place)), key)
+                && set.aliases.len() < ALIASES
+            {
+                set.aliases.push(key);
+            }
             return Ok(());
         }
+        self.seen.insert(dict, None);
         let entries = named(self.pickle, self.pickle.get(dict));
         let (mut tensors, mut unread) = (Vec::new(), Vec::new());
         for &(name, id) in &entries {
@@ -118,8 +150,8 @@ impl<'a> Walk<'_, 'a> {
             }
         }
         if !tensors.is_empty() || !unread.is_empty() {
-            let key = (!self.path.is_empty()).then(|| self.path.join("."));
-            self.sets.push(NamedSet { key, tensors, unread });
+            self.seen.insert(dict, Some(self.sets.len()));
+            self.sets.push(NamedSet { key, aliases: Vec::new(), tensors, unread });
         }
         for (name, id) in entries {
             let lower = name.to_lowercase();

@@ -71,6 +71,8 @@ impl TensorInfo {
 pub struct TensorSet {
     /// The keys that lead to it in a training checkpoint, joined by dots: `state_dict`. None for a file that is the state dict.
     pub key: Option<String>,
+    /// Other keys of the same state dict.
+    pub aliases: Vec<String>,
     /// The prefix that all names had and that [`TensorInfo::name`] lacks: `module.`, or nothing.
     pub stripped: String,
     /// In the order of the state dict, or of the bytes in a safetensors file.
@@ -87,7 +89,12 @@ impl TensorSet {
         for (tensor, name) in tensors.iter_mut().zip(names) {
             tensor.name = name;
         }
-        Self { key, stripped, tensors, unread }
+        Self { key, aliases: Vec::new(), stripped, tensors, unread }
+    }
+
+    /// Whether it lies under `key`.
+    pub fn is_under(&self, key: &str) -> bool {
+        self.key.as_deref() == Some(key) || self.aliases.iter().any(|alias| alias == key)
     }
 }
 
@@ -151,7 +158,7 @@ impl Contents {
                     layout: parts.layout,
                 });
             }
-            contents.sets.push(TensorSet::new(set.key, tensors, set.unread));
+            contents.sets.push(TensorSet { aliases: set.aliases, ..TensorSet::new(set.key, tensors, set.unread) });
         }
         if contents.sets.iter().all(|set| set.tensors.is_empty()) {
             contents.nothing = Some(checkpoint.root);

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 
-use super::callable;
+use super::callable::{self, Callable};
 use super::error::Flaw;
 use super::pickle::{Id, Value, full_name};
 use super::suspects::is_suspect;
@@ -30,6 +30,8 @@ pub(super) struct Machine<'a> {
     memo: HashMap<u64, Id>,
     /// Copied out of lists so far.
     pairs: usize,
+    /// Where `getattr` was named and not yet used for anything harmless.
+    attribute: Option<usize>,
 }
 
 impl<'a> Machine<'a> {
@@ -44,6 +46,7 @@ impl<'a> Machine<'a> {
             marks: Vec::new(),
             memo: HashMap::new(),
             pairs: 0,
+            attribute: None,
         }
     }
 
@@ -76,7 +79,12 @@ impl<'a> Machine<'a> {
                     return Err(self.damaged(format!("a frame of {length} bytes, of which {} are there", self.left())));
                 }
             }
-            b'.' => return self.pop().map(Some),
+            b'.' => {
+                if let Some(at) = self.attribute {
+                    return Err(Flaw::Suspect { at, what: "builtins.getattr".to_owned() });
+                }
+                return self.pop().map(Some);
+            }
 
             b'N' => self.push(Value::None),
             b'\x88' => self.push(Value::Bool(true)),
@@ -204,6 +212,9 @@ impl<'a> Machine<'a> {
                 // Lent rather than copied: the same tuple may be used a million times.
                 let lent = std::mem::take(items);
                 let made = callable::call(self, callable, &lent)?;
+                if callable == Callable::Attribute {
+                    self.attribute = None;
+                }
                 if let Some(Value::Tuple(items)) = self.values.get_mut(arguments) {
                     *items = lent;
                 }
@@ -443,7 +454,12 @@ impl<'a> Machine<'a> {
 
     fn global(&mut self, module: &'a str, name: &'a str) -> Result<(), Flaw> {
         match callable::find(module, name) {
-            Some(callable) => self.push(Value::Callable(callable)),
+            Some(callable) => {
+                if callable == Callable::Attribute {
+                    self.attribute = Some(self.opcode_at);
+                }
+                self.push(Value::Callable(callable));
+            }
             None if is_suspect(module, name) => {
                 return Err(Flaw::Suspect { at: self.opcode_at, what: full_name(module, name) });
             }

@@ -82,7 +82,7 @@ pub fn fit<'f, N: AsRef<str>, S: AsRef<[usize]>>(
     choice: &Choice,
 ) -> Result<Fit<'f>, WeightError> {
     let wanted: Vec<(&str, &[usize])> = wanted.iter().map(|(name, shape)| (name.as_ref(), shape.as_ref())).collect();
-    let unknown = |key: &&String| !file.sets().iter().any(|set| set.key.as_ref() == Some(*key));
+    let unknown = |key: &&String| !file.sets().iter().any(|set| set.is_under(key));
     if let Some(key) = choice.key.as_ref().filter(unknown) {
         let keys = file.sets().iter().map(|set| set.key.clone().unwrap_or_else(|| "none, at the top".to_owned()));
         return Err(WeightError::Key { file: file.path().to_path_buf(), key: key.clone(), keys: keys.collect() });
@@ -93,7 +93,7 @@ pub fn fit<'f, N: AsRef<str>, S: AsRef<[usize]>>(
         .flat_map(|set| prefixes(set, &wanted).into_iter().map(move |prefix| (set, prefix)))
         .collect();
     let chosen = |place: &&(&TensorSet, String)| {
-        choice.key.as_ref().is_none_or(|key| place.0.key.as_ref() == Some(key))
+        choice.key.as_ref().is_none_or(|key| place.0.is_under(key))
             && choice.prefix.as_ref().is_none_or(|prefix| *full(place.0, &place.1) == *bare(prefix))
     };
     let attempt = |place: &(&'f TensorSet, String)| Attempt::new(place.0, &place.1, &wanted, ignorable);
@@ -119,7 +119,7 @@ pub fn fit<'f, N: AsRef<str>, S: AsRef<[usize]>>(
     // The nearest place: of those that were asked for if there is any, else the main state dict as it is.
     let mut attempts: Vec<Attempt<'_>> = places.iter().filter(chosen).map(attempt).collect();
     attempts.sort_by_key(|attempt| usize::MAX - attempt.matched.len());
-    let asked = file.sets().iter().find(|set| choice.key.is_some() && set.key == choice.key).or(file.main());
+    let asked = file.sets().iter().find(|set| choice.key.as_ref().is_some_and(|key| set.is_under(key))).or(file.main());
     let none = || asked.map(|set| Attempt::new(set, choice.prefix.as_deref().unwrap_or_default(), &wanted, ignorable));
     let fitting =
         places.iter().map(attempt).filter(Attempt::fits).map(|fit| told(file, fit.set, &fit.prefix)).collect();

@@ -34,7 +34,7 @@ fn listed(list: &str, word: &str) -> bool {
     list.split_ascii_whitespace().any(|known| known == word)
 }
 
-/// Whether a pickle that mentions `module.name` is out to run something in whoever loads it.
+/// Whether a pickle that mentions `module.name`, or an attribute where `module` is empty, is out to run something in whoever loads it.
 pub(super) fn is_suspect(module: &str, name: &str) -> bool {
     let module = if module == "__builtin__" { "builtins" } else { module };
     let full = format!("{module}.{name}");
@@ -47,8 +47,9 @@ pub(super) fn is_suspect(module: &str, name: &str) -> bool {
     let last = attributes.next().unwrap_or_default();
     module.split('.').next().is_some_and(|first| listed(MODULES, first))
         || listed(FUNCTIONS, last)
-        // An attribute of an attribute reaches everything that a module has imported.
+        // An attribute, and one of an attribute, reaches everything that a module has imported.
         || attributes.any(|part| listed(MODULES, part))
+        || module.is_empty() && listed(MODULES, last)
         || name.split('.').any(dunder)
         || LIBRARIES.split_ascii_whitespace().any(below)
 }
@@ -96,6 +97,12 @@ mod tests {
             assert!(is_suspect(module, name), "{full}");
         }
         assert!(is_suspect("torch", "os.system") && is_suspect("torch", "serialization.os.popen"));
+        assert!(
+            is_suspect("", "os")
+                && is_suspect("", "system")
+                && is_suspect("", "__dict__")
+                && !is_suspect("", "_annealing_cos")
+        );
         assert!(is_suspect("a", "b.__class__.__subclasses__") && is_suspect("a", "__globals__"));
         for full in [
             "argparse.Namespace",

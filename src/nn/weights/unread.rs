@@ -35,7 +35,8 @@ const KINDS: [(&str, &str, &str); 13] = [
 
 /// What `class` makes, if it is a tensor or an array, and what to do about it.
 pub(super) fn unread_kind(class: &str) -> Option<(&'static str, &'static str)> {
-    let scalar = class.starts_with("numpy.") && (class.ends_with(".scalar") || class.ends_with(".dtype"));
+    let scalar =
+        class.starts_with("numpy.") && !["._reconstruct", "._frombuffer"].iter().any(|end| class.ends_with(end));
     KINDS.iter().find(|(start, ..)| class.starts_with(start) && !scalar).map(|&(_, what, help)| (what, help))
 }
 
@@ -48,6 +49,7 @@ mod tests {
         let what = |class: &str| unread_kind(class).map(|(what, _)| what);
         assert_eq!(what("numpy._core.multiarray._reconstruct"), Some("a NumPy array"));
         assert_eq!(what("numpy.core.multiarray.scalar"), None);
+        assert_eq!(what("numpy.random._pickle.__randomstate_ctor"), None);
         assert_eq!(what("argparse.Namespace"), None);
         assert_eq!(what("torch._utils._rebuild_sparse_csr_tensor"), Some("a sparse tensor"));
         assert_eq!(what("torch.ComplexFloatStorage"), Some("a tensor of complex numbers"));

@@ -93,6 +93,8 @@ save("query_key.pth", {"state_dict": {**state(1.0, "module.encoder_q."), **state
 twice = state()
 save("aliases.pth", {"state_dict": twice, "model": {"backbone." + name: value for name, value in twice.items()}})
 
+save("twice.pth", {"ema": twice, "state_dict": twice})
+
 # What is no weights.
 save("list.pth", list(state().values()))
 save("tensor.pt", torch.ones(4, 2))

@@ -52,6 +52,12 @@ fn the_weights_are_found_in_all_wrappers_and_the_rest_is_passed_over() {
         // What is told is what may be asked for.
         assert_eq!(first(&file, &fits(&file, &fit.choice).unwrap()), 1.0, "{name}");
     }
+    // One dict under two keys: either may be asked for.
+    let file = open("twice.pth");
+    assert_eq!(file.main().and_then(|set| set.key.as_deref()), Some("state_dict"));
+    for key in ["state_dict", "ema"] {
+        assert!(fits(&file, &choice(Some(key), None)).is_ok(), "{key}");
+    }
     let file = open("inner.pth");
     let inner = [("layer1.conv1.weight", vec![2, 2]), ("layer1.bn1.bias", vec![2])];
     assert!(fit(&file, &inner, &[], &Choice::default()).is_ok());

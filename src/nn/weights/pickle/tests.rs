@@ -130,6 +130,42 @@ fn other_names_and_what_is_made_with_them_are_opaque() {
 }
 
 #[test]
+fn attributes_of_opaque_values_are_opaque_and_the_way_to_a_module_is_refused() {
+    let getattr = b"cbuiltins\ngetattr\n".as_slice();
+    let method = [getattr, b"ctorch.optim.lr_scheduler\nOneCycleLR\n)\x81U\x0e_annealing_cos\x86R"].concat();
+    let member = [getattr, b"cmy.package\nColour\nU\x03RED\x86R"].concat();
+    for made in [&method, &member] {
+        let bytes = pickle(&[made]);
+        let pickle = read(&bytes).unwrap();
+        assert!(matches!(pickle.root(), Value::Opaque(_)));
+    }
+    for arguments in [
+        b"ctorch\nserialization\nU\x02os\x86".as_slice(),
+        b"ctorch\nserialization\nU\x08__dict__\x86",
+        b"U\x01aU\x01b\x86",
+        b"carg\nA\nK\x01\x86",
+    ] {
+        assert_eq!(suspect(&[getattr, arguments, b"R"]).1, "builtins.getattr");
+    }
+}
+
+#[test]
+fn a_tensor_with_attributes_is_a_tensor_and_one_of_another_class_is_not() {
+    let tensor = |class: &[u8]| {
+        let storage = b"(U\x07storagectorch\nFloatStorage\nU\x01kU\x03cpuK\x06tQ".as_slice();
+        let arguments = [b"(".as_slice(), storage, b"K\0K\x01\x85K\x01\x85\x89}t"].concat();
+        let function = b"ctorch._utils\n_rebuild_tensor_v2\n".as_slice();
+        pickle(&[b"}U\x01wctorch._tensor\n_rebuild_from_type_v2\n(", function, class, &arguments, b"}tRs"])
+    };
+    let bytes = tensor(b"ctorch\nTensor\n");
+    let pickle = read(&bytes).unwrap();
+    assert_eq!(Checkpoint::find(&pickle).unwrap().sets[0].tensors[0].layout.shape, [1]);
+    let bytes = tensor(b"cmy\nQuantised\n");
+    let pickle = read(&bytes).unwrap();
+    assert!(Checkpoint::find(&pickle).unwrap().sets.is_empty());
+}
+
+#[test]
 fn a_tensor_that_is_made_of_an_opaque_value_is_one() {
     let storage = b"(U\x07storagectorch\nComplexFloatStorage\nU\x01kU\x03cpuK\x06tQ".as_slice();
     let tensor =
