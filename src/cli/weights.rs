@@ -41,7 +41,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Box<dyn std::error:
     let Command::Inspect(args) = &args.command;
     let file = WeightFile::open(&args.file)?;
     let set = chosen(&file, args.key.as_deref())?;
-    let fits = fits(&file);
+    let (fits, nearest) = fits(&file);
     let rows = set
         .tensors
         .iter()
@@ -50,7 +50,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Box<dyn std::error:
     if args.json {
         writeln!(out, "{:#}", document(&file, set, &fits, &rows))?;
     } else {
-        listing(&file, set, &fits, &rows, out)?;
+        listing(&file, set, (&fits, nearest.as_deref()), &rows, out)?;
     }
     Ok(true)
 }
@@ -77,12 +77,13 @@ struct Fits {
     pixels: String,
 }
 
-/// The backbones whose weights the file has.
-fn fits(file: &WeightFile) -> Vec<Fits> {
+/// The backbones whose weights the file has; without any, what keeps the nearest from it, in words.
+fn fits(file: &WeightFile) -> (Vec<Fits>, Option<String>) {
+    let mut nearest: Option<(usize, String)> = None;
     // Positions are learned for one size; every other backbone takes the usual one.
     let positions = file.sets().iter().flat_map(|set| &set.tensors).find(|tensor| tensor.name.ends_with("pos_embed"));
     let patches = positions.and_then(|tensor| Some(tensor.shape.get(1)?.checked_sub(1)?.isqrt())).unwrap_or(14);
-    let fits = |&(_, backbone): &(&str, Backbone)| {
+    let fit = |&(name, backbone): &(&str, Backbone)| {
         let side = if backbone == Backbone::VitSmall16 { patches.saturating_mul(16) } else { 224 };
         let (head, dim) = (Head::Identity, backbone.features());
         let architecture = Architecture { backbone, pooling: None, head, dim, height: side, width: side };
@@ -90,6 +91,20 @@ fn fits(file: &WeightFile) -> Vec<Fits> {
             Ok(fit) => Ok((fit.tensors.len(), fit.choice)),
             Err(Error::Weights(WeightError::Ambiguous { choices, .. })) => Err(choices.join(" or ")),
             Err(Error::Description(message)) => Err(message),
+            Err(Error::Weights(WeightError::Unmatched(unmatched))) => {
+                let (missing, misshapen) = (unmatched.missing.len(), unmatched.misshapen.len());
+                if 2 * (missing + misshapen) < unmatched.wanted {
+                    let wrong = missing + misshapen + unmatched.unexpected.len();
+                    let words = format!(
+                        "{name}: {missing} of {} names missing, {} unexpected, {misshapen} of another shape{}",
+                        unmatched.wanted,
+                        unmatched.unexpected.len(),
+                        unmatched.hint.map_or_else(String::new, |hint| format!("; {hint}"))
+                    );
+                    nearest = nearest.take().filter(|(least, _)| *least <= wrong).or(Some((wrong, words)));
+                }
+                return None;
+            }
             Err(_) => return None,
         };
         let pixels = match (normalisation_of(file), backbone.normalisations()) {
@@ -102,7 +117,9 @@ fn fits(file: &WeightFile) -> Vec<Fits> {
         };
         Some(Fits { backbone, found, pixels })
     };
-    Backbone::ALL.iter().filter_map(fits).collect()
+    let fits: Vec<Fits> = Backbone::ALL.iter().filter_map(fit).collect();
+    let nearest = nearest.map(|(_, words)| words).filter(|_| fits.is_empty());
+    (fits, nearest)
 }
 
 type Row<'a> = (&'a TensorInfo, Option<Summary>);
@@ -141,7 +158,7 @@ fn totals(set: &TensorSet) -> (usize, usize, usize) {
 fn listing(
     file: &WeightFile,
     set: &TensorSet,
-    fits: &[Fits],
+    (fits, nearest): (&[Fits], Option<&str>),
     rows: &[Row<'_>],
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
@@ -168,7 +185,8 @@ fn listing(
         }
     }
     if fits.is_empty() {
-        writeln!(out, "fits no backbone")?;
+        let nearest = nearest.map_or_else(String::new, |nearest| format!("; the nearest is {nearest}"));
+        writeln!(out, "fits no backbone{nearest}")?;
     }
     for unread in &set.unread {
         writeln!(out, "not read: {} ({})", unread.name.escape_debug(), unread.class)?;
@@ -306,6 +324,48 @@ mod tests {
                  optimizer (dict), rate (float), shape (tuple), dtype (dtype), done (bool), ...",
             ]
         );
+    }
+
+    #[test]
+    fn a_listing_says_which_backbone_a_file_fits_and_how() {
+        use crate::nn::weights::write_safetensors;
+        use crate::nn::{Model, Native};
+        let (head, backbone, device) = (Head::Identity, Backbone::Convnet4, Native::default());
+        let architecture = Architecture { backbone, pooling: None, head, dim: 128, height: 16, width: 16 };
+        let model = Model::new(&device, architecture, 0).unwrap();
+        let tensors: Vec<_> =
+            model.tensors().map(|t| (format!("net.{}", t.name), t.shape.clone(), t.file_order(&device))).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f").display().to_string();
+        let listed = |count: usize| {
+            let named =
+                tensors.iter().take(count).map(|(name, shape, values)| (name.as_str(), &shape[..], &values[..]));
+            std::fs::write(&path, write_safetensors(named, &Default::default()).unwrap()).unwrap();
+            (call(&["inspect", &path]).unwrap(), call(&["inspect", &path, "--json"]).unwrap())
+        };
+        let (text, json) = listed(tensors.len());
+        let all = tensors.len();
+        let fits = format!("fits convnet4: {all} tensors, `weights: {{ prefix: net. }}`; pixels: half\n");
+        assert!(text.contains(&fits), "{text}");
+        let document: Value = serde_json::from_str(&json).unwrap();
+        let expected =
+            json!([{ "backbone": "convnet4", "tensors": all, "weights": { "prefix": "net." }, "pixels": "half" }]);
+        assert_eq!(document["fits"], expected);
+        let (text, _) = listed(all - 1);
+        let nearest = format!("fits no backbone; the nearest is convnet4: 1 of {all} names missing, 0 unexpected");
+        assert!(text.contains(&nearest), "{text}");
+    }
+
+    #[test]
+    fn a_set_of_several_is_listed_by_its_key() {
+        let path = data("checkpoints/student_teacher.pth");
+        let text = call(&["inspect", &path, "--key", "teacher"]).unwrap();
+        assert!(
+            text.contains("the tensors are those under teacher\nothers: 2 tensors under --key student\n"),
+            "{text}"
+        );
+        let error = call(&["inspect", &path, "--key", "pupil"]).unwrap_err();
+        assert!(error.ends_with("there are no tensors under the key \"pupil\"; there are some under student, teacher"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::backend::Backend;
 use super::model::{Architecture, Backbone, Model, Normalisation, Pixels};
 use super::native::Native;
 use super::tensor::{NamedTensor, Part};
-use super::weights::{Choice, Fit, TensorInfo, WeightFile, fit, write_safetensors};
+use super::weights::{Choice, Fit, TensorInfo, WeightError, WeightFile, fit, write_safetensors};
 
 /// The key of the file's metadata that says what the network is.
 const KEY: &str = "meanfield";
@@ -91,16 +91,19 @@ fn backbone_fit<'f, N: AsRef<str>, S: AsRef<[usize]>>(
     wanted: &[(N, S)],
     choice: &Choice,
 ) -> Result<Fit<'f>, Error> {
-    let found = fit(file, wanted, &ASIDE, choice)?;
-    let prefix = found.choice.prefix.as_deref().unwrap_or_default();
-    if backbone == Backbone::VitSmall16
-        && ["base_encoder.", "momentum_encoder."].iter().any(|part| prefix.contains(part))
-    {
+    let found = fit(file, wanted, &ASIDE, choice);
+    let places = match &found {
+        Ok(fit) => vec![fit.choice.to_string()],
+        Err(WeightError::Ambiguous { choices, .. }) => choices.clone(),
+        Err(_) => Vec::new(),
+    };
+    let moco = |place: &String| ["base_encoder.", "momentum_encoder."].iter().any(|part| place.contains(part));
+    if backbone == Backbone::VitSmall16 && places.iter().any(moco) {
         let message = "it is of MoCo v3, whose ViT-S has 12 heads of attention; vit_small_16 has 6, in tensors of the same \
                        shapes";
         return Err(Error::Description(message.to_owned()));
     }
-    Ok(found)
+    Ok(found?)
 }
 
 impl<B: Backend> Model<B> {
@@ -201,5 +204,7 @@ mod tests {
         let fit = |backbone| backbone_fit(&file, backbone, &[("cls_token", [1])], &choice);
         assert!(fit(Backbone::Resnet18).is_ok());
         assert!(fit(Backbone::VitSmall16).unwrap_err().to_string().contains("12 heads of attention"));
+        let either = backbone_fit(&file, Backbone::VitSmall16, &[("cls_token", [1])], &Choice::default());
+        assert!(either.unwrap_err().to_string().contains("12 heads of attention"));
     }
 }

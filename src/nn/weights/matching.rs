@@ -383,6 +383,8 @@ pub fn shape_words(shape: &[usize]) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::nn::weights::write_safetensors;
 
@@ -447,5 +449,33 @@ mod tests {
              2 of another shape: conv1.weight is 8x1x3x1, expected 4x3x7x7, scalar is scalar, expected 2\n\
              `meanfield weights inspect` lists what the file holds; give the architecture that it was saved from"
         );
+    }
+
+    proptest! {
+        #[test]
+        fn names_are_found_behind_any_prefix_and_beside_anything(
+            prefix in prop::collection::vec(prop::sample::select(vec!["module", "model", "backbone", "net", "0"]), 0..4),
+            beside in prop::collection::vec(prop::sample::select(vec!["step", "other.a.w", "b", "a"]), 0..3),
+        ) {
+            let prefix: String = prefix.iter().map(|part| format!("{part}.")).collect();
+            let mut tensors = vec![(format!("{prefix}a.w"), 2), (format!("{prefix}a.b"), 3)];
+            tensors.extend(beside.iter().map(|name| (format!("zz.{name}"), 5)));
+            tensors.sort();
+            tensors.dedup();
+            let values = [0.5; 5];
+            let named = tensors.iter().map(|(name, len)| (name.as_str(), std::slice::from_ref(len), &values[..*len]));
+            let file = WeightFile::from_bytes("f", write_safetensors(named, &BTreeMap::new()).unwrap()).unwrap();
+            let found = fit(&file, &[("a.w", [2]), ("a.b", [3])], &[], &Choice::default());
+            // At the top everything is under the prefix, and must be wanted.
+            if prefix.is_empty() && tensors.len() > 2 {
+                prop_assert!(found.is_err());
+            } else {
+                let fit = found.unwrap();
+                prop_assert_eq!(fit.choice.prefix.as_deref(), Some(&*prefix));
+                prop_assert_eq!(fit.others, tensors.len() - 2);
+                let shapes: Vec<&[usize]> = fit.tensors.iter().map(|tensor| &tensor.shape[..]).collect();
+                prop_assert_eq!(shapes, [&[2][..], &[3]]);
+            }
+        }
     }
 }
