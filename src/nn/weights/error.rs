@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::matching::Unmatched;
+use super::unmatched::Unmatched;
 use crate::format::Known;
 
 /// Why a weight file could not be read, matched or written.

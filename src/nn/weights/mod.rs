@@ -8,7 +8,7 @@
 //! | `suspects`, `unread` | names that run code; tensors of kinds that are not read |
 //! | `checkpoint`, `prefix` | the state dicts inside a training checkpoint; the prefixes of wrappers |
 //! | `layout` | strides, offsets, element types |
-//! | `matching`, `naming` | which tensor of a file is which of a network |
+//! | `matching`, `naming`, `unmatched` | which tensor of a file is which of a network, and what does not fit |
 //!
 //! Files are anyone's: nothing in them is executed, and no count in them is believed before the bytes behind it are
 //! seen.
@@ -28,12 +28,14 @@ mod safe;
 mod suspects;
 #[cfg(test)]
 mod tests;
+mod unmatched;
 mod unread;
 mod zipped;
 
 pub use checkpoint::{Skipped, Unread};
 pub use error::WeightError;
 pub use file::{Format, TensorInfo, TensorSet, WeightFile};
-pub use matching::{Choice, Fit, Misshapen, Missing, Unmatched, fit, shape_words};
+pub use matching::{Choice, Fit, fit};
 pub use safe::{NamedValues, write_safetensors};
 pub use safetensors::tensor::Dtype;
+pub use unmatched::{Misshapen, Missing, Unmatched, shape_words};

@@ -1,0 +1,94 @@
+//! One error that names everything of a file that does not fit a network.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::matching::{Choice, SHOWN};
+
+/// The tensors of a file against those of a network.
+#[derive(Debug, PartialEq)]
+pub struct Unmatched {
+    pub file: PathBuf,
+    /// How many tensors the network has.
+    pub wanted: usize,
+    /// Where in the file it was looked for; none for all of it.
+    pub place: Option<Choice>,
+    pub missing: Vec<Missing>,
+    /// Tensors of the file that the network lacks, in the order of the file.
+    pub unexpected: Vec<String>,
+    pub misshapen: Vec<Misshapen>,
+    /// Places of the file where all would fit.
+    pub fitting: Vec<Choice>,
+    pub hint: Option<&'static str>,
+}
+
+/// A tensor of the network that the file lacks.
+#[derive(Debug, PartialEq)]
+pub struct Missing {
+    pub name: String,
+    /// The unexpected name most like it, for the first few.
+    pub nearest: Option<String>,
+    /// What the file has under the name that is not read, and what to do.
+    pub unread: Option<String>,
+}
+
+/// A tensor whose shape in the file is not the network's.
+#[derive(Debug, PartialEq)]
+pub struct Misshapen {
+    pub name: String,
+    pub found: Vec<usize>,
+    pub expected: Vec<usize>,
+}
+
+impl std::error::Error for Unmatched {}
+
+impl fmt::Display for Unmatched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: not the weights of this network of {} tensors", self.file.display(), self.wanted)?;
+        if let Some(place) = &self.place {
+            write!(f, ", looked for with `{place}`")?;
+        }
+        list(f, "missing", &self.missing, |Missing { name, nearest, unread }| match (unread, nearest) {
+            (Some(unread), _) => format!("{name} (in the file it is {unread})"),
+            (None, Some(nearest)) => format!("{name} (the file has {nearest})"),
+            (None, None) => name.clone(),
+        })?;
+        list(f, "unexpected", &self.unexpected, |name| name.escape_debug().to_string())?;
+        list(f, "of another shape", &self.misshapen, |Misshapen { name, found, expected }| {
+            format!("{name} is {}, expected {}", shape_words(found), shape_words(expected))
+        })?;
+        for fitting in self.fitting.iter().take(SHOWN) {
+            write!(f, "\nall {} names fit with `{fitting}`", self.wanted)?;
+        }
+        if let Some(hint) = self.hint {
+            write!(f, "\n{hint}")?;
+        }
+        if self.fitting.is_empty() {
+            f.write_str(
+                "\n`meanfield weights inspect` lists what the file holds; give the architecture that it was saved from",
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// One line of the message, cut.
+fn list<T>(f: &mut fmt::Formatter<'_>, what: &str, items: &[T], words: impl Fn(&T) -> String) -> fmt::Result {
+    if items.is_empty() {
+        return Ok(());
+    }
+    let shown: Vec<String> = items.iter().take(SHOWN).map(words).collect();
+    write!(f, "\n  {} {what}: {}", items.len(), shown.join(", "))?;
+    match items.len() - shown.len() {
+        0 => Ok(()),
+        left => write!(f, " and {left} more"),
+    }
+}
+
+/// A shape as people write it: `64x3x7x7`, and `scalar` for none.
+pub fn shape_words(shape: &[usize]) -> String {
+    if shape.is_empty() {
+        return "scalar".to_owned();
+    }
+    shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x")
+}
