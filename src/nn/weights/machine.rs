@@ -225,7 +225,8 @@ impl<'a> Machine<'a> {
                 self.make()?;
             }
             b'\x92' => {
-                (self.pop()?, self.pop()?);
+                self.pop()?;
+                self.pop()?;
                 self.make()?;
             }
             b'b' => {

@@ -114,7 +114,7 @@ impl<'de> Visitor<'de> for Entries {
                 header.tensors.push((name, tensor));
             }
         }
-        header.tensors.sort_by(|(_, a), (_, b)| a.data_offsets.cmp(&b.data_offsets));
+        header.tensors.sort_by_key(|(_, tensor)| tensor.data_offsets);
         Ok(header)
     }
 }
