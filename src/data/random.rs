@@ -25,6 +25,19 @@ pub fn stream(seed: u64, purpose: &str, epoch: u64, item: u64) -> Stream {
     Stream { generator: ChaCha8Rng::from_seed(*hasher.finalize().as_bytes()) }
 }
 
+/// One seed of several whole numbers, such as those of a fold and a run: the number itself if it is alone, else a hash, which their
+/// order is part of. Seeds that differ in one of the numbers have nothing in common.
+pub fn seed_of(numbers: &[u64]) -> u64 {
+    if let [alone] = numbers {
+        return *alone;
+    }
+    let mut hasher = blake3::Hasher::new_derive_key("meanfield 2026 seed of several numbers v1");
+    for number in numbers {
+        hasher.update(&number.to_le_bytes());
+    }
+    hasher.finalize().as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
 impl Stream {
     /// The next 64 random bits.
     pub fn bits(&mut self) -> u64 {
@@ -93,6 +106,19 @@ mod tests {
         for other in [first(2, "flip", 2, 3), first(1, "shift", 2, 3), first(1, "flip", 3, 3), first(1, "flip", 2, 4)] {
             assert_ne!(reference, other);
         }
+    }
+
+    #[test]
+    fn a_seed_of_one_number_is_that_number_and_one_of_several_depends_on_each_and_on_their_order() {
+        assert_eq!([0, 7, u64::MAX].map(|number| seed_of(&[number])), [0, 7, u64::MAX]);
+        let mut seeds: Vec<u64> = (0..4).flat_map(|fold| (0..11).map(move |run| seed_of(&[fold, run]))).collect();
+        seeds.extend((0..11).chain([seed_of(&[0, 0, 0]), seed_of(&[1, 0, 0])]));
+        let all = seeds.len();
+        seeds.sort_unstable();
+        seeds.dedup();
+        assert_eq!(seeds.len(), all);
+        // Results depend on it.
+        assert_eq!(seed_of(&[1, 2]), 4_548_606_461_216_370_660);
     }
 
     #[test]

@@ -70,6 +70,9 @@ pub enum Init {
     Normal,
     /// Each element from N(0, 2 / fan), fan being the number of rows (Kaiming normal, fan-out, of a rows x cols matrix).
     KaimingNormalFanOut,
+    /// Each element uniform within the root of 1 / rows: PyTorch's Kaiming uniform with `a` the root of 5, of the transposed matrix, for
+    /// the code that it is from has a column where this has a row.
+    KaimingUniform,
     /// Each element this number.
     Constant(f64),
 }

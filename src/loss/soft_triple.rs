@@ -35,8 +35,9 @@ use crate::simd::vectorise;
 /// # Source
 /// Qian et al., *SoftTriple Loss: Deep Metric Learning Without Triplet Sampling*, ICCV 2019. Equal to pytorch-metric-learning,
 /// where the pull between centres is part of the loss up to version 0.9.88 and since 2 a regulariser of its own, divided by the
-/// same number, with the smallest number of the type in place of the 1e-5 of the paper's code. The centres start Kaiming-uniform
-/// there: only their length differs, which does not enter the loss. `tau` is 0 as in version 2; the paper has 0.2.
+/// same number, with the smallest number of the type in place of the 1e-5 of the paper's code. The centres start Kaiming-uniform as
+/// there, 0.24 long with 750 of 128 dimensions: their length does not enter the loss, but it divides every step that turns
+/// them. `tau` is 0 as in version 2; the paper has 0.2.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SoftTriple {
@@ -76,7 +77,7 @@ impl Default for SoftTriple {
 
 impl<T: Real> Loss<T> for SoftTriple {
     fn parameters(&self, classes: usize, dim: usize) -> Vec<Parameter> {
-        vec![Parameter { name: "centres", rows: classes * self.centres(), cols: dim, init: Init::Normal }]
+        vec![Parameter { name: "centres", rows: classes * self.centres(), cols: dim, init: Init::KaimingUniform }]
     }
 
     fn evaluate(

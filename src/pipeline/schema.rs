@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Types: `any`, `bool`, `int`, `float`, `string`, `size` (`8GiB`, becomes bytes), `duration` (`90s`, becomes seconds),
-//! `list` of one type, `map` of fields, and `union`: a mapping whose key `kind` says which variant's fields it has; the
+//! `seed` (a whole number, or a list of them such as `[${fold}, ${run}]`), `list` of one type, `map` of fields, and `union`: a mapping whose key `kind` says which variant's fields it has; the
 //! variant's bare name is short for `{ kind: name }`. A parameter is required unless it has a `default` or says
 //! `required: false`. A `range` includes both ends; null leaves an end open.
 
@@ -21,7 +21,8 @@ use super::yaml::{Data, Entry, Node};
 /// The key of a union that names the variant.
 pub(super) const TAG: &str = "kind";
 
-const TYPES: [&str; 10] = ["any", "bool", "int", "float", "string", "size", "duration", "list", "map", "union"];
+const TYPES: [&str; 11] =
+    ["any", "bool", "int", "float", "string", "size", "duration", "seed", "list", "map", "union"];
 
 /// What one value must be.
 #[derive(Debug)]
@@ -43,6 +44,7 @@ enum Type {
     String,
     Size,
     Duration,
+    Seed,
     List(Box<Schema>),
     Map(Fields),
     Union(Vec<(String, Fields)>),
@@ -149,6 +151,7 @@ impl Schema {
             "string" => Type::String,
             "size" => Type::Size,
             "duration" => Type::Duration,
+            "seed" => Type::Seed,
             "list" => {
                 keys.push("of");
                 Type::List(Box::new(Schema::read(needed(node, "of", report)?, report)?))
@@ -220,6 +223,14 @@ impl Schema {
                 let time = humantime::parse_duration(text).ok().or_else(|| refuse(node, path, self, report))?;
                 Node::new(node.span, Data::Number(Number::from_f64(time.as_secs_f64())?))
             }
+            (Type::Seed, Data::Number(number)) if number.is_u64() => node.clone(),
+            (Type::Seed, Data::List(items)) if !items.is_empty() => {
+                let whole = |item: &Node| matches!(&item.data, Data::Number(number) if number.is_u64());
+                match items.iter().position(|item| !whole(item)) {
+                    Some(index) => return refuse(&items[index], &format!("{path}.{index}"), self, report),
+                    None => node.clone(),
+                }
+            }
             (Type::List(schema), Data::List(items)) => {
                 let check = |(index, item): (usize, &Node)| schema.check(item, &format!("{path}.{index}"), report);
                 let checked: Vec<Option<Node>> = items.iter().enumerate().map(check).collect();
@@ -266,6 +277,7 @@ impl Schema {
             Type::String => "a text",
             Type::Size => "a size such as 8GiB",
             Type::Duration => "a duration such as 90s or 2h",
+            Type::Seed => "a whole number from 0 upwards, or a list of such numbers",
             Type::List(_) => "a list",
             Type::Map(_) => "a mapping",
             Type::Union(_) => "a mapping with a key `kind`, or the name of a kind",

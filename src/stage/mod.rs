@@ -89,6 +89,9 @@ pub const DEFINITIONS: &[(&str, &str)] = &[
     ("report", include_str!("../../stages/report.yaml")),
     ("search", include_str!("../../stages/search.yaml")),
     ("search/mlrc", include_str!("../../stages/search/mlrc.yaml")),
+    ("search/mlrc/cub", include_str!("../../stages/search/mlrc/cub.yaml")),
+    ("search/mlrc/cars196", include_str!("../../stages/search/mlrc/cars196.yaml")),
+    ("search/mlrc/sop", include_str!("../../stages/search/mlrc/sop.yaml")),
     ("concat", include_str!("../../stages/concat.yaml")),
 ];
 

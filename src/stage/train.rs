@@ -28,7 +28,7 @@ use crate::train::{
 
 pub(super) const KIND: Kind = Kind {
     name: "train",
-    version: 4,
+    version: 5,
     inputs: Inputs::Named(&[
         InputSpec { name: "images", required: true },
         InputSpec { name: "weights", required: false },
@@ -114,6 +114,11 @@ impl Work for Training<'_> {
             }
             other => other?,
         };
+        if let (Some(validate), Some(score)) = (config.validate, trained.untrained) {
+            let title = validate.metric.title();
+            let left = if trained.epoch == 0 { "and is what is left" } else { "which counts as epoch 0" };
+            tracing::info!("the untrained network has a {} {title} of {score:.4}, {left}", validate.on.name());
+        }
         let remark = config.validate.and_then(remark).map(|remark| (REMARK.to_owned(), remark));
         let metadata: BTreeMap<String, String> = remark.into_iter().collect();
         Ok((trained.model.to_safetensors_with(device, metadata)?, trained.not_finite))

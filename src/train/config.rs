@@ -1,6 +1,6 @@
 //! What a training run is told.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::batch::BatchShape;
 use super::measure::Measure;
@@ -11,6 +11,7 @@ use super::schedule::{Schedule, WarmUp};
 use super::selection::Validate;
 use crate::data::augment::{Augment, Variation};
 use crate::data::images::SHORT_SIDE;
+use crate::data::random::seed_of;
 use crate::loss::{Loss, has_class_vectors};
 use crate::nn::weights::Choice;
 use crate::nn::{Backbone, Head, Normalisation, Pooling};
@@ -93,7 +94,7 @@ pub enum Group {
 /// | `precision` | full | a [`Precision`]; `mixed` needs a GPU |
 /// | `validate` | none | a [`Validate`], its `every` at most `epochs` |
 /// | `not_finite` | fail | a [`NotFinite`] |
-/// | `seed` | 0 | any |
+/// | `seed` | 0 | any, or a list of such numbers |
 ///
 /// The protocols of the mean-field paper, which set these, are the stage definitions `train/traditional` and `train/mlrc`
 /// (docs/protocols.md).
@@ -177,8 +178,22 @@ pub struct Config {
     /// What happens if the loss is no finite number; the training fails if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_finite: Option<NotFinite>,
-    /// Everything random follows from it.
+    /// Everything random follows from it. Several numbers, as in `[2, 0]`, are one seed by [`seed_of`].
+    #[serde(deserialize_with = "one_seed")]
     pub seed: u64,
+}
+
+fn one_seed<'de, D: Deserializer<'de>>(numbers: D) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a whole number from 0 upwards, or a list of such numbers")]
+    enum Numbers {
+        One(u64),
+        Several(Vec<u64>),
+    }
+    Ok(match Numbers::deserialize(numbers)? {
+        Numbers::One(number) => number,
+        Numbers::Several(numbers) => seed_of(&numbers),
+    })
 }
 
 impl Default for Config {

@@ -38,7 +38,7 @@ pub enum TrainError {
     /// There are no images to score it on.
     #[error("the training is to be scored on its {on} images, and there are none; does the split rule make any?")]
     NothingHeldOut { on: &'static str },
-    /// It cannot be scored.
+    /// It cannot be scored; epoch 0 is before the first.
     #[error("scoring after epoch {epoch}: {source}")]
     Score { epoch: u32, source: ScoreError },
     /// The loss, or a gradient of it, is NaN or infinite.

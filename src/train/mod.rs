@@ -31,4 +31,4 @@ pub use parameters::LossParameter;
 pub use precision::{LossScale, Precision};
 pub use run::{Keep, Start, TrainSet, Trained, train};
 pub use schedule::{Schedule, WarmUp};
-pub use selection::{Criterion, HeldOut, Leave, ScoreError, SelectOn, UnknownCriterion, Validate};
+pub use selection::{Criterion, HeldOut, Leave, ScoreError, SelectOn, UnknownCriterion, Untrained, Validate};

@@ -24,13 +24,14 @@ impl LossParameter {
 pub(super) fn start(parameters: Vec<Parameter>, seed: u64) -> Vec<LossParameter> {
     let begin = |(index, parameter): (usize, Parameter)| {
         let mut random = stream(seed, "loss init", 0, index as u64);
-        let (mean, deviation) = match parameter.init {
-            Init::Normal => (0.0, 1.0),
-            Init::KaimingNormalFanOut => (0.0, (2.0 / parameter.rows as f64).sqrt()),
-            Init::Constant(value) => (value, 0.0),
+        let (init, rows) = (parameter.init, parameter.rows as f64);
+        let mut draw = || match init {
+            Init::Normal => random.normal(),
+            Init::KaimingNormalFanOut => (2.0 / rows).sqrt() * random.normal(),
+            Init::KaimingUniform => random.between(-1.0, 1.0) / rows.sqrt(),
+            Init::Constant(value) => value,
         };
-        let values =
-            (0..parameter.rows * parameter.cols).map(|_| (mean + deviation * random.normal()) as f32).collect();
+        let values = (0..parameter.rows * parameter.cols).map(|_| draw() as f32).collect();
         LossParameter { parameter, values }
     };
     parameters.into_iter().enumerate().map(begin).collect()
@@ -68,4 +69,45 @@ pub(super) fn check(
         finite(matrix.parameter.name, gradient)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss::Init;
+    use crate::loss::registry::LossSpec;
+
+    /// The mean length of a row of a loss's first matrix for 75 classes of 128 dimensions.
+    fn begun(loss: &str) -> f64 {
+        let loss = LossSpec::named(loss).unwrap().build::<f32>().unwrap();
+        let LossParameter { parameter, values } = start(loss.parameters(75, 128), 3).remove(0);
+        let length = |row: &[f32]| row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+        let sum: f64 = values.chunks(parameter.cols).map(length).sum();
+        sum / parameter.rows as f64
+    }
+
+    /// The table of docs/losses.md, which has it from pytorch-metric-learning 0.9.88 and 2.8.1.
+    #[test]
+    fn class_vectors_start_as_long_as_in_the_code_that_they_are_from() {
+        // The root of 128 dimensions of variance 1.
+        let normal = 128f64.sqrt();
+        for loss in ["normalized_softmax", "cosface", "arcface", "proxy_nca", "mean_field_contrastive", "center"] {
+            assert!((begun(loss) / normal - 1.0).abs() < 0.03, "{loss}");
+        }
+        // Of variance 2 / classes.
+        assert!((begun("proxy_anchor") / (normal * (2.0 / 75f64).sqrt()) - 1.0).abs() < 0.03);
+        // Of variance 1 / (3 x centres), ten a class.
+        let length = begun("soft_triple");
+        assert!((length - 0.2385).abs() < 0.003 && (normal / length - 47.4).abs() < 1.0, "{length}");
+    }
+
+    #[test]
+    fn kaiming_uniform_stays_within_the_root_of_one_over_rows_and_reaches_it() {
+        let parameter = Parameter { name: "centres", rows: 400, cols: 30, init: Init::KaimingUniform };
+        let values = start(vec![parameter], 1).remove(0).values;
+        let (bound, top) = (1.0 / 20.0, values.iter().fold(0f32, |top, x| top.max(x.abs())));
+        assert!(top <= bound && top > 0.999 * bound, "{top}");
+        let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / values.len() as f64;
+        assert!(mean.abs() < 4.0 * 0.05 / (3.0 * 12_000f64).sqrt(), "{mean}");
+    }
 }

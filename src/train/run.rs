@@ -15,7 +15,7 @@ use super::measure::measure;
 use super::mode::{Averages, MeanFields};
 use super::parameters::{LossParameter, Problem, check, start};
 use super::precision::Precision;
-use super::selection::{HeldOut, Leave, Validate, score};
+use super::selection::{HeldOut, Leave, score};
 use super::state;
 use crate::data::augment::Variation;
 use crate::data::crop::Size;
@@ -62,10 +62,12 @@ pub struct Trained<B: Backend> {
     pub model: Model<B>,
     /// The loss's matrices, in the loss's order.
     pub loss_parameters: Vec<LossParameter>,
-    /// The epoch that they are from, counted from 1.
+    /// The epoch that they are from, counted from 1; 0 if they are untrained.
     pub epoch: u32,
     /// What ended the training before its time, where the settings let it end so.
     pub not_finite: Option<String>,
+    /// The score of the network before its first step, where the settings ask for it.
+    pub untrained: Option<f64>,
 }
 
 /// Where a training keeps its state after each epoch, and goes on from it.
@@ -149,18 +151,22 @@ pub fn train<B: Backend>(
         run.restore(&setup, checkpoint)?;
         run.log.iter().for_each(&mut *on_epoch);
     }
+    if run.log.is_empty() {
+        run.score_untrained(&setup)?;
+    }
     let first = run.log.len() as u64;
     let order =
         (first..u64::from(config.epochs)).flat_map(|epoch| (0..u64::from(steps)).map(move |step| (epoch, step)));
     let not_finite =
         ahead(&batches, order, |ahead| go_on(&setup, &mut run, settings.as_ref(), start.keep, ahead, on_epoch))?;
     let mut epoch = run.log.len() as u32;
-    if let (Some(best), Some((of, _))) = (run.best.take(), Validate::best(&run.log)) {
+    if let (Some(best), Some(left)) = (run.best.take(), run.left(config)) {
         run.set_weights(device, &best);
-        epoch = of;
+        epoch = left;
     }
     buffer::release();
-    Ok(Trained { model: run.model, loss_parameters: run.loss_parameters, epoch, not_finite })
+    let Run { model, loss_parameters, untrained, .. } = run;
+    Ok(Trained { model, loss_parameters, epoch, not_finite, untrained })
 }
 
 /// The epochs that are left. Returns what ended the training before its time, where the settings let it end so.
@@ -271,6 +277,8 @@ pub(super) struct Run<B: Backend> {
     /// Classes that a moving average has begun for.
     pub begun: Vec<bool>,
     pub log: Vec<EpochLog>,
+    /// The score before the first step.
+    pub untrained: Option<f64>,
     /// The weights of the best epoch, where it is what the training leaves.
     pub best: Option<Weights>,
     /// Whether it was seen that every parameter has a gradient.
@@ -296,6 +304,7 @@ impl<B: Backend> Run<B> {
             memory: Memory::default(),
             begun: vec![false; classes],
             log: Vec::new(),
+            untrained: None,
             best: None,
             checked: false,
             gradients: LossGradients::default(),
@@ -304,7 +313,22 @@ impl<B: Backend> Run<B> {
 
     /// Whether no epoch is to follow those that are over, by their scores.
     fn is_over(&self, config: &Config) -> bool {
-        config.validate.is_some_and(|validate| validate.is_over(&self.log))
+        config.validate.is_some_and(|validate| validate.is_over(self.untrained, &self.log))
+    }
+
+    /// The epoch whose network is left, as far as scores decide it.
+    fn left(&self, config: &Config) -> Option<u32> {
+        config.validate.filter(|validate| validate.keep == Leave::Best)?.left(self.untrained, &self.log)
+    }
+
+    /// Scores the network before its first step, where the settings ask for it.
+    fn score_untrained(&mut self, setup: &Setup<'_, B>) -> Result<(), TrainError> {
+        let Setup { device, config, held_out, .. } = *setup;
+        let wanted = config.validate.filter(|validate| validate.untrained.is_some()).zip(held_out);
+        let score = wanted.map(|(validate, images)| score(device, &self.model, images, validate.metric)).transpose();
+        self.untrained = score.map_err(|source| TrainError::Score { epoch: 0, source })?;
+        self.remember_best(config, device);
+        Ok(())
     }
 
     pub fn weights(&self, device: &B) -> Weights {
@@ -324,8 +348,7 @@ impl<B: Backend> Run<B> {
 
     /// Keeps the weights if the epoch that is just over is the best so far, and the best is wanted.
     fn remember_best(&mut self, config: &Config, device: &B) {
-        let wanted = config.validate.is_some_and(|validate| validate.keep == Leave::Best);
-        if wanted && Validate::best(&self.log).is_some_and(|(epoch, _)| epoch == self.log.len() as u32) {
+        if self.left(config) == Some(self.log.len() as u32) {
             self.best = Some(self.weights(device));
         }
     }

@@ -95,6 +95,16 @@ pub enum Leave {
     Last,
 }
 
+/// What the untrained network, scored as epoch 0, counts for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Untrained {
+    /// For `patience` alone: a training that does not come up to it ends. MLRC's tool up to version 0.9.32.
+    Patience,
+    /// For `keep` too: it is what a training leaves that nowhere exceeds it. Version 0.9.33.
+    Best,
+}
+
 /// Scoring while training: on what, by what, and what follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -114,6 +124,10 @@ pub struct Validate {
     /// What the training leaves.
     #[serde(default)]
     pub keep: Leave,
+    /// What the network counts for before its first step; it is not scored if absent. Its score is none of an epoch's, so
+    /// no log of epochs has it, and no search by them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untrained: Option<Untrained>,
 }
 
 fn every_epoch() -> u32 {
@@ -132,6 +146,14 @@ impl Validate {
             let message = format!("must be from 1 to the number of epochs, {epochs}, but is {}", self.every);
             mistakes.push(("every".to_owned(), message));
         }
+        let counts = match self.untrained {
+            None => true,
+            Some(Untrained::Patience) => self.patience.is_some(),
+            Some(Untrained::Best) => self.patience.is_some() || self.keep == Leave::Best,
+        };
+        if !counts {
+            mistakes.push(("untrained".to_owned(), "counts for nothing without `patience`".to_owned()));
+        }
         mistakes
     }
 
@@ -147,9 +169,25 @@ impl Validate {
         scored.reduce(|best, next| if next.1.total_cmp(&best.1) == Ordering::Greater { next } else { best })
     }
 
-    /// Whether the training is over after the epochs of `log`.
-    pub(super) fn is_over(&self, log: &[EpochLog]) -> bool {
-        let (Some(patience), Some((best, _))) = (self.patience, Self::best(log)) else { return false };
+    /// The epoch whose network is left after those of `log`, 0 being the untrained one with its score.
+    pub(super) fn left(&self, untrained: Option<f64>, log: &[EpochLog]) -> Option<u32> {
+        match self.untrained {
+            Some(Untrained::Best) => Self::leader(untrained, log),
+            _ => Self::leader(None, log),
+        }
+    }
+
+    fn leader(untrained: Option<f64>, log: &[EpochLog]) -> Option<u32> {
+        match (untrained, Self::best(log)) {
+            (Some(start), Some((_, score))) if score.total_cmp(&start) != Ordering::Greater => Some(0),
+            (_, Some((epoch, _))) => Some(epoch),
+            (start, None) => start.map(|_| 0),
+        }
+    }
+
+    /// Whether the training is over after the epochs of `log`, where the untrained network has the score `untrained`.
+    pub(super) fn is_over(&self, untrained: Option<f64>, log: &[EpochLog]) -> bool {
+        let (Some(patience), Some(best)) = (self.patience, Self::leader(untrained, log)) else { return false };
         log.iter().rev().find(|epoch| epoch.score.is_some()).is_some_and(|last| last.epoch - best > patience)
     }
 }
@@ -233,18 +271,19 @@ mod tests {
 
     #[test]
     fn patience_counts_epochs_behind_the_best() {
-        let ends = |patience: u32, every: u32, scores: &[f64]| {
+        let ends_after = |untrained: Option<f64>, patience: u32, every: u32, scores: &[f64]| {
             let validate = validate(&format!(r#"{{"on": "test", "patience": {patience}, "every": {every}}}"#));
             let mut all: Vec<Option<f64>> = Vec::new();
             for score in scores {
                 all.extend(vec![None; every as usize - 1]);
                 all.push(Some(*score));
-                if validate.is_over(&log(&all)) {
+                if validate.is_over(untrained, &log(&all)) {
                     return Some(all.len());
                 }
             }
             None
         };
+        let ends = |patience, every, scores| ends_after(None, patience, every, scores);
         let scores = [0.1, 0.3, 0.2, 0.25, 0.3, 0.2];
         // None at all: the first epoch that is no better, as the official code does whatever it is told.
         assert_eq!(ends(0, 1, &scores), Some(3));
@@ -253,7 +292,27 @@ mod tests {
         assert_eq!(ends(4, 1, &scores), None);
         // MLRC on CUB: epochs 2, 4, ...; the best is 4, and 14 is the first more than 9 behind it.
         assert_eq!(ends(9, 2, &[0.1, 0.3, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2]), Some(14));
-        assert!(!validate(r#"{"on": "test"}"#).is_over(&log(&[Some(0.5), Some(0.1), Some(0.1)])));
+        // The untrained network is epoch 0, and the first of equals.
+        assert_eq!(ends_after(Some(0.3), 9, 2, &[0.1, 0.3, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2]), Some(10));
+        assert_eq!(ends_after(Some(0.2), 9, 2, &[0.1, 0.3, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2]), Some(14));
+        assert_eq!(ends_after(Some(0.3), 0, 1, &[0.2]), Some(1));
+        assert!(!validate(r#"{"on": "test"}"#).is_over(None, &log(&[Some(0.5), Some(0.1), Some(0.1)])));
+    }
+
+    #[test]
+    fn the_untrained_network_is_left_only_where_it_counts_for_that() {
+        let patience = validate(r#"{"on": "test", "patience": 3, "untrained": "patience"}"#);
+        let best = validate(r#"{"on": "test", "untrained": "best"}"#);
+        let scores = log(&[Some(0.2), Some(0.3), Some(0.3)]);
+        for (untrained, left) in [(0.1, 2), (0.3, 0), (0.4, 0)] {
+            assert_eq!(patience.left(Some(untrained), &scores), Some(2), "{untrained}");
+            assert_eq!(best.left(Some(untrained), &scores), Some(left), "{untrained}");
+        }
+        assert_eq!((patience.left(Some(0.1), &[]), best.left(Some(0.1), &[])), (None, Some(0)));
+        for useless in [r#"{"on": "test", "untrained": "patience"}"#, r#"{"on": "test", "keep": "last", "untrained": "best"}"#] {
+            assert_eq!(validate(useless).check(3)[0].0, "untrained");
+        }
+        assert_eq!((patience.check(3), best.check(3)), (vec![], vec![]));
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub(super) fn settings<B: Backend>(
     settings
 }
 
+/// The counter that holds the bits of the untrained network's score.
+const UNTRAINED: &str = "untrained score";
+
 impl<B: Backend> Run<B> {
     /// All that the next epoch depends on.
     pub fn checkpoint(&self, device: &B, settings: Map<String, Value>) -> Checkpoint {
@@ -57,6 +60,9 @@ impl<B: Backend> Run<B> {
         }
         for (index, values) in self.best.iter().flatten().enumerate() {
             checkpoint.tensors.insert(format!("best/{index}"), values.clone());
+        }
+        if let Some(score) = self.untrained {
+            checkpoint.counters.insert(UNTRAINED.into(), score.to_bits());
         }
         let (rows, labels, next) = self.memory.parts();
         checkpoint.tensors.insert("memory/rows".into(), rows.to_vec());
@@ -82,6 +88,7 @@ impl<B: Backend> Run<B> {
             let take = |(index, len)| checkpoint.take(&format!("best/{index}"), len);
             self.best = Some(lengths.into_iter().enumerate().map(take).collect::<Result<_, _>>()?);
         }
+        self.untrained = checkpoint.counters.get(UNTRAINED).map(|&bits| f64::from_bits(bits));
         let len = |checkpoint: &Checkpoint, name: &str| checkpoint.tensors.get(name).map_or(0, Vec::len);
         let (rows, labels) = (len(&checkpoint, "memory/rows"), len(&checkpoint, "memory/labels"));
         let rows = checkpoint.take("memory/rows", rows)?;

@@ -10,6 +10,7 @@ rate: { type: float, default: 1, range: [0, 2] }
 name: { type: string, required: false, one_of: [adam, sgd] }
 memory: { type: size, default: 1KiB }
 patience: { type: duration, default: 2m }
+seed: { type: seed, required: false }
 sizes: { type: list, of: int, default: [] }
 batch: { type: map, default: {}, fields: { classes: { type: int, default: 3 }, free: { type: any, default: [x] } } }
 loss:
@@ -56,6 +57,12 @@ fn every_kind_of_wrong_value_is_refused() {
         ("{ name: 3, loss: plain }", "wrong_type", "`name` must be a text"),
         ("{ memory: 8GX, loss: plain }", "wrong_type", "a size such as"),
         ("{ patience: soon, loss: plain }", "wrong_type", "a duration such as"),
+        ("{ seed: 7, loss: plain }", "", ""),
+        ("{ seed: [7, 0], loss: plain }", "", ""),
+        ("{ seed: -1, loss: plain }", "wrong_type", "`seed` must be a whole number from 0 upwards, or a list"),
+        ("{ seed: [], loss: plain }", "wrong_type", "`seed` must be a whole number"),
+        ("{ seed: [1, 0.5], loss: plain }", "wrong_type", "`seed.1` must be a whole number"),
+        ("{ seed: [1, [2]], loss: plain }", "wrong_type", "`seed.1` must be a whole number"),
         ("{ sizes: [1, a], loss: plain }", "wrong_type", "`sizes.1`"),
         ("{ batch: { clases: 1 }, loss: plain }", "unknown_parameter", "`batch.clases`"),
         ("{ loss: { pos_margin: 1 } }", "missing_parameter", "does not say its `kind`"),

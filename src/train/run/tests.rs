@@ -217,6 +217,7 @@ fn a_training_that_goes_on_has_the_bits_of_one_that_never_stopped() {
         r#", "optimiser": {"kind": "rmsprop", "momentum": 0.9, "centered": true}, "dropout": 0.2, "accumulate": 3"#,
         r#", "validate": {"on": "test", "every": 1}, "learning_rate": 0.3"#,
         r#", "validate": {"on": "test", "every": 1, "keep": "last"}, "batch": {"draw": "shuffled", "size": 10}"#,
+        r#", "validate": {"on": "test", "patience": 1, "untrained": "best"}, "learning_rate": 1e-12"#,
     ] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoint");
@@ -227,6 +228,7 @@ fn a_training_that_goes_on_has_the_bits_of_one_that_never_stopped() {
         let again = kept(&path, fields, 3).unwrap();
         for (trained, logs) in [&longer, &again] {
             assert!(bits(trained) == bits(&whole.0), "{fields}");
+            assert_eq!((trained.epoch, trained.untrained), (whole.0.epoch, whole.0.untrained), "{fields}");
             assert_eq!(told(logs), told(&whole.1));
         }
         assert!(whole.1[0].step_memory > 0 && whole.1[1].mean_loss != whole.1[2].mean_loss);
@@ -431,7 +433,7 @@ fn a_frozen_backbone_and_frozen_statistics_stay() {
     let plain = run("");
     let frozen = run(r#", "freeze_backbone_epochs": 1, "batch_norm": "frozen_statistics""#);
     let (network, _) = beginning();
-    let begun = Trained { model: network, loss_parameters: Vec::new(), epoch: 0, not_finite: None };
+    let begun = Trained { model: network, loss_parameters: Vec::new(), epoch: 0, not_finite: None, untrained: None };
     for name in ["blocks", "running"] {
         assert!(tensors(&frozen, name) == tensors(&begun, name) && tensors(&plain, name) != tensors(&begun, name));
     }
@@ -515,6 +517,26 @@ fn a_training_leaves_its_best_epoch_with_the_weights_that_it_had_then() {
     assert_eq!(short.len(), ends.unwrap_or(9));
     assert_eq!(told(&short), told(&logs)[..short.len()]);
     assert!(trained.epoch <= short.len() as u32);
+}
+
+#[test]
+fn the_untrained_network_is_epoch_0_for_patience_and_left_only_where_it_may_be() {
+    // Steps that change nothing: every epoch has the score of the start, and of equals the first counts.
+    let with = |more: &str| {
+        let text = format!(r#", "learning_rate": 1e-12, "epochs": 9, "validate": {{"on": "test", "patience": 2{more}}}"#);
+        let (trained, logs) = scored(&text).unwrap();
+        let score = logs[0].score.unwrap();
+        assert!(logs.iter().all(|log| log.score == Some(score)), "{logs:?}");
+        assert_eq!(trained.untrained, (!more.is_empty()).then_some(score));
+        (trained, logs.len())
+    };
+    let (trained, epochs) = with("");
+    assert_eq!((trained.epoch, epochs), (1, 4));
+    let (trained, epochs) = with(r#", "untrained": "patience""#);
+    assert_eq!((trained.epoch, epochs), (1, 3));
+    let (trained, epochs) = with(r#", "untrained": "best""#);
+    assert_eq!((trained.epoch, epochs), (0, 3));
+    assert_eq!(parameters(&trained.model), parameters(&beginning().0));
 }
 
 #[test]
