@@ -21,8 +21,7 @@ use super::yaml::{Data, Entry, Node};
 /// The key of a union that names the variant.
 pub(super) const TAG: &str = "kind";
 
-const TYPES: [&str; 11] =
-    ["any", "bool", "int", "float", "string", "size", "duration", "seed", "list", "map", "union"];
+const TYPES: [&str; 11] = ["any", "bool", "int", "float", "string", "size", "duration", "seed", "list", "map", "union"];
 
 /// What one value must be.
 #[derive(Debug)]

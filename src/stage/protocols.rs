@@ -1,10 +1,15 @@
 //! The stage definitions of the two protocols, held against tables that were written by hand from the protocols
-//! themselves.
+//! themselves, and the pipelines that use them.
+
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
 use super::{DEFINITIONS, kinds};
-use crate::pipeline::model::Task;
+use crate::pipeline::model::{Cell, CellId, Task};
+
+/// docs/protocols.md.
+mod page;
 
 /// The resolved parameters of a training that uses `definition` with `with`.
 fn resolved(definition: &str, with: &str) -> Map<String, Value> {
@@ -224,10 +229,11 @@ fn every_space_that_mlrc_searched_is_of_parameters_within_their_ranges() {
         ("mean_field_contrastive", "neg_margin pos_margin", true),
         ("mean_field_class_wise_multi_similarity", "alpha base beta", true),
     ];
-    for (loss, names, rate) in rows {
+    let sets = ["", "/cub", "/cars196", "/sop"];
+    for ((loss, names, rate), set) in rows.iter().flat_map(|row| sets.map(|set| (*row, set))) {
         let of = |with: &str| {
             parameters(&format!(
-                "{{ uses: search/mlrc, in: {{ past: raw, tried: raw }}, with: {{ loss: {loss}{with} }} }}"
+                "{{ uses: search/mlrc{set}, in: {{ past: raw, tried: raw }}, with: {{ loss: {loss}{with} }} }}"
             ))
         };
         let told = of(", at: 3");
@@ -248,5 +254,74 @@ fn every_space_that_mlrc_searched_is_of_parameters_within_their_ranges() {
         // More of it may be searched.
         let more = of(", pick: best, space: { learning_rate: { range: [1.0e-7, 1.0e-5], scale: log } }");
         assert_eq!(more["space"].as_object().unwrap().len(), space.len() + 1, "{loss}");
+    }
+}
+
+/// The resolved parameters of the cells of a stage of a pipeline that comes with the program, each with the cell's name.
+fn cells(pipeline: &str, stage: &str, changes: &[(&str, &str)]) -> Vec<(String, Map<String, Value>)> {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("pipelines/{pipeline}.yaml"));
+    let changes: Vec<(String, String)> = changes.iter().map(|(to, value)| ((*to).into(), (*value).into())).collect();
+    let pipeline =
+        crate::pipeline::load(&file, &changes, &kinds(), DEFINITIONS).unwrap_or_else(|found| panic!("{found}"));
+    let of = pipeline.cells.iter().enumerate().filter(|(_, cell)| *pipeline.stages[cell.stage as usize].name == *stage);
+    let read = |(index, cell): (usize, &Cell)| match &cell.task {
+        Task::Kind { parameters, .. } => (pipeline.cell_name(CellId(index as u32)), Map::clone(parameters)),
+        other => panic!("{other:?}"),
+    };
+    of.map(read).collect()
+}
+
+#[test]
+fn every_fold_and_run_of_mlrc_has_a_seed_of_its_own_and_run_0_repeats_the_best_trial() {
+    for scale in ["full", "tiny"] {
+        let small =
+            [("scale", scale), ("axes.dataset", "[sop]"), ("axes.loss", "[contrastive]"), ("axes.trial", "0..2")];
+        let (trials, runs) = (cells("mlrc", "trial", &small), cells("mlrc", "model", &small));
+        let seeds: BTreeSet<String> = runs.iter().map(|(_, told)| told["seed"].to_string()).collect();
+        assert_eq!(seeds.len(), runs.len(), "{scale}: {seeds:?}");
+        assert_eq!((trials.len(), runs.len()), (8, if scale == "full" { 44 } else { 8 }));
+        // All that a trial is told but for the suggestion, fold by fold.
+        for (name, told) in trials {
+            let fold = name.split(['[', ',', ']']).find(|part| part.starts_with("fold=")).unwrap().to_owned();
+            let first = runs.iter().find(|(run, _)| run.contains(&fold) && run.contains("run=0"));
+            assert_eq!(told, first.unwrap().1, "{scale}: {name}");
+        }
+    }
+    let without =
+        cells("mlrc", "model", &[("axes.dataset", "[cub]"), ("axes.loss", "[arcface]"), ("axes.run", "1..11")]);
+    assert_eq!(without.len(), 40);
+    assert!(without.iter().all(|(name, _)| !name.contains("run=0")));
+}
+
+#[test]
+fn a_search_of_mlrc_has_the_bounds_of_its_data_set() {
+    let greatest = |set: &str| {
+        let only = [("axes.dataset", set), ("axes.loss", "[arcface]"), ("axes.trial", "0..1")];
+        let found = [cells("mlrc", "suggest", &only), cells("mlrc", "best", &only)].concat();
+        found.iter().map(|(_, told)| told["space"]["loss.scale"]["range"][1].as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!((greatest("[cub]"), greatest("[sop]")), (vec![200.0; 2], vec![300.0; 2]));
+}
+
+#[test]
+fn the_pipelines_select_as_the_released_commands_do_and_can_be_switched_to_proxy_anchors_rule() {
+    for name in ["cub", "cars196", "sop", "inshop"] {
+        let one = ("axes.loss", "[proxy_anchor]");
+        let inshop = |part: &str| if name == "inshop" { json!(part) } else { Value::Null };
+        let parts = [("validate.query", inshop("query")), ("validate.gallery", inshop("gallery"))];
+        let rows = |metric: &str, patience: Value| {
+            let rest =
+                [("validate.metric", json!(metric)), ("validate.patience", patience), ("validate.on", json!("test"))];
+            [&parts[..], &rest].concat()
+        };
+        for (_, told) in cells(name, "model", &[one]) {
+            assert_rows(&told, name, &rows("map_at_r", json!(0)));
+        }
+        let switch = [("stages.model.with.validate.metric", "r@1"), ("stages.model.with.validate.patience", "")];
+        for (_, told) in
+            cells(name, "model", &[&[one][..], &switch, &[("stages.model.with.faithful_clip", "false")]].concat())
+        {
+            assert_rows(&told, name, &[&rows("r@1", Value::Null)[..], &[("clip_loss", json!(true))]].concat());
+        }
     }
 }

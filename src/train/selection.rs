@@ -309,7 +309,9 @@ mod tests {
             assert_eq!(best.left(Some(untrained), &scores), Some(left), "{untrained}");
         }
         assert_eq!((patience.left(Some(0.1), &[]), best.left(Some(0.1), &[])), (None, Some(0)));
-        for useless in [r#"{"on": "test", "untrained": "patience"}"#, r#"{"on": "test", "keep": "last", "untrained": "best"}"#] {
+        for useless in
+            [r#"{"on": "test", "untrained": "patience"}"#, r#"{"on": "test", "keep": "last", "untrained": "best"}"#]
+        {
             assert_eq!(validate(useless).check(3)[0].0, "untrained");
         }
         assert_eq!((patience.check(3), best.check(3)), (vec![], vec![]));

@@ -217,7 +217,7 @@ fn a_training_that_goes_on_has_the_bits_of_one_that_never_stopped() {
         r#", "optimiser": {"kind": "rmsprop", "momentum": 0.9, "centered": true}, "dropout": 0.2, "accumulate": 3"#,
         r#", "validate": {"on": "test", "every": 1}, "learning_rate": 0.3"#,
         r#", "validate": {"on": "test", "every": 1, "keep": "last"}, "batch": {"draw": "shuffled", "size": 10}"#,
-        r#", "validate": {"on": "test", "patience": 1, "untrained": "best"}, "learning_rate": 1e-12"#,
+        r#", "validate": {"on": "test", "patience": 9, "untrained": "best"}, "learning_rate": 1e-12, "batch_norm": "frozen""#,
     ] {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoint");
@@ -523,8 +523,8 @@ fn a_training_leaves_its_best_epoch_with_the_weights_that_it_had_then() {
 fn the_untrained_network_is_epoch_0_for_patience_and_left_only_where_it_may_be() {
     // Steps that change nothing: every epoch has the score of the start, and of equals the first counts.
     let with = |more: &str| {
-        let text = format!(r#", "learning_rate": 1e-12, "epochs": 9, "validate": {{"on": "test", "patience": 2{more}}}"#);
-        let (trained, logs) = scored(&text).unwrap();
+        let fields = r#", "learning_rate": 1e-12, "batch_norm": "frozen", "epochs": 9, "validate": {"on": "test", "patience": 2"#;
+        let (trained, logs) = scored(&format!("{fields}{more}}}")).unwrap();
         let score = logs[0].score.unwrap();
         assert!(logs.iter().all(|log| log.score == Some(score)), "{logs:?}");
         assert_eq!(trained.untrained, (!more.is_empty()).then_some(score));
