@@ -1,6 +1,6 @@
 //! The pipelines that come with the program: each plans as it is, and runs at its tiny scale without a network.
 
-use crate::space::Space;
+use crate::space::{Space, text};
 
 fn shipped(name: &str) -> Space {
     let path = format!("{}/pipelines/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
@@ -16,7 +16,7 @@ fn planned(name: &str, flags: &[&str]) -> String {
 }
 
 /// Runs a pipeline at its tiny scale; every table must have means, and every mean a number.
-fn tiny(name: &str, flags: &[&str]) {
+fn tiny(name: &str, flags: &[&str]) -> Space {
     let space = shipped(name);
     let ran = space.run(&[&["run", "--set", "scale=tiny"], flags].concat());
     assert_eq!(ran.code, 0, "{name}: {}\n{}", ran.out, ran.err);
@@ -30,6 +30,7 @@ fn tiny(name: &str, flags: &[&str]) {
         assert!(rows.len() > 2, "{name}: {csv}");
         assert!(rows[1..].iter().all(|row| row[mean].parse::<f64>().is_ok_and(f64::is_finite)), "{name}: {csv}");
     }
+    space
 }
 
 #[test]
@@ -49,7 +50,27 @@ fn the_traditional_protocol_runs_on_miniatures_of_all_four_sets() {
 
 #[test]
 fn the_reality_check_searches_and_scores_on_miniatures() {
-    tiny("mlrc", &["--set", "axes.dataset=[cars196]"]);
+    let one = ["--set", "axes.dataset=[cars196]"];
+    let space = tiny("mlrc", &one);
+    let read = |cell: String, output: &str| {
+        let shown = space.json(&[&["show", &cell, "--json", "--set", "scale=tiny"][..], &one].concat());
+        std::fs::read(text(&shown[&cell]["out"][output]["stored"])).unwrap()
+    };
+    for loss in ["contrastive", "mean_field_contrastive"] {
+        let of = |rest: &str| format!("[dataset=cars196,loss={loss}{rest}]");
+        let found = read(format!("best{}", of("")), "suggestion");
+        let best =
+            (0..3).find(|trial| read(format!("suggest{}", of(&format!(",trial={trial}"))), "suggestion") == found);
+        for fold in 0..4 {
+            let trial = read(format!("trial{}", of(&format!(",fold={fold},trial={}", best.unwrap()))), "model");
+            let [first, second] =
+                [0, 1].map(|run| read(format!("model{}", of(&format!(",fold={fold},run={run}"))), "model"));
+            assert!(
+                first == trial && second != trial,
+                "{loss}: run 0 of fold {fold} repeats the best trial, run 1 is new"
+            );
+        }
+    }
 }
 
 #[test]
