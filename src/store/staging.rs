@@ -51,7 +51,13 @@ impl Staging {
                 break held;
             }
         };
-        let staging = Staging { folder, next: AtomicU64::new(0), ended: Mutex::default(), rescued: Mutex::default(), _held: held };
+        let staging = Staging {
+            folder,
+            next: AtomicU64::new(0),
+            ended: Mutex::default(),
+            rescued: Mutex::default(),
+            _held: held,
+        };
         for other in fs::read_dir(root).at("list", root)? {
             let other = other.at("list", root)?.path();
             // Any failure means that it will be looked at again by the next run.
@@ -111,7 +117,11 @@ impl Staging {
 
     /// Removes the folder of a run, cell by cell.
     fn remove_run(&self, folder: &Path) {
-        let cells = fs::read_dir(folder).into_iter().flatten().flatten().filter(|item| item.file_type().is_ok_and(|kind| kind.is_dir()));
+        let cells = fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|item| item.file_type().is_ok_and(|kind| kind.is_dir()));
         cells.for_each(|cell| self.remove(&cell.path()));
         self.remove(folder);
     }
@@ -128,6 +138,15 @@ impl Staging {
             kept.push(target);
         }
         Ok(kept)
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        self.remove_run(&self.folder);
+        for path in self.clear() {
+            tracing::warn!("kept {}, which a command had moved into its folder", path.display());
+        }
     }
 }
 
