@@ -4,6 +4,7 @@
 //! CRLF. All of these are read. Any other encoding is refused with the line that shows it: a guess would change names
 //! silently.
 
+use std::borrow::Cow;
 use std::io::{Error, ErrorKind, Result};
 use std::path::Path;
 
@@ -41,6 +42,64 @@ pub fn decode(bytes: &[u8]) -> std::result::Result<String, String> {
         )),
         None => Ok(text),
     }
+}
+
+/// Somebody else's text on one line of a terminal: control characters, and those that change the direction of writing, as
+/// their escapes.
+pub fn escaped(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(acts_on_terminals) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match acts_on_terminals(c) {
+            true => out.extend(c.escape_default()),
+            false => out.push(c),
+        }
+    }
+    Cow::Owned(out)
+}
+
+fn acts_on_terminals(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A line as a terminal would have left it: escape sequences and control characters taken out, and of what carriage
+/// returns write over each other, as progress bars do, the last.
+pub fn settled(line: &str) -> String {
+    let mut states = line.split('\r').rev().map(plain);
+    states.find(|state| !state.trim().is_empty()).unwrap_or_default()
+}
+
+/// Without escape sequences and control characters; a tab is four blanks.
+fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\u{1b}' => match chars.next() {
+                // CSI: up to its final character.
+                Some('[') => drop(chars.find(|c| ('@'..='~').contains(c))),
+                // OSC and other strings: up to BEL or ESC \\.
+                Some(']' | 'P' | 'X' | '^' | '_') => {
+                    while let Some(c) = chars.next() {
+                        if c == '\u{7}' || (c == '\u{1b}' && chars.next_if_eq(&'\\').is_some()) {
+                            break;
+                        }
+                    }
+                }
+                // One more character for those that have an intermediate one.
+                Some(' '..='/') => drop(chars.next()),
+                _ => {}
+            },
+            '\u{9b}' => drop(chars.find(|c| ('@'..='~').contains(c))),
+            '\t' => out.push_str("    "),
+            '\u{8}' => drop(out.pop()),
+            c if acts_on_terminals(c) => {}
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 fn utf8(bytes: &[u8]) -> std::result::Result<String, String> {

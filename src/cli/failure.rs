@@ -1,12 +1,13 @@
 //! Why a command failed, how that is printed, and its exit code.
 
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use super::paint::Paint;
 use crate::engine::EngineError;
 use crate::pipeline::problem::Problems;
 use crate::store::StoreError;
+use crate::text;
 
 /// A failed command.
 #[derive(Debug)]
@@ -48,24 +49,25 @@ impl Failure {
         }
     }
 
-    /// Prints it to standard error.
+    /// Prints it to standard error. Names in it are somebody else's: they do not act on the terminal.
     pub fn print(&self, paint: Paint) {
-        match self {
-            Failure::Usage { message, help } => {
-                eprintln!("{}: {message}", paint.bad("error"));
-                if let Some(help) = help {
-                    eprintln!("{}: {help}", paint.busy("help"));
-                }
-            }
-            Failure::Pipeline(problems) => eprintln!("{}", problems.render(paint.on())),
-            Failure::Broken { message, help } => {
-                eprintln!("{}: {message}", paint.bad("error"));
-                if let Some(help) = help {
-                    eprintln!("{}: {help}", paint.busy("help"));
-                }
-            }
-            Failure::Cells | Failure::Check | Failure::Interrupted | Failure::PipeClosed => {}
-        }
+        let mut err = io::stderr().lock();
+        // Whoever read it may have gone away.
+        let _ = match self {
+            Failure::Usage { message, help } => told(&mut err, paint, message, help.as_deref()),
+            Failure::Pipeline(problems) => writeln!(err, "{}", problems.render(paint.on())),
+            Failure::Broken { message, help } => told(&mut err, paint, message, *help),
+            Failure::Cells | Failure::Check | Failure::Interrupted | Failure::PipeClosed => Ok(()),
+        };
+    }
+}
+
+fn told(err: &mut impl Write, paint: Paint, message: &str, help: Option<&str>) -> io::Result<()> {
+    let message: Vec<_> = message.split('\n').map(text::escaped).collect();
+    writeln!(err, "{}: {}", paint.bad("error"), message.join("\n"))?;
+    match help {
+        Some(help) => writeln!(err, "{}: {}", paint.busy("help"), text::escaped(help)),
+        None => Ok(()),
     }
 }
 

@@ -4,6 +4,7 @@
 //! 1 a cell or a check failed, 2 the pipeline or the command line is wrong, 130 interrupted.
 
 mod bench;
+mod bug;
 mod data;
 mod eval;
 mod export;
@@ -112,6 +113,9 @@ enum Command {
     /// Run a built-in stage kind on a job file; the engine calls this
     #[command(hide = true)]
     Stage(stage::Args),
+    /// Meet a bug, so that what is told of one can be seen
+    #[command(hide = true)]
+    Panic,
 }
 
 /// What commands print with.
@@ -136,6 +140,12 @@ impl Ui<'_> {
 
 /// Parses the command line, runs the command, prints its failure, and returns the exit code.
 pub fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(bug::report));
+    // The hook has told it.
+    std::panic::catch_unwind(command).unwrap_or(ExitCode::FAILURE)
+}
+
+fn command() -> ExitCode {
     let cli = Cli::parse();
     let paint = |terminal: bool| {
         Paint::new(match cli.global.color {
@@ -178,6 +188,7 @@ fn dispatch(cli: &Cli, ui: &mut Ui<'_>) -> Result<(), Failure> {
         Command::Weights(args) => failure::from_check(weights::run(args, ui.out)),
         Command::Network(args) => failure::from_check(network::run(args, ui.out)),
         Command::Stage(args) => stage::run(args),
+        Command::Panic => panic!("asked for"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Watching a run: live lines on a terminal, one line an ended cell elsewhere.
 
 use std::collections::{HashMap, HashSet};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use super::project::from_here;
 use crate::engine::event::{Event, Failure, How, Observer, Progress};
 use crate::engine::run::Summary;
 use crate::pipeline::model::{CellId, Pipeline};
+use crate::text::escaped;
 
 /// Shows a run on standard error, and remembers its failures.
 pub struct Watcher<'a> {
@@ -82,7 +83,7 @@ impl<'a> Watcher<'a> {
             (_, 0) if unpublished == 0 => (self.paint.good(format!("{:>12}", "Finished")), ""),
             _ => (self.paint.bad(format!("{:>12}", "Failed")), "; what is done is kept, run again after mending"),
         };
-        eprintln!("{verb} {} in {}{rest}", parts.join(", "), duration(seconds));
+        print(&format!("{verb} {} in {}{rest}", parts.join(", "), duration(seconds)));
     }
 
     fn say(&self, verb: String, text: &str) {
@@ -90,7 +91,7 @@ impl<'a> Watcher<'a> {
         match &self.live {
             // A line that cannot be drawn is no reason to stop a run.
             Some(live) => drop(live.lines.println(line)),
-            None => eprintln!("{line}"),
+            None => print(&line),
         }
     }
 
@@ -111,9 +112,14 @@ impl<'a> Watcher<'a> {
 
     fn show_failure(&mut self, verb: &str, cell: CellId, failure: &Failure) {
         // One mistake often fails every cell of a stage: its log is shown once.
-        let known = !self.shown.insert((failure.message.clone(), failure.log_tail.clone()));
+        let fresh = self.shown.insert((failure.message.clone(), failure.log_tail.clone()));
+        let known = !fresh && !failure.log_tail.is_empty();
         let tail = if known { ", with the same last words as one above" } else { "" };
-        self.say(self.paint.bad(format!("{verb:>12}")), &format!("{}: {}{tail}", self.name(cell), failure.message));
+        let text = format!("{}: {}{tail}", self.name(cell), escaped(&failure.message));
+        self.say(self.paint.bad(format!("{verb:>12}")), &text);
+        if let Some(help) = failure.help.as_ref().filter(|_| fresh) {
+            self.say(format!("{:>12}", "help"), &escaped(help));
+        }
         if known {
             return;
         }
@@ -121,7 +127,7 @@ impl<'a> Watcher<'a> {
             self.say(self.paint.faint(format!("{:>12}", "|")), line);
         }
         if let Some(log) = &failure.log {
-            self.say(format!("{:>12}", "log"), &from_here(log).display().to_string());
+            self.say(format!("{:>12}", "log"), &shown(log));
         }
     }
 }
@@ -130,7 +136,7 @@ impl Observer for Watcher<'_> {
     fn event(&mut self, event: &Event<'_>) {
         if let Event::Failed { cell, failure } = event {
             self.end(*cell);
-            self.failures.push(json!({ "cell": self.name(*cell), "message": failure.message, "log": failure.log }));
+            self.failures.push(json!({ "cell": self.name(*cell), "message": failure.message, "help": failure.help, "log": failure.log }));
             self.show_failure("Failed", *cell, failure);
         }
         if self.quiet {
@@ -191,25 +197,25 @@ impl Observer for Watcher<'_> {
                 self.say(self.paint.notice(format!("{:>12}", "Different")), &text);
             }
             Event::Retrying { cell, failure, attempts_left } => {
-                let tail = format!("{}: {}; {attempts_left} attempts left", self.name(*cell), failure.message);
+                let tail = format!("{}: {}; {attempts_left} attempts left", self.name(*cell), escaped(&failure.message));
                 self.say(self.paint.notice(format!("{:>12}", "Retrying")), &tail);
             }
             Event::Skipped { cell, .. } => self.end(*cell),
             Event::Published { path } => {
-                self.say(self.paint.good(format!("{:>12}", "Wrote")), &from_here(path).display().to_string());
+                self.say(self.paint.good(format!("{:>12}", "Wrote")), &shown(path));
             }
             Event::Rescued { path } => {
-                let text = format!("{}, which a command had moved into its folder", from_here(path).display());
+                let text = format!("{}, which a command had moved into its folder", shown(path));
                 self.say(self.paint.notice(format!("{:>12}", "Kept")), &text);
             }
             Event::Kept { path, files } => {
-                let text = format!("{} in {}, which no run put there", few(files), from_here(path).display());
+                let text = format!("{} in {}, which no run put there", few(files), shown(path));
                 self.say(self.paint.notice(format!("{:>12}", "Kept")), &text);
             }
             Event::InTheWay { path, files } => {
                 let text = format!(
                     "{}: no run put {} there, or it was changed since; move it away and run again",
-                    from_here(path).display(),
+                    shown(path),
                     few(files),
                 );
                 self.say(self.paint.bad(format!("{:>12}", "Not written")), &text);
@@ -226,11 +232,21 @@ impl Observer for Watcher<'_> {
 /// `a, b, c and 4 more`, as paths from here.
 fn few(files: &[String]) -> String {
     let named: Vec<String> =
-        files.iter().take(3).map(|file| from_here(Path::new(file)).display().to_string()).collect();
+        files.iter().take(3).map(|file| shown(Path::new(file))).collect();
     match files.len() - named.len() {
         0 => named.join(", "),
         more => format!("{} and {more} more", named.join(", ")),
     }
+}
+
+/// A path as the user would write it from here.
+fn shown(path: &Path) -> String {
+    escaped(&from_here(path).display().to_string()).into_owned()
+}
+
+/// Writes a line to standard error, if anybody still reads it.
+fn print(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// A template of ours; the fallback is never seen.

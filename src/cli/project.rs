@@ -63,11 +63,12 @@ impl Project {
                 .map_err(|error| Failure::Usage { message: error.to_string(), help: None })?
         };
         let root = root(&file);
-        let store = Store::open(&global.cache.clone().unwrap_or_else(|| root.join("cache")))?;
+        let cache = utf8("--cache", global.cache.clone().unwrap_or_else(|| root.join("cache")))?;
+        let reports = utf8("--reports", global.reports.clone().unwrap_or_else(|| root.join("reports")))?;
+        let store = Store::open(&cache)?;
         let home = file.parent().unwrap_or(Path::new("."));
         let leftovers = Leftovers::of_project(&root)?;
         let sources = Sources::read(&pipeline, &plan::needed(&pipeline, &selected), home, leftovers, &store.stat);
-        let reports = global.reports.clone().unwrap_or_else(|| root.join("reports"));
         Ok(Project { pipeline, store, sources, reports, selected })
     }
 
@@ -158,6 +159,18 @@ fn assignment(word: &str) -> Result<(String, String), Failure> {
         _ => Err(Failure::usage(
             format!("--set {word}: expected KEY=VALUE"),
             "for example: --set epochs=5 --set axes.seed=[0]",
+        )),
+    }
+}
+
+/// Refuses a folder that job files and journals, which are JSON, could not name.
+fn utf8(option: &str, folder: PathBuf) -> Result<PathBuf, Failure> {
+    let full = std::path::absolute(&folder).unwrap_or_else(|_| folder.clone());
+    match full.to_str() {
+        Some(_) => Ok(folder),
+        None => Err(Failure::usage(
+            format!("the folder {} is not named in UTF-8", full.to_string_lossy()),
+            format!("name another with {option}"),
         )),
     }
 }

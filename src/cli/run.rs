@@ -69,7 +69,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
         started: now.to_string(),
         pipeline: project.pipeline.name.clone(),
         file: project.pipeline.file.clone(),
-        command: std::env::args().collect(),
+        command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })?;
     let interrupts = watch_signals()?;
@@ -156,11 +156,11 @@ fn watch_signals() -> Result<Arc<AtomicUsize>, Failure> {
     let count = Arc::new(AtomicUsize::new(0));
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     let seen = count.clone();
-    std::thread::spawn(move || {
+    std::thread::Builder::new().spawn(move || {
         for _ in signals.forever() {
             seen.fetch_add(1, Ordering::Relaxed);
         }
-    });
+    })?;
     Ok(count)
 }
 

@@ -47,7 +47,13 @@ fn describe(project: &Project, id: CellId, decision: Option<&Decision>) -> Value
             shown.insert("version".into(), json!(version));
             shown.insert("with".into(), Value::Object(Map::clone(parameters)));
         }
-        Task::Shell(text) => drop(shown.insert("run".into(), json!(text))),
+        Task::Shell(script) => {
+            shown.insert("run".into(), json!(script.text));
+            if !script.values.is_empty() {
+                shown.insert("values".into(), json!(script.values));
+            }
+            shown.insert("shell".into(), json!(&*script.shell));
+        }
         Task::Program(words) => drop(shown.insert("run".into(), json!(words))),
     }
     if !cell.inputs.is_empty() {

@@ -1,5 +1,6 @@
 //! The hidden command behind every cell of a built-in kind: runs one job file, reports on standard output.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use super::failure::Failure;
@@ -18,7 +19,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     // Not the buffered output of `ui`: a report must leave at once.
     let mut report = |progress: &crate::engine::event::Progress| {
         if let Ok(line) = serde_json::to_string(progress) {
-            println!("{line}");
+            // Whoever reads it may be gone; then this process ends soon.
+            let _ = writeln!(std::io::stdout(), "{line}");
         }
     };
     stage::run_job(&args.job, &mut report).map_err(|error| Failure::broken(super::failure::chain(&*error)))
@@ -27,7 +29,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 /// Ends this process when the one that started it is gone: a killed run leaves no training behind.
 fn stop_with_parent() {
     let parent = std::os::unix::process::parent_id();
-    std::thread::spawn(move || {
+    // Without a thread to spare, the job goes on unwatched.
+    let _ = std::thread::Builder::new().spawn(move || {
         while std::os::unix::process::parent_id() == parent {
             std::thread::sleep(std::time::Duration::from_millis(500));
         }

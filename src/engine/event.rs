@@ -28,10 +28,19 @@ pub struct Progress {
 pub struct Failure {
     /// One sentence.
     pub message: String,
-    /// The last lines of its log.
+    /// What to do, if that is known.
+    pub help: Option<String>,
+    /// The last lines of its log, as a terminal would show them.
     pub log_tail: Vec<String>,
     /// Where the whole log is, if it holds anything.
     pub log: Option<PathBuf>,
+}
+
+impl Failure {
+    /// A failure without a log.
+    pub fn plain(message: impl Into<String>) -> Failure {
+        Failure { message: message.into(), help: None, log_tail: Vec::new(), log: None }
+    }
 }
 
 /// How a cell came to have a result.

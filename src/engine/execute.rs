@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,10 +16,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::disturbed::disturbed;
+use super::ending;
 use super::event::{Failure, How, Progress};
 use super::executor::{Executor, Exit, Job, Usage};
 use super::plan::{self, Context};
-use crate::pipeline::model::{Cell, CellId, Source, Task};
+use crate::pipeline::model::{Cell, CellId, Filled, Source, Task};
 use crate::store::blobs::Placement;
 use crate::store::digest::Digest;
 use crate::store::index::{Action, Origin, Record};
@@ -160,7 +161,7 @@ impl<E: Executor> Workshop<'_, E> {
                     waiting();
                 }
                 if stop() {
-                    return Err(Fault::Failed(plain("interrupted while waiting for another run"), Usage::default()));
+                    return Err(Fault::Failed(Failure::plain("interrupted while waiting for another run"), Usage::default()));
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -252,8 +253,10 @@ impl<E: Executor> Workshop<'_, E> {
         let also = disturbed.as_ref().map_or_else(String::new, |words| format!("; {words}"));
         match exit {
             Ok(Exit::Code(0)) => {}
-            Ok(Exit::Code(code)) => return Err(fail(format!("exited with code {code}{also}"), usage)),
-            Ok(Exit::Signal(signal)) => return Err(fail(format!("was ended by {}{also}", signal_name(signal)), usage)),
+            Ok(exit) => {
+                let message = ending::describe(exit, usage, &ending::tail(&job.log));
+                return Err(fail(format!("{message}{also}"), usage));
+            }
             Err(error) => return Err(fail(format!("could not be watched: {error}{also}"), usage)),
         }
         if let Some(words) = disturbed {
@@ -361,8 +364,10 @@ impl<E: Executor> Workshop<'_, E> {
         folder: &Path,
         inputs: Vec<KindInput>,
         resume: &Path,
-    ) -> Result<Job, StoreError> {
+    ) -> Result<Job, Fault> {
         let mut reports = false;
+        let mut environment = self.environment(order, cell);
+        let fail = |message: String, usage: Usage| Fault::Failed(Failure::plain(message), usage);
         let (program, arguments) = match &cell.task {
             Task::Kind { name, parameters, .. } => {
                 reports = true;
@@ -384,35 +389,69 @@ impl<E: Executor> Workshop<'_, E> {
                 arguments.push(path.into());
                 (program.clone(), arguments)
             }
-            Task::Shell(text) => {
-                let text = self.fill_in(text, cell);
-                ("/bin/sh".into(), vec!["-euc".into(), text.into()])
+            Task::Shell(script) => {
+                let Filled { text, variables } =
+                    script.fill(|name| self.path_of(cell, name)).map_err(|message| fail(message, Usage::default()))?;
+                environment.extend(variables.into_iter().map(|(name, value)| (name.into(), value.into())));
+                let mut words = script.shell.iter();
+                let program = self.program(words.next().map_or("sh", String::as_str));
+                (program, words.map(OsString::from).chain([text.into()]).collect())
             }
             Task::Program(words) => {
                 let mut words = words.iter().map(|word| self.fill_in(word, cell));
                 let first = words.next().unwrap_or_default();
-                let program = self.context.sources.program_path(&first).map_or(PathBuf::from(&first), Path::to_owned);
-                (program, words.map(OsString::from).collect())
+                (self.program(&first), words.map(OsString::from).collect())
             }
         };
-        let environment = self.environment(order, cell);
         let log = folder.join("log");
         Ok(Job { program, arguments, environment, folder: folder.to_owned(), log, reports })
     }
 
-    /// Replaces `${in.NAME}` and `${out.NAME}` by paths relative to the cell's folder, so that no command line and no
-    /// output depends on where the store lies.
+    /// The file behind the word that starts a command.
+    fn program(&self, word: &str) -> PathBuf {
+        self.context.sources.program_path(word).map_or(PathBuf::from(word), Path::to_owned)
+    }
+
+    /// The path of `in.NAME` or `out.NAME`, relative to the cell's folder, so that no command line and no output depends
+    /// on where the store lies.
+    fn path_of(&self, cell: &Cell, reference: &str) -> Option<String> {
+        let (side, name) = reference.split_once('.')?;
+        match side {
+            "in" => {
+                let input = cell.inputs.iter().find(|input| *input.name == *name)?;
+                let gathered = matches!(input.source, Source::Gathered { .. });
+                let extension =
+                    if gathered { String::new() } else { plan::extension(self.context.pipeline, &input.source) };
+                Some(format!("in/{name}{extension}"))
+            }
+            "out" => {
+                let output = cell.outputs.iter().find(|output| *output.name == *name)?;
+                Some(format!("out/{}", output.path))
+            }
+            _ => None,
+        }
+    }
+
+    /// Replaces `${in.NAME}` and `${out.NAME}` by their paths.
     fn fill_in(&self, text: &str, cell: &Cell) -> String {
-        let mut filled = text.to_owned();
-        for input in &cell.inputs {
-            let gathered = matches!(input.source, Source::Gathered { .. });
-            let extension =
-                if gathered { String::new() } else { plan::extension(self.context.pipeline, &input.source) };
-            filled = filled.replace(&format!("${{in.{}}}", input.name), &format!("in/{}{extension}", input.name));
+        let mut filled = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(at) = rest.find("${") {
+            let inside = &rest[at + 2..];
+            let end = inside.find('}').unwrap_or(inside.len());
+            filled.push_str(&rest[..at]);
+            match self.path_of(cell, &inside[..end]) {
+                Some(path) if end < inside.len() => {
+                    filled.push_str(&path);
+                    rest = &inside[end + 1..];
+                }
+                _ => {
+                    filled.push_str("${");
+                    rest = inside;
+                }
+            }
         }
-        for output in &cell.outputs {
-            filled = filled.replace(&format!("${{out.{}}}", output.name), &format!("out/{}", output.path));
-        }
+        filled.push_str(rest);
         filled
     }
 
@@ -438,9 +477,9 @@ impl<E: Executor> Workshop<'_, E> {
     }
 
     fn failure(&self, message: String, order: &Order, folder: &Path) -> Failure {
+        let log_tail = ending::tail(&folder.join("log"));
         let log = self.keep_log(order, folder);
-        let log_tail = log.as_deref().map(tail).unwrap_or_default();
-        Failure { message, log_tail, log }
+        Failure { message, help: ending::full_disk(folder), log_tail, log }
     }
 
     /// Moves the log out of the staging folder; an empty one is not worth a file.
@@ -460,32 +499,7 @@ pub fn log_path(logs: &Path, key: &Digest) -> PathBuf {
     logs.join(format!("{key}.log"))
 }
 
-/// The last lines of a log.
-fn tail(path: &Path) -> Vec<String> {
-    const BYTES: u64 = 16 * 1024;
-    const LINES: usize = 12;
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = fs::File::open(path)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(BYTES)))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let text = String::from_utf8_lossy(&read().unwrap_or_default()).into_owned();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(LINES)..].iter().map(|line| (*line).to_owned()).collect()
-}
-
 /// `dataset=glyphs,seed=0` as pairs. Axis names and value names hold neither `,` nor `=`.
 fn labels(label: &str) -> Vec<(String, String)> {
     label.split(',').filter_map(|pair| pair.split_once('=')).map(|(a, v)| (a.to_owned(), v.to_owned())).collect()
-}
-
-fn plain(message: &str) -> Failure {
-    Failure { message: message.to_owned(), log_tail: Vec::new(), log: None }
-}
-
-fn signal_name(signal: i32) -> String {
-    nix::sys::signal::Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |s| s.as_str().to_owned())
 }

@@ -2,7 +2,7 @@
 //!
 //! | in the key | not in the key, because it cannot change the bytes |
 //! | --- | --- |
-//! | kind and version of its implementation, or the command and the digest of its program | names of pipeline, stage and cell |
+//! | kind and version of its implementation, or the command, its shell and the digest of its program | names of pipeline, stage and cell |
 //! | resolved parameters, defaults filled in | comments, key order, descriptions |
 //! | name, form and content digest of every direct input, and the labels of gathered ones | where an input comes from, and its times |
 //! | names and paths of the outputs | where outputs are published |
@@ -72,7 +72,13 @@ pub fn walk(cell: &Cell, around: &Surroundings<'_>, reader: &mut impl Fields) {
             reader.field("version", Field::Int(i128::from(*version)));
             walk_map("with", parameters, reader);
         }
-        Task::Shell(text) => reader.field("run", Field::Text(text)),
+        Task::Shell(script) => {
+            reader.field("run", Field::Text(&script.text));
+            for (i, value) in script.values.iter().enumerate() {
+                reader.field(&format!("run.value.{}", i + 1), Field::Text(value));
+            }
+            reader.field("shell", Field::Text(&script.shell_line()));
+        }
         Task::Program(words) => {
             for (i, word) in words.iter().enumerate() {
                 reader.field(&format!("run.{i}"), Field::Text(word));

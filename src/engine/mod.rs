@@ -10,6 +10,7 @@
 //! | [`run`] | a plan, how to run it, and how it ended |
 //! | `scheduler` | a ready cell, its resources, its outcome, the cells behind it |
 //! | `worker` | a thread that takes cells from the scheduler |
+//! | `ending` | how a command ended, for people |
 //! | [`execute`] | one cell: inputs laid out, attempt, outputs published |
 //! | [`executor`] | the five verbs behind which a cell runs; [`local`] is the one for this machine |
 //! | `publish` | outputs that people look at, below the reports folder |
@@ -21,6 +22,7 @@
 
 mod disturbed;
 pub mod event;
+mod ending;
 pub mod execute;
 pub mod executor;
 pub mod fingerprint;
@@ -55,4 +57,7 @@ pub enum EngineError {
     /// A stage asks for more than there is.
     #[error("stage `{stage}` asks for {asked} of `{resource}`, but this run has {capacity}; {advice}")]
     Resource { stage: String, resource: String, asked: u64, capacity: u64, advice: String },
+    /// Not even one thread for the work.
+    #[error("cannot start a thread: {0}")]
+    Threads(std::io::Error),
 }

@@ -71,14 +71,15 @@ pub struct Held {
 #[derive(Debug)]
 pub struct Pool {
     free: BTreeMap<String, u64>,
-    free_gpus: BTreeSet<u64>,
+    gpus: u64,
+    taken_gpus: BTreeSet<u64>,
 }
 
 impl Pool {
     /// Everything is free.
     pub fn new(capacities: &Capacities) -> Pool {
         let gpus = capacities.0.get("gpu").copied().unwrap_or(0);
-        Pool { free: capacities.0.clone(), free_gpus: (0..gpus).collect() }
+        Pool { free: capacities.0.clone(), gpus, taken_gpus: BTreeSet::new() }
     }
 
     /// Takes `wanted`, all of it or nothing.
@@ -93,7 +94,9 @@ impl Pool {
             }
         }
         let count = wanted.get("gpu").copied().unwrap_or(0);
-        let gpus: Vec<u64> = (0..count).filter_map(|_| self.free_gpus.pop_first()).collect();
+        let free = (0..self.gpus).filter(|gpu| !self.taken_gpus.contains(gpu));
+        let gpus: Vec<u64> = free.take(usize::try_from(count).unwrap_or(usize::MAX)).collect();
+        self.taken_gpus.extend(&gpus);
         Some(Held { amounts: wanted.clone(), gpus })
     }
 
@@ -104,7 +107,9 @@ impl Pool {
                 *free += amount;
             }
         }
-        self.free_gpus.extend(held.gpus);
+        for gpu in held.gpus {
+            self.taken_gpus.remove(&gpu);
+        }
     }
 }
 
@@ -137,7 +142,7 @@ mod tests {
             }
             out.into_iter().for_each(|held| pool.give_back(held));
             prop_assert_eq!(&pool.free, &capacities.0);
-            prop_assert_eq!(pool.free_gpus.len(), 3);
+            prop_assert!(pool.taken_gpus.is_empty());
         }
     }
 }

@@ -157,10 +157,17 @@ impl<'a> Scheduler<'a> {
         let inbox = Mutex::new(inbox);
         let (sender, messages) = mpsc::channel::<Message<E::Ticket>>();
         std::thread::scope(|scope| {
-            for _ in 0..self.options.jobs {
+            let mut workers = 0;
+            for _ in 0..self.options.jobs.min(self.graph.node_count()) {
                 let (sender, inbox) = (sender.clone(), &inbox);
                 let interrupts = self.options.interrupts;
-                scope.spawn(move || work(workshop, inbox, &sender, interrupts));
+                let worker = std::thread::Builder::new();
+                match worker.spawn_scoped(scope, move || work(workshop, inbox, &sender, interrupts)) {
+                    Ok(_) => workers += 1,
+                    // Those that there are do the work.
+                    Err(_) if workers > 0 => break,
+                    Err(source) => return Err(EngineError::Threads(source)),
+                }
             }
             drop(sender);
             let result = self.schedule(workshop.executor, &orders, &messages);
@@ -192,7 +199,7 @@ impl<'a> Scheduler<'a> {
                 Ok(Message::Started(cell, ticket)) => {
                     let stage = self.context.pipeline.stage_of(cell);
                     if let Some(entry) = running.get_mut(&cell) {
-                        entry.deadline = stage.policy.timeout.map(|timeout| Instant::now() + timeout);
+                        entry.deadline = stage.policy.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
                         entry.ticket = Some(ticket);
                     }
                     self.observer.event(&Event::Running { cell });
@@ -296,7 +303,7 @@ impl<'a> Scheduler<'a> {
                 Ok(())
             }
             Decision::Blocked { message } => {
-                self.failed(id, None, &Failure { message, log_tail: Vec::new(), log: None }, Vec::new(), 0)
+                self.failed(id, None, &Failure::plain(message), Vec::new(), 0)
             }
             Decision::May { .. } => Ok(()),
         }
@@ -347,6 +354,7 @@ impl<'a> Scheduler<'a> {
             Err(Fault::Failed(mut failure, usage)) => {
                 if let Some((_, why)) = entry.stopping {
                     failure.message = why.to_owned();
+                    failure.help = None;
                 }
                 // Its name keeps the key, so that the next plan says "unfinished" rather than "new".
                 self.last_keys.push((plan::tag(self.context.pipeline, id), entry.key));

@@ -128,7 +128,10 @@ impl Sources {
 fn words(task: &Task) -> [Option<&str>; 2] {
     match task {
         Task::Kind { .. } => [None, None],
-        Task::Shell(text) => [Some("sh"), text.split_whitespace().next().filter(|word| *word != "sh")],
+        Task::Shell(script) => {
+            let shell = script.shell.first().map(String::as_str);
+            [shell, script.text.split_whitespace().next().filter(|word| Some(*word) != shell)]
+        }
         Task::Program(words) => [words.first().map(String::as_str), None],
     }
 }

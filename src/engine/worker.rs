@@ -1,11 +1,12 @@
 //! A worker thread: takes orders one by one and tells the scheduler how they go.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
-use super::event::Progress;
+use super::event::{Failure, Progress};
 use super::execute::{Done, Fault, Order, Workshop};
-use super::executor::Executor;
+use super::executor::{Executor, Usage};
 use crate::pipeline::model::CellId;
 
 /// What a worker tells the scheduler.
@@ -29,13 +30,18 @@ pub(super) fn work<E: Executor>(
         let order = inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(order) = order else { return };
         let id = order.cell;
-        let result = workshop.execute(
-            &order,
-            &mut || tell(Message::Waiting(id)),
-            &mut |ticket| tell(Message::Started(id, ticket)),
-            &mut |progress| tell(Message::Progress(id, progress)),
-            &|| interrupts.load(Ordering::Relaxed) > 0,
-        );
+        // The scheduler waits for the end of every order: a fault of the program itself must not keep it waiting.
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            workshop.execute(
+                &order,
+                &mut || tell(Message::Waiting(id)),
+                &mut |ticket| tell(Message::Started(id, ticket)),
+                &mut |progress| tell(Message::Progress(id, progress)),
+                &|| interrupts.load(Ordering::Relaxed) > 0,
+            )
+        }));
+        let broke = |_| Err(Fault::Failed(Failure::plain("met a bug in meanfield, told above"), Usage::default()));
+        let result = result.unwrap_or_else(broke);
         tell(Message::Ended(id, result));
     }
 }

@@ -8,25 +8,35 @@ use super::interpolate::{Found, Reference, Scope, Text, bind_text, is_name};
 use super::model::Task;
 use super::problem::{Problem, Report, Span, nearest, suggest};
 use super::schema::mismatch;
+use super::script;
+use super::shell::Shell;
 use super::yaml::{Data, Node};
 
 /// A command: a string for the shell or a list without one.
 #[derive(Debug)]
 pub(super) enum Run {
-    Shell(Text),
+    Shell(script::Draft),
     Program(Vec<Text>),
 }
 
 impl Run {
-    /// Reads `run:`.
-    pub(super) fn read(node: &Node, scope: &mut dyn Scope, report: &mut Report) -> Option<Run> {
+    /// Reads `run:`, whose text is for `shell`, or for the shell that is found where it names none.
+    pub(super) fn read(
+        node: &Node,
+        shell: Option<Shell>,
+        scope: &mut dyn Scope,
+        report: &mut Report,
+    ) -> Option<Run> {
         let empty = || Problem::new("empty_run", node.span, "`run` has no command");
         match &node.data {
             Data::Text(text) if text.trim().is_empty() => {
                 report.add(empty());
                 None
             }
-            Data::Text(_) => bind_text(node, "`run`", scope, report).map(Run::Shell),
+            Data::Text(_) => {
+                let shell = shell.or_else(|| super::shell::default(node.span, report))?;
+                script::Draft::read(node, shell, scope, report).map(Run::Shell)
+            }
             Data::List(items) if items.is_empty() => {
                 report.add(empty());
                 None
@@ -46,7 +56,7 @@ impl Run {
     /// The command at one point.
     pub(super) fn task(&self, point: &[u32]) -> Task {
         match self {
-            Run::Shell(text) => Task::Shell(text.fill(point)),
+            Run::Shell(script) => Task::Shell(script.fill(point)),
             Run::Program(words) => Task::Program(words.iter().map(|word| word.fill(point)).collect()),
         }
     }
@@ -54,7 +64,7 @@ impl Run {
     /// Adds the axes that it mentions.
     pub(super) fn mentions(&self, axes: &mut BTreeSet<usize>) {
         match self {
-            Run::Shell(text) => text.mentions(axes),
+            Run::Shell(script) => script.mentions(axes),
             Run::Program(words) => words.iter().for_each(|word| word.mentions(axes)),
         }
     }

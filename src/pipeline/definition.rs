@@ -17,6 +17,7 @@ use super::model::Task;
 use super::presets::Presets;
 use super::problem::{Problem, Report, Span, suggest};
 use super::schema::{Fields, mismatch};
+use super::shell::Shell;
 use super::yaml::{self, Data, Entry, Node};
 
 /// The keys of a definition, besides those that only a kind or only a command has.
@@ -53,6 +54,7 @@ pub(super) enum Body<'k> {
 /// A command whose text is looked up anew for every set of parameters.
 pub(super) struct Command {
     run: Node,
+    shell: Option<Shell>,
     env: Option<Node>,
     out: Option<Node>,
     /// Names that the stage must give.
@@ -143,7 +145,7 @@ impl<'k> Definitions<'k> {
             return None;
         }
         let own: &[&str] = match (node.get("run"), node.get("uses")) {
-            (Some(_), _) => &["in", "out", "env"],
+            (Some(_), _) => &["in", "out", "env", "shell"],
             (None, Some(_)) => &["with", "cases"],
             (None, None) => &["with"],
         };
@@ -213,8 +215,18 @@ fn command(run: &Node, node: &Node, folder: Option<PathBuf>, report: &mut Report
             )),
         }
     }
+    let shell = match (node.get("shell"), &run.data) {
+        (Some(shell), Data::List(_)) => {
+            let problem = Problem::new("misplaced_key", shell.span, "`shell` has no meaning here");
+            report.add(problem.label("a list is run without a shell"));
+            None
+        }
+        (Some(shell), _) => super::shell::read(shell, report),
+        (None, _) => None,
+    };
     Command {
         run: run.clone(),
+        shell,
         env: node.get("env").cloned(),
         out: node.get("out").cloned(),
         inputs,
@@ -308,7 +320,7 @@ impl Definition<'_> {
                 let outputs =
                     read_outputs(command.out.as_ref(), command.run.span, &mut self.scope(&parameters, None), report);
                 let env = read_env(command.env.as_ref(), &mut self.scope(&parameters, None), report);
-                let run = Run::read(&command.run, &mut self.scope(&parameters, Some(files)), report)?;
+                let run = Run::read(&command.run, command.shell.clone(), &mut self.scope(&parameters, Some(files)), report)?;
                 let outputs: Vec<_> =
                     outputs.into_iter().map(|out| (out.name, out.path.span, out.path.fill(&[]))).collect();
                 if !outputs.iter().all(|(_, span, path)| check_path(path, *span, report)) || outputs.is_empty() {

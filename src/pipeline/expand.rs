@@ -12,7 +12,7 @@ use super::command::{check_path, user_path};
 use super::definition::{Applied, Body as DefinitionBody};
 use super::grid::Grid;
 use super::link::{Group, Linked};
-use super::model::{Cell, CellId, Input, Output, Source};
+use super::model::{Task, Cell, CellId, Input, Output, Source};
 use super::problem::{Problem, Report, Span};
 use super::stages::{Body, Origin};
 
@@ -273,6 +273,15 @@ impl<'a> Maker<'a> {
             None => return None,
         };
         self.check_own_paths(&outputs, report);
+        if let Task::Shell(script) = &task {
+            let path = |name: &str| {
+                let name = name.strip_prefix("out.")?;
+                outputs.iter().find(|output| *output.name == *name).map(|output| format!("out/{}", output.path))
+            };
+            if let Err(message) = script.fill(path) {
+                report.add(Problem::new("not_a_word", draft.span, message).label("in the command of this stage"));
+            }
+        }
         env.extend(draft.env.iter().map(|(name, text)| (name.clone(), text.fill(point))));
         let inputs = self.inputs(point, tables, report);
         Some(Cell { stage: self.position, coordinates, task, inputs, outputs, env })

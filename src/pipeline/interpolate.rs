@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! text      = (character | "$${" | reference)*        "$${" stands for "${"
-//! reference = "${" name ("." name)* "}"               a name of digits is also an index into a list
+//! reference = "${" name ("." name)* (":raw")? "}"     a name of digits is also an index into a list
 //! name      = (letter | digit | "_" | "-")+
 //! ```
 //!
 //! A scalar that is exactly one reference becomes the value itself, of whatever type; inside other text the value must
-//! be a scalar. [`bind`] looks every name up once and leaves a [`Template`] in which only axis values are open, so that
-//! [`Template::fill`] cannot fail and costs little for each of a hundred thousand cells.
+//! be a scalar. `:raw` has a meaning in a shell's text only, see [`super::script`]. [`bind`] looks every name up once and
+//! leaves a [`Template`] in which only axis values are open, so that [`Template::fill`] cannot fail and costs little for
+//! each of a hundred thousand cells.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,13 +21,26 @@ use super::yaml::{Data, Entry, Node};
 pub(super) struct Reference {
     /// Its names: `["loss", "kind"]`.
     pub(super) path: Vec<String>,
+    /// Whether a shell's text takes its value as it is, and not as one word.
+    pub(super) raw: bool,
     /// Where it is.
     pub(super) span: Span,
 }
 
 impl Reference {
+    /// As it is written, such as `${loss.kind}`.
     pub(super) fn written(&self) -> String {
+        if self.raw { self.written_raw() } else { self.name() }
+    }
+
+    /// As it is written without `:raw`.
+    pub(super) fn name(&self) -> String {
         format!("${{{}}}", self.path.join("."))
+    }
+
+    /// As it is written with `:raw`.
+    pub(super) fn written_raw(&self) -> String {
+        format!("${{{}:raw}}", self.path.join("."))
     }
 }
 
@@ -210,7 +224,9 @@ fn bind_scalar(node: &Node, text: &str, scope: &mut dyn Scope, report: &mut Repo
         report.give_up(node.span);
         return null;
     };
-    if let [Part::Reference(reference)] = parts.as_slice() {
+    if let [Part::Reference(reference)] = parts.as_slice()
+        && !reference.raw
+    {
         match scope.lookup(reference, report) {
             Some(Found::Value(value)) => return Template::Value(value),
             Some(Found::Axis(field)) => return Template::Axis(field),
@@ -238,25 +254,18 @@ fn bind_pieces(span: Span, parts: &[Part], scope: &mut dyn Scope, report: &mut R
     for part in parts {
         let bound = match part {
             Part::Literal(literal) => Some(Piece::Literal(literal.clone())),
-            Part::Reference(reference) => match scope.lookup(reference, report) {
-                Some(Found::Kept) => Some(Piece::Literal(reference.written())),
-                Some(Found::Value(value)) => match value.scalar() {
-                    Some(scalar) => Some(Piece::Literal(scalar)),
-                    None => {
-                        report.add(not_scalar(reference, &value));
-                        None
-                    }
-                },
-                Some(Found::Axis(field)) => match field.texts {
-                    Some(texts) => Some(Piece::Axis(field.axis, texts)),
-                    None => {
-                        let culprit = field.nodes.iter().find(|node| node.scalar().is_none());
-                        report.add(not_scalar(reference, culprit.unwrap_or(&field.nodes[0])));
-                        None
-                    }
-                },
-                None => None,
-            },
+            Part::Reference(reference) if reference.raw => {
+                let title = format!("`{}` stands in no shell's text", reference.written());
+                let problem = Problem::new("bad_reference", reference.span, title);
+                let help = format!("write `{}`: only a text for a shell is quoted", reference.name());
+                report.add(problem.help(help));
+                None
+            }
+            Part::Reference(reference) => text_of(reference, scope, report).map(|texts| match texts {
+                Texts::Kept => Piece::Literal(reference.written()),
+                Texts::One(text) => Piece::Literal(text.to_string()),
+                Texts::Each(axis, texts) => Piece::Axis(axis, texts),
+            }),
         };
         match (bound, &mut text) {
             (Some(Piece::Literal(literal)), Some(text)) => text.push(&literal),
@@ -267,18 +276,51 @@ fn bind_pieces(span: Span, parts: &[Part], scope: &mut dyn Scope, report: &mut R
     text
 }
 
+/// What a reference is inside text.
+pub(super) enum Texts {
+    One(Arc<str>),
+    /// For each value of an axis.
+    Each(usize, Arc<[Arc<str>]>),
+    /// The engine fills it in.
+    Kept,
+}
+
+/// Looks up a reference inside text. If there is none, or it is no scalar, the report has heard of it.
+pub(super) fn text_of(reference: &Reference, scope: &mut dyn Scope, report: &mut Report) -> Option<Texts> {
+    match scope.lookup(reference, report)? {
+        Found::Kept => Some(Texts::Kept),
+        Found::Value(value) => match value.scalar() {
+            Some(scalar) => Some(Texts::One(scalar.into())),
+            None => {
+                report.add(not_scalar(reference, &value));
+                None
+            }
+        },
+        Found::Axis(field) => match field.texts {
+            Some(texts) => Some(Texts::Each(field.axis, texts)),
+            None => {
+                if let Some(culprit) = field.nodes.iter().find(|node| node.scalar().is_none()) {
+                    report.add(not_scalar(reference, culprit));
+                }
+                None
+            }
+        },
+    }
+}
+
 fn not_scalar(reference: &Reference, value: &Node) -> Problem {
     let title = format!("`{}` is {} and cannot stand inside text", reference.written(), value.described());
     Problem::new("wrong_type", reference.span, title).label("expected a scalar").related(value.span, "its value")
 }
 
-enum Part {
+/// A part of a scalar.
+pub(super) enum Part {
     Literal(String),
     Reference(Reference),
 }
 
 /// Splits a scalar at its references. What does not follow the grammar goes to the report.
-fn parse(text: &str, span: Span, report: &mut Report) -> Option<Vec<Part>> {
+pub(super) fn parse(text: &str, span: Span, report: &mut Report) -> Option<Vec<Part>> {
     let mut parts = Vec::new();
     let mut literal = String::new();
     let mut rest = text;
@@ -293,6 +335,7 @@ fn parse(text: &str, span: Span, report: &mut Report) -> Option<Vec<Part>> {
         let inside = &rest[at + 2..];
         let length = inside.find('}').unwrap_or(inside.len());
         let names = &inside[..length];
+        let (names, raw) = names.strip_suffix(super::script::RAW).map_or((names, false), |names| (names, true));
         let closed = length < inside.len();
         let written = &rest[at..at + 2 + length + usize::from(closed)];
         let place = find(written, span, report);
@@ -307,7 +350,7 @@ fn parse(text: &str, span: Span, report: &mut Report) -> Option<Vec<Part>> {
             parts.push(Part::Literal(std::mem::take(&mut literal)));
         }
         let path = names.split('.').map(str::to_owned).collect();
-        parts.push(Part::Reference(Reference { path, span: place }));
+        parts.push(Part::Reference(Reference { path, raw, span: place }));
         rest = &inside[length + 1..];
     }
     literal.push_str(rest);
@@ -318,7 +361,7 @@ fn parse(text: &str, span: Span, report: &mut Report) -> Option<Vec<Part>> {
 }
 
 /// Where `written` first stands inside a scalar, whatever the scalar's style.
-fn find(written: &str, span: Span, report: &Report) -> Span {
+pub(super) fn find(written: &str, span: Span, report: &Report) -> Span {
     let text = report.text(span.source);
     let inside = text.get(span.start as usize..span.end as usize).unwrap_or_default();
     match inside.find(written) {

@@ -20,7 +20,8 @@ use super::schema::mismatch;
 use super::stages::Context;
 use super::yaml::{self, Data, Node};
 
-const KEYS: [&str; 9] = ["name", "description", "params", "cases", "axes", "include", "exclude", "resources", "stages"];
+const KEYS: [&str; 10] =
+    ["name", "description", "params", "cases", "axes", "include", "exclude", "resources", "shell", "stages"];
 
 /// Reads and checks a pipeline.
 ///
@@ -95,6 +96,7 @@ fn read(
         stages: entries.iter().map(|entry| entry.key.as_str()).collect(),
         folder,
         capacity: &capacity,
+        shell: constant("shell", report).and_then(|node| super::shell::read(&node, report)),
     };
     let drafts = entries.iter().map(|entry| context.read(entry, report)).collect();
     let mut definitions = Definitions::new(file, kinds, embedded);

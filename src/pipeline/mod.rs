@@ -22,8 +22,11 @@ mod params;
 mod policy;
 mod presets;
 pub mod problem;
+mod quoting;
 mod schema;
+mod script;
 pub mod select;
+mod shell;
 mod stages;
 mod yaml;
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+pub use super::script::{Filled, Script};
+
 /// A pipeline that has passed every check.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -100,8 +102,8 @@ pub enum Task {
     /// A built-in kind with its resolved parameters, defaults filled in; cells with equal ones share them. `continues` are
     /// those in which it may differ from an earlier cell whose work it goes on from.
     Kind { name: Arc<str>, version: u32, parameters: Arc<Map<String, Value>>, continues: &'static [&'static str] },
-    /// A command line for `sh -euc`. `${in.NAME}` and `${out.NAME}` still stand in it.
-    Shell(String),
+    /// A text for a shell.
+    Shell(Script),
     /// A program and its arguments, run without a shell. `${in.NAME}` and `${out.NAME}` still stand in them.
     Program(Vec<String>),
 }

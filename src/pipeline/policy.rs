@@ -10,6 +10,9 @@ use super::yaml::{Data, Node};
 /// Resources that need no declaration; the engine finds out how much of them there is.
 const KNOWN: [&str; 3] = ["cpu", "gpu", "memory"];
 
+/// Most GPUs that a stage can ask for: each is named in the environment of its cells.
+const MAX_GPUS: u64 = 1024;
+
 /// Most retries that a stage can ask for.
 const MAX_RETRY: u64 = 100;
 
@@ -43,6 +46,10 @@ pub(super) fn check_demand(
     report: &mut Report,
 ) {
     for entry in node.entries() {
+        if entry.key == "gpu" && wanted.get("gpu").is_some_and(|&gpus| gpus > MAX_GPUS) {
+            let title = format!("a cell cannot ask for more than {MAX_GPUS} of `gpu`");
+            report.add(Problem::new("out_of_range", entry.value.span, title));
+        }
         match (wanted.get(&entry.key), capacity.get(&entry.key)) {
             (Some(wanted), Some(capacity)) if wanted > capacity => {
                 let title = format!("a cell would need {wanted} of `{}`, the pipeline has {capacity}", entry.key);

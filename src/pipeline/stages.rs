@@ -12,9 +12,11 @@ use super::params::{Params, unknown};
 use super::policy::{check_demand, read_resources, read_retry, read_timeout};
 use super::problem::{Problem, Report, Span, suggest};
 use super::schema::mismatch;
+use super::shell::Shell;
 use super::yaml::{Data, Entry, Node};
 
-const KEYS: [&str; 10] = ["uses", "run", "in", "with", "out", "env", "resources", "retry", "timeout", "description"];
+const KEYS: [&str; 11] =
+    ["uses", "run", "shell", "in", "with", "out", "env", "resources", "retry", "timeout", "description"];
 
 /// A stage as it is written.
 #[derive(Debug)]
@@ -113,6 +115,8 @@ pub(super) struct Context<'a> {
     /// The folder that relative paths of the user's start from.
     pub(super) folder: &'a Path,
     pub(super) capacity: &'a BTreeMap<String, u64>,
+    /// The shell that the pipeline names.
+    pub(super) shell: Option<Shell>,
 }
 
 impl Context<'_> {
@@ -163,6 +167,7 @@ impl Context<'_> {
         match (node.get("uses"), node.get("run")) {
             (Some(uses), None) => {
                 refuse("out", "the definition that the stage uses has its own outputs", report);
+                refuse("shell", "the definition that the stage uses names its own", report);
                 let name = bind_text(uses, "`uses`", &mut self.scope(None), report);
                 let (with, with_span) = match node.get("with") {
                     Some(with) if matches!(with.data, Data::Map(_) | Data::Null) => (with.clone(), with.span),
@@ -183,7 +188,15 @@ impl Context<'_> {
                 let names: Vec<Arc<str>> = inputs.iter().map(|input| input.name.clone()).collect();
                 let out = read_outputs(node.get("out"), entry.key_span, &mut self.scope(None), report);
                 let files = Files { inputs: &names, outputs: &outputs };
-                let run = Run::read(run, &mut self.scope(Some(files)), report)?;
+                let shell = match node.get("shell") {
+                    Some(_) if matches!(run.data, Data::List(_)) => {
+                        refuse("shell", "a list is run without a shell", report);
+                        None
+                    }
+                    Some(shell) => Some(super::shell::read(shell, report)?),
+                    None => self.shell.clone(),
+                };
+                let run = Run::read(run, shell, &mut self.scope(Some(files)), report)?;
                 Some(Body::Run { run, out })
             }
             (Some(_), Some(_)) => {

@@ -1,0 +1,176 @@
+//! How a command ended, for people: what its exit code stands for, the end of its log, whether the disk is full.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+use nix::sys::statvfs::statvfs;
+
+use super::executor::{Exit, Usage};
+use crate::text;
+
+/// Less than this many free bytes is a full disk: a write of any size fails.
+const FULL: u64 = 256 * 1024;
+
+/// How many lines of a log are shown, and how many characters of each.
+const LINES: usize = 12;
+const WIDTH: usize = 240;
+
+/// What an exit other than 0 means, in one sentence; `tail` are the last lines of the log.
+pub(super) fn describe(exit: Exit, usage: Usage, tail: &[String]) -> String {
+    match exit {
+        Exit::Signal(number) => format!("was ended by {}{}", signal_name(number), hint(number, usage)),
+        Exit::Code(code @ 126) => match blamed(tail, &["Permission denied", "cannot execute", "Exec format error"]) {
+            Some(program) => format!("exited with code {code}: `{program}` cannot be executed"),
+            None => format!("exited with code {code}: a program cannot be executed"),
+        },
+        Exit::Code(code @ 127) => match blamed(tail, &["not found", "No such file or directory"]) {
+            Some(program) if program.contains(' ') => {
+                format!(
+                    "exited with code {code}: `{program}` was not found; a value is one word, `${{...:raw}}` makes it several"
+                )
+            }
+            Some(program) => format!("exited with code {code}: `{program}` was not found"),
+            None => format!("exited with code {code}: a program was not found"),
+        },
+        Exit::Code(code) => match Signal::try_from(code - 128) {
+            Ok(signal) if code > 128 => format!(
+                "exited with code {code}: a program that it ran was ended by {}{}",
+                signal.as_str(),
+                hint(code - 128, usage)
+            ),
+            _ => format!("exited with code {code}"),
+        },
+    }
+}
+
+fn signal_name(number: i32) -> String {
+    Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
+}
+
+/// Half a sentence about why a signal usually comes.
+fn hint(number: i32, usage: Usage) -> String {
+    let why = match Signal::try_from(number) {
+        Ok(Signal::SIGKILL) => {
+            let peak = usage.peak_memory as f64 / f64::from(1 << 20);
+            return format!(", often because memory ran out (its largest process had {peak:.0} MiB at its peak)");
+        }
+        Ok(Signal::SIGSEGV | Signal::SIGBUS | Signal::SIGILL | Signal::SIGFPE) => "it crashed",
+        Ok(Signal::SIGABRT) => "it gave up by itself, often after an assertion",
+        Ok(Signal::SIGPIPE) => {
+            "it wrote to a pipe whose reader had ended, as `yes | head -1` does; read all, or let it end well: `{ yes || true; } | head -1`"
+        }
+        Ok(Signal::SIGINT) => "somebody interrupted it",
+        Ok(Signal::SIGTERM) => "somebody asked it to end",
+        Ok(Signal::SIGXCPU) => "its limit of processor time",
+        Ok(Signal::SIGXFSZ) => "a file grew over its limit",
+        _ => return String::new(),
+    };
+    format!(": {why}")
+}
+
+/// The program that a shell's last complaint of this sort names: `sh: line 1: NAME: not found`.
+fn blamed<'a>(tail: &'a [String], complaints: &[&str]) -> Option<&'a str> {
+    tail.iter().rev().find_map(|line| {
+        let (before, complaint) = line.rsplit_once(": ")?;
+        let before = match complaints.iter().any(|known| complaint.contains(known)) {
+            true => before,
+            false => return None,
+        };
+        let name = before.rsplit_once(": ").map_or(before, |(_, name)| name);
+        (!name.is_empty()).then_some(name)
+    })
+}
+
+/// The last lines of a log as a terminal would show them; the log itself keeps every byte.
+pub(super) fn tail(path: &Path) -> Vec<String> {
+    const BYTES: u64 = 64 * 1024;
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(BYTES)))?;
+        let mut bytes = Vec::new();
+        file.take(BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let mut lines: Vec<String> = text.split('\n').map(|line| cut(&text::settled(line))).collect();
+    while lines.last().is_some_and(|line| line.trim().is_empty()) {
+        lines.pop();
+    }
+    lines.split_off(lines.len().saturating_sub(LINES))
+}
+
+/// A line of bearable length: its begin and its end.
+fn cut(line: &str) -> String {
+    let count = line.chars().count();
+    if count <= WIDTH {
+        return line.to_owned();
+    }
+    let begin: String = line.chars().take(WIDTH / 2).collect();
+    let end: String = line.chars().skip(count - WIDTH / 2).collect();
+    format!("{begin} ... {} more characters ... {end}", count - WIDTH / 2 * 2)
+}
+
+/// What a failure is told beside its message where the disk of `folder` takes nothing more.
+pub(super) fn full_disk(folder: &Path) -> Option<String> {
+    let disk = statvfs(folder).ok()?;
+    let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+    let what = match (free < FULL, disk.files() > 0 && disk.files_available() == 0) {
+        (true, _) => format!("has {free} bytes left"),
+        (_, true) => "can take no more files (no inodes left)".to_owned(),
+        _ => return None,
+    };
+    Some(format!(
+        "the disk of the store ({}) {what}; free some space, or keep the store elsewhere with --cache",
+        folder.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(code: i32, tail: &str) -> String {
+        let usage = Usage { peak_memory: 3 << 30, ..Usage::default() };
+        describe(Exit::Code(code), usage, &tail.lines().map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn codes_say_what_they_stand_for() {
+        for (code, tail, part) in [
+            (137, "", "SIGKILL, often because memory ran out (its largest process had 3072 MiB"),
+            (139, "", "SIGSEGV: it crashed"),
+            (141, "", "SIGPIPE: it wrote to a pipe"),
+            (143, "", "SIGTERM"),
+            (130, "", "SIGINT"),
+            (127, "bash: line 1: trian: command not found", "`trian` was not found"),
+            (127, "/bin/sh: 1: trian: not found", "`trian` was not found"),
+            (126, "bash: line 1: ./x: Permission denied", "`./x` cannot be executed"),
+            (127, "", "a program was not found"),
+        ] {
+            assert!(told(code, tail).contains(part), "{}", told(code, tail));
+        }
+        for code in [1, 2, 128, 193, 255] {
+            assert_eq!(told(code, ""), format!("exited with code {code}"));
+        }
+        assert!(describe(Exit::Signal(9), Usage::default(), &[]).contains("SIGKILL, often because memory"));
+    }
+
+    #[test]
+    fn the_end_of_a_log_is_what_a_terminal_would_show_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let long = "x".repeat(100_000);
+        std::fs::write(&log, format!("\x1b[31mred\x1b[0m\n 1%\r 50%\r100%\r\n{long}\n\n\n")).unwrap();
+        let lines = tail(&log);
+        assert_eq!(&lines[lines.len() - 1][..5], "xxxxx");
+        assert!(lines.iter().all(|line| line.chars().count() < 300));
+        std::fs::write(&log, "\x1b[31mred\x1b[0m \x1b]0;title\x07\n 1%\r 50%\r100%\r\nbell\x07\n".as_bytes()).unwrap();
+        assert_eq!(tail(&log), ["red ", "100%", "bell"]);
+        std::fs::write(&log, "").unwrap();
+        assert_eq!(tail(&log), Vec::<String>::new());
+    }
+}
