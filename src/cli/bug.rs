@@ -5,7 +5,9 @@ use std::panic::PanicHookInfo;
 
 /// Tells a panic on standard error.
 pub fn report(panic: &PanicHookInfo<'_>) {
-    let what = panic.payload_as_str().unwrap_or("no message");
+    let payload = panic.payload();
+    let what = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
+    let what = what.unwrap_or("no message");
     let place = panic.location().map_or_else(String::new, |place| format!(" at {}:{}", place.file(), place.line()));
     let words = std::env::args_os().map(|word| format!("{:?}", word.to_string_lossy()));
     let command = words.skip(1).collect::<Vec<_>>().join(" ");

@@ -91,9 +91,12 @@ fn values(axis: &str, key: Span, node: &Node, report: &mut Report) -> Option<Vec
                     None => {
                         let title = format!("a value of axis `{axis}` must be a scalar");
                         let problem = Problem::new("wrong_type", item.span, title);
-                        let help = format!(
-                            "values with fields are written as a mapping: `{axis}: {{ name: {{ field: ... }} }}`"
-                        );
+                        let help = match item.data {
+                            Data::Null => "leave it out, or put it in quotes if it is a name".to_owned(),
+                            _ => format!(
+                                "values with fields are written as a mapping: `{axis}: {{ name: {{ field: ... }} }}`"
+                            ),
+                        };
                         report.add(problem.label(format!("found {}", item.described())).help(help));
                     }
                 }

@@ -300,7 +300,10 @@ impl Definition<'_> {
                 let map = mapped.to_map();
                 let problems = (kind.check)(&map);
                 for problem in &problems {
-                    let title = format!("`{}` {}", problem.path.join("."), problem.message);
+                    let title = match problem.path.as_slice() {
+                        [] => format!("the parameters: {}", problem.message),
+                        path => format!("`{}` {}", path.join("."), problem.message),
+                    };
                     let label = format!("refused by the kind `{}`", kind.name);
                     report.add(Problem::new("refused", deepest(&mapped, &problem.path, missing), title).label(label));
                 }

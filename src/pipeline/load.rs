@@ -162,7 +162,7 @@ fn pipeline_name(file: &Path, root: &Node, params: &Node, report: &mut Report) -
     name
 }
 
-/// Reads a file of UTF-8 text. If that fails, the report has heard why.
+/// Reads a file of text. If that fails, the report has heard why.
 pub(super) fn read_text(path: &Path, report: &mut Report) -> Option<Arc<str>> {
     let mut refuse = |title: String, help: Option<String>| {
         let source = report.source(path, "".into());
@@ -170,8 +170,8 @@ pub(super) fn read_text(path: &Path, report: &mut Report) -> Option<Arc<str>> {
         None
     };
     let shown = path.display();
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
+    match crate::text::read(path) {
+        Ok(text) => Some(text.into()),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let entries = std::fs::read_dir(folder).into_iter().flatten();
@@ -180,21 +180,9 @@ pub(super) fn read_text(path: &Path, report: &mut Report) -> Option<Arc<str>> {
             names.sort();
             let wanted = path.file_name().unwrap_or_default().to_string_lossy();
             let near = nearest(&wanted, names.iter().map(String::as_str));
-            return refuse(format!("there is no file `{shown}`"), near.map(|near| format!("did you mean `{near}`?")));
+            refuse(format!("there is no file `{shown}`"), near.map(|near| format!("did you mean `{near}`?")))
         }
-        Err(error) => return refuse(format!("`{shown}` cannot be read: {error}"), None),
-    };
-    match String::from_utf8(bytes) {
-        Ok(text) => Some(text.strip_prefix('\u{feff}').unwrap_or(&text).into()),
-        Err(error) => {
-            let valid = error.utf8_error().valid_up_to();
-            let line = error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count() + 1;
-            let help = Some("save it as UTF-8".to_owned());
-            refuse(
-                format!("`{shown}` is not UTF-8 text: line {line} has the byte 0x{:02x}", error.as_bytes()[valid]),
-                help,
-            )
-        }
+        Err(error) => refuse(format!("`{shown}` cannot be read: {error}"), None),
     }
 }
 

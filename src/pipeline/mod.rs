@@ -27,6 +27,7 @@ mod schema;
 mod script;
 pub mod select;
 mod shell;
+mod spelling;
 mod stages;
 mod yaml;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::problem::{Problem, Report, suggest};
 use super::schema::mismatch;
+use super::spelling::{Wanted, instead};
 use super::yaml::{Data, Node};
 
 /// Resources that need no declaration; the engine finds out how much of them there is.
@@ -31,7 +32,8 @@ pub(super) fn read_resources(node: Option<&Node>, report: &mut Report) -> BTreeM
         if amount.is_none() {
             let expected =
                 if entry.key == "memory" { "a size such as `8GiB` or `500MB`" } else { "a whole number, 0 or more" };
-            report.add(mismatch(&entry.value, &entry.key, expected));
+            let problem = mismatch(&entry.value, &entry.key, expected);
+            report.add(problem.help(instead(&entry.value, Wanted::Int)));
         }
         Some((entry.key.clone(), amount?))
     };
@@ -81,7 +83,8 @@ pub(super) fn read_retry(node: Option<&Node>, report: &mut Report) -> u32 {
             0
         }
         _ => {
-            report.add(mismatch(node, "retry", &format!("a whole number from 0 to {MAX_RETRY}")));
+            let problem = mismatch(node, "retry", &format!("a whole number from 0 to {MAX_RETRY}"));
+            report.add(problem.help(instead(node, Wanted::Int)));
             0
         }
     }

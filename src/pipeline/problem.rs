@@ -124,6 +124,11 @@ impl Report {
         }
     }
 
+    /// Whether a problem of that sort was found.
+    pub(super) fn has(&self, code: &str) -> bool {
+        self.problems.iter().any(|problem| problem.code == code)
+    }
+
     /// How many problems there are so far.
     pub(super) fn count(&self) -> usize {
         self.problems.len()

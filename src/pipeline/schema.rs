@@ -16,6 +16,7 @@
 use serde_json::Number;
 
 use super::problem::{Problem, Report, Span, listed, suggest};
+use super::spelling::{Wanted, instead};
 use super::yaml::{Data, Entry, Node};
 
 /// The key of a union that names the variant.
@@ -321,8 +322,14 @@ fn check_union(variants: &[(String, Fields)], node: &Node, path: &str, report: &
 /// Reports a value of another type than the schema's.
 fn refuse<T>(node: &Node, path: &str, schema: &Schema, report: &mut Report) -> Option<T> {
     let problem = mismatch(node, path, &schema.expected());
-    let quoted = matches!((&schema.of, &node.data), (Type::String, Data::Number(_) | Data::Bool(_)));
-    report.add(problem.help(quoted.then(|| "put it in quotes".to_owned())));
+    let wanted = match schema.of {
+        Type::Bool => Some(Wanted::Bool),
+        Type::Int => Some(Wanted::Int),
+        Type::Float => Some(Wanted::Float),
+        Type::String => Some(Wanted::Text),
+        _ => None,
+    };
+    report.add(problem.help(wanted.and_then(|wanted| instead(node, wanted))));
     None
 }
 

@@ -12,6 +12,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use super::problem::{Problem, Report, Span};
+use super::quoting::look_alike;
 
 /// Texts above this many bytes are no pipelines; spans count in `u32`.
 const MAX_BYTES: usize = 64 << 20;
@@ -158,6 +159,15 @@ pub(super) fn parse_from(report: &mut Report, source: u32, start: usize) -> Opti
         report.add(Problem::new("too_large", Span { source, start: 0, end: 1 }, title));
         return None;
     }
+    // The two parsers do not agree on whether these end a line.
+    if let Some((at, c)) = text.char_indices().find(|(_, c)| matches!(c, '\u{85}' | '\u{2028}' | '\u{2029}')) {
+        let place = Span { source, start: (start + at) as u32, end: (start + at + c.len_utf8()) as u32 };
+        let title = format!("the character U+{:04X} ends a line for some programs only", c as u32);
+        let problem = Problem::new("look_alike", place, title).label("end the line as others do");
+        let escape = format!("write `\"\\u{:04X}\"` if it is meant", c as u32);
+        report.add(problem.help(escape));
+        return None;
+    }
     let shield = Shield::new(text);
     let shielded = shield.close(text);
     let places = Places::new(text, source, start);
@@ -178,8 +188,11 @@ pub(super) fn parse_from(report: &mut Report, source: u32, start: usize) -> Opti
                 }
             }
             node.each_text(&|text| shield.open(text));
+            let before = report.count();
+            refuse_look_alikes(&node, &whole, report);
             refuse_repeated_keys(&mut node, report);
-            Some(node)
+            // Whatever else seems wrong with it follows from that.
+            (report.count() == before || !report.has("look_alike")).then_some(node)
         }
         Err(error) => {
             let byte = error.location().map_or(0, |location| location.index());
@@ -189,9 +202,72 @@ pub(super) fn parse_from(report: &mut Report, source: u32, start: usize) -> Opti
             if message == "EOF while parsing a value" {
                 return Some(Node::new(places.span(0, 0), Data::Null));
             }
-            report.add(syntax(&whole, places.span(at, at), message));
+            let problem = match known_limit(message, &shielded) {
+                Some((place, message, help)) => {
+                    let place = place.map_or(places.span(at, at), |place| places.span(place, place + 1));
+                    syntax(&whole, place, message).help(help.to_owned())
+                }
+                None => syntax(&whole, places.span(at, at), message),
+            };
+            report.add(problem);
             None
         }
+    }
+}
+
+/// What the parser cannot do, in our words: the place, in characters, what it is, and what to do.
+fn known_limit<'a>(message: &'a str, text: &str) -> Option<(Option<usize>, &'a str, &'static str)> {
+    let find = |wanted: fn(&Event<'_>) -> bool, skip: usize| {
+        let events = Parser::new_from_str(text).map_while(Result::ok);
+        events.filter(|(event, _)| wanted(event)).nth(skip).map(|(_, span)| span.start.index())
+    };
+    let alias = || find(|event| matches!(event, Event::Alias(_)), 0);
+    if message.contains("more than one document") {
+        let place = find(|event| matches!(event, Event::DocumentStart(_)), 1);
+        return Some((place, "a second document begins here", "write one document a file, without `---` between"));
+    }
+    if message.contains("repetition limit") {
+        return Some((alias(), "aliases repeat themselves without end", "write out what `*name` stands for"));
+    }
+    if message.contains("recursion limit") {
+        return Some(match alias() {
+            Some(place) => (Some(place), "nested too deep, by an alias inside its own anchor", "write it out"),
+            None => (None, "nested too deep", "a pipeline is nested a few levels deep"),
+        });
+    }
+    if message.contains("as u128") || message.contains("as i128") {
+        return Some((None, "a whole number of more than 64 bits", "put it in quotes if it is a name"));
+    }
+    None
+}
+
+/// Reports characters that only look like blanks or quotes: anywhere in a key, and at the ends of a value without quotes.
+fn refuse_look_alikes(node: &Node, text: &str, report: &mut Report) {
+    let mut refuse = |span: Span, found: Option<char>| {
+        let Some((c, (what, instead))) = found.and_then(|c| Some((c, look_alike(c)?))) else { return };
+        let (start, end) = (span.start as usize, span.end as usize);
+        let at = text.get(start..end).and_then(|inside| inside.find(c)).map_or(start, |at| start + at);
+        let place = Span { start: at as u32, end: (at + c.len_utf8()) as u32, ..span };
+        let problem = Problem::new("look_alike", place, format!("this is {what} (U+{:04X})", c as u32));
+        let help = "put the whole text in quotes if it is meant".to_owned();
+        report.add(problem.label(format!("write {instead} instead")).help(help));
+    };
+    match &node.data {
+        Data::Text(value) => {
+            let written = text.get(node.span.start as usize..).unwrap_or_default();
+            if !written.starts_with(['"', '\'', '|', '>']) {
+                let ends = [value.chars().next(), value.chars().next_back()];
+                refuse(node.span, ends.into_iter().flatten().find(|&c| look_alike(c).is_some()));
+            }
+        }
+        Data::List(items) => items.iter().for_each(|item| refuse_look_alikes(item, text, report)),
+        Data::Map(entries) => {
+            for entry in entries {
+                refuse(entry.key_span, entry.key.chars().find(|&c| look_alike(c).is_some()));
+            }
+            entries.iter().for_each(|entry| refuse_look_alikes(&entry.value, text, report));
+        }
+        _ => {}
     }
 }
 
@@ -199,7 +275,10 @@ fn syntax(text: &str, span: Span, message: &str) -> Problem {
     let line_start = text[..span.start as usize].rfind('\n').map_or(0, |at| at + 1);
     let line = text[line_start..].lines().next().unwrap_or_default();
     let blank = &line[..line.len() - line.trim_start().len()];
-    let help = if blank.contains('\t') {
+    let odd = line.chars().find(|&c| look_alike(c).is_some());
+    let help = if let Some((c, (what, instead))) = odd.and_then(|c| Some((c, look_alike(c)?))) {
+        Some(format!("the line holds {what} (U+{:04X}): write {instead} instead", c as u32))
+    } else if blank.contains('\t') {
         Some("indent with spaces: YAML takes no tabs there".to_owned())
     } else if line.contains("${") && !line.contains('}') {
         Some("a `${` on this line has no `}`".to_owned())
@@ -376,6 +455,14 @@ impl<'de> Visitor<'de> for NodeVisitor {
 
     fn visit_u64<E>(self, value: u64) -> Result<Data, E> {
         Ok(Data::Number(value.into()))
+    }
+
+    fn visit_u128<E: serde::de::Error>(self, _: u128) -> Result<Data, E> {
+        Err(E::custom("a whole number of more than 64 bits as u128"))
+    }
+
+    fn visit_i128<E: serde::de::Error>(self, _: i128) -> Result<Data, E> {
+        Err(E::custom("a whole number of more than 64 bits as i128"))
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Data, E> {

@@ -171,7 +171,10 @@ fn parsed<T: DeserializeOwned>(map: &Map<String, Value>) -> Result<T, Vec<Parame
             JobMismatch::Parameters(message) => message,
             other => other.to_string(),
         };
-        vec![ParameterProblem { path: Vec::new(), message }]
+        // serde quotes the value that it refuses, and not the field that holds it.
+        let refused = |value: &Value| value.as_str().is_some_and(|text| message.contains(&format!("`{text}`")));
+        let path = map.iter().find(|(_, value)| refused(value)).map(|(name, _)| name.clone());
+        vec![ParameterProblem { path: path.into_iter().collect(), message: format!("is refused: {message}") }]
     })
 }
 

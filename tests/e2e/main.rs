@@ -1,5 +1,6 @@
 //! The real binary on real files: what a user does, what goes wrong around it, and what must be left afterwards.
 
+mod commands;
 mod datasets;
 mod faults;
 mod freshness;
@@ -13,3 +14,4 @@ mod safety;
 mod search;
 mod space;
 mod weights;
+mod yaml;
