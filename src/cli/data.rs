@@ -10,6 +10,7 @@ use crate::data::inspect::{Inspection, Repeated, Same, Sheet, contact_sheet, ins
 use crate::data::layout::{self, Counts, Layout, Source};
 use crate::data::preprocess::PreprocessConfig;
 use crate::data::split::{MlrcFold, SplitRule};
+use crate::text::escaped;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -148,7 +149,7 @@ fn print(found: &Inspection, out: &mut dyn Write) -> io::Result<()> {
     if !found.broken.is_empty() {
         writeln!(out, "\n{} broken", count(found.broken.len(), "image"))?;
         for broken in found.broken.iter().take(SHOWN) {
-            writeln!(out, "  {}: {}", broken.path, broken.reason)?;
+            writeln!(out, "  {}: {}", escaped(&broken.path), escaped(&broken.reason.to_string()))?;
         }
         more(found.broken.len(), out)?;
     }
@@ -193,7 +194,7 @@ fn repeated(all: &[&Repeated], out: &mut dyn Write) -> io::Result<()> {
             (_, true, true) => "; its classes differ",
             _ => "",
         };
-        writeln!(out, "  {}{note}", places.join(" = "))?;
+        writeln!(out, "  {}{note}", escaped(&places.join(" = ")))?;
     }
     more(all.len(), out)
 }
@@ -221,7 +222,7 @@ fn histogram(sizes: &BTreeMap<usize, usize>, out: &mut dyn Write) -> io::Result<
 fn print_sheet(path: &Path, sheet: &Sheet, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "\n{} shows, from the top:", path.display())?;
     for (split, class) in &sheet.rows {
-        writeln!(out, "  {} ({})", class, split.name())?;
+        writeln!(out, "  {} ({})", escaped(class), split.name())?;
     }
     Ok(())
 }

@@ -122,7 +122,7 @@ fn a_cell_has_resolved_parameters_inputs_environment_and_policy() {
 fn definitions_of_commands_get_parameters_and_environment() {
     let pipeline = load_good(LOSSES, &[]);
     let found = &pipeline.cells[named(&pipeline, "small[set=textures]").0 as usize];
-    assert_eq!(found.task, Task::Shell("convert ${in.from} --size 8 > ${out.to}".into()));
+    assert!(matches!(&found.task, Task::Shell(script) if script.text == "convert ${in.from} --size 8 > ${out.to}"));
     assert_eq!((found.outputs[0].path.as_str(), &found.outputs[0].publish), ("images.bin", &None));
     assert_eq!(found.env["SIZE"], "over", "a stage's own environment comes last");
 }
@@ -228,7 +228,7 @@ fn a_definition_beside_the_pipeline_comes_before_a_built_in_one() {
     let text = "stages: { a: { uses: train }, b: { uses: tools/own, in: { raw: a } }, c: { uses: make/glyphs } }";
     let pipeline = load_in(&folder.path().join("pipelines"), text.as_bytes(), &[]).unwrap();
     assert_eq!(pipeline.name, "p");
-    assert_eq!(pipeline.cells[0].task, Task::Shell("echo".into()));
+    assert!(matches!(&pipeline.cells[0].task, Task::Shell(script) if script.text == "echo"));
     let Source::Path(script) = &pipeline.cells[1].inputs[0].source else { panic!("{:?}", pipeline.cells[1]) };
     assert_eq!(script, &stages.join("tool.sh"));
     assert_eq!(&*pipeline.cells[1].inputs[1].name, "raw");
