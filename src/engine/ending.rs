@@ -116,6 +116,8 @@ fn cut(line: &str) -> String {
 
 /// What a failure is told beside its message where the disk of `folder` takes nothing more.
 pub(super) fn full_disk(folder: &Path) -> Option<String> {
+    // A folder that has no room to be made is on the disk of the one above it.
+    let folder = folder.ancestors().find(|folder| folder.is_dir())?;
     let disk = statvfs(folder).ok()?;
     let free = disk.blocks_available().saturating_mul(disk.fragment_size());
     let what = match (free < FULL, disk.files() > 0 && disk.files_available() == 0) {

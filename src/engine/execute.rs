@@ -479,7 +479,7 @@ impl<E: Executor> Workshop<'_, E> {
     fn failure(&self, message: String, order: &Order, folder: &Path) -> Failure {
         let log_tail = ending::tail(&folder.join("log"));
         let log = self.keep_log(order, folder);
-        Failure { message, help: ending::full_disk(folder), log_tail, log }
+        Failure { message, help: ending::full_disk(&self.context.store.logs()), log_tail, log }
     }
 
     /// Moves the log out of the staging folder; an empty one is not worth a file.

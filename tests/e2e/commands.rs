@@ -112,7 +112,7 @@ fn exit_codes_say_what_they_stand_for() {
 stages:
   child: { run: "sh -c 'kill -9 $$'; true", out: [a] }
   direct: { run: [sh, -c, 'kill -9 $$'], out: [b] }
-  crash: { run: "sh -c 'kill -11 $$'", out: [c] }
+  crash: { run: "sh -c 'kill -11 $$'; true", out: [c] }
   pipe: { run: "yes | head -n 1 > ${out.d}", out: [d] }
   missing: { run: "no-such-program --x > ${out.e}", out: [e] }
   plain: { run: "exit 200", out: [f] }
