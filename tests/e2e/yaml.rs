@@ -88,7 +88,7 @@ fn odd_files_are_read_or_refused_with_their_place() {
         good.replace('\n', "\r\n"),
         good.replace("echo 1", "echo \"\u{a0}\u{201c}\""),
         format!("description: \"\u{201c}in quotes\u{201d}\"\n{good}"),
-        format!("description: il dit\u{a0}: oui\n{good}"),
+        format!("description: il dit\u{a0}oui\n{good}"),
     ] {
         let ran = planned(&text);
         assert_eq!(ran.code, 0, "{text}: {}", ran.err);
