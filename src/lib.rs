@@ -8,10 +8,11 @@
 //! | learning | [`data`], [`nn`], [`loss`], [`train`], [`search`], [`eval`], [`report`] | images, networks, losses, metrics; no YAML, cells or store |
 //!
 //! Both halves share [`text`], [`format`] and [`regular`], which read other tools' text files, name what a file is by its bytes, and
-//! open nothing that blocks.
+//! open nothing that blocks; the learning half has [`array`](mod@array) and [`table`] for their numbers and columns.
 //!
 //! The library never prints and never exits; [`cli`] shows what it returns.
 
+pub mod array;
 pub mod cli;
 pub mod data;
 pub mod engine;
@@ -26,5 +27,6 @@ pub mod search;
 mod simd;
 pub mod stage;
 pub mod store;
+pub mod table;
 pub mod text;
 pub mod train;

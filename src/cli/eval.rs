@@ -7,16 +7,18 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::eval::clustering::{Agreement, clustering};
-use crate::eval::vectors::{Values, Vectors, encode_labels, read_labels, read_vectors};
+use crate::eval::vectors::{Labels, Matrix, Names, Other, Values, encode_labels, read_labels, read_vectors};
 use crate::eval::{Average, EvalError, Labelled, Options, Retrieval, Ties, per_query, retrieval};
 use crate::loss::real::Real;
+use crate::table::names;
 
-/// Retrieval metrics of vectors in .npy, .safetensors or .parquet.
+/// Retrieval metrics of vectors in .npy, .npz, .safetensors, .pt or .parquet.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Vectors, a row each: .npy (2-d floats), .safetensors or .parquet.
+    /// Vectors, a row each: .npy (2-d numbers), .npz, .safetensors, .pt or .parquet.
     embeddings: PathBuf,
-    /// Their labels: .npy (1-d integers), .safetensors, .parquet, .csv or .txt (one a line) [default: in the same file].
+    /// Their labels: .npy (1-d integers or texts), .npz, .safetensors, .pt, .parquet, .csv, .tsv or .txt (one a line)
+    /// [default: in the same file].
     labels: Option<PathBuf>,
     /// Search these vectors instead of the other queries.
     #[arg(long, value_name = "FILE")]
@@ -45,10 +47,10 @@ pub struct Args {
     /// Write the values of every query to this .parquet file.
     #[arg(long, value_name = "FILE")]
     queries: Option<PathBuf>,
-    /// Tensor or column that holds the vectors.
+    /// Array or column that holds the vectors; of a table also several columns, x,y, or 'f*' for f0, f1, ...
     #[arg(long, value_name = "NAME")]
     vectors_name: Option<String>,
-    /// Tensor or column that holds the labels.
+    /// Array or column that holds the labels; it is no part of the vectors.
     #[arg(long, value_name = "NAME")]
     labels_name: Option<String>,
     /// Print one JSON document.
@@ -78,26 +80,42 @@ struct Found {
     retrieval: Retrieval,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     clusters: Option<Agreement>,
+    /// What of the files was read, for each that holds more than one array.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    read: Vec<Taken>,
+}
+
+/// What of a file was read and what was not.
+#[derive(Debug, Clone, Serialize)]
+struct Taken {
+    file: PathBuf,
+    vectors: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<String>,
+    ignored: Vec<String>,
 }
 
 /// Runs the command; true, since metrics have no verdict.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
-    let (vectors, labels) = read(args, &args.embeddings, args.labels.as_deref())?;
+    let set = read(args, &args.embeddings, args.labels.as_deref())?;
     let gallery = args.gallery.as_ref();
     let gallery = gallery.map(|gallery| read(args, gallery, args.gallery_labels.as_deref())).transpose()?;
-    let (gallery, gallery_labels) = gallery.unzip();
-    let [codes, gallery_codes] = encode_labels([&labels, gallery_labels.as_deref().unwrap_or(&[])]);
-    let found = match (vectors.values, gallery.map(|gallery| (gallery.values, gallery.dim))) {
-        (Values::F32(values), None) => metrics(args, (&values[..], vectors.dim), &codes, None),
-        (Values::F32(values), Some((Values::F32(gallery), dim))) => {
-            metrics(args, (&values[..], vectors.dim), &codes, Some(((&gallery[..], dim), &gallery_codes)))
+    let gallery_labels = gallery.as_ref().map_or(&[][..], |gallery| &gallery.labels);
+    let [codes, gallery_codes] = encode_labels([&set.labels, gallery_labels]);
+    let taken = [set.taken, gallery.as_ref().and_then(|gallery| gallery.taken.clone())];
+    let (labels, dim) = (set.labels, set.vectors.dim);
+    let found = match (set.vectors.values, gallery.map(|gallery| (gallery.vectors.values, gallery.vectors.dim))) {
+        (Values::F32(values), None) => metrics(args, (&values[..], dim), &codes, None),
+        (Values::F32(values), Some((Values::F32(gallery), length))) => {
+            metrics(args, (&values[..], dim), &codes, Some(((&gallery[..], length), &gallery_codes)))
         }
-        (values, None) => metrics(args, (&values.wide()[..], vectors.dim), &codes, None),
-        (values, Some((gallery, dim))) => {
-            metrics(args, (&values.wide()[..], vectors.dim), &codes, Some(((&gallery.wide()[..], dim), &gallery_codes)))
+        (values, None) => metrics(args, (&values.wide()[..], dim), &codes, None),
+        (values, Some((gallery, length))) => {
+            metrics(args, (&values.wide()[..], dim), &codes, Some(((&gallery.wide()[..], length), &gallery_codes)))
         }
     };
-    let found = found.map_err(|error| format!("{}: {error}", args.embeddings.display()))?;
+    let mut found = found.map_err(|error| format!("{}: {error}", args.embeddings.display()))?;
+    found.read = taken.into_iter().flatten().collect();
     if let Some(path) = &args.queries {
         let mut class_names = Vec::new();
         for (code, label) in codes.iter().zip(&labels) {
@@ -123,13 +141,13 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
 }
 
 /// Vectors and their length.
-type Matrix<'a, T> = (&'a [T], usize);
+type Rows<'a, T> = (&'a [T], usize);
 
 fn metrics<T: Real>(
     args: &Args,
-    (vectors, dim): Matrix<'_, T>,
+    (vectors, dim): Rows<'_, T>,
     labels: &[u32],
-    gallery: Option<(Matrix<'_, T>, &[u32])>,
+    gallery: Option<(Rows<'_, T>, &[u32])>,
 ) -> Result<Found, EvalError> {
     let options = Options {
         recall_at: args.recall.clone(),
@@ -141,29 +159,44 @@ fn metrics<T: Real>(
     let gallery = gallery.map(|((vectors, dim), labels)| Labelled { vectors, labels, dim });
     let retrieval = retrieval(queries, gallery, &options)?;
     let clusters = args.clusters.then(|| clustering(queries, args.seed)).transpose()?;
-    Ok(Found { retrieval, clusters })
+    Ok(Found { retrieval, clusters, read: Vec::new() })
 }
 
-fn read(args: &Args, vectors: &Path, labels: Option<&Path>) -> Result<(Vectors, Vec<String>), Error> {
-    let values = read_vectors(vectors, args.vectors_name.as_deref())?;
+/// Vectors and labels of the same rows.
+struct Set {
+    vectors: Matrix,
+    labels: Vec<String>,
+    taken: Option<Taken>,
+}
+
+fn read(args: &Args, vectors: &Path, labels: Option<&Path>) -> Result<Set, Error> {
+    let names = Names { vectors: args.vectors_name.as_deref(), labels: args.labels_name.as_deref() };
+    let found = read_vectors(vectors, names)?;
     if labels.is_none() && vectors.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy")) {
         let of = if args.gallery.as_deref() == Some(vectors) { "--gallery-labels" } else { "a second argument" };
         return Err(
             format!("{}: an .npy file holds one array: name the labels' file as {of}", vectors.display()).into()
         );
     }
-    let labels = labels.unwrap_or(vectors);
-    let names = read_labels(labels, args.labels_name.as_deref())?;
-    if names.len() != values.rows {
-        let (found, expected) = (names.len(), values.rows);
-        let (labels, vectors) = (labels.display(), vectors.display());
-        return Err(format!("{labels}: {found} labels, expected {expected}, one for each vector of {vectors}").into());
+    let Labels { texts, name } = read_labels(labels.unwrap_or(vectors), names.labels)?;
+    let rows = found.matrix.rows;
+    if texts.len() != rows {
+        let (count, file, vectors) = (texts.len(), labels.unwrap_or(vectors).display(), vectors.display());
+        let header = match texts.first().filter(|_| count == rows + 1 && name.is_none()) {
+            Some(first) => format!("; is {first:?} a header? then name it in a .csv file with --labels-name"),
+            None => String::new(),
+        };
+        return Err(format!("{file}: {count} labels, expected {rows}, one for each vector of {vectors}{header}").into());
     }
-    Ok((values, names))
+    let label = name.filter(|_| labels.is_none());
+    let index = |other: &Other| if other.index { format!("{} (index)", other.name) } else { other.name.clone() };
+    let ignored = found.others.iter().filter(|other| Some(&other.name) != label.as_ref()).map(index).collect();
+    let taken = |name| Taken { file: vectors.into(), vectors: name, labels: label, ignored };
+    Ok(Set { vectors: found.matrix, labels: texts, taken: found.name.map(taken) })
 }
 
 fn table(found: &Found, out: &mut dyn Write) -> std::io::Result<()> {
-    let Found { retrieval, clusters } = found;
+    let Found { retrieval, clusters, read } = found;
     let mut rows = vec![
         ("P@1".to_owned(), retrieval.precision_at_1),
         ("R-Precision".to_owned(), retrieval.r_precision),
@@ -182,7 +215,13 @@ fn table(found: &Found, out: &mut dyn Write) -> std::io::Result<()> {
         0 => String::new(),
         left => format!(", {left} left out: no other sample of their class"),
     };
-    writeln!(out, "{} queries{left}", retrieval.queries)
+    writeln!(out, "{} queries{left}", retrieval.queries)?;
+    for Taken { file, vectors, labels, ignored } in read.iter().filter(|taken| !taken.ignored.is_empty()) {
+        let labels = labels.as_ref().map_or(String::new(), |labels| format!(", labels {labels}"));
+        let ignored = names(ignored.iter().map(String::as_str));
+        writeln!(out, "{}: vectors {vectors}{labels}; ignored: {ignored}", file.display())?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -37,14 +37,14 @@ pub enum Layout {
     /// In-Shop Clothes Retrieval (Liu et al. 2016): `Eval/list_eval_partition.txt`; the images that test have the groups
     /// `query` and `gallery`.
     Inshop,
-    /// A table, `.csv` or `.parquet`, with the columns `path` and `label` and, if wanted, `split` (`train`, `validation`,
+    /// A table, `.csv`, `.tsv` or `.parquet`, with the columns `path` and `label` and, if wanted, `split` (`train`, `validation`,
     /// `test`, or nothing to leave the image out) and `group`.
     List {
         /// The table, below the root.
         #[serde(default = "list_csv")]
         file: String,
     },
-    /// Two NumPy arrays: images, `N x H x W x 3` of unsigned bytes, and `N` integer labels.
+    /// Two NumPy arrays: images, `N x H x W x 3` of unsigned bytes, and `N` labels, integers or texts.
     Arrays {
         /// The images, below the root.
         #[serde(default = "images_npy")]
@@ -160,6 +160,15 @@ impl Found {
             classes.entry(key).or_default().push(image);
         }
         classes.into_iter().map(|(key, images)| Class { name: name(&key), images }).collect()
+    }
+
+    /// Classes from (label, image) pairs, in the order of the labels: by number where all of them are integers, else by their
+    /// raw bytes.
+    fn by_label(pairs: Vec<(String, Image)>) -> Vec<Class> {
+        let number = |label: &str| label.parse::<i128>().ok();
+        let by_number = pairs.iter().all(|(label, _)| number(label).is_some());
+        let key = |(label, image): (String, Image)| ((number(&label).filter(|_| by_number), label), image);
+        Self::by_class(pairs.into_iter().map(key), |(_, label)| label.clone())
     }
 }
 

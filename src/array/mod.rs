@@ -1,0 +1,303 @@
+//! Arrays in the files of other tools: what their elements are, and how they become vectors or labels.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | here | element types, byte orders, shapes; an array whose bytes are there |
+//! | [`npy`] | the header of `.npy`, as every version of NumPy has written it |
+//! | [`npz`] | the `.npy` files in an archive of `numpy.savez` |
+//!
+//! A number is read as it is: halves widen exactly, nothing is rounded but integers beyond 2^53. What is no number, or no
+//! matrix, is refused with the call of NumPy that helps.
+
+pub mod npy;
+pub mod npz;
+
+use std::io::{ErrorKind, Read};
+
+use half::{bf16, f16};
+
+/// Numbers in the narrower of the two widths that holds them exactly.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Values {
+    /// 32 bits.
+    F32(Vec<f32>),
+    /// 64 bits.
+    F64(Vec<f64>),
+}
+
+impl Values {
+    /// The same numbers in 64 bits.
+    pub fn wide(self) -> Vec<f64> {
+        match self {
+            Values::F32(values) => values.into_iter().map(f64::from).collect(),
+            Values::F64(values) => values,
+        }
+    }
+}
+
+/// Numbers in rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Matrix {
+    /// `rows x dim`, row-major.
+    pub values: Values,
+    /// Number of rows.
+    pub rows: usize,
+    /// Length of one.
+    pub dim: usize,
+}
+
+/// What an element is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Bool,
+    I8,
+    I16,
+    I32,
+    I64,
+    U8,
+    U16,
+    U32,
+    U64,
+    F16,
+    /// The upper half of an `F32`.
+    Bf16,
+    F32,
+    F64,
+    /// As many code points of 32 bits, those at the end zero.
+    Text(usize),
+    /// As many bytes, those at the end zero.
+    Bytes(usize),
+}
+
+impl Kind {
+    /// Bytes of one element.
+    pub fn size(self) -> Option<usize> {
+        Some(match self {
+            Kind::Bool | Kind::I8 | Kind::U8 => 1,
+            Kind::I16 | Kind::U16 | Kind::F16 | Kind::Bf16 => 2,
+            Kind::I32 | Kind::U32 | Kind::F32 => 4,
+            Kind::I64 | Kind::U64 | Kind::F64 => 8,
+            Kind::Text(length) => length.checked_mul(4)?,
+            Kind::Bytes(length) => length,
+        })
+    }
+
+    /// Whether its elements are numbers, as those of vectors are.
+    pub fn is_number(self) -> bool {
+        !matches!(self, Kind::Text(_) | Kind::Bytes(_))
+    }
+
+    /// Whether its elements are what labels are usually made of: no fractions.
+    pub fn is_discrete(self) -> bool {
+        !matches!(self, Kind::F16 | Kind::Bf16 | Kind::F32 | Kind::F64)
+    }
+}
+
+/// How the elements of an array lie in its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    pub kind: Kind,
+    /// Whether the first byte of an element is the highest.
+    pub big_endian: bool,
+    /// Whether the first axis moves fastest.
+    pub fortran: bool,
+    pub shape: Vec<usize>,
+}
+
+impl Layout {
+    /// Row-major and little-endian, as most files are.
+    pub fn plain(kind: Kind, shape: &[usize]) -> Self {
+        Layout { kind, big_endian: false, fortran: false, shape: shape.to_vec() }
+    }
+
+    /// Elements, if they can be counted.
+    fn count(&self) -> Option<usize> {
+        self.shape.iter().try_fold(1_usize, |product, &length| product.checked_mul(length))
+    }
+}
+
+/// An array whose bytes come from `data`.
+#[derive(Debug)]
+pub struct Array<R> {
+    pub layout: Layout,
+    data: R,
+}
+
+impl<R: Read> Array<R> {
+    /// An array in the first of `available` bytes of `data`. No memory is taken for what cannot be there.
+    ///
+    /// # Errors
+    /// There are fewer bytes than the shape asks for.
+    pub fn new(layout: Layout, data: R, available: u64) -> Result<Self, String> {
+        let bytes = layout.kind.size().and_then(|size| layout.count()?.checked_mul(size));
+        match bytes {
+            Some(bytes) if bytes as u64 <= available => Ok(Array { layout, data }),
+            _ => Err(format!(
+                "it has {available} bytes of data, fewer than an array of shape {:?} needs; it was cut short, or its header \
+                 is wrong: write it again",
+                layout.shape
+            )),
+        }
+    }
+
+    /// The array as vectors: a row each.
+    ///
+    /// # Errors
+    /// It is not 2-d, empty, or not of numbers; its bytes cannot be read.
+    pub fn matrix(self) -> Result<Matrix, String> {
+        let shape = &self.layout.shape;
+        let (rows, dim) = match **shape {
+            [rows, dim] if rows > 0 && dim > 0 => (rows, dim),
+            _ => return Err(format!("the shape is {shape:?}, expected 2-d and not empty: a row a vector{}", reshape(shape))),
+        };
+        let fortran = self.layout.fortran;
+        let values = match self.numbers()? {
+            Values::F32(values) if fortran => Values::F32(transposed(&values, rows)),
+            Values::F64(values) if fortran => Values::F64(transposed(&values, rows)),
+            values => values,
+        };
+        Ok(Matrix { values, rows, dim })
+    }
+
+    /// The array as labels: integers, texts, truth values, or numbers that are whole, by their text.
+    ///
+    /// # Errors
+    /// It is neither 1-d nor of one column; an element is not a label, by its row; its bytes cannot be read.
+    pub fn labels(mut self) -> Result<Vec<String>, String> {
+        match *self.layout.shape {
+            [_] | [_, 1] => {}
+            ref shape => {
+                let help = match shape {
+                    [1, _] => " (numpy.ravel)",
+                    [_, _] => " (of one column a class, numpy.argmax(x, axis=1) gives it)",
+                    _ => "",
+                };
+                return Err(format!("the shape is {shape:?}, expected 1-d: a label a vector{help}"));
+            }
+        }
+        macro_rules! decimal {
+            ($integer:ty) => {
+                Ok(self.elements(<$integer>::from_le_bytes)?.into_iter().map(|x| x.to_string()).collect())
+            };
+        }
+        match self.layout.kind {
+            Kind::Bool => Ok(self.elements(|[byte]| (byte != 0).to_string())?),
+            Kind::I8 => decimal!(i8),
+            Kind::I16 => decimal!(i16),
+            Kind::I32 => decimal!(i32),
+            Kind::I64 => decimal!(i64),
+            Kind::U8 => decimal!(u8),
+            Kind::U16 => decimal!(u16),
+            Kind::U32 => decimal!(u32),
+            Kind::U64 => decimal!(u64),
+            Kind::F16 | Kind::Bf16 | Kind::F32 | Kind::F64 => {
+                let numbers = self.numbers()?.wide().into_iter().enumerate();
+                numbers.map(|(row, number)| whole(number).map_err(|what| format!("row {row} {what}"))).collect()
+            }
+            Kind::Text(length) => self.texts(4 * length, |bytes, big| {
+                let units = bytes.as_chunks().0.iter();
+                let unit = |bytes: &[u8; 4]| if big { u32::from_be_bytes(*bytes) } else { u32::from_le_bytes(*bytes) };
+                units.map(unit).map(char::from_u32).collect::<Option<String>>()
+            }),
+            Kind::Bytes(length) => self.texts(length, |bytes, _| String::from_utf8(bytes.to_vec()).ok()),
+        }
+    }
+
+    /// All elements in the order of the bytes.
+    fn numbers(mut self) -> Result<Values, String> {
+        Ok(match self.layout.kind {
+            Kind::Bool => Values::F32(self.elements(|[byte]| f32::from(u8::from(byte != 0)))?),
+            Kind::I8 => Values::F32(self.elements(|bytes| f32::from(i8::from_le_bytes(bytes)))?),
+            Kind::U8 => Values::F32(self.elements(|[byte]| f32::from(byte))?),
+            Kind::I16 => Values::F32(self.elements(|bytes| f32::from(i16::from_le_bytes(bytes)))?),
+            Kind::U16 => Values::F32(self.elements(|bytes| f32::from(u16::from_le_bytes(bytes)))?),
+            Kind::F16 => Values::F32(self.elements(|bytes| f16::from_le_bytes(bytes).to_f32())?),
+            Kind::Bf16 => Values::F32(self.elements(|bytes| bf16::from_le_bytes(bytes).to_f32())?),
+            Kind::F32 => Values::F32(self.elements(f32::from_le_bytes)?),
+            Kind::F64 => Values::F64(self.elements(f64::from_le_bytes)?),
+            Kind::I32 => Values::F64(self.elements(|bytes| f64::from(i32::from_le_bytes(bytes)))?),
+            Kind::U32 => Values::F64(self.elements(|bytes| f64::from(u32::from_le_bytes(bytes)))?),
+            Kind::I64 => Values::F64(self.elements(|bytes| i64::from_le_bytes(bytes) as f64)?),
+            Kind::U64 => Values::F64(self.elements(|bytes| u64::from_le_bytes(bytes) as f64)?),
+            Kind::Text(_) | Kind::Bytes(_) => {
+                return Err("the elements are text, expected numbers (numpy.ndarray.astype('float32'))".to_owned());
+            }
+        })
+    }
+
+    /// All elements of `N` bytes each, lowest byte first.
+    fn elements<const N: usize, T>(&mut self, element: impl Fn([u8; N]) -> T) -> Result<Vec<T>, String> {
+        let count = self.layout.count().unwrap_or(0);
+        let mut elements = Vec::with_capacity(count);
+        let mut piece = vec![0; N * PIECE.min(count)];
+        while elements.len() < count {
+            let bytes = &mut piece[..N * PIECE.min(count - elements.len())];
+            fill(&mut self.data, bytes)?;
+            let chunks = bytes.as_chunks().0.iter();
+            if self.layout.big_endian {
+                elements.extend(chunks.map(|&(mut bytes)| {
+                    bytes.reverse();
+                    element(bytes)
+                }));
+            } else {
+                elements.extend(chunks.map(|&bytes| element(bytes)));
+            }
+        }
+        Ok(elements)
+    }
+
+    /// All texts of `size` bytes each, less the zeros at their ends.
+    fn texts(&mut self, size: usize, text: impl Fn(&[u8], bool) -> Option<String>) -> Result<Vec<String>, String> {
+        let mut bytes = vec![0; size];
+        let mut texts = Vec::new();
+        for row in 0..self.layout.count().unwrap_or(0) {
+            fill(&mut self.data, &mut bytes)?;
+            let found = text(&bytes, self.layout.big_endian).ok_or_else(|| format!("row {row} is no UTF-8 text"))?;
+            match found.trim_end_matches('\0') {
+                "" => return Err(format!("row {row} is an empty text, expected a label")),
+                found => texts.push(found.to_owned()),
+            }
+        }
+        Ok(texts)
+    }
+}
+
+/// Elements decoded at a time.
+const PIECE: usize = 1 << 14;
+
+fn fill(data: &mut impl Read, bytes: &mut [u8]) -> Result<(), String> {
+    data.read_exact(bytes).map_err(|e| match e.kind() {
+        ErrorKind::UnexpectedEof => "it ends before its last element; it was cut short: write it again".to_owned(),
+        _ => e.to_string(),
+    })
+}
+
+/// Row-major from column-major.
+fn transposed<T: Copy>(columns: &[T], rows: usize) -> Vec<T> {
+    (0..rows).flat_map(|row| columns[row..].iter().step_by(rows).copied()).collect()
+}
+
+/// The decimal digits of a number that is an integer.
+///
+/// # Errors
+/// What it is instead, to come after the name of its row.
+pub fn whole(number: f64) -> Result<String, String> {
+    match number {
+        _ if number.is_nan() => Err("is not a number (NaN): a label is missing".to_owned()),
+        // From 2^63 on the digits would be more than the number has.
+        _ if number.fract() == 0.0 && number.abs() < 2.0_f64.powi(63) => Ok((number as i64).to_string()),
+        _ => Err(format!("is {number}, expected an integer or a text as a label")),
+    }
+}
+
+/// How to bring an array of another shape to rows.
+fn reshape(shape: &[usize]) -> &'static str {
+    match shape {
+        [] | [_] | [_, _] => "",
+        _ if shape.iter().filter(|&&length| length != 1).count() <= 2 => " (numpy.squeeze)",
+        _ => " (x.reshape(len(x), -1) makes one of all axes but the first)",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,385 @@
+//! Parquet, decoded column by column: what is not asked for is not read, whatever its type.
+//!
+//! It stays below polars's data frames, which refuse, and in part panic on, types that they were not built for
+//! (docs/decisions/0015). What a column is follows from the file's own schema and not from the Arrow schema that some
+//! writers add: there a categorical is its texts, and a list of fixed size a list.
+
+use std::fs;
+use std::io::{Cursor, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::Path;
+
+use half::f16;
+use polars_arrow::array::{
+    Array, BinaryViewArray, BooleanArray, FixedSizeBinaryArray, ListArray, PrimitiveArray, Utf8ViewArray,
+};
+use polars_arrow::datatypes::{ArrowDataType as Type, Field};
+use polars_arrow::types::NativeType;
+use polars_parquet::parquet::metadata::FileMetadata;
+use polars_parquet::parquet::schema::types::{ParquetType, PrimitiveLogicalType, PrimitiveType};
+use polars_parquet::read::schema::parquet_to_arrow_schema;
+use polars_parquet::read::{BasicDecompressor, PageReader, column_iter_to_arrays, read_metadata};
+use serde_json::Value as Json;
+
+use super::{Column, Kind};
+use crate::array::{Matrix, Values, whole};
+use crate::format;
+
+/// An open file.
+#[derive(Debug)]
+pub struct File {
+    file: fs::File,
+    size: u64,
+    metadata: FileMetadata,
+    columns: Vec<Column>,
+    parts: Vec<Part>,
+}
+
+/// Where a column lies and what it is.
+#[derive(Debug)]
+struct Part {
+    field: Field,
+    /// Its leaves among those of a row group.
+    leaves: Range<usize>,
+    /// Whether its elements are numbers of 16 bits, which the schema has as two bytes.
+    half: bool,
+}
+
+impl File {
+    /// Opens the file at `path` and reads what its columns are.
+    ///
+    /// # Errors
+    /// It is no Parquet file, or a damaged one.
+    pub fn open(path: &Path) -> Result<Self, String> {
+        let mut file = fs::File::open(path).map_err(|e| e.to_string())?;
+        let size = file.metadata().map_err(|e| e.to_string())?.len();
+        let mut start = Vec::new();
+        file.by_ref().take(512).read_to_end(&mut start).map_err(|e| e.to_string())?;
+        match format::recognise(&start) {
+            Some(format::Known::Parquet) => {}
+            Some(known) => return Err(format!("it is {known}, not a .parquet table{}", known.advice())),
+            None => return Err("it does not begin as a .parquet table does".to_owned()),
+        }
+        let metadata = sound(|| read_metadata(&mut file).map_err(|e| e.to_string()))?;
+        let index = index_columns(&metadata);
+        let (mut columns, mut parts, mut leaf) = (Vec::new(), Vec::new(), 0);
+        for field in metadata.schema().fields() {
+            let leaves = leaf..leaf + leaves(field).len();
+            leaf = leaves.end;
+            let name = field.name().to_owned();
+            let (part, kind, word) = describe(field, leaves)?;
+            let index = name.starts_with("__index_level_") || index.contains(&name);
+            columns.push(Column { name, kind, word, index });
+            parts.push(part);
+        }
+        Ok(File { file, size, metadata, columns, parts })
+    }
+
+    pub(super) fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    pub(super) fn texts(&self, column: usize) -> Result<Vec<Option<String>>, String> {
+        let Column { name, kind, word, .. } = &self.columns[column];
+        let expected = |row: usize, what: String| format!("column {name:?}: row {row} {what}");
+        match kind {
+            Kind::Null => return Ok(vec![None; self.metadata.num_rows]),
+            Kind::Text | Kind::Number => {}
+            Kind::List | Kind::Other => {
+                return Err(format!("column {name:?} is {word}, expected integers or text"));
+            }
+        }
+        let mut texts = Vec::new();
+        self.each(column, |array| {
+            let first = texts.len();
+            for at in 0..array.len() {
+                let text = if array.is_null(at) { None } else { Some(text(array, at).map_err(|e| expected(first + at, e))?) };
+                texts.push(text);
+            }
+            Ok(())
+        })?;
+        self.complete(name, texts.len())?;
+        Ok(texts)
+    }
+
+    pub(super) fn matrix(&self, columns: &[usize]) -> Result<Matrix, String> {
+        match *columns {
+            [only] if self.columns[only].kind == Kind::List => self.lists(only),
+            _ => self.side_by_side(columns),
+        }
+    }
+
+    fn side_by_side(&self, columns: &[usize]) -> Result<Matrix, String> {
+        let (rows, dim) = (self.metadata.num_rows, columns.len());
+        let narrow = columns.iter().all(|&column| is_narrow(&self.parts[column].field.dtype, self.parts[column].half));
+        let mut values = if narrow { Values::F32(Vec::new()) } else { Values::F64(Vec::new()) };
+        for (place, &column) in columns.iter().enumerate() {
+            let Column { name, kind, word, .. } = &self.columns[column];
+            if *kind != Kind::Number {
+                return Err(format!("column {name:?} is {word}, expected numbers"));
+            }
+            let mut row = 0;
+            self.each(column, |array| {
+                if let Some(at) = (0..array.len()).find(|&at| array.is_null(at)) {
+                    return Err(format!("column {name:?} has no value in row {}", row + at));
+                }
+                // Rows are only believed when the first column has shown them.
+                match (&mut values, numbers(array, narrow)?) {
+                    (Values::F32(all), Values::F32(some)) => scatter(all, &some, row, place, dim),
+                    (Values::F64(all), Values::F64(some)) => scatter(all, &some, row, place, dim),
+                    _ => return Err(format!("column {name:?} is {word}, expected numbers")),
+                }
+                row += array.len();
+                Ok(())
+            })?;
+            self.complete(name, row)?;
+        }
+        Ok(Matrix { values, rows, dim })
+    }
+
+    fn lists(&self, column: usize) -> Result<Matrix, String> {
+        let Column { name, .. } = &self.columns[column];
+        let part = &self.parts[column];
+        let narrow = matches!(&part.field.dtype, Type::LargeList(item) if is_narrow(&item.dtype, part.half));
+        let mut values = if narrow { Values::F32(Vec::new()) } else { Values::F64(Vec::new()) };
+        let (mut rows, mut dim) = (0, None);
+        self.each(column, |array| {
+            let lists = array.as_any().downcast_ref::<ListArray<i64>>().ok_or_else(|| format!("column {name:?} is no list"))?;
+            let items = lists.values();
+            let (found, holes) = (numbers(items.as_ref(), narrow)?, items.has_nulls());
+            for (at, ends) in lists.offsets().buffer().windows(2).enumerate() {
+                let row = rows + at;
+                if lists.is_null(at) {
+                    return Err(format!("column {name:?} has no value in row {row}"));
+                }
+                let range = ends[0] as usize..ends[1] as usize;
+                if let Some(element) = range.clone().position(|item| holes && items.is_null(item)) {
+                    return Err(format!("column {name:?} has no value in row {row} at element {element}"));
+                }
+                let first = *dim.get_or_insert(range.len());
+                if range.len() != first {
+                    let found = range.len();
+                    return Err(format!("column {name:?}: row {row} has {found} numbers, row 0 has {first}, expected vectors of one length"));
+                }
+                match (&mut values, &found) {
+                    (Values::F32(all), Values::F32(some)) => all.extend_from_slice(&some[range]),
+                    (Values::F64(all), Values::F64(some)) => all.extend_from_slice(&some[range]),
+                    _ => return Err(format!("column {name:?} is no list of numbers")),
+                }
+            }
+            rows += lists.len();
+            Ok(())
+        })?;
+        self.complete(name, rows)?;
+        Ok(Matrix { values, rows, dim: dim.unwrap_or(0) })
+    }
+
+    /// Hands the arrays of a column, a row group each, to `use_it`.
+    fn each(&self, column: usize, mut use_it: impl FnMut(&dyn Array) -> Result<(), String>) -> Result<(), String> {
+        let part = &self.parts[column];
+        for group in &self.metadata.row_groups {
+            let chunks = &group.parquet_columns()[part.leaves.clone()];
+            let mut pages = Vec::with_capacity(chunks.len());
+            for chunk in chunks {
+                let range = chunk.byte_range();
+                if range.end > self.size {
+                    return Err(format!("column {:?} ends after the file does: it was cut short", self.columns[column].name));
+                }
+                let mut bytes = vec![0; (range.end - range.start) as usize];
+                let mut file = &self.file;
+                file.seek(SeekFrom::Start(range.start)).and_then(|_| file.read_exact(&mut bytes)).map_err(|e| e.to_string())?;
+                pages.push(PageReader::new(Cursor::new(bytes.into()), chunk, Vec::new(), usize::MAX));
+            }
+            let arrays = sound(|| {
+                let columns = pages.into_iter().map(|pages| BasicDecompressor::new(pages, Vec::new())).collect();
+                let types = chunks.iter().map(|chunk| &chunk.descriptor().descriptor.primitive_type).collect();
+                column_iter_to_arrays(columns, types, part.field.clone(), None).map_err(|e| e.to_string())
+            });
+            let arrays = arrays.map_err(|e| format!("column {:?}: {e}", self.columns[column].name))?;
+            for array in arrays.0 {
+                use_it(array.as_ref())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A column must have as many rows as the file says.
+    fn complete(&self, name: &str, rows: usize) -> Result<(), String> {
+        match self.metadata.num_rows {
+            expected if expected == rows => Ok(()),
+            expected => Err(format!("column {name:?} has {rows} rows, expected {expected}: the file is damaged")),
+        }
+    }
+}
+
+/// What the decoder gives, where a damaged file would make it panic too.
+fn sound<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    decode().map_err(|e| format!("the file is damaged: {e}"))
+}
+
+/// The columns that pandas says are indexes, in the metadata that it adds.
+fn index_columns(metadata: &FileMetadata) -> Vec<String> {
+    let notes = metadata.key_value_metadata().iter().flatten();
+    let pandas = notes.filter(|note| note.key == "pandas").find_map(|note| note.value.as_deref());
+    let pandas: Json = pandas.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    // A range is an object that describes it, and no column.
+    pandas["index_columns"].as_array().into_iter().flatten().filter_map(Json::as_str).map(str::to_owned).collect()
+}
+
+/// The leaves of a column, of which a struct has several.
+fn leaves(field: &ParquetType) -> Vec<&PrimitiveType> {
+    match field {
+        ParquetType::PrimitiveType(leaf) => vec![leaf],
+        ParquetType::GroupType { fields, .. } => fields.iter().flat_map(leaves).collect(),
+    }
+}
+
+fn describe(field: &ParquetType, at: Range<usize>) -> Result<(Part, Kind, String), String> {
+    let logical = match leaves(field)[..] {
+        [leaf] => leaf.logical_type,
+        _ => None,
+    };
+    let schema = parquet_to_arrow_schema(std::slice::from_ref(field));
+    let Some(arrow) = schema.iter_values().next().cloned() else {
+        return Err(format!("column {:?} has no content", field.name()));
+    };
+    let half = logical == Some(PrimitiveLogicalType::Float16);
+    let (kind, word) = match &arrow.dtype {
+        _ if logical == Some(PrimitiveLogicalType::Unknown) => (Kind::Null, "null".to_owned()),
+        Type::LargeList(item) => {
+            let (kind, word) = scalar(&item.dtype, half);
+            (if kind == Kind::Number { Kind::List } else { Kind::Other }, format!("lists of {word}"))
+        }
+        scalar_type => scalar(scalar_type, half),
+    };
+    Ok((Part { field: arrow, leaves: at, half }, kind, word))
+}
+
+/// What a value that is no list is.
+fn scalar(dtype: &Type, half: bool) -> (Kind, String) {
+    let (kind, word) = match dtype {
+        Type::Utf8View => (Kind::Text, "text"),
+        Type::BinaryView => (Kind::Text, "bytes"),
+        Type::Boolean => (Kind::Number, "bool"),
+        Type::Int8 => (Kind::Number, "int8"),
+        Type::Int16 => (Kind::Number, "int16"),
+        Type::Int32 => (Kind::Number, "int32"),
+        Type::Int64 => (Kind::Number, "int64"),
+        Type::UInt8 => (Kind::Number, "uint8"),
+        Type::UInt16 => (Kind::Number, "uint16"),
+        Type::UInt32 => (Kind::Number, "uint32"),
+        Type::UInt64 => (Kind::Number, "uint64"),
+        Type::Float32 => (Kind::Number, "float32"),
+        Type::Float64 => (Kind::Number, "float64"),
+        Type::Decimal(..) => (Kind::Number, "decimals"),
+        Type::FixedSizeBinary(2) if half => (Kind::Number, "float16"),
+        Type::FixedSizeBinary(_) => (Kind::Other, "raw bytes"),
+        Type::Date32 | Type::Date64 => (Kind::Other, "dates"),
+        Type::Time32(_) | Type::Time64(_) => (Kind::Other, "times of day"),
+        Type::Timestamp(..) => (Kind::Other, "timestamps"),
+        Type::Struct(_) => (Kind::Other, "structs"),
+        Type::LargeList(_) => (Kind::Other, "lists"),
+        _ => (Kind::Other, "of a type that is not read"),
+    };
+    (kind, word.to_owned())
+}
+
+/// Whether 32 bits hold every number of the type exactly.
+fn is_narrow(dtype: &Type, half: bool) -> bool {
+    half || matches!(dtype, Type::Float32 | Type::Boolean | Type::Int8 | Type::Int16 | Type::UInt8 | Type::UInt16)
+}
+
+fn primitive<T: NativeType>(array: &dyn Array) -> Option<&[T]> {
+    array.as_any().downcast_ref::<PrimitiveArray<T>>().map(|array| array.values().as_slice())
+}
+
+/// The numbers of an array, in 32 bits if `narrow`; anything where it is null.
+fn numbers(array: &dyn Array, narrow: bool) -> Result<Values, String> {
+    let unexpected = || format!("the decoder gave {:?}", array.dtype());
+    macro_rules! all {
+        ($from:ty, $narrow:ty) => {
+            primitive::<$from>(array).map(|values| Values::F32(values.iter().map(|&x| <$narrow>::from(x)).collect()))
+        };
+        ($from:ty) => {
+            primitive::<$from>(array).map(|values| Values::F64(values.iter().map(|&x| x as f64).collect()))
+        };
+    }
+    let values = match array.dtype() {
+        Type::Float32 => primitive::<f32>(array).map(|values| Values::F32(values.to_vec())),
+        Type::Int8 => all!(i8, f32),
+        Type::Int16 => all!(i16, f32),
+        Type::UInt8 => all!(u8, f32),
+        Type::UInt16 => all!(u16, f32),
+        Type::Int32 => all!(i32),
+        Type::Int64 => all!(i64),
+        Type::UInt32 => all!(u32),
+        Type::UInt64 => all!(u64),
+        Type::Float64 => primitive::<f64>(array).map(|values| Values::F64(values.to_vec())),
+        Type::Decimal(_, scale) => {
+            let unit = 10.0_f64.powi(i32::try_from(*scale).unwrap_or(i32::MAX));
+            primitive::<i128>(array).map(|values| Values::F64(values.iter().map(|&x| x as f64 / unit).collect()))
+        }
+        Type::Boolean => array
+            .as_any()
+            .downcast_ref::<BooleanArray>()
+            .map(|array| Values::F32(array.values_iter().map(|x| f32::from(u8::from(x))).collect())),
+        Type::FixedSizeBinary(2) => array.as_any().downcast_ref::<FixedSizeBinaryArray>().map(|array| {
+            let halves = array.values().as_slice().as_chunks().0.iter();
+            Values::F32(halves.map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect())
+        }),
+        _ => None,
+    };
+    let values = values.ok_or_else(unexpected)?;
+    Ok(if narrow { values } else { Values::F64(values.wide()) })
+}
+
+/// The value at `at`, which is not null, as text.
+fn text(array: &dyn Array, at: usize) -> Result<String, String> {
+    let any = array.as_any();
+    macro_rules! digits {
+        ($integer:ty) => {
+            primitive::<$integer>(array).map(|values| Ok(values[at].to_string()))
+        };
+    }
+    let text = match array.dtype() {
+        Type::Utf8View => any.downcast_ref::<Utf8ViewArray>().map(|array| Ok(array.value(at).to_owned())),
+        Type::BinaryView => any.downcast_ref::<BinaryViewArray>().map(|array| {
+            String::from_utf8(array.value(at).to_vec()).map_err(|_| "is no UTF-8 text".to_owned())
+        }),
+        Type::Boolean => any.downcast_ref::<BooleanArray>().map(|array| Ok(array.value(at).to_string())),
+        Type::Int8 => digits!(i8),
+        Type::Int16 => digits!(i16),
+        Type::Int32 => digits!(i32),
+        Type::Int64 => digits!(i64),
+        Type::UInt8 => digits!(u8),
+        Type::UInt16 => digits!(u16),
+        Type::UInt32 => digits!(u32),
+        Type::UInt64 => digits!(u64),
+        Type::Decimal(_, scale) => primitive::<i128>(array).map(|values| {
+            let unit = 10_i128.checked_pow(u32::try_from(*scale).unwrap_or(u32::MAX));
+            match unit.filter(|unit| values[at] % unit == 0) {
+                Some(unit) => Ok((values[at] / unit).to_string()),
+                None => Err("is a decimal that is not whole, expected an integer or a text".to_owned()),
+            }
+        }),
+        Type::Float32 => primitive::<f32>(array).map(|values| whole(f64::from(values[at]))),
+        Type::Float64 => primitive::<f64>(array).map(|values| whole(values[at])),
+        Type::FixedSizeBinary(2) => any.downcast_ref::<FixedSizeBinaryArray>().map(|array| {
+            let bytes = array.value(at).first_chunk().copied().unwrap_or_default();
+            whole(f64::from(f16::from_le_bytes(bytes).to_f32()))
+        }),
+        _ => None,
+    };
+    text.unwrap_or_else(|| Err(format!("is {:?}", array.dtype())))
+}
+
+/// Puts the elements of a column from `row` on into their places in rows of `dim`.
+fn scatter<T: Copy + Default>(all: &mut Vec<T>, some: &[T], row: usize, place: usize, dim: usize) {
+    let end = (row + some.len()) * dim;
+    if all.len() < end {
+        all.resize(end, T::default());
+    }
+    for (slot, &value) in all[row * dim..].iter_mut().skip(place).step_by(dim).zip(some) {
+        *slot = value;
+    }
+}
