@@ -300,4 +300,4 @@ fn reshape(shape: &[usize]) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -182,7 +182,7 @@ fn read(args: &Args, vectors: &Path, labels: Option<&Path>) -> Result<Set, Error
     let rows = found.matrix.rows;
     if texts.len() != rows {
         let (count, file, vectors) = (texts.len(), labels.unwrap_or(vectors).display(), vectors.display());
-        let header = match texts.first().filter(|_| count == rows + 1 && name.is_none()) {
+        let header = match texts.first().filter(|first| count == rows + 1 && name.is_none() && !texts[1..].contains(first)) {
             Some(first) => format!("; is {first:?} a header? then name it in a .csv file with --labels-name"),
             None => String::new(),
         };

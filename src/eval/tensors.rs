@@ -144,7 +144,7 @@ fn row_a_tensor(file: &WeightFile, tensors: &[&TensorInfo]) -> Result<Vec<Column
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::vectors::{Values, Vectors, read_labels, read_vectors};
+    use crate::eval::vectors::{Matrix, Names, Values, read_labels, read_vectors};
     use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
     use std::collections::HashMap;
 
@@ -169,17 +169,18 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         // A stored output has no extension.
         vectors(&at("stored"));
-        let expected = Vectors { values: Values::F32(vec![1.0, 2.5, -3.0, 4.0, 5.0, 6.0]), rows: 3, dim: 2 };
+        let read = |name: &str| read_vectors(&at(name), Names::default()).unwrap().matrix;
+        let labels = |name: &str, column| read_labels(&at(name), column).unwrap().texts;
+        let expected = Matrix { values: Values::F32(vec![1.0, 2.5, -3.0, 4.0, 5.0, 6.0]), rows: 3, dim: 2 };
         for name in ["a.npy", "a.safetensors", "a.parquet"] {
             export(&at("stored"), &at(name), None).unwrap();
-            let found = read_vectors(&at(name), None).unwrap();
-            assert_eq!((found.rows, found.dim, found.values.wide()), (3, 2, expected.values.clone().wide()), "{name}");
+            assert_eq!(read(name), expected, "{name}");
         }
         export(&at("stored"), &at("l.npy"), Some("labels")).unwrap();
         for name in ["l.npy", "a.safetensors", "a.parquet"] {
-            assert_eq!(read_labels(&at(name), None).unwrap(), ["1", "0", "1"], "{name}");
+            assert_eq!(labels(name, None), ["1", "0", "1"], "{name}");
         }
-        assert_eq!(read_labels(&at("a.parquet"), Some("class")).unwrap(), ["dog", "cat", "dog"]);
+        assert_eq!(labels("a.parquet", Some("class")), ["dog", "cat", "dog"]);
         assert_eq!(fs::read(at("stored")).unwrap(), fs::read(at("a.safetensors")).unwrap());
     }
 
@@ -191,9 +192,9 @@ mod tests {
             write_safetensors([("b", &[2][..], &[1.0, 2.0][..]), ("w", &[1, 3], &[3.0; 3])], &BTreeMap::new());
         fs::write(at("stored"), written.unwrap()).unwrap();
         export(&at("stored"), &at("w.parquet"), None).unwrap();
-        assert_eq!(read_labels(&at("w.parquet"), Some("name")).unwrap(), ["b", "w"]);
+        assert_eq!(read_labels(&at("w.parquet"), Some("name")).unwrap().texts, ["b", "w"]);
         export(&at("stored"), &at("w.npy"), Some("w")).unwrap();
-        assert_eq!(read_vectors(&at("w.npy"), None).unwrap().values, Values::F32(vec![3.0; 3]));
+        assert_eq!(read_vectors(&at("w.npy"), Names::default()).unwrap().matrix.values, Values::F32(vec![3.0; 3]));
         let error = |to: &str, name| export(&at("stored"), &at(to), name).unwrap_err().to_string();
         assert!(error("x.npy", None).ends_with("an .npy file holds one tensor: name it; it has b, w"));
         assert!(error("x.npy", Some("c")).ends_with("there is no tensor \"c\"; it has b, w"));

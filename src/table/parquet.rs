@@ -16,11 +16,13 @@ use polars_arrow::array::{
 use polars_arrow::datatypes::{ArrowDataType as Type, Field};
 use polars_arrow::types::NativeType;
 use polars_parquet::parquet::metadata::FileMetadata;
+use polars_parquet::parquet::page::CompressedPage;
 use polars_parquet::parquet::schema::types::{ParquetType, PrimitiveLogicalType, PrimitiveType};
 use polars_parquet::read::schema::parquet_to_arrow_schema;
 use polars_parquet::read::{BasicDecompressor, PageReader, column_iter_to_arrays, read_metadata};
 use serde_json::Value as Json;
 
+use super::contained::contained;
 use super::{Column, Kind};
 use crate::array::{Matrix, Values, whole};
 use crate::format;
@@ -29,7 +31,8 @@ use crate::format;
 #[derive(Debug)]
 pub struct File {
     file: fs::File,
-    size: u64,
+    /// Values that a column may have.
+    most: u64,
     metadata: FileMetadata,
     columns: Vec<Column>,
     parts: Vec<Part>,
@@ -60,7 +63,10 @@ impl File {
             Some(known) => return Err(format!("it is {known}, not a .parquet table{}", known.advice())),
             None => return Err("it does not begin as a .parquet table does".to_owned()),
         }
-        let metadata = sound(|| read_metadata(&mut file).map_err(|e| e.to_string()))?;
+        let metadata = contained(|| read_metadata(&mut file).map_err(|e| e.to_string())).map_err(damaged)?;
+        // A run of equal values takes next to nothing, so there may be far more values than bytes, but not without any bound.
+        let most = (1 << 26) + (size << 16);
+        plausible(&metadata, size, most).map_err(damaged)?;
         let index = index_columns(&metadata);
         let (mut columns, mut parts, mut leaf) = (Vec::new(), Vec::new(), 0);
         for field in metadata.schema().fields() {
@@ -72,7 +78,7 @@ impl File {
             columns.push(Column { name, kind, word, index });
             parts.push(part);
         }
-        Ok(File { file, size, metadata, columns, parts })
+        Ok(File { file, most, metadata, columns, parts })
     }
 
     pub(super) fn columns(&self) -> &[Column] {
@@ -182,25 +188,28 @@ impl File {
             let mut pages = Vec::with_capacity(chunks.len());
             for chunk in chunks {
                 let range = chunk.byte_range();
-                if range.end > self.size {
-                    return Err(format!("column {:?} ends after the file does: it was cut short", self.columns[column].name));
-                }
                 let mut bytes = vec![0; (range.end - range.start) as usize];
                 let mut file = &self.file;
                 file.seek(SeekFrom::Start(range.start)).and_then(|_| file.read_exact(&mut bytes)).map_err(|e| e.to_string())?;
-                pages.push(PageReader::new(Cursor::new(bytes.into()), chunk, Vec::new(), usize::MAX));
+                let bytes = Cursor::new(bytes.into());
+                let reader = || PageReader::new(bytes.clone(), chunk, Vec::new(), usize::MAX);
+                contained(|| counted(reader(), self.most)).map_err(|e| self.spoilt(column, e))?;
+                pages.push(reader());
             }
-            let arrays = sound(|| {
+            let arrays = contained(|| {
                 let columns = pages.into_iter().map(|pages| BasicDecompressor::new(pages, Vec::new())).collect();
                 let types = chunks.iter().map(|chunk| &chunk.descriptor().descriptor.primitive_type).collect();
                 column_iter_to_arrays(columns, types, part.field.clone(), None).map_err(|e| e.to_string())
             });
-            let arrays = arrays.map_err(|e| format!("column {:?}: {e}", self.columns[column].name))?;
-            for array in arrays.0 {
+            for array in arrays.map_err(|e| self.spoilt(column, e))?.0 {
                 use_it(array.as_ref())?;
             }
         }
         Ok(())
+    }
+
+    fn spoilt(&self, column: usize, what: String) -> String {
+        format!("column {:?}: {}", self.columns[column].name, damaged(what))
     }
 
     /// A column must have as many rows as the file says.
@@ -212,9 +221,43 @@ impl File {
     }
 }
 
-/// What the decoder gives, where a damaged file would make it panic too.
-fn sound<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    decode().map_err(|e| format!("the file is damaged: {e}"))
+fn damaged(what: String) -> String {
+    format!("the file is damaged: {what}; write or fetch it again")
+}
+
+/// Refuses counts and places that cannot be true, before the decoder takes memory for them.
+fn plausible(metadata: &FileMetadata, size: u64, most: u64) -> Result<(), String> {
+    let count = |count: i64| u64::try_from(count).is_ok_and(|count| count <= most);
+    let mut rows = 0_u64;
+    for group in &metadata.row_groups {
+        rows = rows.saturating_add(group.num_rows() as u64);
+        for chunk in group.parquet_columns() {
+            if chunk.byte_range().end > size {
+                return Err(format!("a column ends after its {size} bytes"));
+            }
+            if !count(chunk.num_values()) {
+                return Err(format!("a column of {} values", chunk.num_values()));
+            }
+        }
+    }
+    match metadata.num_rows as u64 {
+        expected if expected != rows => Err(format!("it says that it has {expected} rows, and its parts have {rows}")),
+        rows if rows > most => Err(format!("it says that it has {rows} rows")),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a page of more than `most` values; the decoder believes a negative count.
+fn counted(pages: PageReader, most: u64) -> Result<(), String> {
+    for page in pages {
+        match page.map_err(|e| e.to_string())? {
+            CompressedPage::Data(page) if page.num_values() as u64 > most => {
+                return Err(format!("a page of {} values", page.num_values()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The columns that pandas says are indexes, in the metadata that it adds.

@@ -30,6 +30,14 @@ impl Known {
         self.layout.as_ref().map_or(0, |layout| layout.shape.len())
     }
 
+    /// The length of a row of a 2-d array, else 1.
+    fn columns(&self) -> usize {
+        match self.layout.as_ref().map(|layout| &layout.shape[..]) {
+            Ok([_, columns]) => *columns,
+            _ => 1,
+        }
+    }
+
     fn kind(&self) -> Option<Kind> {
         self.layout.as_ref().ok().map(|layout| layout.kind)
     }
@@ -55,7 +63,8 @@ fn with<T>(path: &Path, use_it: impl FnOnce(&mut dyn Arrays) -> Result<T, String
         _ => {
             let file = WeightFile::open(path).map_err(|error| {
                 let message = error.to_string();
-                message.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&message).to_owned()
+                let message = message.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&message);
+                format!("{message}; for vectors, torch.save({{'embeddings': x, 'labels': y}}, path) of tensors")
             });
             use_it(&mut Torch(file?))
         }
@@ -70,7 +79,8 @@ pub(super) fn vectors(path: &Path, names: Names<'_>) -> Result<Vectors, String> 
             || known.iter().filter(|a| a.axes() == 2 && a.kind().is_some_and(Kind::is_number) && Some(a.name.as_str()) != label);
         let chosen = match names.vectors {
             Some(name) => named(&known, name)?,
-            None => alone(&known, VECTORS[0])
+            None => (known.iter().find(|a| a.name == VECTORS[0]))
+                .or_else(|| only(&known, |_| true))
                 .or_else(|| only(candidates(), |a| is_usual(&a.name, &VECTORS)))
                 .or_else(|| only(candidates(), |_| true))
                 .ok_or_else(|| unclear(&known, "vectors", VECTORS[0], "--vectors-name"))?,
@@ -91,8 +101,9 @@ pub(super) fn labels(path: &Path, name: Option<&str>) -> Result<Labels, String> 
         };
         let chosen = match name {
             Some(name) => named(&known, name)?,
-            None => alone(&known, LABELS[0])
+            None => (known.iter().find(|a| a.name == LABELS[0]))
                 .or_else(|| known.iter().find(|a| a.name == LABELS[1]))
+                .or_else(|| only(&known, |_| true).filter(|a| a.columns() <= 1))
                 .or_else(|| only(&known, |a| is_usual(&a.name, &LABELS)))
                 .or_else(|| only(&known, flat))
                 .ok_or_else(|| unclear(&known, "labels", LABELS[0], "--labels-name"))?,
@@ -100,11 +111,6 @@ pub(super) fn labels(path: &Path, name: Option<&str>) -> Result<Labels, String> 
         let texts = readable(chosen).and_then(|()| file.texts(&chosen.name)).map_err(|e| about(&chosen.name, &e))?;
         Ok(Labels { texts, name: Some(chosen.name.clone()) })
     })
-}
-
-/// The array of the first of the usual names, else the only array.
-fn alone<'a>(known: &'a [Known], usual: &str) -> Option<&'a Known> {
-    known.iter().find(|a| a.name == usual).or_else(|| only(known, |_| true))
 }
 
 fn named<'a>(known: &'a [Known], name: &str) -> Result<&'a Known, String> {
@@ -256,7 +262,10 @@ impl Arrays for Torch {
                 Ok(Layout::plain(kind, &tensor.shape))
             }
         };
-        self.0.tensors().iter().map(|tensor| Known::of(&tensor.name, layout(tensor))).collect()
+        let tensors = self.0.tensors().iter().map(|tensor| Known::of(&tensor.name, layout(tensor)));
+        let others = self.0.skipped().iter().filter(|other| !other.name.is_empty());
+        let others = others.map(|other| Known::of(&other.name, Err(format!("it is a {}, expected a tensor", other.kind))));
+        tensors.chain(others).collect()
     }
 
     fn matrix(&mut self, name: &str) -> Result<Matrix, String> {

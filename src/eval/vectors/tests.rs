@@ -1,126 +1,288 @@
+use std::fs;
+
+use polars::prelude::{Column, DataFrame, NamedFrom, ParquetWriter, Series};
+use safetensors::tensor::{Dtype, TensorView};
+
 use super::*;
-use npyz::WriterBuilder;
-use polars::prelude::{Column, NamedFrom, ParquetWriter};
-use std::io::Write;
+use crate::array::tests::{npy_bytes, write_npz};
 
-fn folder() -> tempfile::TempDir {
-    tempfile::tempdir().unwrap()
+const VALUES: [f32; 8] = [1.0, 2.5, -3.0, 4.0, 5.0, 6.0, 0.5, -0.25];
+
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/vectors").join(name)
 }
 
-fn write_npy<T: npyz::AutoSerialize + Copy>(path: &Path, shape: &[u64], order: Order, values: &[T]) {
-    let mut file = File::create(path).unwrap();
-    let mut writer =
-        npyz::WriteOptions::new().default_dtype().shape(shape).order(order).writer(&mut file).begin_nd().unwrap();
-    writer.extend(values.iter().copied()).unwrap();
-    writer.finish().unwrap();
+fn expected() -> Matrix {
+    Matrix { values: Values::F32(VALUES.to_vec()), rows: 4, dim: 2 }
 }
 
-const VALUES: [f64; 6] = [1.0, 2.5, -3.0, 4.0, 5.0, 6.0];
-
-fn expected() -> Vectors {
-    Vectors { values: Values::F64(VALUES.to_vec()), rows: 3, dim: 2 }
+fn vectors(path: &Path) -> Result<Vectors, String> {
+    read_vectors(path, Names::default()).map_err(|error| error.to_string())
 }
 
-fn expected_narrow() -> Vectors {
-    Vectors { values: Values::F32(VALUES.map(|x| x as f32).to_vec()), rows: 3, dim: 2 }
+fn labels(path: &Path, name: Option<&str>) -> Result<Vec<String>, String> {
+    read_labels(path, name).map(|labels| labels.texts).map_err(|error| error.to_string())
 }
 
-#[test]
-fn npy_arrays_are_read_in_both_widths_and_refused_in_other_shapes() {
-    let folder = folder();
-    let path = folder.path().join("v.npy");
-    let narrow = VALUES.map(|x| x as f32);
-    write_npy(&path, &[3, 2], Order::C, &narrow);
-    assert_eq!(read_vectors(&path, None).unwrap(), expected_narrow());
-    write_npy(&path, &[3, 2], Order::C, &VALUES);
-    assert_eq!(read_vectors(&path, None).unwrap(), expected());
-    write_npy(&path, &[3, 2], Order::Fortran, &narrow);
-    assert!(read_vectors(&path, None).unwrap_err().to_string().contains("Fortran order, expected C order"));
-    write_npy(&path, &[6], Order::C, &narrow);
-    assert!(read_vectors(&path, None).unwrap_err().to_string().contains("the shape is [6], expected 2-d"));
-    write_npy(&path, &[3], Order::C, &[7i64, -7, 7]);
-    assert_eq!(read_labels(&path, None).unwrap(), ["7", "-7", "7"]);
-    write_npy(&path, &[3], Order::C, &[7u16, 0, 65535]);
-    assert_eq!(read_labels(&path, None).unwrap(), ["7", "0", "65535"]);
-    assert!(
-        read_labels(&path.with_extension("npz"), None).unwrap_err().to_string().contains("expected labels in .npy")
-    );
-    write_npy(&path, &[3], Order::C, &[0.5f32, 0.0, 1.0]);
-    assert!(read_labels(&path, None).unwrap_err().to_string().ends_with("expected integers"));
+fn others(vectors: &Vectors) -> Vec<&str> {
+    vectors.others.iter().map(|other| other.name.as_str()).collect()
 }
 
-#[test]
-fn an_array_shorter_than_its_header_is_refused_before_memory_is_taken() {
-    let folder = folder();
-    let path = folder.path().join("v.npy");
-    write_npy(&path, &[3, 2], Order::C, &VALUES);
-    let bytes = fs::read(&path).unwrap();
-    let claim = String::from_utf8_lossy(&bytes[..128]).replace("(3, 2), }    ", "(3000000, 2), }").into_bytes();
-    fs::write(&path, claim).unwrap();
-    let error = read_vectors(&path, None).unwrap_err().to_string();
-    assert!(error.contains("expected"), "{error}");
+/// A table with a column of numbers for each of `names`, the row's number in all of them but the last character's digit.
+fn table(names: &[&str]) -> (tempfile::TempDir, PathBuf) {
+    let columns = names.iter().enumerate().map(|(at, name)| match *name {
+        "list" | "boxes" | "embedding" => {
+            let rows: Vec<Series> = (0..3).map(|row| Series::new("".into(), [row as f32, at as f32])).collect();
+            Column::new((*name).into(), rows)
+        }
+        "text" | "f1_text" => Column::new(name.trim_end_matches("_text").into(), ["a", "b", "c"]),
+        name => Column::new(name.into(), [at as f64, 10.0, 20.0]),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.parquet");
+    let mut frame = DataFrame::new_infer_height(columns.collect()).unwrap();
+    ParquetWriter::new(fs::File::create(&path).unwrap()).finish(&mut frame).unwrap();
+    (folder, path)
+}
+
+/// Which columns are vectors, and which are left out, or the message.
+fn rule(names: &[&str], asked: Names<'_>) -> Result<(String, Vec<String>), String> {
+    let (_folder, path) = table(names);
+    let found = read_vectors(&path, asked).map_err(|error| error.to_string())?;
+    let others = found.others.into_iter().map(|other| other.name).collect();
+    Ok((found.name.unwrap(), others))
 }
 
 #[test]
-fn safetensors_are_found_by_name_by_being_alone_and_by_the_usual_name() {
-    let folder = folder();
-    let path = folder.path().join("v.safetensors");
-    let values: Vec<u8> = VALUES.iter().flat_map(|&x| (x as f32).to_le_bytes()).collect();
-    let labels: Vec<u8> = [3i64, 3, 9].iter().flat_map(|x| x.to_le_bytes()).collect();
-    let vectors = || TensorView::new(Dtype::F32, vec![3, 2], &values).unwrap();
-    let labels = || TensorView::new(Dtype::I64, vec![3], &labels).unwrap();
-    let write = |tensors: Vec<(&str, TensorView<'_>)>| safetensors::serialize_to_file(tensors, None, &path).unwrap();
-    write(vec![("embeddings", vectors()), ("labels", labels())]);
-    assert_eq!(read_vectors(&path, None).unwrap(), expected_narrow());
-    assert_eq!(read_labels(&path, None).unwrap(), ["3", "3", "9"]);
-    assert!(read_labels(&path, Some("embeddings")).unwrap_err().to_string().contains("the shape is [3, 2]"));
-    write(vec![("x", vectors())]);
-    assert_eq!(read_vectors(&path, None).unwrap(), expected_narrow());
-    let error = read_vectors(&path, Some("y")).unwrap_err().to_string();
-    assert!(error.ends_with("v.safetensors: the tensors are x, expected a tensor \"y\""), "{error}");
-    fs::write(&path, b"not tensors").unwrap();
-    assert!(read_vectors(&path, None).unwrap_err().to_string().contains("expected a .safetensors file"));
+fn the_columns_of_a_table_that_are_vectors_follow_one_rule() {
+    let none = Names::default();
+    for (columns, taken, left) in [
+        (&["f0", "f1", "label"][..], "f0 to f1", &["label"][..]),
+        (&["image_id", "f0", "f1", "f2", "label", "score"], "f0 to f2", &["image_id", "label", "score"]),
+        (&["0", "1", "2", "id"], "0 to 2", &["id"]),
+        (&["emb_10", "emb_2", "emb_1", "emb_9", "emb_3", "emb_4", "emb_5", "emb_6", "emb_7", "emb_8"], "emb_1 to emb_10", &[]),
+        (&["('x', 0)", "('x', 1)", "id"], "('x', 0) to ('x', 1)", &["id"]),
+        (&["f000", "f001"], "f000 to f001", &[]),
+        (&["f0", "f1", "__index_level_0__"], "f0 to f1", &["__index_level_0__"]),
+        (&["list", "id", "label"], "list", &["id", "label"]),
+        (&["embedding", "boxes", "label"], "embedding", &["boxes", "label"]),
+        // One usual name, whatever else there is.
+        (&["f0", "f1", "boxes", "bbox_0", "bbox_1"], "f0 to f1", &["boxes", "bbox_0", "bbox_1"]),
+        (&["x0", "x1", "fold1"], "x0 to x1", &["fold1"]),
+    ] {
+        let (name, others) = rule(columns, none).unwrap();
+        assert_eq!((name.as_str(), others.as_slice()), (taken, left.iter().map(|l| (*l).to_owned()).collect::<Vec<_>>().as_slice()));
+    }
+    for (columns, part) in [
+        (&["x", "label", "y"][..], "none are numbered: x (float64), label (float64), y (float64); name the vectors with --vectors-name"),
+        (&["label"], "none of the columns is a list of numbers"),
+        (&["f0"], "none are numbered"),
+        (&["f0", "f1", "e0", "e1"], "these may all be vectors: e0 to e1, f0 to f1"),
+        (&["embedding", "f0", "f1"], "these may all be vectors: embedding, f0 to f1"),
+        (&["list", "x0", "x1"], "these may all be vectors: list, x0 to x1"),
+        (&["list", "boxes"], "these may all be vectors: list, boxes"),
+        (&["f0", "f1", "f3"], "f3 comes after f1, expected consecutive numbers"),
+        (&["f0", "f1", "f01"], "expected consecutive numbers"),
+        (&["f2", "f3"], "numbered from 2, expected from 0 or 1"),
+        (&["f0", "f1_text", "f2"], "f1 is text, expected numbers"),
+    ] {
+        let error = rule(columns, none).unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
 }
 
 #[test]
-fn parquet_tables_are_read_as_lists_and_as_columns() {
-    let folder = folder();
-    let path = folder.path().join("v.parquet");
-    let write = |columns: Vec<Column>| {
-        let mut frame = DataFrame::new_infer_height(columns).unwrap();
-        ParquetWriter::new(File::create(&path).unwrap()).finish(&mut frame).unwrap();
+fn the_user_names_columns_one_several_or_a_series() {
+    let of = |name| Names { vectors: Some(name), ..Names::default() };
+    let columns = ["y", "f10", "f9", "list", "x", "f0"];
+    for (asked, taken, left) in [
+        ("list", 1, 5),
+        ("x,y", 2, 4),
+        ("x, list_of_nothing", 0, 0),
+        ("f*", 3, 3),
+        ("F0", 1, 5),
+        ("f*,y", 4, 2),
+        ("x,x", 0, 0),
+        ("q*", 0, 0),
+    ] {
+        let (_folder, path) = table(&columns);
+        match read_vectors(&path, of(asked)) {
+            Ok(found) => assert_eq!((if asked == "list" { 1 } else { found.matrix.dim }, found.others.len()), (taken, left), "{asked}"),
+            Err(error) => assert_eq!(taken, 0, "{error}"),
+        }
+    }
+    // In the order of their numbers, not of the file.
+    let (_folder, path) = table(&columns);
+    let found = read_vectors(&path, of("f*")).unwrap().matrix;
+    assert_eq!(found.values.wide()[..3], [5.0, 2.0, 1.0]);
+    let error = read_vectors(&path, of("x,list")).unwrap_err().to_string();
+    assert!(error.contains("column \"list\" is lists of float32, expected numbers"), "{error}");
+}
+
+#[test]
+fn the_label_is_never_an_element_of_the_vectors() {
+    let class = Names { labels: Some("f2"), ..Names::default() };
+    assert_eq!(rule(&["f0", "f1", "f2"], class).unwrap(), ("f0 to f1".to_owned(), vec!["f2".to_owned()]));
+    let both = Names { labels: Some("f1"), vectors: Some("f*") };
+    assert_eq!(rule(&["f0", "f1", "f2"], both).unwrap().1, ["f1"]);
+    assert_eq!(rule(&["boxes", "list"], Names { labels: Some("boxes"), ..Names::default() }).unwrap().0, "list");
+}
+
+#[test]
+fn frames_of_pandas_give_the_same_vectors_whatever_is_beside_them() {
+    for (name, left, texts) in [
+        ("named_index.parquet", &["label", "row"][..], ["cat", "cat", "dog", "dog"]),
+        ("numbers.parquet", &["label"], ["0", "0", "1", "1"]),
+    ] {
+        let found = vectors(&fixture(name)).unwrap();
+        assert_eq!((&found.matrix, others(&found)), (&expected(), left.to_vec()), "{name}");
+        assert_eq!(labels(&fixture(name), None).unwrap(), texts, "{name}");
+    }
+    let found = vectors(&fixture("shuffled.parquet")).unwrap();
+    assert_eq!(found.matrix.values, Values::F32(vec![0.5, -0.25, -3.0, 4.0, 1.0, 2.5, 5.0, 6.0]));
+    let index: Vec<(&str, bool)> = found.others.iter().map(|other| (other.name.as_str(), other.index)).collect();
+    assert_eq!(index, [("image_id", false), ("label", false), ("score", false), ("__index_level_0__", true)]);
+    assert_eq!(labels(&fixture("shuffled.parquet"), None).unwrap(), ["dog", "cat", "cat", "dog"]);
+}
+
+#[test]
+fn labels_of_a_table_have_a_usual_name_or_are_named() {
+    let names = |columns: &[&str]| {
+        let (_folder, path) = table(columns);
+        read_labels(&path, None).map(|labels| labels.name.unwrap()).map_err(|error| error.to_string())
     };
-    let labels = || Column::new("label".into(), ["a", "b", "a"]);
-    let row = |values: &[f32]| Series::new("".into(), values);
-    write(vec![labels(), Column::new("v".into(), [row(&[1.0, 2.5]), row(&[-3.0, 4.0]), row(&[5.0, 6.0])])]);
-    assert_eq!(read_vectors(&path, None).unwrap(), expected());
-    assert_eq!(read_vectors(&path, Some("v")).unwrap(), expected());
-    assert_eq!(read_labels(&path, None).unwrap(), ["a", "b", "a"]);
-    write(vec![
-        Column::new("x".into(), [1.0, -3.0, 5.0]),
-        Column::new("label".into(), [1, 2, 1]),
-        Column::new("y".into(), [2.5f32, 4.0, 6.0]),
-    ]);
-    assert_eq!(read_vectors(&path, None).unwrap(), expected());
-    assert_eq!(read_labels(&path, None).unwrap(), ["1", "2", "1"]);
-    assert!(read_labels(&path, Some("z")).unwrap_err().to_string().contains("the columns are x, label, y"));
-    write(vec![Column::new("v".into(), [row(&[1.0, 2.5]), row(&[4.0])])]);
-    let error = read_vectors(&path, None).unwrap_err().to_string();
-    assert!(error.contains("row 1 has 1 numbers, row 0 has 2"), "{error}");
+    for (columns, name) in [
+        (&["label", "labels", "class"][..], "labels"),
+        (&["class", "label"], "label"),
+        (&["x", "Target"], "Target"),
+        (&["id"], "id"),
+        (&["__index_level_0__", "id"], "id"),
+    ] {
+        assert_eq!(names(columns).unwrap(), name);
+    }
+    assert!(names(&["target", "class"]).unwrap_err().contains("the columns are target, class, expected one called \"label\""));
+    assert!(names(&["x", "y"]).unwrap_err().contains("--labels-name"));
+    let error = labels(&fixture("types.parquet"), Some("n_null")).unwrap_err();
+    assert!(error.ends_with("types.parquet: column \"n_null\" has no label in row 1"), "{error}");
+    let error = labels(&fixture("types.parquet"), Some("z")).unwrap_err();
+    assert!(error.contains("v_list, v_fixed") && error.contains("and 25 more, expected a column \"z\""), "{error}");
+}
+
+/// The bytes of a safetensors file with this header.
+fn safe(header: &str, data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
 }
 
 #[test]
-fn text_labels_are_lines_and_equal_texts_have_equal_codes() {
-    let folder = folder();
-    let path = folder.path().join("l.txt");
-    File::create(&path).unwrap().write_all("cat\r\n dog \n\ncat, big\n".as_bytes()).unwrap();
-    let labels = read_labels(&path, None).unwrap();
-    assert_eq!(labels, ["cat", "dog", "cat, big"]);
-    let csv = path.with_extension("csv");
-    fs::copy(&path, &csv).unwrap();
-    assert!(read_labels(&csv, None).unwrap_err().to_string().contains("label 3 holds a comma"));
+fn safetensors_of_every_width_are_read_by_their_usual_names_or_by_being_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("v.safetensors");
+    let singles: Vec<u8> = VALUES.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let halves: Vec<u8> = VALUES.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect();
+    let upper: Vec<u8> = VALUES.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect();
+    let codes: Vec<u8> = [3_i64, 3, 9, 9].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let floats: Vec<u8> = [3.0_f32, 3.0, 9.0, 9.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let view = |dtype, shape: &[usize], bytes| TensorView::new(dtype, shape.to_vec(), bytes).unwrap();
+    let matrix = |dtype, bytes| view(dtype, &[4, 2], bytes);
+    let write = |tensors: Vec<(&str, TensorView<'_>)>| safetensors::serialize_to_file(tensors, None, &path).unwrap();
+    let numbers = || view(Dtype::I64, &[4], &codes);
+    for (dtype, bytes) in [(Dtype::F32, &singles), (Dtype::F16, &halves), (Dtype::BF16, &upper)] {
+        for names in [["embeddings", "labels"], ["features", "targets"], ["x", "y"]] {
+            write(vec![(names[0], matrix(dtype, bytes)), (names[1], numbers())]);
+            let found = vectors(&path).unwrap();
+            assert_eq!((&found.matrix, others(&found)), (&expected(), vec![names[1]]));
+            assert_eq!(labels(&path, None).unwrap(), ["3", "3", "9", "9"]);
+        }
+    }
+    for label in [view(Dtype::I8, &[4], &[3, 3, 9, 9]), view(Dtype::I64, &[4, 1], &codes), view(Dtype::F32, &[4], &floats)] {
+        write(vec![("embeddings", matrix(Dtype::F32, &singles)), ("labels", label)]);
+        assert_eq!(labels(&path, None).unwrap(), ["3", "3", "9", "9"]);
+    }
+    write(vec![("embeddings", matrix(Dtype::F32, &singles)), ("labels", view(Dtype::BOOL, &[4], &[0, 0, 1, 1]))]);
+    assert_eq!(labels(&path, None).unwrap(), ["false", "false", "true", "true"]);
+
+    write(vec![("a", matrix(Dtype::F32, &singles)), ("b", matrix(Dtype::F32, &singles)), ("c", numbers())]);
+    assert!(vectors(&path).unwrap_err().contains("the arrays are a [4, 2], b [4, 2], c [4], expected one called \"embeddings\"; name the vectors with --vectors-name"));
+    assert!(labels(&path, Some("a")).unwrap_err().contains("array \"a\": the shape is [4, 2], expected 1-d"));
+    assert!(labels(&path, Some("d")).unwrap_err().contains("expected an array \"d\""));
+    write(vec![("x", matrix(Dtype::F32, &singles))]);
+    assert_eq!(vectors(&path).unwrap().matrix, expected());
+    assert!(labels(&path, None).unwrap_err().contains("expected one called \"labels\"; name the labels with --labels-name"));
+
+    let entry = r#""embeddings":{"dtype":"F32","shape":[4,2],"data_offsets":[0,32]}"#;
+    for (bytes, part) in [
+        (safe(&format!("{{{entry},{entry}}}"), &singles), "the header has \"embeddings\" twice"),
+        (safe(&format!("{{{entry}}}"), &singles[4..]), "expected a .safetensors file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n".to_vec(), "git lfs pull"),
+        (b"<!DOCTYPE html><html>".to_vec(), "a web page"),
+        (Vec::new(), "it is empty"),
+        (b"not tensors".to_vec(), "expected a .safetensors file"),
+        (safe(r#"{"v":{"dtype":"F8_E4M3","shape":[4,2],"data_offsets":[0,8]}}"#, &singles[..8]), "are F8_E4M3"),
+    ] {
+        fs::write(&path, bytes).unwrap();
+        let error = vectors(&path).unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn archives_of_numpy_are_read_by_the_same_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("v.npz");
+    let (matrix, codes) = (npy_bytes(&[4, 2], &VALUES), npy_bytes(&[4], &[7_i64, 7, 9, 9]));
+    for names in [["embeddings", "labels"], ["arr_0", "arr_1"], ["Features", "y"]] {
+        write_npz(&path, true, &[(names[0], &matrix), (names[1], &codes)]);
+        assert_eq!(vectors(&path).unwrap().matrix, expected());
+        assert_eq!(labels(&path, None).unwrap(), ["7", "7", "9", "9"]);
+    }
+    write_npz(&path, false, &[("embeddings", &matrix), ("labels", b"no array")]);
+    assert!(labels(&path, None).unwrap_err().contains("array \"labels\": it does not begin as an .npy array"));
+}
+
+#[test]
+fn tensors_of_torch_are_read_where_32_bits_hold_them() {
+    let found = vectors(&fixture("dict.pt")).unwrap();
+    assert_eq!((&found.matrix, others(&found)), (&expected(), vec!["labels", "epoch"]));
+    assert_eq!(labels(&fixture("dict.pt"), None).unwrap(), ["0", "0", "1", "1"]);
+    assert!(vectors(&fixture("wide.pt")).unwrap_err().contains("the elements are F64"));
+    assert!(labels(&fixture("wide.pt"), None).unwrap_err().contains("too large an integer"));
+    assert!(labels(&fixture("list.pt"), None).unwrap_err().contains("array \"labels\": it is a list, expected a tensor"));
+    assert!(vectors(&fixture("bare.pt")).unwrap_err().contains("torch.save({'embeddings': x, 'labels': y}, path)"));
+}
+
+#[test]
+fn labels_in_text_are_lines_or_a_column_with_a_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |name: &str, text: &[u8], label| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        labels(&path, label)
+    };
+    let animals = ["cat", "dog", "cat, big"];
+    assert_eq!(read("l.txt", b"cat\r\n dog \ncat, big\n\n \n", None).unwrap(), animals);
+    assert_eq!(read("l.txt", b"\xef\xbb\xbfcat\n", None).unwrap(), ["cat"]);
+    for text in ["cat\ndog\n\"cat, big\"\n", "label\r\ncat\r\ndog\r\n\"cat, big\"\r\n", "\u{feff}id;Label\n1;cat\n2;dog\n3;cat, big\n", ",label\n0,cat\n1,dog\n2,\"cat, big\"\n"] {
+        assert_eq!(read("l.csv", text.as_bytes(), None).unwrap(), animals, "{text:?}");
+    }
+    assert_eq!(read("l.tsv", b"id\tspecies\n1\tcat\n", Some("species")).unwrap(), ["cat"]);
+    assert_eq!(read("l.csv", b"species\ncat\n", Some("species")).unwrap(), ["cat"]);
+    for (name, text, part) in [
+        ("l.txt", &b"cat\n\ndog\n"[..], "line 2 is blank, expected a label"),
+        ("l.csv", b"cat\n\ndog\n", "line 2 is blank, expected a label"),
+        ("l.csv", b"label\ncat\n\"\"\ndog\n", "line 3 is blank, expected a label"),
+        ("l.csv", b"id,label\n1,cat\n2,\n", "column \"label\" has no label in line 3"),
+        ("l.csv", b"cat\ndog\ncat, big\n", "line 3 has 2 fields, expected one"),
+        ("l.csv", b"1,cat\n2,dog\n", "line 1 has 2 fields"),
+        ("l.txt", b"caf\xe9\n", "line 1 has the byte 0xe9"),
+        ("l.json", b"[]", "the extension is \"json\", expected labels in .npy"),
+    ] {
+        let error = read(name, text, None).unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!(read("l.txt", b"", None).unwrap(), [""; 0]);
     let gallery = ["dog".to_owned(), "cow".to_owned()];
-    assert_eq!(encode_labels([&labels, &gallery]), [vec![0, 1, 2], vec![1, 3]]);
-    let error = read_labels(Path::new("no/such.txt"), None).unwrap_err().to_string();
+    assert_eq!(encode_labels([&animals.map(str::to_owned), &gallery]), [vec![0, 1, 2], vec![1, 3]]);
+    let error = labels(Path::new("no/such.txt"), None).unwrap_err();
     assert!(error.starts_with("no/such.txt: "), "{error}");
+    assert!(labels(folder.path(), None).unwrap_err().contains("it is no file"));
 }
