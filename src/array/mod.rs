@@ -148,7 +148,12 @@ impl<R: Read> Array<R> {
         let shape = &self.layout.shape;
         let (rows, dim) = match **shape {
             [rows, dim] if rows > 0 && dim > 0 => (rows, dim),
-            _ => return Err(format!("the shape is {shape:?}, expected 2-d and not empty: a row a vector{}", reshape(shape))),
+            _ => {
+                return Err(format!(
+                    "the shape is {shape:?}, expected 2-d and not empty: a row a vector{}",
+                    reshape(shape)
+                ));
+            }
         };
         let fortran = self.layout.fortran;
         let values = match self.numbers()? {

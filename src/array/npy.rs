@@ -73,8 +73,15 @@ pub fn layout(from: &mut impl Read) -> Result<Layout, String> {
             );
         }
         (TypeChar::Complex, _) => return unsupported("complex numbers", "save their x.real or abs(x)"),
-        (TypeChar::RawData, 2) => return unsupported("of two raw bytes, as bfloat16 is saved", "save x.astype('float32')"),
-        _ => return unsupported("no numbers and no text", "save numbers as x.astype('float32'), labels as x.astype(str)"),
+        (TypeChar::RawData, 2) => {
+            return unsupported("of two raw bytes, as bfloat16 is saved", "save x.astype('float32')");
+        }
+        _ => {
+            return unsupported(
+                "no numbers and no text",
+                "save numbers as x.astype('float32'), labels as x.astype(str)",
+            );
+        }
     };
     let shape: Option<Vec<usize>> = header.shape().iter().map(|&length| usize::try_from(length).ok()).collect();
     Ok(Layout {
@@ -94,14 +101,18 @@ fn header(from: &mut impl Read) -> Result<NpyHeader, String> {
             Some(format::Known::Zip) => {
                 "it is a zip archive, not an .npy array; what numpy.savez writes is to be named .npz".to_owned()
             }
-            Some(format::Known::Npy) | None => "it does not begin as an .npy array does; write it with numpy.save".to_owned(),
+            Some(format::Known::Npy) | None => {
+                "it does not begin as an .npy array does; write it with numpy.save".to_owned()
+            }
             Some(known) => format!("it is {known}, not an .npy array{}", known.advice()),
         });
     }
     let bytes_of_length = match start[6] {
         1 => 2,
         2 | 3 => 4,
-        version => return Err(format!("its header is of version {version}, expected 1 to 3; write it with numpy.save")),
+        version => {
+            return Err(format!("its header is of version {version}, expected 1 to 3; write it with numpy.save"));
+        }
     };
     let short = |_| "it ends within its header; it was cut short: write it again".to_owned();
     let mut length = [0; 4];
@@ -113,7 +124,8 @@ fn header(from: &mut impl Read) -> Result<NpyHeader, String> {
     let mut text = vec![0; length];
     from.read_exact(&mut text).map_err(short)?;
     // Versions 1 and 2 are in Latin-1, which only names of fields can show.
-    let text = String::from_utf8(text).unwrap_or_else(|e| e.into_bytes().iter().map(|&byte| char::from(byte)).collect());
+    let text =
+        String::from_utf8(text).unwrap_or_else(|e| e.into_bytes().iter().map(|&byte| char::from(byte)).collect());
     let text = plain(&text)?;
     let mut whole = [MAGIC, &[3, 0]].concat();
     whole.extend((text.len() as u32).to_le_bytes());
@@ -129,7 +141,10 @@ fn plain(text: &str) -> Result<String, String> {
         let mut taken = first.len_utf8();
         match first {
             '\'' | '"' => {
-                taken += rest[1..].find(first).ok_or_else(|| format!("its header {text:?} has a quote that is not closed"))? + 1;
+                taken += rest[1..]
+                    .find(first)
+                    .ok_or_else(|| format!("its header {text:?} has a quote that is not closed"))?
+                    + 1;
                 let inner = &rest[1..taken - 1];
                 out.push(first);
                 match inner.strip_prefix('=') {
@@ -160,7 +175,8 @@ fn plain(text: &str) -> Result<String, String> {
             'a'..='z' | 'A'..='Z' => {
                 taken = rest.find(|c: char| !(c.is_ascii_alphanumeric() || "._".contains(c))).unwrap_or(rest.len());
                 let word = &rest[..taken];
-                let integer = word.rsplit('.').next().is_some_and(|name| name.starts_with("int") || name.starts_with("uint"));
+                let integer =
+                    word.rsplit('.').next().is_some_and(|name| name.starts_with("int") || name.starts_with("uint"));
                 if integer && rest[taken..].starts_with('(') {
                     taken += 1;
                     calls.push(depth);
@@ -184,7 +200,10 @@ mod tests {
         for (text, expected) in [
             ("{'descr': '=f4', 'shape': (4L, 2L)}\n", "{'descr': '<f4', 'shape': (4, 2)}\n"),
             ("{'shape': (np.int64(4), numpy.uint8(2),)}", "{'shape': (4, 2,)}"),
-            ("{'descr': [('int64(4L)', '<f4')], 'fortran_order': False}", "{'descr': [('int64(4L)', '<f4')], 'fortran_order': False}"),
+            (
+                "{'descr': [('int64(4L)', '<f4')], 'fortran_order': False}",
+                "{'descr': [('int64(4L)', '<f4')], 'fortran_order': False}",
+            ),
         ] {
             assert_eq!(plain(text).as_deref(), Ok(expected));
         }

@@ -135,9 +135,11 @@ fn what_is_no_matrix_of_numbers_is_refused_with_what_helps() {
 #[test]
 fn labels_are_integers_texts_truth_values_and_whole_numbers() {
     let read = |descr: &str, shape: &str, data: &[u8]| of(&raw(1, &header(descr, "False", shape), data))?.labels();
-    let text = |text: &str| text.chars().chain(['\0'; 3]).take(3).flat_map(|c| (c as u32).to_le_bytes()).collect::<Vec<u8>>();
+    let text =
+        |text: &str| text.chars().chain(['\0'; 3]).take(3).flat_map(|c| (c as u32).to_le_bytes()).collect::<Vec<u8>>();
     assert_eq!(read("<U3", "(2,)", &[text("cat"), text("ö")].concat()).unwrap(), ["cat", "ö"]);
-    let swapped = |text: &str| text.chars().chain(['\0'; 3]).take(3).flat_map(|c| (c as u32).to_be_bytes()).collect::<Vec<u8>>();
+    let swapped =
+        |text: &str| text.chars().chain(['\0'; 3]).take(3).flat_map(|c| (c as u32).to_be_bytes()).collect::<Vec<u8>>();
     assert_eq!(read(">U3", "(1,)", &swapped("dog")).unwrap(), ["dog"]);
     assert_eq!(read("|S3", "(2,)", b"catto\0").unwrap(), ["cat", "to"]);
     assert_eq!(read("|b1", "(2,)", &[0, 1]).unwrap(), ["false", "true"]);

@@ -97,6 +97,9 @@ struct Taken {
 
 /// Runs the command; true, since metrics have no verdict.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
+    if let Some(path) = &args.queries {
+        spared(args, path)?;
+    }
     let set = read(args, &args.embeddings, args.labels.as_deref())?;
     let gallery = args.gallery.as_ref();
     let gallery = gallery.map(|gallery| read(args, gallery, args.gallery_labels.as_deref())).transpose()?;
@@ -162,6 +165,20 @@ fn metrics<T: Real>(
     Ok(Found { retrieval, clusters, read: Vec::new() })
 }
 
+/// Refuses to write over a file that is read here, as whoever takes `--queries` for the vectors of the queries would do.
+fn spared(args: &Args, path: &Path) -> Result<(), Error> {
+    let inputs = [Some(&args.embeddings), args.labels.as_ref(), args.gallery.as_ref(), args.gallery_labels.as_ref()];
+    let place = path.canonicalize().ok();
+    if place.is_some() && inputs.into_iter().flatten().any(|input| input.canonicalize().ok() == place) {
+        return Err(format!("--queries {}: this file is read here, expected one to write", path.display()).into());
+    }
+    if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet")) {
+        let what = "--queries writes a table of every query's values, expected a name that ends in .parquet";
+        return Err(format!("{}: {what}; vectors to search in are given by --gallery", path.display()).into());
+    }
+    Ok(())
+}
+
 /// Vectors and labels of the same rows.
 struct Set {
     vectors: Matrix,
@@ -182,10 +199,11 @@ fn read(args: &Args, vectors: &Path, labels: Option<&Path>) -> Result<Set, Error
     let rows = found.matrix.rows;
     if texts.len() != rows {
         let (count, file, vectors) = (texts.len(), labels.unwrap_or(vectors).display(), vectors.display());
-        let header = match texts.first().filter(|first| count == rows + 1 && name.is_none() && !texts[1..].contains(first)) {
-            Some(first) => format!("; is {first:?} a header? then name it in a .csv file with --labels-name"),
-            None => String::new(),
-        };
+        let header =
+            match texts.first().filter(|first| count == rows + 1 && name.is_none() && !texts[1..].contains(first)) {
+                Some(first) => format!("; is {first:?} a header? then name it in a .csv file with --labels-name"),
+                None => String::new(),
+            };
         return Err(format!("{file}: {count} labels, expected {rows}, one for each vector of {vectors}{header}").into());
     }
     let label = name.filter(|_| labels.is_none());
@@ -286,5 +304,13 @@ mod tests {
         let error = call(&[&vectors, &path]).unwrap_err();
         assert!(error.starts_with(&format!("{vectors}: queries: row 1 is zero")), "{error}");
         assert!(call(&[&vectors, &path, "--gallery", &vectors]).unwrap_err().contains("--gallery-labels"));
+        let (before, table) = (fs::read(&vectors).unwrap(), folder.path().join("v.parquet"));
+        assert!(call(&[&vectors, &path, "--queries", &vectors]).unwrap_err().contains("this file is read here"));
+        let other = labels.with_extension("npy").to_string_lossy().into_owned();
+        assert!(call(&[&vectors, &path, "--queries", &other]).unwrap_err().contains("a name that ends in .parquet"));
+        let table = table.to_string_lossy();
+        fs::write(&*table, "mine").unwrap();
+        assert!(call(&[&table, &path, "--queries", &table]).unwrap_err().contains("this file is read here"));
+        assert_eq!((fs::read(&vectors).unwrap(), fs::read(&*table).unwrap()), (before, b"mine".to_vec()));
     }
 }

@@ -23,6 +23,9 @@ pub enum ExportError {
     /// The extension is of no format that is written.
     #[error("{}: expected the extension .npy, .safetensors or .parquet", path.display())]
     Extension { path: PathBuf },
+    /// Integers that 32 bits do not tell apart, in which tensors are read.
+    #[error("tensor {name:?} has the integer {value}, and those from 16777216 on would be rounded; write it from Python")]
+    Wide { name: String, value: f32 },
     /// The file cannot be written.
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: std::io::Error },
@@ -86,8 +89,11 @@ fn whole(tensor: &TensorInfo) -> bool {
     matches!(tensor.dtype, I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64)
 }
 
-fn integers(values: Vec<f32>) -> Vec<i64> {
-    values.into_iter().map(|x| x as i64).collect()
+fn integers(tensor: &TensorInfo, values: Vec<f32>) -> Result<Vec<i64>, ExportError> {
+    match values.iter().find(|value| value.abs() >= 16_777_216.0) {
+        Some(&value) => Err(ExportError::Wide { name: tensor.name.clone(), value }),
+        None => Ok(values.into_iter().map(|x| x as i64).collect()),
+    }
 }
 
 fn write_npy(file: &WeightFile, tensor: &TensorInfo, to: &Path) -> Result<(), ExportError> {
@@ -101,7 +107,7 @@ fn write_npy(file: &WeightFile, tensor: &TensorInfo, to: &Path) -> Result<(), Ex
     }
     let values = file.values(tensor)?;
     let written =
-        if whole(tensor) { write(&tensor.shape, integers(values), to) } else { write(&tensor.shape, values, to) };
+        if whole(tensor) { write(&tensor.shape, integers(tensor, values)?, to) } else { write(&tensor.shape, values, to) };
     written.map_err(|source| ExportError::File { path: to.into(), source })
 }
 
@@ -114,14 +120,14 @@ fn row_a_vector(file: &WeightFile, tensors: &[&TensorInfo]) -> Result<Vec<Column
                 let rows: Vec<Series> = values.chunks(dim).map(|row| Series::new("".into(), row)).collect();
                 columns.push(Column::new(name, rows));
             }
-            _ if whole(tensor) => columns.push(Column::new(name, integers(values))),
+            _ if whole(tensor) => columns.push(Column::new(name, integers(tensor, values)?)),
             _ => columns.push(Column::new(name, values)),
         }
     }
     let names: Vec<String> =
         file.metadata().get("classes").and_then(|names| serde_json::from_str(names).ok()).unwrap_or_default();
     if let Some(labels) = tensors.iter().find(|tensor| tensor.name == "labels" && !names.is_empty()) {
-        let labels = integers(file.values(labels)?);
+        let labels = integers(labels, file.values(labels)?)?;
         let name = |label: i64| usize::try_from(label).ok().and_then(|label| names.get(label)).map(String::as_str);
         columns.push(Column::new("class".into(), labels.into_iter().map(name).collect::<Vec<Option<&str>>>()));
     }
@@ -199,6 +205,10 @@ mod tests {
         assert!(error("x.npy", None).ends_with("an .npy file holds one tensor: name it; it has b, w"));
         assert!(error("x.npy", Some("c")).ends_with("there is no tensor \"c\"; it has b, w"));
         assert!(error("x.csv", None).ends_with("expected the extension .npy, .safetensors or .parquet"));
+        assert!(!at("x.npy").exists());
+        let wide = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/vectors/wide.pt");
+        let error = export(&wide, &at("x.npy"), Some("labels")).unwrap_err().to_string();
+        assert!(error.contains("\"labels\" has the integer 16777216"), "{error}");
         assert!(!at("x.npy").exists());
     }
 }

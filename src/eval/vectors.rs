@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use crate::array::{Matrix, Values};
 use crate::array::npy;
+pub use crate::array::{Matrix, Values};
 use crate::table::Table;
 
 /// What the user says of names in a file.

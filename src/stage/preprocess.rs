@@ -10,7 +10,7 @@ use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
 
 pub(super) const KIND: Kind = Kind {
     name: "preprocess",
-    version: 2,
+    version: 3,
     inputs: Inputs::Named(&[InputSpec { name: "raw", required: true }]),
     outputs: &[("images", "images")],
     publish: false,

@@ -51,7 +51,7 @@ pub struct Table {
 #[derive(Debug)]
 enum Content {
     Text { columns: Vec<Column>, rows: Vec<csv::Row> },
-    Parquet(parquet::File),
+    Parquet(Box<parquet::File>),
 }
 
 impl Table {
@@ -62,7 +62,7 @@ impl Table {
     pub fn open(path: &Path) -> Result<Self, String> {
         let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
         match extension.as_str() {
-            "parquet" | "pq" => Ok(Table { content: Content::Parquet(parquet::File::open(path)?) }),
+            "parquet" | "pq" => Ok(Table { content: Content::Parquet(Box::new(parquet::File::open(path)?)) }),
             "csv" | "tsv" => Self::of_rows(csv::read(path)?),
             _ => Err("expected a table whose name ends in .csv, .tsv or .parquet".to_owned()),
         }
@@ -140,7 +140,9 @@ impl Table {
     /// A row without a value, or of another length; a column of no numbers; a damaged file.
     pub fn matrix(&self, columns: &[usize]) -> Result<Matrix, String> {
         match &self.content {
-            Content::Text { .. } => Err("the columns are text, expected numbers; write the table as .parquet".to_owned()),
+            Content::Text { .. } => {
+                Err("the columns are text, expected numbers; write the table as .parquet".to_owned())
+            }
             Content::Parquet(file) => file.matrix(columns),
         }
     }

@@ -99,7 +99,8 @@ impl File {
         self.each(column, |array| {
             let first = texts.len();
             for at in 0..array.len() {
-                let text = if array.is_null(at) { None } else { Some(text(array, at).map_err(|e| expected(first + at, e))?) };
+                let text =
+                    if array.is_null(at) { None } else { Some(text(array, at).map_err(|e| expected(first + at, e))?) };
                 texts.push(text);
             }
             Ok(())
@@ -190,7 +191,9 @@ impl File {
                 let range = chunk.byte_range();
                 let mut bytes = vec![0; (range.end - range.start) as usize];
                 let mut file = &self.file;
-                file.seek(SeekFrom::Start(range.start)).and_then(|_| file.read_exact(&mut bytes)).map_err(|e| e.to_string())?;
+                file.seek(SeekFrom::Start(range.start))
+                    .and_then(|_| file.read_exact(&mut bytes))
+                    .map_err(|e| e.to_string())?;
                 let bytes = Cursor::new(bytes.into());
                 let reader = || PageReader::new(bytes.clone(), chunk, Vec::new(), usize::MAX);
                 contained(|| counted(reader(), self.most)).map_err(|e| self.spoilt(column, e))?;
@@ -386,9 +389,9 @@ fn text(array: &dyn Array, at: usize) -> Result<String, String> {
     }
     let text = match array.dtype() {
         Type::Utf8View => any.downcast_ref::<Utf8ViewArray>().map(|array| Ok(array.value(at).to_owned())),
-        Type::BinaryView => any.downcast_ref::<BinaryViewArray>().map(|array| {
-            String::from_utf8(array.value(at).to_vec()).map_err(|_| "is no UTF-8 text".to_owned())
-        }),
+        Type::BinaryView => any
+            .downcast_ref::<BinaryViewArray>()
+            .map(|array| String::from_utf8(array.value(at).to_vec()).map_err(|_| "is no UTF-8 text".to_owned())),
         Type::Boolean => any.downcast_ref::<BooleanArray>().map(|array| Ok(array.value(at).to_string())),
         Type::Int8 => digits!(i8),
         Type::Int16 => digits!(i16),

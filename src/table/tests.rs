@@ -37,7 +37,11 @@ fn csv_of_scripts_and_of_spreadsheets_is_the_same_table() {
         "label,caption,path\n1,\"two\nlines, and a comma\",a.jpg\n2,\"a \"\"quote\"\"\",b.jpg\n",
     ] {
         let table = open(text).unwrap();
-        assert_eq!((column(&table, "path"), column(&table, "label")), (some(&["a.jpg", "b.jpg"]), some(&["1", "2"])), "{text:?}");
+        assert_eq!(
+            (column(&table, "path"), column(&table, "label")),
+            (some(&["a.jpg", "b.jpg"]), some(&["1", "2"])),
+            "{text:?}"
+        );
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("t.tsv");
@@ -53,7 +57,10 @@ fn rows_keep_their_lines_through_blank_ones_and_values_of_several_lines() {
         let lines: Vec<(usize, usize)> = rows.iter().map(|row| (row.line, row.fields.len())).collect();
         assert_eq!(lines, [(1, 2), (2, 0), (3, 2), (4, 2), (6, 0), (7, 0), (8, 2)], "{end:?}");
     }
-    assert_eq!(csv::rows("\n\na\n\nb\n\n", None).unwrap().iter().map(|row| row.line).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    assert_eq!(
+        csv::rows("\n\na\n\nb\n\n", None).unwrap().iter().map(|row| row.line).collect::<Vec<_>>(),
+        [1, 2, 3, 4, 5]
+    );
     assert_eq!(csv::rows("", None).unwrap(), []);
 }
 
@@ -184,9 +191,13 @@ fn a_file_with_spoilt_bytes_never_panics() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("t.parquet");
     let rows: Vec<Series> = VALUES.chunks(2).map(|row| Series::new("".into(), row)).collect();
-    let columns = vec![PolarsColumn::new("v".into(), rows), PolarsColumn::new("label".into(), ["cat", "dog", "cat", "dog"])];
+    let columns =
+        vec![PolarsColumn::new("v".into(), rows), PolarsColumn::new("label".into(), ["cat", "dog", "cat", "dog"])];
     let mut frame = DataFrame::new_infer_height(columns).unwrap();
-    ParquetWriter::new(fs::File::create(&path).unwrap()).with_statistics(Default::default()).finish(&mut frame).unwrap();
+    ParquetWriter::new(fs::File::create(&path).unwrap())
+        .with_statistics(Default::default())
+        .finish(&mut frame)
+        .unwrap();
     let whole = fs::read(&path).unwrap();
     let (mut read, mut refused) = (0, 0);
     for at in 4..whole.len() {

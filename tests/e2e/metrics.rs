@@ -90,6 +90,52 @@ fn eval_and_export_say_what_is_wrong_with_their_files() {
     );
 }
 
+/// Files as other tools write them, of the same four vectors: the same numbers, or a message; never a number of a row as an
+/// element.
+#[test]
+fn eval_reads_what_people_have_and_says_what_it_left_out() {
+    let space = Space::new(METRICS);
+    let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/vectors");
+    let file = |name: &str| data.join(name).display().to_string();
+    let metrics = |words: &[&str]| {
+        let found = space.json(&[&["eval"], words, &["--json", "--recall", "1"]].concat());
+        (found["precision_at_1"].clone(), found["map_at_r"].clone(), found["read"][0].clone())
+    };
+    let (p1, map, read) = metrics(&[&file("numbers.parquet")]);
+    assert_eq!((&p1, read["vectors"].as_str(), read["labels"].as_str()), (&0.5.into(), Some("0 to 1"), Some("label")));
+    for (name, options) in [
+        ("shuffled.parquet", ""),
+        ("named_index.parquet", ""),
+        ("dict.pt", ""),
+        ("types.parquet", "--vectors-name v_fixed_half --labels-name t_dictionary"),
+        ("types.parquet", "--vectors-name v_large --labels-name l_decimal"),
+    ] {
+        let file = file(name);
+        let words: Vec<&str> = std::iter::once(&*file).chain(options.split_whitespace()).collect();
+        let found = metrics(&words);
+        assert_eq!((&found.0, &found.1), (&p1, &map), "{words:?}");
+    }
+    let shown = space.run(&["eval", &file("shuffled.parquet")]);
+    let left =
+        "shuffled.parquet: vectors f0 to f1, labels label; ignored: image_id, score, __index_level_0__ (index)\n";
+    assert!(shown.out.ends_with(left), "{}", shown.out);
+    let read = metrics(&[&file("shuffled.parquet")]).2;
+    assert_eq!(read["ignored"], serde_json::json!(["image_id", "score", "__index_level_0__ (index)"]));
+    let error = |words: &[&str]| {
+        let ran = space.run(&[&["eval"], words].concat());
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{words:?}");
+        assert!(!ran.err.contains("panicked") && !ran.err.contains("backtrace"), "{}", ran.err);
+        ran.err
+    };
+    assert!(error(&[&file("types.parquet")]).contains("these may all be vectors: v_list, v_fixed"));
+    assert!(error(&[&file("types.parquet"), "--vectors-name", "o_struct"]).contains("column \"o_struct\" is structs"));
+    assert!(error(&[&file("bare.pt")]).contains("torch.save({'embeddings': x, 'labels': y}, path)"));
+    space.write("l.csv", "\u{feff}id;label\r\n1;cat\r\n2;cat\r\n3;dog\r\n4;dog\r\n");
+    assert_eq!(metrics(&[&file("numbers.parquet"), "l.csv"]).0, p1);
+    space.write("v.npy", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n");
+    assert!(error(&["v.npy", "l.csv"]).contains("a Git-LFS pointer"));
+}
+
 #[test]
 fn a_sheet_of_other_images_than_the_vectors_is_refused() {
     let space = Space::new(METRICS);

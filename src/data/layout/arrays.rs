@@ -85,7 +85,9 @@ fn header(file: &mut File) -> Result<Shape, String> {
         return Err(format!("its shape is {shape:?}; {expected}{help}"));
     };
     if kind != Kind::U8 {
-        return Err(format!("its elements are {kind:?}; {expected} (x.astype('uint8'), of values from 0 to 1 (255 * x).round() before)"));
+        return Err(format!(
+            "its elements are {kind:?}; {expected} (x.astype('uint8'), of values from 0 to 1 (255 * x).round() before)"
+        ));
     }
     if fortran {
         return Err(format!("it is in Fortran order; {expected} (numpy.ascontiguousarray)"));

@@ -309,6 +309,28 @@ fn a_table_gives_labels_splits_and_groups() {
 }
 
 #[test]
+fn a_table_that_a_spreadsheet_saved_says_the_same() {
+    let expected = lines(&listed("path,label,split\na/1.png,10,train\nb/3.png,9,test\n", false).unwrap());
+    for text in [
+        "\u{feff}path;label;split\r\na/1.png;10;train\r\nb/3.png;9;test\r\n;;\r\n",
+        "path\tlabel\tsplit\na/1.png\t10\ttrain\nb/3.png\t9\ttest\n\n",
+        " Path , LABEL , Split \n\"a/1.png\" , 10 , train\n\nb/3.png , 9 , test\n",
+        "path,label,split,caption\na/1.png,10,train,\"two\nlines\"\nb/3.png,9,test\n",
+    ] {
+        assert_eq!(listed(text, false).map(|listing| lines(&listing)).as_ref(), Ok(&expected), "{text:?}");
+    }
+    for (text, part) in [
+        ("a/1.png,10\nb/3.png,9\n", "expected a first line with the columns path and label; found a/1.png, 10"),
+        ("path,label,label\na/1.png,10,9\n", "2 columns are called \"label\""),
+        ("path,label\n\na/1.png,10\nb,/3.png,9\n", "line 4 has 3 fields, the header 2"),
+        ("path;label\na/1.png;10\nb/3.png\n", "ROOM/list.csv:3: \"b/3.png\" has no label"),
+    ] {
+        let error = listed(text, false).unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
 fn a_table_in_parquet_says_the_same() {
     let room = table("");
     let columns = vec![
@@ -321,6 +343,13 @@ fn a_table_in_parquet_says_the_same() {
     let listing = read(&source(Layout::List { file: "list.parquet".to_owned() }), room.path()).unwrap();
     let expected = "train      9                    -       b/3.png\ntest       10                   -       a/1.png";
     assert_eq!((lines(&listing).as_str(), listing.unlisted), (expected, 2));
+    // A label that pandas made a float for the sake of a missing one elsewhere; a column of nothing beside it.
+    let nothing = Column::new("group".into(), [None::<&str>; 3]);
+    table.replace("label", Column::new("label".into(), [10.0f64, 9.0, 9.0])).unwrap();
+    table.with_column(nothing).unwrap();
+    ParquetWriter::new(fs::File::create(room.path().join("list.parquet")).unwrap()).finish(&mut table).unwrap();
+    let listing = read(&source(Layout::List { file: "list.parquet".to_owned() }), room.path()).unwrap();
+    assert_eq!(lines(&listing), expected);
 }
 
 #[test]
@@ -366,6 +395,15 @@ fn arrays_give_the_pixels_of_each_image() {
     assert_eq!((image.width, image.height, image.pixels.as_slice()), (4, 2, &values[24..48]));
     assert_eq!(bytes(&listing, &listing.entries[2]).unwrap(), &values[48..]);
     assert!(pixels(&listing, &listing.entries[0], 7).unwrap_err().contains("4 x 2 pixels"));
+
+    // Labels that are texts, one of the usual ways to save them.
+    let text =
+        |text: &str| text.chars().chain(['\0'; 3]).take(3).flat_map(|c| (c as u32).to_le_bytes()).collect::<Vec<u8>>();
+    let header = "{'descr': '<U3', 'fortran_order': False, 'shape': (3,), }";
+    let start = [b"\x93NUMPY\x01\x00".to_vec(), (header.len() as u16).to_le_bytes().to_vec(), header.into()].concat();
+    fs::write(room.path().join("labels.npy"), [start, text("dog"), text("cat"), text("dog")].concat()).unwrap();
+    let listing = read(&source(layout()), room.path()).unwrap();
+    assert_eq!(listing.entries.iter().map(|entry| entry.class.as_str()).collect::<Vec<_>>(), ["cat", "dog", "dog"]);
 
     let wrong = |spoil: &dyn Fn(&Path)| {
         spoil(room.path());

@@ -39,7 +39,10 @@ pub(super) fn labels(table: &Table, name: Option<&str>) -> Result<Labels, String
             table.find(name)?.ok_or_else(|| format!("the columns are {}, expected a column {name:?}", table.names()))?
         }
         None => usual_label(table).or_else(|| only(0..columns.len(), |&at| !columns[at].index)).ok_or_else(|| {
-            format!("the columns are {}, expected one called \"label\"; name the labels with --labels-name", table.names())
+            format!(
+                "the columns are {}, expected one called \"label\"; name the labels with --labels-name",
+                table.names()
+            )
         })?,
     };
     let name = &columns[place].name;
@@ -181,7 +184,8 @@ fn by_name(table: &Table, asked: &str, label: Option<usize>) -> Result<Vec<usize
                     let rest = columns[*at].name.strip_prefix(prefix)?.strip_suffix(suffix)?;
                     rest.bytes().all(|byte| byte.is_ascii_digit()).then(|| rest.parse::<u64>().ok())?
                 };
-                let mut found: Vec<usize> = (0..columns.len()).filter(|at| Some(*at) != label && number(at).is_some()).collect();
+                let mut found: Vec<usize> =
+                    (0..columns.len()).filter(|at| Some(*at) != label && number(at).is_some()).collect();
                 if found.is_empty() {
                     return Err(missing());
                 }

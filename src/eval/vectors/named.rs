@@ -75,8 +75,11 @@ pub(super) fn vectors(path: &Path, names: Names<'_>) -> Result<Vectors, String> 
     with(path, |file| {
         let known = file.known();
         let label = names.labels.or_else(|| only(&known, |a| is_usual(&a.name, &LABELS)).map(|a| a.name.as_str()));
-        let candidates =
-            || known.iter().filter(|a| a.axes() == 2 && a.kind().is_some_and(Kind::is_number) && Some(a.name.as_str()) != label);
+        let candidates = || {
+            known
+                .iter()
+                .filter(|a| a.axes() == 2 && a.kind().is_some_and(Kind::is_number) && Some(a.name.as_str()) != label)
+        };
         let chosen = match names.vectors {
             Some(name) => named(&known, name)?,
             None => (known.iter().find(|a| a.name == VECTORS[0]))
@@ -160,10 +163,11 @@ struct Safe<'a>(SafeTensors<'a>);
 
 impl<'a> Safe<'a> {
     fn of(bytes: &'a [u8]) -> Result<Self, String> {
-        let tensors = SafeTensors::deserialize(bytes).map_err(|e| match format::recognise(&bytes[..bytes.len().min(512)]) {
-            Some(known) => format!("it is {known}, not a .safetensors file{}", known.advice()),
-            None => format!("{e}, expected a .safetensors file; fetch or write it again"),
-        })?;
+        let tensors =
+            SafeTensors::deserialize(bytes).map_err(|e| match format::recognise(&bytes[..bytes.len().min(512)]) {
+                Some(known) => format!("it is {known}, not a .safetensors file{}", known.advice()),
+                None => format!("{e}, expected a .safetensors file; fetch or write it again"),
+            })?;
         // The crate keeps the last of two entries of one name.
         match twice(bytes) {
             Some(name) => Err(format!("the header has {name:?} twice; the file is damaged: write it again")),
@@ -242,7 +246,10 @@ impl Torch {
         // From 2^24 on 32 bits do not tell neighbours apart.
         let exact = |value: &f32| value.abs() < 16_777_216.0;
         if let Some(row) = values.iter().position(|value| wide && !exact(value)) {
-            return Err(format!("element {row} is {}, too large an integer to be read exactly; write an .npy file", values[row]));
+            return Err(format!(
+                "element {row} is {}, too large an integer to be read exactly; write an .npy file",
+                values[row]
+            ));
         }
         let kind = if kind(tensor.dtype).is_some_and(Kind::is_discrete) { Kind::I32 } else { Kind::F32 };
         bytes.extend(values.iter().flat_map(|&value| match kind {
@@ -256,7 +263,10 @@ impl Torch {
 impl Arrays for Torch {
     fn known(&self) -> Vec<Known> {
         let layout = |tensor: &TensorInfo| match tensor.dtype {
-            Dtype::F64 => Err("the elements are F64, which this reader would round; save them with .float(), or as .npy".to_owned()),
+            Dtype::F64 => {
+                Err("the elements are F64, which this reader would round; save them with .float(), or as .npy"
+                    .to_owned())
+            }
             other => {
                 let kind = kind(other).ok_or_else(|| unsupported(&tensor.name, other))?;
                 Ok(Layout::plain(kind, &tensor.shape))
@@ -264,7 +274,8 @@ impl Arrays for Torch {
         };
         let tensors = self.0.tensors().iter().map(|tensor| Known::of(&tensor.name, layout(tensor)));
         let others = self.0.skipped().iter().filter(|other| !other.name.is_empty());
-        let others = others.map(|other| Known::of(&other.name, Err(format!("it is a {}, expected a tensor", other.kind))));
+        let others =
+            others.map(|other| Known::of(&other.name, Err(format!("it is a {}, expected a tensor", other.kind))));
         tensors.chain(others).collect()
     }
 

@@ -60,7 +60,11 @@ fn the_columns_of_a_table_that_are_vectors_follow_one_rule() {
         (&["f0", "f1", "label"][..], "f0 to f1", &["label"][..]),
         (&["image_id", "f0", "f1", "f2", "label", "score"], "f0 to f2", &["image_id", "label", "score"]),
         (&["0", "1", "2", "id"], "0 to 2", &["id"]),
-        (&["emb_10", "emb_2", "emb_1", "emb_9", "emb_3", "emb_4", "emb_5", "emb_6", "emb_7", "emb_8"], "emb_1 to emb_10", &[]),
+        (
+            &["emb_10", "emb_2", "emb_1", "emb_9", "emb_3", "emb_4", "emb_5", "emb_6", "emb_7", "emb_8"],
+            "emb_1 to emb_10",
+            &[],
+        ),
         (&["('x', 0)", "('x', 1)", "id"], "('x', 0) to ('x', 1)", &["id"]),
         (&["f000", "f001"], "f000 to f001", &[]),
         (&["f0", "f1", "__index_level_0__"], "f0 to f1", &["__index_level_0__"]),
@@ -71,10 +75,16 @@ fn the_columns_of_a_table_that_are_vectors_follow_one_rule() {
         (&["x0", "x1", "fold1"], "x0 to x1", &["fold1"]),
     ] {
         let (name, others) = rule(columns, none).unwrap();
-        assert_eq!((name.as_str(), others.as_slice()), (taken, left.iter().map(|l| (*l).to_owned()).collect::<Vec<_>>().as_slice()));
+        assert_eq!(
+            (name.as_str(), others.as_slice()),
+            (taken, left.iter().map(|l| (*l).to_owned()).collect::<Vec<_>>().as_slice())
+        );
     }
     for (columns, part) in [
-        (&["x", "label", "y"][..], "none are numbered: x (float64), label (float64), y (float64); name the vectors with --vectors-name"),
+        (
+            &["x", "label", "y"][..],
+            "none are numbered: x (float64), label (float64), y (float64); name the vectors with --vectors-name",
+        ),
         (&["label"], "none of the columns is a list of numbers"),
         (&["f0"], "none are numbered"),
         (&["f0", "f1", "e0", "e1"], "these may all be vectors: e0 to e1, f0 to f1"),
@@ -107,7 +117,11 @@ fn the_user_names_columns_one_several_or_a_series() {
     ] {
         let (_folder, path) = table(&columns);
         match read_vectors(&path, of(asked)) {
-            Ok(found) => assert_eq!((if asked == "list" { 1 } else { found.matrix.dim }, found.others.len()), (taken, left), "{asked}"),
+            Ok(found) => assert_eq!(
+                (if asked == "list" { 1 } else { found.matrix.dim }, found.others.len()),
+                (taken, left),
+                "{asked}"
+            ),
             Err(error) => assert_eq!(taken, 0, "{error}"),
         }
     }
@@ -160,7 +174,11 @@ fn labels_of_a_table_have_a_usual_name_or_are_named() {
     ] {
         assert_eq!(names(columns).unwrap(), name);
     }
-    assert!(names(&["target", "class"]).unwrap_err().contains("the columns are target, class, expected one called \"label\""));
+    assert!(
+        names(&["target", "class"])
+            .unwrap_err()
+            .contains("the columns are target, class, expected one called \"label\"")
+    );
     assert!(names(&["x", "y"]).unwrap_err().contains("--labels-name"));
     let error = labels(&fixture("types.parquet"), Some("n_null")).unwrap_err();
     assert!(error.ends_with("types.parquet: column \"n_null\" has no label in row 1"), "{error}");
@@ -194,7 +212,9 @@ fn safetensors_of_every_width_are_read_by_their_usual_names_or_by_being_alone() 
             assert_eq!(labels(&path, None).unwrap(), ["3", "3", "9", "9"]);
         }
     }
-    for label in [view(Dtype::I8, &[4], &[3, 3, 9, 9]), view(Dtype::I64, &[4, 1], &codes), view(Dtype::F32, &[4], &floats)] {
+    for label in
+        [view(Dtype::I8, &[4], &[3, 3, 9, 9]), view(Dtype::I64, &[4, 1], &codes), view(Dtype::F32, &[4], &floats)]
+    {
         write(vec![("embeddings", matrix(Dtype::F32, &singles)), ("labels", label)]);
         assert_eq!(labels(&path, None).unwrap(), ["3", "3", "9", "9"]);
     }
@@ -207,7 +227,9 @@ fn safetensors_of_every_width_are_read_by_their_usual_names_or_by_being_alone() 
     assert!(labels(&path, Some("d")).unwrap_err().contains("expected an array \"d\""));
     write(vec![("x", matrix(Dtype::F32, &singles))]);
     assert_eq!(vectors(&path).unwrap().matrix, expected());
-    assert!(labels(&path, None).unwrap_err().contains("expected one called \"labels\"; name the labels with --labels-name"));
+    assert!(
+        labels(&path, None).unwrap_err().contains("expected one called \"labels\"; name the labels with --labels-name")
+    );
 
     let entry = r#""embeddings":{"dtype":"F32","shape":[4,2],"data_offsets":[0,32]}"#;
     for (bytes, part) in [
@@ -246,7 +268,9 @@ fn tensors_of_torch_are_read_where_32_bits_hold_them() {
     assert_eq!(labels(&fixture("dict.pt"), None).unwrap(), ["0", "0", "1", "1"]);
     assert!(vectors(&fixture("wide.pt")).unwrap_err().contains("the elements are F64"));
     assert!(labels(&fixture("wide.pt"), None).unwrap_err().contains("too large an integer"));
-    assert!(labels(&fixture("list.pt"), None).unwrap_err().contains("array \"labels\": it is a list, expected a tensor"));
+    assert!(
+        labels(&fixture("list.pt"), None).unwrap_err().contains("array \"labels\": it is a list, expected a tensor")
+    );
     assert!(vectors(&fixture("bare.pt")).unwrap_err().contains("torch.save({'embeddings': x, 'labels': y}, path)"));
 }
 
@@ -261,7 +285,12 @@ fn labels_in_text_are_lines_or_a_column_with_a_name() {
     let animals = ["cat", "dog", "cat, big"];
     assert_eq!(read("l.txt", b"cat\r\n dog \ncat, big\n\n \n", None).unwrap(), animals);
     assert_eq!(read("l.txt", b"\xef\xbb\xbfcat\n", None).unwrap(), ["cat"]);
-    for text in ["cat\ndog\n\"cat, big\"\n", "label\r\ncat\r\ndog\r\n\"cat, big\"\r\n", "\u{feff}id;Label\n1;cat\n2;dog\n3;cat, big\n", ",label\n0,cat\n1,dog\n2,\"cat, big\"\n"] {
+    for text in [
+        "cat\ndog\n\"cat, big\"\n",
+        "label\r\ncat\r\ndog\r\n\"cat, big\"\r\n",
+        "\u{feff}id;Label\n1;cat\n2;dog\n3;cat, big\n",
+        ",label\n0,cat\n1,dog\n2,\"cat, big\"\n",
+    ] {
         assert_eq!(read("l.csv", text.as_bytes(), None).unwrap(), animals, "{text:?}");
     }
     assert_eq!(read("l.tsv", b"id\tspecies\n1\tcat\n", Some("species")).unwrap(), ["cat"]);
