@@ -24,7 +24,9 @@ pub enum ExportError {
     #[error("{}: expected the extension .npy, .safetensors or .parquet", path.display())]
     Extension { path: PathBuf },
     /// Integers that 32 bits do not tell apart, in which tensors are read.
-    #[error("tensor {name:?} has the integer {value}, and those from 16777216 on would be rounded; write it from Python")]
+    #[error(
+        "tensor {name:?} has the integer {value}, and those from 16777216 on would be rounded; write it from Python"
+    )]
     Wide { name: String, value: f32 },
     /// The file cannot be written.
     #[error("{}: {source}", path.display())]
@@ -106,8 +108,11 @@ fn write_npy(file: &WeightFile, tensor: &TensorInfo, to: &Path) -> Result<(), Ex
         file.flush()
     }
     let values = file.values(tensor)?;
-    let written =
-        if whole(tensor) { write(&tensor.shape, integers(tensor, values)?, to) } else { write(&tensor.shape, values, to) };
+    let written = if whole(tensor) {
+        write(&tensor.shape, integers(tensor, values)?, to)
+    } else {
+        write(&tensor.shape, values, to)
+    };
     written.map_err(|source| ExportError::File { path: to.into(), source })
 }
 
