@@ -14,13 +14,13 @@ mod lines;
 mod named;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use crate::array::npy;
 pub use crate::array::{Matrix, Values};
+use crate::regular;
 use crate::table::Table;
 
 /// What the user says of names in a file.
@@ -135,11 +135,7 @@ enum Format {
 
 fn read<T>(path: &Path, of: impl FnOnce(Format) -> Result<T, String>) -> Result<T, ReadError> {
     // The readers below say what is wrong with the content; a file that cannot be opened is said in one way.
-    let file = File::open(path).and_then(|file| file.metadata());
-    let file = file.map_err(|source| ReadError::File { path: path.into(), source })?;
-    if !file.is_file() {
-        return Err(ReadError::Content { path: path.into(), message: "it is no file".to_owned() });
-    }
+    regular::open(path).map_err(|source| ReadError::File { path: path.into(), source })?;
     let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     let format = match extension.as_str() {
         "npy" => Format::Npy,

@@ -8,16 +8,17 @@ use super::{Found, Image};
 use crate::array::{Kind, Layout, npy};
 use crate::data::decode::Rgb;
 use crate::data::error::DataError;
+use crate::regular;
 
 /// Reads the labels; the images are entries `FILE.npy[I]`, which [`image`] reads. Classes come in the order of their
 /// numbers, or of their texts.
 pub(super) fn read(root: &Path, images: &str, labels: &str) -> Result<Found, DataError> {
     let path = root.join(images);
-    let mut file = File::open(&path).map_err(DataError::io("open", &path))?;
+    let mut file = regular::open(&path).map_err(DataError::io("open", &path))?;
     let shape = header(&mut file).map_err(|message| DataError::Content { path, message })?;
     let path = root.join(labels);
     let wrong = |message: String| DataError::Content { path: path.clone(), message };
-    File::open(&path).map_err(DataError::io("open", &path))?;
+    regular::open(&path).map_err(DataError::io("open", &path))?;
     let labels = npy::open(&path).and_then(|array| array.labels()).map_err(wrong)?;
     if labels.len() as u64 != shape.images {
         return Err(wrong(format!(

@@ -1,11 +1,11 @@
 //! A table of images: CSV or Parquet.
 
-use std::fs::File;
 use std::path::Path;
 
 use super::{Found, Image, below, files};
 use crate::data::error::DataError;
 use crate::data::split::Split;
+use crate::regular;
 use crate::table::Table;
 
 /// Reads the table `file` below `root`, from which its paths start. Classes come in the order of their labels, by number
@@ -13,7 +13,7 @@ use crate::table::Table;
 pub(super) fn read(root: &Path, file: &str) -> Result<Found, DataError> {
     let path = root.join(file);
     let wrong = |message: String| DataError::Content { path: path.clone(), message };
-    File::open(&path).map_err(DataError::io("open", &path))?;
+    regular::open(&path).map_err(DataError::io("open", &path))?;
     let table = Table::open(&path).map_err(wrong)?;
     let texts = |name: &str| -> Result<Option<Vec<Option<String>>>, DataError> {
         let texts = table.find(name).and_then(|place| place.map(|place| table.texts(place)).transpose());

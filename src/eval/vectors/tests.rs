@@ -313,5 +313,5 @@ fn labels_in_text_are_lines_or_a_column_with_a_name() {
     assert_eq!(encode_labels([&animals.map(str::to_owned), &gallery]), [vec![0, 1, 2], vec![1, 3]]);
     let error = labels(Path::new("no/such.txt"), None).unwrap_err();
     assert!(error.starts_with("no/such.txt: "), "{error}");
-    assert!(labels(folder.path(), None).unwrap_err().contains("it is no file"));
+    assert!(labels(folder.path(), None).unwrap_err().contains("it is a folder, expected a file"));
 }
