@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::output::Overwrite;
 use crate::eval::clustering::{Agreement, clustering};
 use crate::eval::vectors::{Labels, Matrix, Names, Other, Values, encode_labels, read_labels, read_vectors};
 use crate::eval::{Average, EvalError, Labelled, Options, Retrieval, Ties, per_query, retrieval};
@@ -47,6 +48,8 @@ pub struct Args {
     /// Write the values of every query to this .parquet file.
     #[arg(long, value_name = "FILE")]
     queries: Option<PathBuf>,
+    #[command(flatten)]
+    overwrite: Overwrite,
     /// Array or column that holds the vectors; of a table also several columns, x,y, or 'f*' for f0, f1, ...
     #[arg(long, value_name = "NAME")]
     vectors_name: Option<String>,
@@ -99,6 +102,7 @@ struct Taken {
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
     if let Some(path) = &args.queries {
         spared(args, path)?;
+        args.overwrite.check(path)?;
     }
     let set = read(args, &args.embeddings, args.labels.as_deref())?;
     let gallery = args.gallery.as_ref();

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
+use super::output::Overwrite;
 use super::project::{Project, Target};
 use super::{Global, Ui};
 use crate::engine::plan::Decision;
@@ -18,6 +19,8 @@ pub struct Args {
     /// The file to write; its extension says how: .npy, .safetensors or .parquet
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
+    #[command(flatten)]
+    overwrite: Overwrite,
     /// Which output of the cell [default: the first]
     #[arg(long, value_name = "NAME")]
     output: Option<String>,
@@ -28,6 +31,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure> {
+    args.overwrite.check(&args.to).map_err(|message| Failure::Usage { message, help: None })?;
     let written = |from: &Path| {
         export(from, &args.to, args.tensor.as_deref()).map_err(|error| Failure::broken(error.to_string()))
     };

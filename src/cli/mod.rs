@@ -13,6 +13,7 @@ mod graph;
 mod history;
 mod loss;
 mod network;
+mod output;
 mod paint;
 mod plan;
 mod progress;

@@ -197,7 +197,8 @@ impl Observer for Watcher<'_> {
                 self.say(self.paint.notice(format!("{:>12}", "Different")), &text);
             }
             Event::Retrying { cell, failure, attempts_left } => {
-                let tail = format!("{}: {}; {attempts_left} attempts left", self.name(*cell), escaped(&failure.message));
+                let tail =
+                    format!("{}: {}; {attempts_left} attempts left", self.name(*cell), escaped(&failure.message));
                 self.say(self.paint.notice(format!("{:>12}", "Retrying")), &tail);
             }
             Event::Skipped { cell, .. } => self.end(*cell),
@@ -231,8 +232,7 @@ impl Observer for Watcher<'_> {
 
 /// `a, b, c and 4 more`, as paths from here.
 fn few(files: &[String]) -> String {
-    let named: Vec<String> =
-        files.iter().take(3).map(|file| shown(Path::new(file))).collect();
+    let named: Vec<String> = files.iter().take(3).map(|file| shown(Path::new(file))).collect();
     match files.len() - named.len() {
         0 => named.join(", "),
         more => format!("{} and {more} more", named.join(", ")),

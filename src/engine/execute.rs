@@ -161,7 +161,10 @@ impl<E: Executor> Workshop<'_, E> {
                     waiting();
                 }
                 if stop() {
-                    return Err(Fault::Failed(Failure::plain("interrupted while waiting for another run"), Usage::default()));
+                    return Err(Fault::Failed(
+                        Failure::plain("interrupted while waiting for another run"),
+                        Usage::default(),
+                    ));
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }

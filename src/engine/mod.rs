@@ -21,8 +21,8 @@
 //! Nothing here knows what a stage kind does: a kind is a name, a version, parameters, and a program that is started.
 
 mod disturbed;
-pub mod event;
 mod ending;
+pub mod event;
 pub mod execute;
 pub mod executor;
 pub mod fingerprint;

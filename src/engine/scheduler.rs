@@ -302,9 +302,7 @@ impl<'a> Scheduler<'a> {
                 self.queued.entry(stage).or_default().insert(id, (key, reason));
                 Ok(())
             }
-            Decision::Blocked { message } => {
-                self.failed(id, None, &Failure::plain(message), Vec::new(), 0)
-            }
+            Decision::Blocked { message } => self.failed(id, None, &Failure::plain(message), Vec::new(), 0),
             Decision::May { .. } => Ok(()),
         }
     }

@@ -21,12 +21,7 @@ pub(super) enum Run {
 
 impl Run {
     /// Reads `run:`, whose text is for `shell`, or for the shell that is found where it names none.
-    pub(super) fn read(
-        node: &Node,
-        shell: Option<Shell>,
-        scope: &mut dyn Scope,
-        report: &mut Report,
-    ) -> Option<Run> {
+    pub(super) fn read(node: &Node, shell: Option<Shell>, scope: &mut dyn Scope, report: &mut Report) -> Option<Run> {
         let empty = || Problem::new("empty_run", node.span, "`run` has no command");
         match &node.data {
             Data::Text(text) if text.trim().is_empty() => {

@@ -323,7 +323,8 @@ impl Definition<'_> {
                 let outputs =
                     read_outputs(command.out.as_ref(), command.run.span, &mut self.scope(&parameters, None), report);
                 let env = read_env(command.env.as_ref(), &mut self.scope(&parameters, None), report);
-                let run = Run::read(&command.run, command.shell.clone(), &mut self.scope(&parameters, Some(files)), report)?;
+                let run =
+                    Run::read(&command.run, command.shell.clone(), &mut self.scope(&parameters, Some(files)), report)?;
                 let outputs: Vec<_> =
                     outputs.into_iter().map(|out| (out.name, out.path.span, out.path.fill(&[]))).collect();
                 if !outputs.iter().all(|(_, span, path)| check_path(path, *span, report)) || outputs.is_empty() {

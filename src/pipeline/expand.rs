@@ -12,7 +12,7 @@ use super::command::{check_path, user_path};
 use super::definition::{Applied, Body as DefinitionBody};
 use super::grid::Grid;
 use super::link::{Group, Linked};
-use super::model::{Task, Cell, CellId, Input, Output, Source};
+use super::model::{Cell, CellId, Input, Output, Source, Task};
 use super::problem::{Problem, Report, Span};
 use super::stages::{Body, Origin};
 

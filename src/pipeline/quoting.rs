@@ -82,7 +82,9 @@ pub(super) fn look_alike(c: char) -> Option<(&'static str, &'static str)> {
         '\u{a0}' | '\u{2007}' | '\u{202f}' => ("a no-break space", "a blank"),
         '\u{3000}' => ("an ideographic space", "a blank"),
         '\u{2000}'..='\u{200a}' | '\u{205f}' | '\u{1680}' => ("a space of another width", "a blank"),
-        '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}' | '\u{ad}' | '\u{180e}' => ("an invisible character", "nothing"),
+        '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}' | '\u{ad}' | '\u{180e}' => {
+            ("an invisible character", "nothing")
+        }
         '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => ("an invisible change of writing direction", "nothing"),
         '\u{2018}' | '\u{2019}' | '\u{201a}' | '\u{201b}' => ("a typographic quote", "'"),
         '\u{201c}'..='\u{201f}' | '\u{ab}' | '\u{bb}' => ("a typographic quote", "\""),
@@ -100,13 +102,15 @@ const INTERPRETERS: [&str; 18] = [
 const READERS: [&str; 5] = ["alias", "eval", "let", "trap", "watch"];
 
 /// Words after which a command still has to come.
-const OPENERS: [&str; 12] =
-    ["!", "do", "elif", "else", "exec", "if", "in", "then", "time", "until", "while", "{"];
+const OPENERS: [&str; 12] = ["!", "do", "elif", "else", "exec", "if", "in", "then", "time", "until", "while", "{"];
 
 #[derive(Debug)]
 enum Frame {
     /// Words and operators, up to this character if there is one; `cases` counts `case` without its `esac`.
-    Words { close: Option<char>, cases: u32 },
+    Words {
+        close: Option<char>,
+        cases: u32,
+    },
     Double,
     Single,
     /// `$'...'`

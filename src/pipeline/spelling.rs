@@ -88,9 +88,9 @@ fn number(text: &str, wanted: Wanted) -> Option<String> {
         return (wanted == Wanted::Float).then(|| format!("write {}", percent / 100.0));
     }
     if text.contains(':') && text.split(':').all(|part| part.parse::<u32>().is_ok()) {
-        let seconds = text.split(':').try_fold(0u64, |sum, part| {
-            sum.checked_mul(60)?.checked_add(part.parse::<u32>().ok()?.into())
-        })?;
+        let seconds = text
+            .split(':')
+            .try_fold(0u64, |sum, part| sum.checked_mul(60)?.checked_add(part.parse::<u32>().ok()?.into()))?;
         return Some(format!("write one number: in base 60, as YAML 1.1 read it, this is {seconds}"));
     }
     match text.to_ascii_lowercase().as_str() {

@@ -40,7 +40,8 @@ stages:
     assert!(ran.err.contains("pipeline: exited with code 1"), "{}", ran.err);
     assert_eq!(space.last_journal("executed"), set(&[]), "the others keep their keys");
     assert!(space.run(&["why", "pipeline"]).out.contains("unfinished") || ran.code == 1);
-    for (shell, part) in [("bsh", "is no known shell"), ("[no-such-shell, -c]", "there is no `no-such-shell` on PATH")] {
+    for (shell, part) in [("bsh", "is no known shell"), ("[no-such-shell, -c]", "there is no `no-such-shell` on PATH")]
+    {
         let space = Space::new(&format!("shell: {shell}\nstages: {{ a: {{ run: 'true > ${{out.x}}', out: [x] }} }}"));
         let ran = space.run(&["run"]);
         assert_eq!(ran.code, 2);
@@ -175,7 +176,11 @@ fn a_bug_is_told_as_one_without_a_stack_trace() {
     let space = Space::new("");
     let ran = space.run(&["panic"]);
     assert_eq!(ran.code, 1);
-    assert!(ran.err.starts_with("error: this is a bug in meanfield ") && ran.err.contains("src/cli/mod.rs:"), "{}", ran.err);
+    assert!(
+        ran.err.starts_with("error: this is a bug in meanfield ") && ran.err.contains("src/cli/mod.rs:"),
+        "{}",
+        ran.err
+    );
     assert!(ran.err.contains("please report it") && !ran.err.contains("stack backtrace"), "{}", ran.err);
 }
 

@@ -27,8 +27,19 @@ fn eval_gives_the_numbers_of_the_pipeline_from_every_exported_format() {
     let ran = space.run(&["run"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
     let expected = scores(&space)["metrics"].clone();
-    let options =
-        ["--recall", "2", "--map", "--clusters", "--average", "classes", "--ties", "optimistic", "--json", "--queries"];
+    let options = [
+        "--recall",
+        "2",
+        "--map",
+        "--clusters",
+        "--average",
+        "classes",
+        "--ties",
+        "optimistic",
+        "--json",
+        "--overwrite",
+        "--queries",
+    ];
     for (to, labels) in [("v.safetensors", None), ("v.parquet", None), ("v.npy", Some("l.npy"))] {
         let ran = space.run(&["export", "vectors", "--to", to]);
         assert_eq!((ran.code, ran.out.trim()), (0, to), "{}", ran.err);
@@ -78,6 +89,11 @@ fn eval_and_export_say_what_is_wrong_with_their_files() {
     assert!(error(&["export", "images", "--to", "s.npy"]).contains("is a folder, expected a file"));
     assert!(error(&["export", "vectors", "--to", "s.csv"]).contains(".npy, .safetensors or .parquet"));
     assert_eq!(space.run(&["export", "vectors", "--to", "v.npy"]).code, 0);
+    space.write("mine.npy", "mine");
+    assert!(error(&["export", "vectors", "--to", "mine.npy"]).contains("mine.npy is there already; name another file"));
+    assert_eq!(space.read("mine.npy"), "mine");
+    assert_eq!(space.run(&["export", "vectors", "--to", "mine.npy", "--overwrite"]).code, 0);
+    assert_eq!(std::fs::read(space.path("mine.npy")).unwrap(), std::fs::read(space.path("v.npy")).unwrap());
     assert!(error(&["eval", "v.npy"]).contains("v.npy: an .npy file holds one array"));
     space.write("l.txt", "a\nb\n");
     assert!(error(&["eval", "v.npy", "l.txt"]).contains("l.txt: 2 labels, expected 24"));

@@ -8,7 +8,9 @@ fn planned(pipeline: &str) -> Ran {
 
 #[test]
 fn scalars_that_yaml_reads_in_two_ways_are_refused_with_what_to_write() {
-    let with = |with: &str| planned(&format!("stages:\n  raw: {{ uses: download/miniature, with: {{ layout: cub, {with} }} }}\n"));
+    let with = |with: &str| {
+        planned(&format!("stages:\n  raw: {{ uses: download/miniature, with: {{ layout: cub, {with} }} }}\n"))
+    };
     for (written, help) in [
         ("seed: 010", "write 10 without the leading zero"),
         ("seed: 1_000", "write 1000 without the underscores"),
@@ -39,7 +41,8 @@ fn scalars_that_yaml_reads_in_two_ways_are_refused_with_what_to_write() {
 #[test]
 fn words_for_true_false_and_nothing_are_refused_by_their_field() {
     let with = |with: &str| {
-        let space = Space::new(&format!("stages:\n  images: {{ uses: preprocess, in: {{ raw: ./d }}, with: {{ {with} }} }}\n"));
+        let space =
+            Space::new(&format!("stages:\n  images: {{ uses: preprocess, in: {{ raw: ./d }}, with: {{ {with} }} }}\n"));
         space.write("d/a/x.png", "");
         space.run(&["plan"])
     };
@@ -60,9 +63,8 @@ fn words_for_true_false_and_nothing_are_refused_by_their_field() {
 #[test]
 fn odd_files_are_read_or_refused_with_their_place() {
     let good = "stages:\n  a: { run: 'echo 1 > ${out.x}', out: { x: x } }\n";
-    let laughs: String = (1..12)
-        .map(|i| format!("x{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 9].join(", ")))
-        .collect();
+    let laughs: String =
+        (1..12).map(|i| format!("x{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 9].join(", "))).collect();
     for (text, place, part) in [
         (good.replace("  a", "\u{a0}\u{a0}a"), "2:1", "a no-break space (U+00A0)"),
         (good.replace("  a", "\u{3000}a"), "2:1", "an ideographic space (U+3000)"),
@@ -80,7 +82,11 @@ fn odd_files_are_read_or_refused_with_their_place() {
     ] {
         let ran = planned(&text);
         assert_eq!(ran.code, 2, "{text:.60}: {}", ran.out);
-        assert!(ran.err.contains(part) && ran.err.contains(&format!("pipeline.yaml:{place}")), "{text:.80}: {}", ran.err);
+        assert!(
+            ran.err.contains(part) && ran.err.contains(&format!("pipeline.yaml:{place}")),
+            "{text:.80}: {}",
+            ran.err
+        );
     }
     for text in [
         good.to_owned(),

@@ -141,7 +141,8 @@ fn where_an_expansion_would_be_read_again_only_plain_words_stand() {
         assert!(place.takes("plain-1.5"), "{text}: {place:?}");
         assert!(!place.takes("a b") && place.expansion("V").is_err(), "{text}: {place:?}");
     }
-    for text in ["wc -c @", "bash run.sh -c @", "sh -c 'cat \"$1\"' sh @", "grep -e @ f", "echo 'sh -c' @", "python3 x.py -c @"]
+    for text in
+        ["wc -c @", "bash run.sh -c @", "sh -c 'cat \"$1\"' sh @", "grep -e @ f", "echo 'sh -c' @", "python3 x.py -c @"]
     {
         assert!(place(text).expansion("V").is_ok(), "{text}: {:?}", place(text));
     }
