@@ -320,26 +320,6 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_text_is_too_broken_to_be_told_so(
-        edits in proptest::collection::vec((0..LOSSES.len(), 0..14usize), 1..6),
-        flag in "[a-z.]{0,8}",
-        value in "[\\[{:a1.*&}\\]é-]{0,4}",
-    ) {
-        const PIECES: [&str; 14] = ["", "{", "}", "[", "]", "${", "é", ":", "\n", "\t", "..", "*", "'", "- "];
-        let mut text: Vec<char> = LOSSES.chars().collect();
-        for (at, piece) in edits {
-            let at = at.min(text.len() - 1);
-            text.splice(at..=at, PIECES[piece].chars());
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let text: String = text.into_iter().collect();
-        if let Err(problems) = load_in(folder.path(), text.as_bytes(), &[(&flag, &value)]) {
-            prop_assert!(problems.iter().count() > 0);
-            prop_assert!(problems.render(true).lines().count() > 2, "{}", text);
-        }
-    }
-
-    #[test]
     fn order_and_comments_change_no_cell(
         stages in Just((0..8).collect::<Vec<usize>>()).prop_shuffle(),
         keys in Just((0..7).collect::<Vec<usize>>()).prop_shuffle(),
@@ -414,4 +394,91 @@ fn a_block_of_values_stands_side_by_side() {
     let text = SEARCH.replacen("axes:", "exclude: [{ trial: 1 }]\naxes:", 1);
     let pipeline = load_good(&text, &[]);
     assert_eq!(read_by(&pipeline, "suggest[set=a,trial=2]", 1), ["trial=0: suggest[set=a,trial=0]"]);
+}
+
+/// What an edit may put anywhere into a pipeline, a flag or a selector.
+const PIECES: [&str; 40] = [
+    "${",
+    "}",
+    "${in.",
+    ":raw}",
+    "${params.epochs}",
+    "${loss}",
+    "$$",
+    "$",
+    "0..",
+    "..",
+    "..3",
+    "0..18446744073709551615",
+    "[",
+    "]",
+    "{",
+    "}",
+    ":",
+    ": ",
+    ",",
+    "- ",
+    "&a ",
+    "*a",
+    "!!int ",
+    "null",
+    "~",
+    "yes",
+    "010",
+    "99999999999999999999",
+    "-1",
+    "1e400",
+    "-.inf",
+    "\u{a0}",
+    "\u{feff}",
+    "\"",
+    "'",
+    "|\n",
+    "#",
+    "\n  ",
+    "\t",
+    "é\0",
+];
+
+/// A place, as a share of the length, how much is taken out there, and what is put in.
+fn edits() -> impl Strategy<Value = Vec<(f64, usize, &'static str)>> {
+    prop::collection::vec((0.0..1.0, 0usize..12, prop::sample::select(&PIECES[..])), 0..5)
+}
+
+fn edited(text: &str, edits: &[(f64, usize, &str)]) -> String {
+    let mut chars: Vec<char> = text.chars().collect();
+    for (at, out, put) in edits {
+        let at = (at * chars.len() as f64) as usize;
+        let end = (at + out).min(chars.len());
+        chars.splice(at..end, put.chars());
+    }
+    chars.into_iter().collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_text_flag_or_selector_is_too_broken_to_be_told_so(
+        text in edits(), key in edits(), value in edits(), selector in edits(), which in 0usize..4,
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = ["stages.model.with.loss.neg_margin", "axes.seed", "epochs", "params.nested"];
+        let values = ["0.5", "0..5", "{ kind: contrastive, neg_margin: 1 }", "[glyphs, textures]"];
+        let key = edited(keys[which], &key[..key.len().min(1)]);
+        let value = edited(values[which], &value);
+        let flags: &[(&str, &str)] = if value.len() % 2 == 0 { &[(&key, &value)] } else { &[] };
+        match load_in(folder.path(), edited(LOSSES, &text).as_bytes(), flags) {
+            Ok(pipeline) => {
+                let selector = edited("model[loss=contrast*,seed=0..2]", &selector);
+                if let Err(error) = crate::pipeline::select::select(&pipeline, &[selector]) {
+                    prop_assert!(!error.to_string().is_empty());
+                }
+            }
+            Err(problems) => {
+                prop_assert!(problems.iter().count() > 0);
+                prop_assert!(problems.render(true).lines().count() > 2);
+            }
+        }
+    }
 }
