@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::Signal;
 use nix::sys::statvfs::statvfs;
 
@@ -53,8 +54,13 @@ fn signal_name(number: i32) -> String {
 fn hint(number: i32, usage: Usage) -> String {
     let why = match Signal::try_from(number) {
         Ok(Signal::SIGKILL) => {
+            // A process counts what this one had when it was forked; a peak no higher than ours says nothing of it.
+            let ours = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().max(0) as u64 * 1024);
             let peak = usage.peak_memory as f64 / f64::from(1 << 20);
-            return format!(", often because memory ran out (its largest process had {peak:.0} MiB at its peak)");
+            return match usage.peak_memory > ours {
+                true => format!(", often because memory ran out (its largest process had {peak:.0} MiB at its peak)"),
+                false => ", often because memory ran out".to_owned(),
+            };
         }
         Ok(Signal::SIGSEGV | Signal::SIGBUS | Signal::SIGILL | Signal::SIGFPE) => "it crashed",
         Ok(Signal::SIGABRT) => "it gave up by itself, often after an assertion",

@@ -181,7 +181,7 @@ impl<E: Executor> Workshop<'_, E> {
         let folder = self.staging.cell()?;
         let attempt = self.attempt(order, &folder, started, progress);
         let outputs = attempt.map(|(outputs, usage)| (outputs, usage, start.elapsed()));
-        self.staging.release(folder, order.inputs.iter().map(|input| input.size).sum());
+        self.staging.release(folder, outputs.is_ok());
         let (outputs, usage, wall) = outputs?;
 
         let action = Action {

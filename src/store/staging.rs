@@ -4,16 +4,18 @@
 //! that its owner was killed, and removes it.
 //!
 //! A command may move a file of the user's into its folder, by a link of its inputs or by an absolute path. Such a file is
-//! older than the folder: before a folder is removed, what is older is moved to `rescued/` beside `staging/`, and said.
+//! older than the folder: before a folder is removed, what is older is moved to `rescued/` beside `staging/`, and reported.
 //! That needs a file system that keeps birth times, as ext4, XFS, Btrfs and tmpfs do.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use walkdir::{DirEntry, WalkDir};
+use nix::sys::statvfs::statvfs;
+use walkdir::WalkDir;
 
 use super::{IoContext, StoreError};
 
@@ -78,41 +80,36 @@ impl Staging {
         Ok(folder)
     }
 
-    /// Removes the folder of a cell that has ended, whose inputs have about `bytes`: now, or with others later.
+    /// Removes the folder of a cell that has ended and everything in it but what is older than the folder: now, or with
+    /// others later.
     ///
     /// Files made right after many were removed are slow on ext4 without a journal, which passes over the inodes of the
-    /// removed ones for minutes: as long as they take little room, folders are removed when the run has written
-    /// everything else.
-    pub fn release(&self, folder: PathBuf, bytes: u64) {
+    /// removed ones for minutes: a folder with many files, of a cell that ended `well`, is removed when the run has written
+    /// everything else, as long as such folders take little of the room that there is.
+    pub fn release(&self, folder: PathBuf, well: bool) {
+        const MANY: usize = 500;
         const ROOM: u64 = 1 << 28;
+        let Some(held) = self.rescue(&folder) else { return };
+        let free = || statvfs(&folder).map_or(0, |disk| disk.blocks_available().saturating_mul(disk.fragment_size()));
+        if !well || held.files < MANY || free() < 8 * ROOM {
+            let _ = fs::remove_dir_all(folder);
+            return;
+        }
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         ended.0.push(folder);
-        ended.1 += bytes;
+        ended.1 += held.bytes;
         if ended.1 > ROOM {
             let (folders, _) = std::mem::take(&mut *ended);
             drop(ended);
-            folders.iter().for_each(|folder| self.remove(folder));
+            folders.iter().for_each(|folder| drop(fs::remove_dir_all(folder)));
         }
     }
 
-    /// Removes the folders of all cells that have ended, and says what was moved out of them.
+    /// Removes the folders of all cells that have ended, and says what was moved out of folders since this was last asked.
     pub fn clear(&self) -> Vec<PathBuf> {
         let (folders, _) = std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner));
-        folders.iter().for_each(|folder| self.remove(folder));
+        folders.iter().for_each(|folder| drop(fs::remove_dir_all(folder)));
         std::mem::take(&mut *self.rescued.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Removes a folder and everything in it but what is older than the folder. What cannot be removed now is removed by
-    /// a later run.
-    fn remove(&self, folder: &Path) {
-        match self.rescue(folder) {
-            Ok(kept) => {
-                self.rescued.lock().unwrap_or_else(PoisonError::into_inner).extend(kept);
-                let _ = fs::remove_dir_all(folder);
-            }
-            // Better a folder that stays than a file that is lost.
-            Err(error) => tracing::warn!("{error}; the folder {} stays", folder.display()),
-        }
     }
 
     /// Removes the folder of a run, cell by cell.
@@ -122,22 +119,34 @@ impl Staging {
             .flatten()
             .flatten()
             .filter(|item| item.file_type().is_ok_and(|kind| kind.is_dir()));
-        cells.for_each(|cell| self.remove(&cell.path()));
-        self.remove(folder);
+        for folder in cells.map(|cell| cell.path()).chain([folder.to_owned()]) {
+            // What cannot be removed now is removed by a later run.
+            let _ = self.rescue(&folder).map(|_| fs::remove_dir_all(folder));
+        }
     }
 
-    fn rescue(&self, folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
-        let mut kept = Vec::new();
-        for path in older(folder)? {
-            let (Some(root), Ok(name)) = (self.folder.ancestors().nth(2), path.strip_prefix(folder)) else { continue };
-            let run = folder.strip_prefix(root.join("staging")).unwrap_or(Path::new(""));
-            let target = root.join("rescued").join(run).join(name);
-            let parent = target.parent().unwrap_or(root);
-            fs::create_dir_all(parent).at("create", parent)?;
-            fs::rename(&path, &target).at("move", &path)?;
-            kept.push(target);
+    /// Moves what is older than the folder out of it; `None` if that fails: better a folder that stays than a file that
+    /// is lost.
+    fn rescue(&self, folder: &Path) -> Option<Held> {
+        let held = held(folder);
+        for path in &held.older {
+            let moved = || -> Result<PathBuf, StoreError> {
+                let root = self.folder.ancestors().nth(2).unwrap_or(folder);
+                let target = root.join("rescued").join(path.strip_prefix(root.join("staging")).unwrap_or(path));
+                let parent = target.parent().unwrap_or(root);
+                fs::create_dir_all(parent).at("create", parent)?;
+                fs::rename(path, &target).at("move", path)?;
+                Ok(target)
+            };
+            match moved() {
+                Ok(target) => self.rescued.lock().unwrap_or_else(PoisonError::into_inner).push(target),
+                Err(error) => {
+                    tracing::warn!("{error}; the folder {} stays", folder.display());
+                    return None;
+                }
+            }
         }
-        Ok(kept)
+        Some(held)
     }
 }
 
@@ -150,20 +159,27 @@ impl Drop for Staging {
     }
 }
 
-/// The files and links below `folder` that were made before it and have no other name.
-fn older(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let Some(since) = born(folder) else { return Ok(Vec::new()) };
-    let of_a_command = |item: &DirEntry| !(item.depth() < 2 && item.path().join(JOB).exists());
-    let items = WalkDir::new(folder).into_iter().filter_entry(of_a_command);
-    let mut found = Vec::new();
-    for item in items.flatten().filter(|item| !item.file_type().is_dir()) {
-        let metadata = item.path().symlink_metadata().at("read", item.path())?;
-        let older = metadata.created().is_ok_and(|born| born < since);
-        if older && std::os::unix::fs::MetadataExt::nlink(&metadata) == 1 {
-            found.push(item.into_path());
+/// What a folder holds.
+struct Held {
+    /// The files and links that were made before the folder and have no other name.
+    older: Vec<PathBuf>,
+    files: usize,
+    bytes: u64,
+}
+
+fn held(folder: &Path) -> Held {
+    let mut held = Held { older: Vec::new(), files: 0, bytes: 0 };
+    let since = if folder.join(JOB).exists() { None } else { born(folder) };
+    for item in WalkDir::new(folder).into_iter().flatten().filter(|item| !item.file_type().is_dir()) {
+        let Ok(metadata) = item.metadata() else { continue };
+        held.files += 1;
+        held.bytes += metadata.blocks() * 512;
+        let older = since.is_some_and(|since| metadata.created().is_ok_and(|born| born < since));
+        if older && metadata.nlink() == 1 {
+            held.older.push(item.into_path());
         }
     }
-    Ok(found)
+    held
 }
 
 /// When a folder was made, if the file system keeps that. What was made in it is younger, even if it has the inode
@@ -214,8 +230,7 @@ mod tests {
         fs::rename(room.path().join("precious"), cell.join("out/a/moved")).unwrap();
         fs::hard_link(room.path().join("linked"), cell.join("out/linked")).unwrap();
         fs::write(cell.join("out/made"), "x").unwrap();
-        staging.release(cell.clone(), 0);
-        assert!(cell.exists());
+        staging.release(cell.clone(), false);
         let kept = room.path().join("rescued/run/0/out/a/moved");
         assert_eq!(staging.clear(), [kept.clone()]);
         assert_eq!(fs::read_to_string(kept).unwrap(), "precious");
