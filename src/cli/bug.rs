@@ -1,4 +1,4 @@
-//! What is told when the program itself is wrong: that it is a bug, and what to report. No stack trace.
+//! The message about a panic: that it is a bug, and what to report. No stack trace.
 
 use std::io::Write;
 use std::panic::PanicHookInfo;
@@ -16,7 +16,7 @@ pub fn report(panic: &PanicHookInfo<'_>) {
         std::io::stderr(),
         "error: this is a bug in meanfield {version}: {what}{place}\n\
          help: please report it with that line, the command `meanfield {command}`, and the pipeline or file that it read; \
-         the store is as it was, run again to go on",
+         the store is as it was; run again to resume",
         version = env!("CARGO_PKG_VERSION"),
         what = crate::text::escaped(what),
     );

@@ -114,7 +114,7 @@ enum Command {
     /// Run a built-in stage kind on a job file; the engine calls this
     #[command(hide = true)]
     Stage(stage::Args),
-    /// Meet a bug, so that what is told of one can be seen
+    /// Panic, so that a test can read the message
     #[command(hide = true)]
     Panic,
 }

@@ -120,7 +120,7 @@ fn outcome(summary: &Summary) -> Result<(), Failure> {
     }
 }
 
-/// Files of the user's that cannot be read, or are of another network, are mistakes of the pipeline: nothing runs.
+/// Input files that cannot be read, or are of another network, are mistakes of the pipeline: nothing runs.
 fn refuse_blocked(project: &Project, plan: &Plan) -> Result<(), Failure> {
     let mut blocked = plan.cells().filter_map(|(cell, decision)| match decision {
         Decision::Blocked { message } => Some(format!("{}: {message}", project.pipeline.cell_name(cell))),

@@ -29,7 +29,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 /// Ends this process when the one that started it is gone: a killed run leaves no training behind.
 fn stop_with_parent() {
     let parent = std::os::unix::process::parent_id();
-    // Without a thread to spare, the job goes on unwatched.
+    // Without a thread to spare, the job runs unwatched.
     let _ = std::thread::Builder::new().spawn(move || {
         while std::os::unix::process::parent_id() == parent {
             std::thread::sleep(std::time::Duration::from_millis(500));

@@ -120,7 +120,7 @@ fn cut(line: &str) -> String {
     format!("{begin} ... {} more characters ... {end}", count - WIDTH / 2 * 2)
 }
 
-/// What a failure is told beside its message where the disk of `folder` takes nothing more.
+/// The help of a failure where the disk of `folder` is full.
 pub(super) fn full_disk(folder: &Path) -> Option<String> {
     // A folder that has no room to be made is on the disk of the one above it.
     let folder = folder.ancestors().find(|folder| folder.is_dir())?;

@@ -1,7 +1,7 @@
 //! What is never part of an input: files that programs leave beside the user's own, and what `.meanfieldignore` names.
 //!
 //! An interpreter writes its byte code beside the script it runs, a desktop its thumbnails, an editor its swap file, Git
-//! its index. None of them is an edit of the user's, so none of them may change a key or fail a cell that reads the
+//! its index. None of them is an edit, so none of them may change a key or fail a cell that reads the
 //! folder. The rules are those of `.gitignore`.
 
 use std::io::ErrorKind;

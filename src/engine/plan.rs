@@ -35,7 +35,7 @@ pub enum Decision {
     Run { key: Digest, reason: Reason },
     /// It runs if the cells it reads, which run first, come out different.
     May { upstream: Vec<CellId> },
-    /// It cannot run: a file of the user's cannot be read or used.
+    /// It cannot run: an input file cannot be read or used.
     Blocked { message: String },
 }
 

@@ -67,9 +67,9 @@ struct Found {
     wanted: Vec<Entry>,
     /// The files among these.
     files: Files,
-    /// What runs put there and nobody changed.
+    /// What runs put there and has not been changed since.
     ours: Files,
-    /// What no run put there, in nobody's way.
+    /// What no run put there, where no file is to lie.
     kept: Vec<String>,
     /// What no run put there or was changed since, where a file is to lie.
     in_the_way: Vec<String>,
@@ -162,7 +162,7 @@ impl Found {
         for name in self.ours.keys().filter(|name| !self.files.contains_key(*name)) {
             let path = below(target, name);
             fs::remove_file(&path).at("remove", &path)?;
-            // Folders that are empty now; one with something of the user's in it stays.
+            // Folders that are empty now; one that holds a user's file stays.
             let folders = path.ancestors().skip(1).take_while(|folder| folder.starts_with(target));
             folders.map(fs::remove_dir).take_while(Result::is_ok).for_each(drop);
         }

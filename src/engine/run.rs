@@ -50,7 +50,7 @@ pub struct Summary {
     pub failed: usize,
     /// Cells behind them, and those not started after an interrupt.
     pub skipped: usize,
-    /// Outputs that could not be put below the reports folder, because something of the user's is in the way.
+    /// Outputs that could not be put below the reports folder, because a user's file is in the way.
     pub unpublished: usize,
     /// Whether the user stopped it.
     pub interrupted: bool,

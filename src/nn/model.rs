@@ -100,7 +100,7 @@ impl Backbone {
         }
     }
 
-    /// How pixels are normalised where nobody says otherwise.
+    /// How pixels are normalised by default.
     pub fn normalisation(self) -> Normalisation {
         self.normalisations().first().copied().unwrap_or(Normalisation::Imagenet)
     }

@@ -248,7 +248,7 @@ impl Reader<'_> {
             return;
         };
         if std::mem::take(&mut self.escaped) {
-            // A line that goes on is no part of a word.
+            // A continued line is no part of a word.
             if c != '\n' {
                 self.letter(c);
             }
@@ -479,7 +479,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The place of the reference that stands here.
+    /// The place of the reference.
     fn place(&mut self) -> Place {
         if self.escaped {
             return Place::Refused("after a backslash");

@@ -19,7 +19,7 @@ pub struct FileChecks {
 }
 
 impl FileChecks {
-    /// Why `cell` cannot run with a weight file of the user's that it names; none if it can, names none, or another stage
+    /// Why `cell` cannot run with a weight file that it names; none if it can, names none, or another stage
     /// brings it.
     pub fn refusal(&mut self, pipeline: &Pipeline, cell: CellId) -> Option<String> {
         let (kind, parameters) = task(pipeline, cell)?;

@@ -280,7 +280,7 @@ fn every_fold_and_run_of_mlrc_has_a_seed_of_its_own_and_run_0_repeats_the_best_t
         let seeds: BTreeSet<String> = runs.iter().map(|(_, told)| told["seed"].to_string()).collect();
         assert_eq!(seeds.len(), runs.len(), "{scale}: {seeds:?}");
         assert_eq!((trials.len(), runs.len()), (8, if scale == "full" { 44 } else { 8 }));
-        // All that a trial is told but for the suggestion, fold by fold.
+        // All parameters of a trial except the suggestion, fold by fold.
         for (name, told) in trials {
             let fold = name.split(['[', ',', ']']).find(|part| part.starts_with("fold=")).unwrap().to_owned();
             let first = runs.iter().find(|(run, _)| run.contains(&fold) && run.contains("run=0"));

@@ -3,7 +3,7 @@
 //! A run owns one folder, held by a lock on a file inside it. A run that finds such a folder without a holder knows
 //! that its owner was killed, and removes it.
 //!
-//! A command may move a file of the user's into its folder, by a link of its inputs or by an absolute path. Such a file is
+//! A command may move a user's file into its folder, by a link of its inputs or by an absolute path. Such a file is
 //! older than the folder: before a folder is removed, what is older is moved to `rescued/` beside `staging/`, and reported.
 //! That needs a file system that keeps birth times, as ext4, XFS, Btrfs and tmpfs do.
 
@@ -22,7 +22,7 @@ use super::{IoContext, StoreError};
 /// The file in a run's folder whose lock says that the run lives.
 const HELD: &str = "held";
 
-/// The job of a built-in kind, in the cell's folder. Kinds take nothing of the user's, and move work of an earlier attempt
+/// The job of a built-in kind, in the cell's folder. Kinds take no user's files, and move work of an earlier attempt
 /// into their folder: nothing is rescued from beside this file.
 pub const JOB: &str = ".job.json";
 

@@ -20,8 +20,8 @@ fn tiny(name: &str, flags: &[&str]) -> Space {
     let space = shipped(name);
     let ran = space.run(&[&["run", "--set", "scale=tiny"], flags].concat());
     assert_eq!(ran.code, 0, "{name}: {}\n{}", ran.out, ran.err);
-    let tables: Vec<_> =
-        std::fs::read_dir(space.path("reports").join(name)).unwrap().map(|t| t.unwrap().path()).collect();
+    let published = std::fs::read_dir(space.path("reports").join(name)).unwrap().map(|table| table.unwrap().path());
+    let tables: Vec<_> = published.filter(|path| path.is_dir()).collect();
     assert!(!tables.is_empty(), "{}", ran.err);
     for table in tables {
         let csv = std::fs::read_to_string(table.join("table.csv")).unwrap();

@@ -1,4 +1,4 @@
-//! Nothing of the user's is moved, changed or deleted by a run, whatever its commands do with links, and whatever lies
+//! No user's file is moved, changed or deleted by a run, whatever its commands do with links, and whatever lies
 //! below the reports folder.
 
 use std::collections::BTreeMap;

@@ -69,7 +69,7 @@ pub struct Fit<'f> {
 /// The names may have any prefix and lie under any key of a checkpoint: `choice` says which, and need not where only one place
 /// of the file has all of them, or several have the same tensors. Names are equal, or are torchvision's for what timm, and this
 /// program, calls otherwise. Shapes are equal but for leading axes of length 1: the batch norms of BN-Inception's file have
-/// (1, C). A tensor under the prefix that nobody wants is an error, except for `num_batches_tracked` and names that start with
+/// (1, C). An unexpected tensor under the prefix is an error, except for `num_batches_tracked` and names that start with
 /// one of `ignorable`, such as `fc.`: networks differ by tensors more. What lies outside the prefix is another's.
 ///
 /// # Errors

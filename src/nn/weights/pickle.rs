@@ -25,7 +25,7 @@ pub(super) enum Value<'a> {
     /// In the order of insertion; a key may come twice, and the later one holds.
     Dict(Vec<(Id, Id)>),
     Callable(Callable),
-    /// A set, whose members nobody needs.
+    /// A set, whose members are not needed.
     Set,
     /// In boxes, since a hostile file may ask for millions of values.
     Storage(Box<StorageName<'a>>),

@@ -74,7 +74,7 @@ pub(super) fn read(file: &Path, bytes: &[u8]) -> Result<Contents, WeightError> {
     Ok(contents)
 }
 
-/// A header as files have it: each name once, and metadata of any kind, which harm nobody.
+/// A header as files have it: each name once, and metadata of any kind, which are harmless.
 #[derive(Default)]
 struct TensorsAndMetadata {
     metadata: BTreeMap<String, String>,

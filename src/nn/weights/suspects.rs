@@ -19,7 +19,7 @@ const HARMLESS: &str = "\
     builtins.slice builtins.str builtins.tuple builtins.type builtins.unicode builtins.xrange io.BytesIO \
     types.SimpleNamespace";
 
-/// Functions and modules of libraries that open, build or import what they are told to.
+/// Functions and modules of libraries that open, build or import what they are given.
 const LIBRARIES: &str = "\
     code.InteractiveConsole code.InteractiveInterpreter code.interact commands.getoutput \
     commands.getstatusoutput numpy.ctypeslib numpy.distutils numpy.f2py numpy.load numpy.testing pandas.io \

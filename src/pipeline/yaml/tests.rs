@@ -61,7 +61,7 @@ fn what_is_not_a_tree_is_refused_with_its_place() {
         ("a:\n\tb: 1\n", "t.yaml:2:1", "no tabs"),
         ("a: 1\nb: .nan\n", "t.yaml:2:4", "`.nan`"),
         ("a: 1\nb: !x 3\n", "t.yaml:2:4", "YAML tag"),
-        ("a: 1\n---\nb: 2\n", "t.yaml:1:1", "more than one document"),
+        ("a: 1\n---\nb: 2\n", "t.yaml:2:1", "a second document begins here"),
         ("a: *x\n", "t.yaml:1:4", "unknown anchor"),
         ("? [a]\n: 1\n", "t.yaml:1:1", "plain name"),
         ("a: 1\nb: 2\na: 3\n", "t.yaml:3:1", "first here"),

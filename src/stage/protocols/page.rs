@@ -1,7 +1,7 @@
 //! docs/protocols.md held against the definitions: every value that stands in a column with a definition's name is what that
 //! definition sets, and every switch does what the page says.
 //!
-//! What is in `code` in such a column is YAML. `given` is what the row's training is told besides, `switch` what changes it, `then`
+//! What is in `code` in such a column is YAML. `given` are the row's further parameters, `switch` what changes it, `then`
 //! what comes of that where it is more than the switch itself.
 
 use serde_json::{Map, Value, json};

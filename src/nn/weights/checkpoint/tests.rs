@@ -49,7 +49,7 @@ fn the_weights_are_found_in_all_wrappers_and_the_rest_is_passed_over() {
         let file = open(name);
         let fit = fits(&file, &Choice::default()).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!((fit.choice.to_string().as_str(), fit.others, first(&file, &fit)), (place, others, 1.0), "{name}");
-        // What is told is what may be asked for.
+        // What is listed is what may be asked for.
         assert_eq!(first(&file, &fits(&file, &fit.choice).unwrap()), 1.0, "{name}");
     }
     // One dict under two keys: either may be asked for.
