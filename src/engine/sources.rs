@@ -415,7 +415,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_an_input_is_named_before_it_is_opened() {
-        let make: [(&str, fn(&Path)); 4] = [
+        type Spoil = fn(&Path);
+        let make: [(&str, Spoil); 4] = [
             ("pipe is a named pipe", |root| {
                 nix::unistd::mkfifo(&root.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap()
             }),

@@ -226,10 +226,8 @@ impl Reader<'_> {
     }
 
     fn close(&mut self, length: usize) {
-        if self.frames.len() > 1 {
-            if matches!(self.frames.pop(), Some(Frame::Words { .. })) && self.commands.len() > 1 {
-                self.commands.pop();
-            }
+        if self.frames.len() > 1 && matches!(self.frames.pop(), Some(Frame::Words { .. })) && self.commands.len() > 1 {
+            self.commands.pop();
         }
         self.at += length;
     }

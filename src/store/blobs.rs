@@ -415,7 +415,7 @@ mod tests {
         link(&input.join("3"), "parts/three");
         fs::hard_link(input.join("3"), out.join("parts/second name")).unwrap();
         let entries = |output: &str| -> Vec<String> {
-            let artifact = store.blobs.adopt(&out.join(output), &[input.clone()], &store.stat).unwrap();
+            let artifact = store.blobs.adopt(&out.join(output), std::slice::from_ref(&input), &store.stat).unwrap();
             store.verify(&artifact).unwrap();
             store.blobs.tree(&artifact.digest).unwrap().entries.into_iter().map(|entry| entry.path).collect()
         };

@@ -232,7 +232,7 @@ mod tests {
         fs::write(cell.join("out/made"), "x").unwrap();
         staging.release(cell.clone(), false);
         let kept = room.path().join("rescued/run/0/out/a/moved");
-        assert_eq!(staging.clear(), [kept.clone()]);
+        assert_eq!(staging.clear(), std::slice::from_ref(&kept));
         assert_eq!(fs::read_to_string(kept).unwrap(), "precious");
         assert!(!cell.exists() && room.path().join("linked").exists());
 

@@ -185,7 +185,8 @@ fn an_edit_of_a_published_file_stays_and_the_run_says_that_it_is_in_the_way() {
 
 #[test]
 fn a_folder_file_or_link_of_the_users_with_the_name_of_an_output_stays() {
-    let own: [(&str, fn(&Space)); 4] = [
+    type Make = fn(&Space);
+    let own: [(&str, Make); 4] = [
         ("a folder", |space| space.write("reports/pipeline/pages/index.html", "mine\n")),
         ("a file", |space| space.write("reports/pipeline/pages", "mine\n")),
         ("a file for a folder above", |space| space.write("reports/pipeline", "mine\n")),

@@ -467,7 +467,7 @@ proptest! {
         let values = ["0.5", "0..5", "{ kind: contrastive, neg_margin: 1 }", "[glyphs, textures]"];
         let key = edited(keys[which], &key[..key.len().min(1)]);
         let value = edited(values[which], &value);
-        let flags: &[(&str, &str)] = if value.len() % 2 == 0 { &[(&key, &value)] } else { &[] };
+        let flags: &[(&str, &str)] = if value.len().is_multiple_of(2) { &[(&key, &value)] } else { &[] };
         match load_in(folder.path(), edited(LOSSES, &text).as_bytes(), flags) {
             Ok(pipeline) => {
                 let selector = edited("model[loss=contrast*,seed=0..2]", &selector);
