@@ -30,6 +30,7 @@ pub enum Known {
     Avif,
     Heic,
     Pnm,
+    Ico,
     Pdf,
     Npy,
     Parquet,
@@ -66,6 +67,7 @@ pub fn recognise(bytes: &[u8]) -> Option<Known> {
         _ if brand(&[b"avif", b"avis"]) => Known::Avif,
         _ if brand(&[b"heic", b"heix", b"hevc", b"mif1", b"msf1"]) => Known::Heic,
         [b'P', b'1'..=b'7', b' ' | b'\t' | b'\n' | b'\r', ..] => Known::Pnm,
+        [0, 0, 1, 0, 1..=64, 0, ..] => Known::Ico,
         _ if bytes.starts_with(b"%PDF-") => Known::Pdf,
         _ if bytes.starts_with(b"\x93NUMPY") => Known::Npy,
         _ if bytes.starts_with(b"PAR1") => Known::Parquet,
@@ -76,6 +78,12 @@ pub fn recognise(bytes: &[u8]) -> Option<Known> {
 }
 
 impl Known {
+    /// Whether it is a picture, of whichever format.
+    pub fn is_image(self) -> bool {
+        use Known::{Avif, Bmp, Gif, Heic, Ico, Jpeg, Png, Pnm, Tiff, WebP};
+        matches!(self, Png | Jpeg | Gif | Bmp | WebP | Tiff | Avif | Heic | Pnm | Ico)
+    }
+
     /// `; what to do`, or nothing where the name says it.
     pub fn advice(self) -> &'static str {
         match self {
@@ -121,6 +129,7 @@ impl fmt::Display for Known {
             Known::Avif => "an AVIF image",
             Known::Heic => "a HEIC image",
             Known::Pnm => "a PNM image (ppm, pgm, pbm)",
+            Known::Ico => "an icon (ico)",
             Known::Pdf => "a PDF document",
             Known::Npy => "a NumPy array",
             Known::Parquet => "a Parquet table",

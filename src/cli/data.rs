@@ -142,6 +142,9 @@ fn print(found: &Inspection, out: &mut dyn Write) -> io::Result<()> {
     }
     if found.ignored > 0 {
         writeln!(out, "\n{} that are no images", count(found.ignored, "file"))?;
+        for unread in &found.unread {
+            writeln!(out, "  {unread}")?;
+        }
     }
     if found.unlisted > 0 {
         writeln!(out, "\n{} in no list or split", count(found.unlisted, "image"))?;

@@ -10,9 +10,11 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
+use zip::CompressionMethod;
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
+use crate::format::{self, Known};
 
 const BLOCK: u64 = 512;
 
@@ -67,27 +69,31 @@ pub enum ArchiveError {
     NotEmpty { folder: PathBuf },
 
     /// Neither a tar, nor a gzip, nor a zip file.
-    #[error("{} is no tar, tar.gz or zip archive (it starts with {start}); unpack other formats with a command stage", archive.display())]
-    UnknownFormat { archive: PathBuf, start: String },
+    #[error("{archive} is no tar, tar.gz or zip archive: {what}")]
+    UnknownFormat { archive: String, what: String },
+
+    /// An entry that needs a password.
+    #[error("{archive}: entry {entry:?} is encrypted; ask its publisher for the password (the authors of In-Shop mail it on request), unpack it by hand (`unzip -P PASSWORD`, `7z x -pPASSWORD`), and read the folder that comes out in place of this stage")]
+    Encrypted { archive: String, entry: String },
 
     /// An entry that this program does not unpack.
-    #[error("{}: entry {entry:?} {why}; make an archive without it, or unpack with a command stage if you trust it", archive.display())]
-    Refused { archive: PathBuf, entry: String, why: &'static str },
+    #[error("{archive}: entry {entry:?} {why}; make an archive without it, or unpack with a command stage if you trust it")]
+    Refused { archive: String, entry: String, why: &'static str },
 
     /// A limit of [`UnpackLimits`].
-    #[error("{}: entry {entry:?} exceeds the limit of {limit}; raise it if the archive is meant to be this large", archive.display())]
-    TooLarge { archive: PathBuf, entry: String, limit: String },
+    #[error("{archive}: entry {entry:?} exceeds the limit of {limit}; raise it if the archive is meant to be this large")]
+    TooLarge { archive: String, entry: String, limit: String },
 
     /// Truncated or altered.
-    #[error("{}: damaged {place}: {what}; fetch it again, and pin its sha256", archive.display())]
-    Damaged { archive: PathBuf, place: String, what: String },
+    #[error("{archive}: damaged {place}: {what}; fetch it again, and pin its sha256")]
+    Damaged { archive: String, place: String, what: String },
 }
 
-/// Unpacks `archive` into `into`, which is absent or an empty folder.
+/// Unpacks `archive` into `into`, which is absent or an empty folder. Messages call it `named`: its URL, say.
 ///
 /// # Errors
 /// As [`ArchiveError`] says; what had come out by then stays in `into`.
-pub fn unpack(archive: &Path, into: &Path, limits: &UnpackLimits) -> Result<Unpacked, ArchiveError> {
+pub fn unpack(archive: &Path, named: &str, into: &Path, limits: &UnpackLimits) -> Result<Unpacked, ArchiveError> {
     let io_error = |operation, path: &Path| {
         let path = path.to_path_buf();
         move |source| ArchiveError::Io { operation, path, source }
@@ -105,7 +111,7 @@ pub fn unpack(archive: &Path, into: &Path, limits: &UnpackLimits) -> Result<Unpa
     let ratio_limit = size.saturating_mul(limits.ratio).max(RATIO_APPLIES_FROM);
     let read = Cell::new(0);
     let mut unpacking = Unpacking {
-        archive,
+        named,
         into,
         limits,
         bytes_limit: limits.bytes.min(ratio_limit),
@@ -117,12 +123,29 @@ pub fn unpack(archive: &Path, into: &Path, limits: &UnpackLimits) -> Result<Unpa
         [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => unpacking.zip(file)?,
         [0x1f, 0x8b, ..] => unpacking.tar(MultiGzDecoder::new(BufReader::new(file)))?,
         header if is_tar_header(header) => unpacking.tar(BufReader::new(file))?,
-        other => {
-            let start = other.iter().take(8).map(|b| format!("{b:02x} ")).collect::<String>();
-            return Err(ArchiveError::UnknownFormat { archive: archive.to_path_buf(), start: start.trim().to_owned() });
-        }
+        other => return Err(ArchiveError::UnknownFormat { archive: named.to_owned(), what: unknown(other) }),
     }
     Ok(unpacking.done)
+}
+
+/// What a file is instead of an archive that is unpacked here, and what to do.
+fn unknown(start: &[u8]) -> String {
+    match format::recognise(start) {
+        Some(known @ (Known::Bzip2 | Known::Xz | Known::Zstd)) => {
+            format!("it is {known}; unpack it with a command stage (`tar -xf FILE -C ${{out.data}}`)")
+        }
+        Some(known @ (Known::SevenZip | Known::Rar)) => {
+            format!("it is {known}; unpack it with a command stage (`7z x FILE -o${{out.data}}`)")
+        }
+        Some(Known::Empty) => "it is empty; fetch it again".to_owned(),
+        Some(known @ (Known::WebPage | Known::LfsPointer)) => format!("it is {known}{}", known.advice()),
+        Some(known) => format!("it is {known}; with `unpack: false` it is kept as it is"),
+        None => {
+            let start: Vec<String> = start.iter().take(8).map(|b| format!("{b:02x}")).collect();
+            let script = if start.starts_with(&["23".to_owned(), "21".to_owned()]) { ", as a script does" } else { "" };
+            format!("it starts with {}{script}; unpack other formats with a command stage", start.join(" "))
+        }
+    }
 }
 
 /// Whether a block is a tar header with a right checksum, or the zeros that end an empty tar.
@@ -150,6 +173,9 @@ fn safe_path(name: &[u8]) -> Result<PathBuf, &'static str> {
     {
         return Err("names a drive");
     }
+    if std::str::from_utf8(name).is_err() {
+        return Err("has a name that is not UTF-8");
+    }
     let mut path = PathBuf::new();
     for component in name.split(|&b| b == b'/') {
         match component {
@@ -159,6 +185,13 @@ fn safe_path(name: &[u8]) -> Result<PathBuf, &'static str> {
         }
     }
     Ok(path)
+}
+
+/// The name of a zip's entry: UTF-8 where it is that, else as the format says of names without that mark (code page 437),
+/// and with the separators of this system. Windows tools write backslashes, which the format forbids; there they part folders.
+fn zip_name(raw: &[u8], decoded: &str) -> Vec<u8> {
+    let name = std::str::from_utf8(raw).unwrap_or(decoded);
+    name.replace('\\', "/").into_bytes()
 }
 
 /// Counts what is read over all entries and stops at the limit, so that no bomb gets further than that.
@@ -178,7 +211,7 @@ impl<R: Read> Read for Metered<'_, R> {
 
 /// One call of [`unpack`].
 struct Unpacking<'a> {
-    archive: &'a Path,
+    named: &'a str,
     into: &'a Path,
     limits: &'a UnpackLimits,
     bytes_limit: u64,
@@ -232,9 +265,16 @@ impl Unpacking<'_> {
         for i in 0..zip.len() {
             let place = format!("entry {i}");
             let entry = zip.by_index_data(i).map_err(|e| self.damaged(&place, &e.to_string()))?;
-            let name = entry.name_raw().to_vec();
+            let decoded = entry.name().map_err(|e| self.damaged(&place, &e.to_string()))?;
+            let name = zip_name(entry.name_raw(), &decoded);
             if entry.encrypted() {
-                return Err(self.refused(&name, "is encrypted"));
+                return Err(ArchiveError::Encrypted {
+                    archive: self.named.to_owned(),
+                    entry: String::from_utf8_lossy(&name).into_owned(),
+                });
+            }
+            if !matches!(entry.compression(), CompressionMethod::Stored | CompressionMethod::Deflated) {
+                return Err(self.refused(&name, "is compressed with something else than deflate"));
             }
             // The file type of Unix in the upper bits: 0 (not given), a regular file or a folder.
             match entry.unix_mode().unwrap_or(0) & 0o170_000 {
@@ -242,7 +282,7 @@ impl Unpacking<'_> {
                 0o120_000 => return Err(self.refused(&name, "is a link")),
                 _ => return Err(self.refused(&name, "is neither a file nor a folder")),
             }
-            let (folder, size) = (entry.is_dir(), entry.size());
+            let (folder, size) = (entry.is_dir() || name.ends_with(b"/"), entry.size());
             let entry = zip.by_index(i).map_err(|e| self.damaged(&place, &e.to_string()))?;
             self.entry(&name, folder, size, &mut Metered { inner: entry, read: self.read, limit: self.bytes_limit })?;
         }
@@ -303,12 +343,12 @@ impl Unpacking<'_> {
 
     fn refused(&self, name: &[u8], why: &'static str) -> ArchiveError {
         let entry = String::from_utf8_lossy(name).into_owned();
-        ArchiveError::Refused { archive: self.archive.to_path_buf(), entry, why }
+        ArchiveError::Refused { archive: self.named.to_owned(), entry, why }
     }
 
     fn too_large(&self, name: &[u8], limit: String) -> ArchiveError {
         let entry = String::from_utf8_lossy(name).into_owned();
-        ArchiveError::TooLarge { archive: self.archive.to_path_buf(), entry, limit }
+        ArchiveError::TooLarge { archive: self.named.to_owned(), entry, limit }
     }
 
     fn bytes_limit_words(&self) -> String {
@@ -321,7 +361,7 @@ impl Unpacking<'_> {
     }
 
     fn damaged(&self, place: &str, what: &str) -> ArchiveError {
-        ArchiveError::Damaged { archive: self.archive.to_path_buf(), place: place.to_owned(), what: what.to_owned() }
+        ArchiveError::Damaged { archive: self.named.to_owned(), place: place.to_owned(), what: what.to_owned() }
     }
 
     /// An error from the stream: the meter's, or the decoder's.

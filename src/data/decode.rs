@@ -15,6 +15,7 @@ use libjpeg_turbo_rs::{DecodeWarning, PixelFormat, ScalingFactor};
 
 use super::crop::{Region, Size};
 use super::images::{Stored, bytes as rgb_len, copy_part};
+use crate::format::{self, Known};
 
 /// An image that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -47,7 +48,7 @@ impl Bitmap<'_> {
     }
 }
 
-/// Decodes the bytes of a file by their content (PNG, JPEG, the first frame of a GIF, BMP, WebP), as [`Decoder::decode`].
+/// Decodes the bytes of a file by their content (PNG, JPEG, the first frame of a GIF, BMP, WebP, PNM), as [`Decoder::decode`].
 ///
 /// # Errors
 /// As [`Decoder::decode`].
@@ -108,7 +109,8 @@ impl Decoder {
     ) -> Result<Bitmap<'_>, String> {
         let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
         match reader.format() {
-            None => return Err("its content is no PNG, JPEG, GIF, BMP or WebP image".to_owned()),
+            None => return Err(not_read(bytes)),
+            Some(format) if !format.reading_enabled() => return Err(not_read(bytes)),
             Some(ImageFormat::Jpeg) => self.decode_jpeg(bytes, max_pixels, target)?,
             Some(_) => {
                 // A 16-bit RGBA image takes 8 bytes a pixel; as much again is left to the decoder.
@@ -319,13 +321,51 @@ fn dct_part(size: Size, target: Size) -> u32 {
     [8, 4, 2].into_iter().find(fits).unwrap_or(1)
 }
 
+/// The formats that are read, for messages.
+pub(super) const FORMATS: &str = "JPEG, PNG, GIF, BMP, WebP or PNM";
+
+/// Whether an image of that format is decoded.
+pub(super) fn is_read(known: Known) -> bool {
+    matches!(known, Known::Jpeg | Known::Png | Known::Gif | Known::Bmp | Known::WebP | Known::Pnm)
+}
+
+/// What the bytes are instead of an image.
+fn not_read(bytes: &[u8]) -> String {
+    match format::recognise(bytes) {
+        Some(known) if known.is_image() => format!("it is {known}, which is not read; convert it to {FORMATS}"),
+        Some(known) => format!("it is {known}, not an image{}", known.advice()),
+        None => format!("its content is no {FORMATS} image"),
+    }
+}
+
 /// Whether an end mark (FF D9) follows the last start of a scan (FF DA); neither occurs within a scan.
 ///
 /// The decoder would fill what is missing with grey and say nothing.
 fn jpeg_is_whole(bytes: &[u8]) -> bool {
     // Backwards from the end, where the mark of a whole file is.
     let last = |mark: [u8; 2]| bytes.windows(2).rposition(|pair| pair == mark);
-    last([0xff, 0xd9]).is_some_and(|end| !bytes[end..].windows(2).any(|pair| pair == [0xff, 0xda]))
+    let Some(end) = last([0xff, 0xd9]) else { return false };
+    !bytes[end..].windows(2).any(|pair| pair == [0xff, 0xda]) || jpeg_ends(bytes)
+}
+
+/// Whether the image comes to its end mark, going from mark to mark: what follows it may look like the start of a scan.
+fn jpeg_ends(bytes: &[u8]) -> bool {
+    let mut at = 2;
+    let mut scans = 0;
+    loop {
+        match bytes.get(at..) {
+            // Data of a scan, or bytes that fill: the next mark is sought.
+            Some([0xff, 0 | 0x01 | 0xd0..=0xd7, ..]) => at += 2,
+            Some([0xff, 0xff, ..]) => at += 1,
+            Some([0xff, 0xd9, ..]) => return scans > 0,
+            Some([0xff, mark, high, low, ..]) => {
+                scans += usize::from(*mark == 0xda);
+                at += 2 + usize::from(u16::from_be_bytes([*high, *low]));
+            }
+            Some([_, _, ..]) => at += 1,
+            _ => return false,
+        }
+    }
 }
 
 /// Cyan, magenta, yellow and black in place to RGB and a fourth byte, as Pillow converts them: the inks of every JPEG are taken

@@ -17,8 +17,8 @@ pub enum DataError {
     Parameter { field: String, message: String },
 
     /// No folder with images.
-    #[error("{} holds no class: expected one folder of images a class (png, jpg, jpeg, gif, bmp, webp); {hint}", folder.display())]
-    NoClass { folder: PathBuf, hint: String },
+    #[error("{} holds no class: expected one folder of images a class ({formats}); {hint}", folder.display())]
+    NoClass { folder: PathBuf, formats: &'static str, hint: String },
 
     /// More broken images than allowed.
     #[error("{count} of {total} images are broken and max_broken is {allowed}; replace or remove them, or raise max_broken. {}", list(first, *count))]
@@ -41,8 +41,8 @@ pub enum DataError {
     NoLayout { folder: PathBuf, set: &'static str, what: &'static str, help: String },
 
     /// Images that lists name and that are not there.
-    #[error("{} names {count} of {total} images that are not there: {}; the archive may be unpacked in part, so fetch it again, or correct the list", list.display(), names(first, *count))]
-    MissingImages { list: PathBuf, count: usize, total: usize, first: Vec<String> },
+    #[error("{} names {count} of {total} images that are not there: {}; {hint}", list.display(), names(first, *count))]
+    MissingImages { list: PathBuf, count: usize, total: usize, first: Vec<String>, hint: String },
 
     /// A data set of another size than the published one.
     #[error("{set} differs from what was published: {}{}; fetch it again, or set counts: any for a set of another size", differences.join(", "), unlisted_words(first, *unlisted))]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::listing::{self, Entry, Listing};
+use super::listing::{self, Entry, Listing, Unread};
 use super::split::Split;
 
 pub use self::sheet::{Sheet, contact_sheet};
@@ -31,6 +31,8 @@ pub struct Inspection {
     pub repeated: Vec<Repeated>,
     /// Files that are no images.
     pub ignored: usize,
+    /// Those of them that are images and not read.
+    pub unread: Vec<Unread>,
     /// Images that are there and in no list.
     pub unlisted: usize,
 }
@@ -144,6 +146,7 @@ pub fn inspect(listing: &Listing, max_pixels: u64, progress: &mut dyn FnMut(usiz
         broken,
         repeated: repeated(entries, same.into_values().collect(), &bytes),
         ignored: listing.ignored,
+        unread: listing.unread.clone(),
         unlisted: listing.unlisted,
     }
 }

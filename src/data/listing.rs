@@ -1,6 +1,9 @@
 //! What a data set's layout says of its images, before any of them is read.
 
+use std::fmt;
 use std::path::PathBuf;
+
+use serde::Serialize;
 
 use super::decode::{self, Rgb};
 use super::layout::arrays;
@@ -15,8 +18,31 @@ pub struct Listing {
     pub entries: Vec<Entry>,
     /// Files that are no images.
     pub ignored: usize,
+    /// Those of them that are known by their content.
+    pub unread: Vec<Unread>,
     /// Images that the layout's lists leave out.
     pub unlisted: usize,
+}
+
+/// Files of one extension that are images, and yet none of the data set's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unread {
+    pub files: usize,
+    /// With its dot; empty if there is none.
+    pub extension: String,
+    /// What they are and what to do: `a TIFF image, which is not read; convert it`.
+    pub what: String,
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Unread { files, extension, what } = self;
+        let (noun, extension) = (if *files == 1 { "file" } else { "files" }, extension.trim_end());
+        match extension {
+            "" => write!(f, "{files} {noun} without an extension: {what}"),
+            _ => write!(f, "{files} {noun} {extension}: {what}"),
+        }
+    }
 }
 
 /// One image.

@@ -15,7 +15,7 @@ use super::error::DataError;
 use super::images::bytes;
 use super::inspect::{Repeated, leaks};
 use super::layout::{self, Counts as CheckedCounts, Layout, Source};
-use super::listing::{Entry, Listing, pixels};
+use super::listing::{Entry, Listing, Unread, pixels};
 use super::shard::{IMAGES, ITEMS, NewImage, SET, ShardWriter, Store};
 use super::split::{Split, SplitRule};
 
@@ -122,8 +122,10 @@ pub struct Summary {
     pub validation: Counts,
     /// Images and classes of the test split.
     pub test: Counts,
-    /// Files with other extensions.
+    /// Files that are no images.
     pub ignored: usize,
+    /// Those of them that are images and not read.
+    pub unread: Vec<Unread>,
     /// Images that no line of the split's list names.
     pub unlisted: usize,
     /// Images left out because they cannot be read, in the order of the set.
@@ -270,6 +272,7 @@ fn write_blocks(
         validation: counts(Split::Validation),
         test: counts(Split::Test),
         ignored: listing.ignored,
+        unread: listing.unread.clone(),
         unlisted: listing.unlisted,
         broken: state.broken.into_iter().map(name).collect(),
         leaks: leaks(listing),

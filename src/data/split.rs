@@ -1,13 +1,13 @@
 //! Which images train, which validate and which test.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::error::DataError;
-use super::layout::{Class, Found};
+use super::layout::{Class, Found, Names};
+use crate::text;
 
 /// The part of an image set that something reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -105,32 +105,33 @@ pub(super) fn assign(rule: &SplitRule, raw: &Path, found: &Found) -> Result<Vec<
 }
 
 fn from_list(path: &Path, classes: &[Class]) -> Result<Vec<Vec<Option<Split>>>, DataError> {
-    let text = fs::read_to_string(path).map_err(DataError::io("read", path))?;
-    let by_class: BTreeMap<&str, usize> = classes.iter().enumerate().map(|(i, c)| (c.name.as_str(), i)).collect();
-    let mut by_image: BTreeMap<&str, Vec<(usize, usize)>> = BTreeMap::new();
+    let text = text::read(path).map_err(DataError::io("read", path))?;
+    // What each name stands for: a class before an image of the same name.
+    let mut meant: BTreeMap<&str, Vec<(usize, usize)>> = BTreeMap::new();
     for (i, class) in classes.iter().enumerate() {
         for (j, image) in class.images.iter().enumerate() {
-            by_image.entry(&image.path).or_default().push((i, j));
+            meant.entry(&image.path).or_default().push((i, j));
         }
     }
+    for (i, class) in classes.iter().enumerate() {
+        meant.insert(&class.name, (0..class.images.len()).map(|image| (i, image)).collect());
+    }
+    let names = Names::new(meant.keys().copied());
     let mut splits: Vec<Vec<Option<Split>>> = classes.iter().map(|class| vec![None; class.images.len()]).collect();
     for (i, line) in text.lines().enumerate() {
-        let line = line.trim();
+        let line = line.trim().trim_end_matches([';', ',']);
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
         let wrong = |message: String| DataError::Line { path: path.to_path_buf(), line: i + 1, message };
-        let (name, split) = line.rsplit_once(char::is_whitespace).unwrap_or((line, ""));
+        let (name, split) = line.rsplit_once(Names::is_separator).unwrap_or((line, ""));
+        let split = split.trim_matches('"');
         let split = Split::named(split).ok_or_else(|| {
             wrong(format!("expected a name, a space, and train, validation or test; found {split:?}"))
         })?;
-        let name = name.trim_end();
-        let chosen: Vec<(usize, usize)> = match (by_class.get(name), by_image.get(name)) {
-            (Some(&class), _) => (0..classes[class].images.len()).map(|image| (class, image)).collect(),
-            (None, Some(images)) => images.clone(),
-            (None, None) => return Err(wrong(format!("there is no class or image {name:?}"))),
-        };
-        for (class, image) in chosen {
+        let name = name.trim_end_matches(Names::is_separator).trim_matches('"');
+        let found = names.find(name).map_err(|why| wrong(format!("there is no class or image {name:?}{why}")))?;
+        for &(class, image) in &meant[found] {
             let old = splits[class][image].replace(split);
             if old.is_some_and(|old| old != split) {
                 return Err(wrong(format!("{name:?} is in two splits")));
@@ -142,6 +143,8 @@ fn from_list(path: &Path, classes: &[Class]) -> Result<Vec<Vec<Option<Split>>>, 
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::data::layout::Image;
 
@@ -161,6 +164,20 @@ mod tests {
 
     const TRAIN: Option<Split> = Some(Split::Train);
     const TEST: Option<Split> = Some(Split::Test);
+
+    #[test]
+    fn a_list_may_write_names_otherwise() {
+        let plain = listed("a train\nb c/1.png test\nd validation\n").unwrap();
+        for text in [
+            "\u{feff}a train\r\nb c/1.png test\r\n\r\nd validation\r\n",
+            "a;train;\n\"b c\\1.PNG\";test;\nd;validation;\n",
+            "A\ttrain\n./b c/1.png\ttest\nd\tvalidation",
+        ] {
+            assert_eq!(listed(text).unwrap(), plain, "{text:?}");
+        }
+        let message = listed("b c/1.pngg train\n").unwrap_err().to_string();
+        assert!(message.contains("did you mean \"b c/1.png\"?"), "{message}");
+    }
 
     #[test]
     fn the_smaller_half_of_an_odd_number_of_classes_trains() {

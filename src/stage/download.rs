@@ -165,7 +165,7 @@ fn fetch(wish: &Wish, job: &KindJob, data: &Path, report: Report<'_>) -> Result<
         return add(&fetched_to, &data.join(file_name(&fetched.url)));
     };
     let room = data.with_file_name("unpacked");
-    unpack(&fetched_to, &room, limits)?;
+    unpack(&fetched_to, &fetched.url, &room, limits)?;
     fs::remove_file(&fetched_to)?;
     for entry in fs::read_dir(&room)? {
         let entry = entry?;

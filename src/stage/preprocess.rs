@@ -40,6 +40,9 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
         let places: Vec<String> = leak.images.iter().map(|i| format!("{} ({})", i.path, i.split.name())).collect();
         tracing::warn!("the same image is in two splits: {}", places.join(", "));
     }
+    for unread in &summary.unread {
+        tracing::warn!("left out {unread}");
+    }
     tracing::info!(
         "{} images of {} classes train, {} of {} validate, {} of {} test; {} other files, {} images not in the list",
         summary.train.images,

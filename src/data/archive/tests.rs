@@ -53,7 +53,7 @@ fn unpack_bytes(bytes: &[u8], limits: &UnpackLimits) -> (tempfile::TempDir, Resu
     let room = tempfile::tempdir().unwrap();
     let archive = room.path().join("archive");
     fs::write(&archive, bytes).unwrap();
-    let result = unpack(&archive, &room.path().join("outer/out"), limits);
+    let result = unpack(&archive, "https://example.org/a.zip", &room.path().join("outer/out"), limits);
     (room, result)
 }
 
@@ -125,9 +125,39 @@ fn entries_that_lead_out_or_are_no_files_are_refused_by_name() {
         assert!(message.contains(why) && message.contains("evil"), "{message}");
         assert!(!room.path().join("evil").exists() && !room.path().join("outer/evil").exists());
     }
-    for (name, mode) in [("../evil", 0o644), ("/evil", 0o644), ("x\\evil", 0o644)] {
+    for (name, mode) in [("../evil", 0o644), ("/evil", 0o644), ("x\\..\\..\\evil", 0o644), ("C:\\evil", 0o644)] {
         let message = message(&zip_of(&[(name, mode, b"x")]));
         assert!(message.contains("entry") && message.contains("evil"), "{message}");
+    }
+}
+
+/// Backslashes part folders in archives of Windows tools; a name that is no UTF-8 is of code page 437.
+#[test]
+fn names_of_other_systems_become_names_of_this_one() {
+    let mut zip = zip_of(&[("a\\b\\1.png", 0o644, b"1"), ("X/2.png", 0o644, b"22")]);
+    let x = |zip: &[u8]| zip.windows(7).position(|name| name == b"X/2.png");
+    while let Some(at) = x(&zip) {
+        zip[at] = 0x81;
+    }
+    let (room, result) = unpack_bytes(&zip, &UnpackLimits::default());
+    assert_eq!(result.unwrap(), Unpacked { files: 2, bytes: 3 });
+    assert!(room.path().join("outer/out/a/b/1.png").exists() && room.path().join("outer/out/\u{fc}/2.png").exists());
+    let twice = message(&zip_of(&[("a\\1.png", 0o644, b"1"), ("a/1.png", 0o644, b"2")]));
+    assert!(twice.contains("twice"), "{twice}");
+    let named = message(&tar(&[(b"\x81/evil", FILE, b"1")]));
+    assert!(named.contains("not UTF-8"), "{named}");
+}
+
+#[test]
+fn an_encrypted_entry_says_who_has_the_password_and_how_to_unpack() {
+    let mut zip = zip_of(&[("img/1.png", 0o644, b"1")]);
+    for (signature, at) in [(b"PK\x03\x04", 6), (b"PK\x01\x02", 8)] {
+        let start = zip.windows(4).position(|bytes| bytes == signature).unwrap();
+        zip[start + at] |= 1;
+    }
+    let message = message(&zip);
+    for part in ["https://example.org/a.zip", "\"img/1.png\" is encrypted", "password", "unzip -P"] {
+        assert!(message.contains(part), "{message}");
     }
 }
 
@@ -224,12 +254,23 @@ fn damage_names_the_entry_or_the_place() {
 
 #[test]
 fn other_formats_and_filled_folders_are_refused() {
-    let message = message(b"\xfd7zXZ\0 and so on");
-    assert!(message.contains("fd 37 7a 58"), "{message}");
+    for (bytes, part) in [
+        (&b"\xfd7zXZ\0 and so on"[..], "compressed with xz"),
+        (b"BZh91AY&SY", "compressed with bzip2"),
+        (b"\x28\xb5\x2f\xfd and so on", "compressed with zstd"),
+        (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+        (b"Rar!\x1a\x07\x01\0", "a rar archive"),
+        (b"<!DOCTYPE html><html>Virus scan warning", "a web page"),
+        (b"", "it is empty"),
+        (b"#!/bin/sh\nPK\x03\x04", "23 21 2f 62 69 6e 2f 73, as a script does"),
+    ] {
+        let message = message(bytes);
+        assert!(message.starts_with("https://example.org/a.zip is no") && message.contains(part), "{message}");
+    }
     let room = tempfile::tempdir().unwrap();
     let archive = room.path().join("a");
     fs::write(&archive, tar(&[])).unwrap();
-    let result = unpack(&archive, room.path(), &UnpackLimits::default());
+    let result = unpack(&archive, "https://example.org/a.zip", room.path(), &UnpackLimits::default());
     assert!(matches!(result, Err(ArchiveError::NotEmpty { .. })));
 }
 

@@ -56,6 +56,48 @@ fn the_content_decides_not_the_name() {
 }
 
 #[test]
+fn what_is_no_image_is_named() {
+    let named = |bytes: &[u8]| rgb(bytes, 1000).unwrap_err();
+    for (bytes, part) in [
+        (&b"II*\0\x08\0\0\0"[..], "a TIFF image, which is not read"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "an AVIF image, which is not read"),
+        (b"\0\0\x01\0\x01\0\x10\x10", "an icon (ico), which is not read"),
+        (b"<html>404</html>", "a web page, not an image; the download"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"", "it is empty"),
+        (b"some text", "its content is no JPEG, PNG"),
+    ] {
+        let message = named(bytes);
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+/// Every value of Pillow's: `Image.open(...).convert("RGB")`.
+#[test]
+fn portable_maps_are_read() {
+    let grey = |bytes: &[u8]| rgb(bytes, 1000).unwrap().pixels.chunks(3).map(|pixel| pixel[0]).collect::<Vec<u8>>();
+    assert_eq!(grey(b"P5\n2 2\n255\n\x00\x05\x0a\xff"), [0, 5, 10, 255]);
+    assert_eq!(grey(b"P5\n2 2\n15\n\x00\x05\x0a\x0f"), [0, 85, 170, 255]);
+    assert_eq!(grey(b"P2\n# made by hand\n2 1\n255\n7 9\n"), [7, 9]);
+    assert_eq!(rgb(b"P6\n1 1\n255\n\x01\x02\x03", 10).unwrap().pixels, [1, 2, 3]);
+    assert!(rgb(b"P6\n2 2\n255\n\x01\x02\x03", 10).is_err(), "it is cut");
+}
+
+#[test]
+fn what_follows_a_whole_jpeg_does_not_make_it_broken() {
+    for name in ["photo.jpg", "progressive.jpg"] {
+        let bytes = fs::read(fixtures().join(name)).unwrap();
+        let whole = rgb(&bytes, 100_000).unwrap();
+        // The last is what the start of another scan looks like.
+        for tail in [&b"hello"[..], &[0; 100], &bytes[..bytes.len() / 2], b"\xff\xda\x00\x08 and on"] {
+            assert!(rgb(&[&bytes, tail].concat(), 100_000).as_ref() == Ok(&whole), "{name}");
+            // The tail does not make a cut one whole.
+            assert!(rgb(&[&bytes[..bytes.len() - 2], b"\xff\xda\x00\x02"].concat(), 100_000).is_err());
+        }
+    }
+}
+
+#[test]
 fn a_cut_file_is_broken_unless_nothing_of_the_image_is_missing() {
     let room = tempfile::tempdir().unwrap();
     for name in ["rgba.png", "photo.jpg", "progressive.jpg", "rgb.bmp", "two_frames.gif", "lossless.webp"] {

@@ -20,6 +20,7 @@ use self::part::{Origin, Part, Resume};
 use self::source::Source;
 use super::Problem;
 use super::checksum::{Expected, Mismatch, Verified, Verifier};
+use crate::format::{self, Known};
 
 const BUFFER: usize = 1 << 16;
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -153,6 +154,9 @@ pub enum Reason {
     Mismatch(#[from] Mismatch),
     #[error("cannot read the file: {0}")]
     Unreadable(io::Error),
+    /// In place of the file.
+    #[error("the answer is {0}")]
+    Other(Known),
 }
 
 impl Reason {
@@ -161,7 +165,9 @@ impl Reason {
         match self {
             Reason::Status(status) => matches!(status, 408 | 425 | 429 | 500..=599),
             Reason::Transport(_) | Reason::Cut { .. } => true,
-            Reason::BadUrl(_) | Reason::Insecure(_) | Reason::Mismatch(_) | Reason::Unreadable(_) => false,
+            Reason::BadUrl(_) | Reason::Insecure(_) | Reason::Mismatch(_) | Reason::Unreadable(_) | Reason::Other(_) => {
+                false
+            }
         }
     }
 
@@ -179,6 +185,11 @@ impl Reason {
                 "the publisher may have replaced the file: once you trust the new one, expect what was found"
             }
             Reason::Unreadable(_) => "check the path and its permissions",
+            Reason::Other(Known::LfsPointer) => "give the address of the file itself, or clone it with Git LFS",
+            Reason::Other(_) => {
+                "it may ask for a login, warn or say that the file has gone: open the URL in a browser, fetch the file by \
+                 hand and give its file:/// URL"
+            }
         }
     }
 }
@@ -348,6 +359,8 @@ impl Fetch<'_> {
             return Err(self.wrong_size(total).into());
         }
         let whole = total.or(self.expected.size);
+        let begins = verifier.size() == 0;
+        let mut stand_in = None;
         let mut file = self.part.append()?;
         let mut buffer = vec![0; BUFFER];
         (self.progress)(verifier.size(), whole);
@@ -358,6 +371,9 @@ impl Fetch<'_> {
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 Err(e) => return Err(unreadable(e).into()),
             };
+            if begins && verifier.size() == 0 {
+                stand_in = stands_in(&buffer[..read]);
+            }
             file.write_all(&buffer[..read]).map_err(DownloadError::io("write", &self.part.bytes))?;
             verifier.update(&buffer[..read]);
             (self.progress)(verifier.size(), whole);
@@ -374,15 +390,21 @@ impl Fetch<'_> {
             Ok(verified) => Ok(verified),
             Err(mismatch) => {
                 self.part.clear()?;
-                Err(mismatch.into())
+                Err(stand_in.map_or(Reason::Mismatch(mismatch), Reason::Other).into())
             }
         }
     }
 
+    /// A size that is not the expected one.
     fn wrong_size(&self, found: u64) -> Reason {
         let expected = self.expected.size.map_or_else(|| "what was announced".to_owned(), |n| n.to_string());
         Reason::Mismatch(Mismatch { what: "size", expected, found: found.to_string() })
     }
+}
+
+/// What servers send in place of a file, if these first bytes are that.
+fn stands_in(bytes: &[u8]) -> Option<Known> {
+    format::recognise(bytes).filter(|known| matches!(known, Known::WebPage | Known::LfsPointer))
 }
 
 /// What `If-Range` may carry: a strong ETag, else Last-Modified.

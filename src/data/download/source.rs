@@ -15,16 +15,27 @@ pub(super) enum Source {
 impl Source {
     /// Reads a URL, and says what is wrong with it.
     pub(super) fn parse(url: &str) -> Result<Source, Reason> {
+        if url.starts_with('/') {
+            return Ok(Source::File(url.into()));
+        }
         let bad = |message: &str| Reason::BadUrl(message.to_owned());
-        let (scheme, rest) = url.split_once("://").ok_or_else(|| bad("expected https://, http:// or file:///"))?;
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| bad("expected https://, http://, file:/// or an absolute path"))?;
         match scheme.to_ascii_lowercase().as_str() {
             "file" => {
                 let path = rest.strip_prefix("localhost").unwrap_or(rest);
                 if !path.starts_with('/') {
                     return Err(bad("a file URL needs an absolute path: file:///folder/name"));
                 }
-                let bytes = percent_decoded(path).ok_or_else(|| bad("% must be followed by two hexadecimal digits"))?;
-                Ok(Source::File(OsString::from_vec(bytes).into()))
+                // A path that was not encoded may hold a %, as in `100%.zip`.
+                let literal = PathBuf::from(path);
+                match percent_decoded(path) {
+                    Some(bytes) => {
+                        let decoded = PathBuf::from(OsString::from_vec(bytes));
+                        Ok(Source::File(if !decoded.exists() && literal.exists() { literal } else { decoded }))
+                    }
+                    None if literal.exists() => Ok(Source::File(literal)),
+                    None => Err(bad("% must be followed by two hexadecimal digits")),
+                }
             }
             "http" | "https" => {
                 let uri: ureq::http::Uri = url.parse().map_err(|e| Reason::BadUrl(format!("{e}")))?;

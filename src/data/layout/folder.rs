@@ -1,79 +1,138 @@
 //! Listing an image folder: one folder a class, images directly inside.
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::files::is_litter;
 use super::{Class, Found, Image};
+use crate::data::decode::{FORMATS, is_read};
 use crate::data::error::DataError;
+use crate::data::listing::Unread;
+use crate::format::{self, Known};
 
-/// File names that are taken for images; their format is then known by their content.
-const EXTENSIONS: [&str; 6] = ["png", "jpg", "jpeg", "gif", "bmp", "webp"];
+/// Extensions of the formats that are read. A file of such a name is taken for an image unseen, and its format is known when
+/// it is decoded: 60,000 files need not be opened to be listed.
+const EXTENSIONS: [&str; 14] = [
+    "jpg", "jpeg", "jpe", "jfif", "jif", "jfi", "png", "gif", "bmp", "webp", "ppm", "pgm", "pbm", "pnm",
+];
+
+/// Endings of copies and of what is half written: images by their content, and yet not the data set's.
+const COPIES: [&str; 8] = ["bak", "orig", "old", "tmp", "part", "crdownload", "download", "swp"];
 
 /// Lists the classes below `root`, in the order of the raw bytes of their names, and so their images. Folders without an
-/// image are no classes; links are followed. Files with other extensions beside the class folders or inside them count as
-/// ignored, hidden ones (`.x`, `._x`) do not.
+/// image are no classes; links are followed. Files beside the class folders, and those inside that are no images by their
+/// extension or their content, count as ignored; what is nobody's data ([`is_litter`]) does not.
 pub(super) fn read(root: &Path) -> Result<Found, DataError> {
     let mut found = Found { root: root.to_owned(), ..Found::default() };
     let mut folders_below = 0;
+    let mut unread = BTreeMap::new();
     for (name, path, folder) in entries(root)? {
         if !folder {
             found.ignored += 1;
             continue;
         }
         let mut images = Vec::new();
-        for (file, _, folder) in entries(&path)? {
+        for (file, path, folder) in entries(&path)? {
             if folder {
                 folders_below += 1;
-            } else if is_image(&file) {
-                images.push(Image { path: format!("{name}/{file}"), split: None, group: None });
-            } else {
-                found.ignored += 1;
+                continue;
+            }
+            match look(&file, &path)? {
+                Look::Image => images.push(Image { path: format!("{name}/{file}"), split: None, group: None }),
+                Look::Other(what) => {
+                    found.ignored += 1;
+                    if let Some(what) = what {
+                        let extension = extension(&file).map(|e| format!(".{}", e.to_ascii_lowercase()));
+                        *unread.entry((extension.unwrap_or_default(), what)).or_default() += 1;
+                    }
+                }
             }
         }
         if !images.is_empty() {
             found.classes.push(Class { name, images });
         }
     }
+    let words = |((extension, what), files)| Unread { files, extension, what };
+    found.unread = unread.into_iter().map(words).collect();
     if found.classes.is_empty() {
-        let hint = if folders_below > 0 {
-            "the classes may lie deeper: set root to the folder that holds them"
+        let hint = if let Some(unread) = found.unread.first() {
+            format!("there are {unread}")
+        } else if folders_below > 0 {
+            "the classes may lie deeper: set root to the folder that holds them".to_owned()
         } else {
-            "check root and the archive"
+            "check root and the archive".to_owned()
         };
-        return Err(DataError::NoClass { folder: root.to_path_buf(), hint: hint.to_owned() });
+        return Err(DataError::NoClass { folder: root.to_path_buf(), formats: FORMATS, hint });
     }
     Ok(found)
 }
 
 /// Whether a file's name says that it is an image.
 pub(super) fn is_image(name: &str) -> bool {
-    let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
-    EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension))
+    extension(name).is_some_and(|found| EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(found)))
 }
 
-/// (name, path, whether it is a folder) of what is not hidden, in the order of the raw bytes of the names.
-fn entries(folder: &Path) -> Result<Vec<(String, PathBuf, bool)>, DataError> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder).map_err(DataError::io("read", folder))? {
-        let name = entry.map_err(DataError::io("read", folder))?.file_name();
-        if !name.as_bytes().starts_with(b".") {
-            names.push(name);
-        }
+fn extension(name: &str) -> Option<&str> {
+    name.trim_end().rsplit_once('.').map(|(_, extension)| extension)
+}
+
+/// What a file is.
+enum Look {
+    Image,
+    /// None of the data set's images; what it is and what to do, if it is an image all the same.
+    Other(Option<String>),
+}
+
+/// Knows a file by its extension, else by its first bytes.
+fn look(name: &str, path: &Path) -> Result<Look, DataError> {
+    if is_image(name) {
+        return Ok(Look::Image);
     }
-    names.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
-    let mut entries = Vec::with_capacity(names.len());
-    for name in names {
-        let path = folder.join(&name);
-        let name = name.into_string().map_err(|name| DataError::Io {
+    let mut start = Vec::new();
+    let opened = File::open(path).map_err(DataError::io("open", path))?;
+    opened.take(512).read_to_end(&mut start).map_err(DataError::io("read", path))?;
+    let Some(known) = format::recognise(&start) else { return Ok(Look::Other(None)) };
+    let copy = name.ends_with('~')
+        || extension(name).is_some_and(|found| COPIES.iter().any(|known| known.eq_ignore_ascii_case(found)));
+    Ok(match known {
+        // A text may begin as a PNM image does, so that its extension must say so too.
+        Known::Pnm => Look::Other(None),
+        known if is_read(known) && copy => Look::Other(Some(format!("{known}, by its name a copy; rename it to have it read"))),
+        known if is_read(known) => Look::Image,
+        known if known.is_image() => Look::Other(Some(format!("{known}, which is not read; convert it"))),
+        _ => Look::Other(None),
+    })
+}
+
+/// (name, path, whether it is a folder) of what is somebody's data, in the order of the raw bytes of the names.
+fn entries(folder: &Path) -> Result<Vec<(String, PathBuf, bool)>, DataError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(DataError::io("read", folder))? {
+        let entry = entry.map_err(DataError::io("read", folder))?;
+        let (name, path) = (entry.file_name(), entry.path());
+        if name.as_bytes().starts_with(b".") {
+            continue;
+        }
+        let kind = entry.file_type().map_err(DataError::io("read", &path))?;
+        let name = name.into_string().map_err(|_| DataError::Io {
             operation: "use the name of",
-            path: folder.join(name),
+            path: path.clone(),
             source: std::io::Error::new(std::io::ErrorKind::InvalidFilename, "it is not UTF-8: rename it"),
         })?;
-        let folder = fs::metadata(&path).map_err(DataError::io("read", &path))?.is_dir();
-        entries.push((name, path, folder));
+        if is_litter(&name) {
+            continue;
+        }
+        let folder = match kind.is_symlink() {
+            true => fs::metadata(&path).map_err(DataError::io("read", &path))?.is_dir(),
+            false => kind.is_dir(),
+        };
+        found.push((name, path, folder));
     }
-    Ok(entries)
+    found.sort();
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -124,6 +183,39 @@ mod tests {
             ]
         );
         assert_eq!(found.ignored, 4);
+    }
+
+    #[test]
+    fn images_are_known_by_their_content_where_the_extension_says_nothing() {
+        let room = make(&["a/notes.txt", "a/p1.txt", "@eaDir/x.jpg", "__MACOSX/x.jpg", "a/Thumbs.db", "a/desktop.ini"]);
+        let write = |name: &str, bytes: &[u8]| fs::write(room.path().join("a").join(name), bytes).unwrap();
+        let (png, jpeg) = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0");
+        write("none", png);
+        write("x.jfif", jpeg);
+        write("x.jpe", jpeg);
+        write("x.jpg_large", jpeg);
+        write("x.png ", png);
+        write("x.ppm", b"P6 1 1 255\n...");
+        write("x.jpg~", jpeg);
+        write("x.TIF", b"II*\0");
+        write("y.tif", b"II*\0");
+        write("p1.txt", b"P1 is a class");
+        let found = read(room.path()).unwrap();
+        assert_eq!(found.classes.len(), 1);
+        let images: Vec<&str> = found.classes[0].images.iter().map(|image| image.path.as_str()).collect();
+        assert_eq!(images, ["a/none", "a/x.jfif", "a/x.jpe", "a/x.jpg_large", "a/x.png ", "a/x.ppm"]);
+        let unread: Vec<String> = found.unread.iter().map(Unread::to_string).collect();
+        let copy = "1 file .jpg~: a JPEG image, by its name a copy; rename it to have it read";
+        assert_eq!(unread, [copy, "2 files .tif: a TIFF image, which is not read; convert it"]);
+        assert_eq!(found.ignored, 5);
+    }
+
+    #[test]
+    fn a_folder_of_images_that_are_not_read_says_so() {
+        let room = make(&["a/1.tif"]);
+        fs::write(room.path().join("a/1.tif"), b"MM\0*").unwrap();
+        let message = read(room.path()).unwrap_err().to_string();
+        assert!(message.contains("1 file .tif: a TIFF image"), "{message}");
     }
 
     #[test]

@@ -10,6 +10,8 @@ mod list;
 mod published;
 mod sop;
 
+pub(super) use self::files::Names;
+
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
@@ -17,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Problem;
 use super::error::DataError;
-use super::listing::{Entry, Listing};
+use super::listing::{Entry, Listing, Unread};
 use super::split::{Split, SplitRule, assign};
 
 /// How a data set lies in its folder.
@@ -29,8 +31,9 @@ pub enum Layout {
     Folder,
     /// CUB-200-2011 (Wah et al. 2011) as its archive unpacks: `CUB_200_2011/images/<NNN.Name>/*.jpg`.
     Cub,
-    /// Cars-196 (Krause et al. 2013): `car_ims/*.jpg` and `cars_annos.mat`, or the folders of the set that is mirrored
-    /// with `anno_train.csv` and `anno_test.csv`. The official flag for train and test is ignored, as the literature does.
+    /// Cars-196 (Krause et al. 2013): `car_ims/*.jpg` and `cars_annos.mat`; or `cars_train`, `cars_test` and the devkit's
+    /// annotations; or the folders of a mirror with `anno_train.csv` and `anno_test.csv`. The official flag for train and
+    /// test is ignored, as the literature does.
     Cars196,
     /// Stanford Online Products (Oh Song et al. 2016): `Ebay_train.txt` and `Ebay_test.txt`.
     Sop,
@@ -132,6 +135,8 @@ pub(super) struct Found {
     pub lists_splits: bool,
     /// Files that are no images.
     pub ignored: usize,
+    /// Those of them that are known by their content.
+    pub unread: Vec<Unread>,
     /// Images that are there and in no list, sorted.
     pub unlisted: Vec<String>,
 }
@@ -197,7 +202,7 @@ pub fn read(source: &Source, raw: &Path) -> Result<Listing, DataError> {
     }
     // Groups divide the official test split; another split rule mixes them with images that have none.
     let grouped = source.layout != Layout::Inshop || source.split == SplitRule::Official;
-    let mut listing = Listing { root: found.root, ignored: found.ignored, ..Listing::default() };
+    let mut listing = Listing { root: found.root, ignored: found.ignored, unread: found.unread, ..Listing::default() };
     listing.unlisted = found.unlisted.len() + splits.iter().flatten().filter(|split| split.is_none()).count();
     for wanted in Split::ALL {
         for (class, splits) in found.classes.iter().zip(&splits) {
@@ -226,13 +231,15 @@ fn disjoint(classes: &[Class], splits: &[Vec<Option<Split>>]) -> Result<(), Data
     Ok(())
 }
 
-/// The path, if it stays below the folder that it starts from.
+/// The path, if it stays below the folder that it starts from, however its separators are written.
 fn below(path: &str) -> Result<&str, String> {
     let normal = |part: Component<'_>| matches!(part, Component::Normal(_));
-    if path.is_empty() {
+    let tidy = files::tidy(path);
+    if tidy.is_empty() {
         return Err("the path is empty".to_owned());
     }
-    if path.contains('\0') || !Path::new(path).components().all(normal) {
+    let drive = matches!(tidy.as_bytes(), [letter, b':', b'/', ..] if letter.is_ascii_alphabetic());
+    if drive || path.contains('\0') || !Path::new(&*tidy).components().all(normal) {
         return Err(format!("the path {path:?} leaves the folder of the data set; expected one below it"));
     }
     Ok(path)
@@ -241,6 +248,14 @@ fn below(path: &str) -> Result<&str, String> {
 /// The first of `names` below `base` (the empty name is `base` itself) that holds `marker`.
 fn home(base: &Path, names: &[&str], marker: &str) -> Option<PathBuf> {
     names.iter().map(|name| base.join(name)).find(|folder| folder.join(marker).exists())
+}
+
+/// What to do about a set that is not where it is looked for: `help`, or the place further down where it is.
+fn help(base: &Path, markers: &[&str], help: String) -> String {
+    match markers.iter().find_map(|marker| files::elsewhere(base, marker)) {
+        Some(folder) => format!("{} looks like it: set root to that folder", folder.display()),
+        None => help,
+    }
 }
 
 #[cfg(test)]

@@ -269,6 +269,142 @@ fn the_mirror_of_cars_is_read_with_its_two_lists() {
     );
 }
 
+/// The lists of a set, each written anew by `change`.
+fn rewrite(room: &Path, lists: &[&str], change: &dyn Fn(&str) -> Vec<u8>) {
+    for list in lists {
+        let path = room.join(list);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, change(&text)).unwrap();
+    }
+}
+
+#[test]
+fn lists_that_went_through_windows_and_a_spreadsheet_say_the_same() {
+    const SOP: [&str; 2] = ["Stanford_Online_Products/Ebay_train.txt", "Stanford_Online_Products/Ebay_test.txt"];
+    let utf16 = |text: &str| [&[0xff, 0xfe][..], &text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>()].concat();
+    let changes: [&dyn Fn(&str) -> Vec<u8>; 8] = [
+        &|text| format!("\u{feff}{}", text.replace('\n', "\r\n")).into_bytes(),
+        &|text| utf16(&text.replace('\n', "\r\n")),
+        &|text| text.replace('/', "\\").into_bytes(),
+        &|text| text.replace(' ', "\t").into_bytes(),
+        &|text| text.replace(' ', ";").replace('\n', ";\n").into_bytes(),
+        &|text| format!("\n{}\n   \n", text.replace('\n', "  \n\n")).into_bytes(),
+        &|text| text.replace(".jpg", ".JPEG").replace(".JPG", ".jpg").replace(".JPEG", ".JPG").into_bytes(),
+        &|text| text.replace(" bicycle", " ./bicycle").replace("img/", "./img//").into_bytes(),
+    ];
+    for (generated, layout, lists) in [
+        (GeneratedLayout::Cub, Layout::Cub, &["CUB_200_2011/images.txt"][..]),
+        (GeneratedLayout::Sop, Layout::Sop, &SOP),
+        (GeneratedLayout::Inshop, Layout::Inshop, &["Inshop_Clothes/Eval/list_eval_partition.txt"]),
+    ] {
+        let room = miniature(generated);
+        let expected = read(&source(layout.clone()), room.path()).unwrap();
+        for (i, change) in changes.iter().enumerate() {
+            let room = miniature(generated);
+            rewrite(room.path(), lists, change);
+            let found = read(&source(layout.clone()), room.path()).unwrap_or_else(|e| panic!("{layout:?} {i}: {e}"));
+            assert_eq!(found.entries, expected.entries, "{layout:?} {i}");
+        }
+        // The names of the columns are lost: no image is.
+        let room = miniature(generated);
+        let heads = |line: &&str| !line.contains("class_id") && !line.contains("item_id");
+        rewrite(room.path(), lists, &|text| text.lines().filter(heads).collect::<Vec<_>>().join("\n").into_bytes());
+        assert_eq!(read(&source(layout.clone()), room.path()).unwrap().entries, expected.entries, "{layout:?}");
+        // Another encoding is refused.
+        rewrite(room.path(), lists, &|text| [text.as_bytes(), b"\n1 1 1 caf\xe9"].concat());
+        let message = read(&source(layout.clone()), room.path()).unwrap_err().to_string();
+        assert!(message.contains("0xe9") && message.contains(lists[0].rsplit_once('/').unwrap().1), "{message}");
+    }
+}
+
+#[test]
+fn images_of_cub_that_the_list_does_not_name_are_left_out_and_counted() {
+    let room = miniature(GeneratedLayout::Cub);
+    let expected = read(&source(Layout::Cub), room.path()).unwrap();
+    let home = room.path().join("CUB_200_2011");
+    fs::write(home.join("images/001.Generated_0/Generated_0_0000 (1).jpg"), b"").unwrap();
+    fs::create_dir_all(home.join("images/@eaDir")).unwrap();
+    fs::write(home.join("images/@eaDir/x.jpg"), b"").unwrap();
+    fs::create_dir_all(home.join("images/009.Mine")).unwrap();
+    fs::write(home.join("images/009.Mine/x.jpg"), b"").unwrap();
+    let found = read(&source(Layout::Cub), room.path()).unwrap();
+    assert_eq!((found.entries, found.unlisted), (expected.entries.clone(), 2));
+    // Without the list they are images, but what a file server left is none.
+    fs::remove_file(home.join("images.txt")).unwrap();
+    assert_eq!(read(&source(Layout::Cub), room.path()).unwrap().entries.len(), expected.entries.len() + 2);
+    fs::write(home.join("images.txt"), "\n").unwrap();
+    let message = read(&source(Layout::Cub), room.path()).unwrap_err().to_string();
+    assert!(message.contains("names no image"), "{message}");
+}
+
+#[test]
+fn a_set_that_lies_deeper_is_named() {
+    for (generated, layout) in PUBLISHED {
+        let room = miniature(generated);
+        let outer = tempfile::tempdir().unwrap();
+        fs::create_dir_all(outer.path().join("x")).unwrap();
+        fs::rename(room.path(), outer.path().join("x/y")).unwrap();
+        fs::create_dir(room.path()).unwrap();
+        let message = read(&source(layout.clone()), outer.path()).unwrap_err().to_string();
+        assert!(message.contains("x/y") && message.contains("set root to that folder"), "{layout:?}: {message}");
+        // That folder is then read.
+        let folder = message.split_once("; ").unwrap().1.split_once(" looks like it").unwrap().0;
+        assert_eq!(read(&source(layout), Path::new(folder)).unwrap().entries.len(), 32);
+    }
+}
+
+#[test]
+fn in_shop_is_read_in_the_folders_of_its_authors_and_not_of_other_images() {
+    let official = "In-shop Clothes Retrieval Benchmark";
+    let room = miniature(GeneratedLayout::Inshop);
+    let expected = read(&source(Layout::Inshop), room.path()).unwrap().entries;
+    let moved = |from: &str, to: &str| {
+        fs::create_dir_all(room.path().join(to).parent().unwrap()).unwrap();
+        fs::rename(room.path().join(from), room.path().join(to)).unwrap();
+    };
+    moved("Inshop_Clothes", official);
+    assert_eq!(read(&source(Layout::Inshop), room.path()).unwrap().entries, expected);
+    moved(&format!("{official}/Eval"), &format!("{official}/Anno"));
+    assert_eq!(read(&source(Layout::Inshop), room.path()).unwrap().entries, expected);
+    moved(&format!("{official}/Img/img"), &format!("{official}/inner"));
+    moved(&format!("{official}/inner"), &format!("{official}/Img/img/img"));
+    assert_eq!(read(&source(Layout::Inshop), room.path()).unwrap().entries, expected);
+    moved(&format!("{official}/Img/img/img"), &format!("{official}/Img/img_highres"));
+    fs::remove_dir(room.path().join(official).join("Img/img")).unwrap();
+    let message = read(&source(Layout::Inshop), room.path()).unwrap_err().to_string();
+    assert!(message.contains("img_highres") && message.contains("unpack img.zip"), "{message}");
+}
+
+/// The two halves of the authors' own form: lists in the devkit, images in folders, one of them within another.
+#[test]
+fn the_halves_of_cars_are_read_with_their_devkit() {
+    use crate::data::mat::Value;
+    let room = tempfile::tempdir().unwrap();
+    let root = room.path().join("stanford_cars");
+    fs::create_dir_all(root.join("devkit")).unwrap();
+    for image in ["cars_train/00001.jpg", "cars_train/00002.jpg", "cars_test/cars_test/00001.jpg", "cars_train/x.jpg"] {
+        fs::create_dir_all(root.join(image).parent().unwrap()).unwrap();
+        fs::write(root.join(image), b"").unwrap();
+    }
+    let texts = |texts: &[&str]| texts.iter().map(|text| Value::Text((*text).to_owned())).collect::<Vec<_>>();
+    let annotate = |file: &str, images: &[&str], classes: &[f64]| {
+        let classes = classes.iter().map(|class| Value::Numbers(vec![*class])).collect();
+        let fields = vec![("class".to_owned(), classes), ("fname".to_owned(), texts(images))];
+        fs::write(root.join(file), mat::write(&[("annotations", Value::Struct(fields))]).unwrap()).unwrap();
+    };
+    annotate("devkit/cars_train_annos.mat", &["00001.jpg", "00002.jpg"], &[2.0, 1.0]);
+    let message = read(&source(Layout::Cars196), room.path()).unwrap_err().to_string();
+    assert!(message.contains("cars_test_annos_withlabels.mat"), "{message}");
+    annotate("cars_test_annos_withlabels.mat", &["00001.jpg"], &[1.0]);
+    let names = mat::write(&[("class_names", Value::Cells(texts(&["A", "B"])))]).unwrap();
+    fs::write(root.join("devkit/cars_meta.mat"), names).unwrap();
+    let listing = read(&source(Layout::Cars196), room.path()).unwrap();
+    let expected = "train      001.A                -       cars_train/00002.jpg\n\
+                    train      001.A                -       cars_test/cars_test/00001.jpg\n\
+                    test       002.B                -       cars_train/00001.jpg";
+    assert_eq!((lines(&listing).as_str(), listing.unlisted), (expected, 1));
+}
+
 fn table(text: &str) -> TempDir {
     let room = tempfile::tempdir().unwrap();
     for image in ["a/1.png", "a/2.png", "b/3.png", "b/4.png"] {
