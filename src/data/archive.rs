@@ -10,8 +10,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
-use zip::CompressionMethod;
 use serde::{Deserialize, Serialize};
+use zip::CompressionMethod;
 
 use super::Problem;
 use crate::format::{self, Known};
@@ -73,15 +73,21 @@ pub enum ArchiveError {
     UnknownFormat { archive: String, what: String },
 
     /// An entry that needs a password.
-    #[error("{archive}: entry {entry:?} is encrypted; ask its publisher for the password (the authors of In-Shop mail it on request), unpack it by hand (`unzip -P PASSWORD`, `7z x -pPASSWORD`), and read the folder that comes out in place of this stage")]
+    #[error(
+        "{archive}: entry {entry:?} is encrypted; ask its publisher for the password (the authors of In-Shop mail it on request), unpack it by hand (`unzip -P PASSWORD`, `7z x -pPASSWORD`), and read the folder that comes out in place of this stage"
+    )]
     Encrypted { archive: String, entry: String },
 
     /// An entry that this program does not unpack.
-    #[error("{archive}: entry {entry:?} {why}; make an archive without it, or unpack with a command stage if you trust it")]
+    #[error(
+        "{archive}: entry {entry:?} {why}; make an archive without it, or unpack with a command stage if you trust it"
+    )]
     Refused { archive: String, entry: String, why: &'static str },
 
     /// A limit of [`UnpackLimits`].
-    #[error("{archive}: entry {entry:?} exceeds the limit of {limit}; raise it if the archive is meant to be this large")]
+    #[error(
+        "{archive}: entry {entry:?} exceeds the limit of {limit}; raise it if the archive is meant to be this large"
+    )]
     TooLarge { archive: String, entry: String, limit: String },
 
     /// Truncated or altered.

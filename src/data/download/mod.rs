@@ -165,9 +165,11 @@ impl Reason {
         match self {
             Reason::Status(status) => matches!(status, 408 | 425 | 429 | 500..=599),
             Reason::Transport(_) | Reason::Cut { .. } => true,
-            Reason::BadUrl(_) | Reason::Insecure(_) | Reason::Mismatch(_) | Reason::Unreadable(_) | Reason::Other(_) => {
-                false
-            }
+            Reason::BadUrl(_)
+            | Reason::Insecure(_)
+            | Reason::Mismatch(_)
+            | Reason::Unreadable(_)
+            | Reason::Other(_) => false,
         }
     }
 
@@ -356,7 +358,10 @@ impl Fetch<'_> {
             && expected != total
         {
             self.part.clear()?;
-            return Err(self.wrong_size(total).into());
+            // What came instead says more than its size; if it cannot be read, the size is told.
+            let mut start = Vec::new();
+            _ = reader.take(512).read_to_end(&mut start);
+            return Err(stands_in(&start).map_or_else(|| self.wrong_size(total), Reason::Other).into());
         }
         let whole = total.or(self.expected.size);
         let begins = verifier.size() == 0;
@@ -395,7 +400,6 @@ impl Fetch<'_> {
         }
     }
 
-    /// A size that is not the expected one.
     fn wrong_size(&self, found: u64) -> Reason {
         let expected = self.expected.size.map_or_else(|| "what was announced".to_owned(), |n| n.to_string());
         Reason::Mismatch(Mismatch { what: "size", expected, found: found.to_string() })

@@ -19,7 +19,8 @@ impl Source {
             return Ok(Source::File(url.into()));
         }
         let bad = |message: &str| Reason::BadUrl(message.to_owned());
-        let (scheme, rest) = url.split_once("://").ok_or_else(|| bad("expected https://, http://, file:/// or an absolute path"))?;
+        let (scheme, rest) =
+            url.split_once("://").ok_or_else(|| bad("expected https://, http://, file:/// or an absolute path"))?;
         match scheme.to_ascii_lowercase().as_str() {
             "file" => {
                 let path = rest.strip_prefix("localhost").unwrap_or(rest);

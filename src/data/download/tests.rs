@@ -305,6 +305,37 @@ fn file_urls_are_read_verified_and_percent_decoded() {
 }
 
 #[test]
+fn a_path_that_was_not_encoded_and_one_that_is_no_url_are_read() {
+    let room = Room::new();
+    for name in ["per%20cent.bin", "100%.bin", "with space.bin"] {
+        let source = room.0.path().join(name);
+        fs::write(&source, content()).unwrap();
+        for url in [format!("file://{}", source.display()), source.display().to_string()] {
+            room.fetch(&DownloadConfig { sha256: sha256(&content()), ..config(&[&url]) }).unwrap();
+            assert_eq!(room.read(), content(), "{url}");
+        }
+    }
+}
+
+#[test]
+fn a_page_or_a_pointer_in_place_of_the_file_is_named() {
+    for (answer, part) in [
+        (&b"<!DOCTYPE html><html>Virus scan warning</html>"[..], "the answer is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "the answer is a Git-LFS pointer"),
+    ] {
+        let (room, server) = (Room::new(), serve(answer, None, &[]));
+        for expected in [
+            DownloadConfig { sha256: sha256(&content()), ..config(&[&server.url]) },
+            DownloadConfig { size: Some(200_000), ..config(&[&server.url]) },
+        ] {
+            let error = room.fetch(&expected).unwrap_err().to_string();
+            assert!(error.contains(part) && error.contains(&server.url), "{error}");
+            assert!(!room.file().exists());
+        }
+    }
+}
+
+#[test]
 fn parameters_outside_their_ranges_are_all_named() {
     let wrong = DownloadConfig {
         urls: ["ftp://host/a", "file://relative", "http://", "no", "file:///%zz"].map(String::from).to_vec(),

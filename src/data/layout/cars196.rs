@@ -13,7 +13,8 @@ use crate::text;
 const HOMES: [&str; 3] = ["cars196", "stanford_cars", ""];
 const ANNOTATIONS: &str = "cars_annos.mat";
 /// Lists of the halves, each with the folder of its images, which one mirror has within another of that name.
-const HALVES: [(&str, &str); 2] = [("cars_train_annos.mat", "cars_train"), ("cars_test_annos_withlabels.mat", "cars_test")];
+const HALVES: [(&str, &str); 2] =
+    [("cars_train_annos.mat", "cars_train"), ("cars_test_annos_withlabels.mat", "cars_test")];
 /// Where those lists lie.
 const DEVKITS: [&str; 4] = ["devkit", "car_devkit/devkit", "car_devkit", ""];
 /// Lists of the mirror with a folder a class, each with the folder of its images.

@@ -110,7 +110,9 @@ impl<'a> Names<'a> {
         let tidy = tidy(name);
         match self.like(&tidy) {
             [only] => Ok(only),
-            [first, second, ..] => Err(format!("; {first:?} and {second:?} differ from it only in case or Unicode form")),
+            [first, second, ..] => {
+                Err(format!("; {first:?} and {second:?} differ from it only in case or Unicode form"))
+            }
             [] => Err(match nearest(&tidy, self.exact.iter().copied()) {
                 Some(near) => format!("; did you mean {near:?}?"),
                 None => String::new(),
@@ -414,7 +416,8 @@ mod tests {
     #[test]
     fn a_path_means_the_file_of_its_name_or_the_only_one_that_differs_in_its_writing() {
         // The name of the folder is composed, that of the list is not.
-        let files = ["caf\u{e9}/1.JPG", "caf\u{e9}/2.jpg", "caf\u{e9}/._2.jpg", "b/x\\y.jpg", "caf\u{e9}/3.jpg", "b/n.txt"];
+        let files =
+            ["caf\u{e9}/1.JPG", "caf\u{e9}/2.jpg", "caf\u{e9}/._2.jpg", "b/x\\y.jpg", "caf\u{e9}/3.jpg", "b/n.txt"];
         let listed = ["cafe\u{301}/1.jpg", ".\\CAF\u{c9}\\2.jpg", "b/x\\y.jpg"];
         let matched = found(&files, &listed).unwrap();
         assert_eq!(matched.paths, ["caf\u{e9}/1.JPG", "caf\u{e9}/2.jpg", "b/x\\y.jpg"]);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Error, ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -12,12 +12,12 @@ use crate::data::decode::{FORMATS, is_read};
 use crate::data::error::DataError;
 use crate::data::listing::Unread;
 use crate::format::{self, Known};
+use crate::regular::special;
 
 /// Extensions of the formats that are read. A file of such a name is taken for an image unseen, and its format is known when
 /// it is decoded: 60,000 files need not be opened to be listed.
-const EXTENSIONS: [&str; 14] = [
-    "jpg", "jpeg", "jpe", "jfif", "jif", "jfi", "png", "gif", "bmp", "webp", "ppm", "pgm", "pbm", "pnm",
-];
+const EXTENSIONS: [&str; 14] =
+    ["jpg", "jpeg", "jpe", "jfif", "jif", "jfi", "png", "gif", "bmp", "webp", "ppm", "pgm", "pbm", "pnm"];
 
 /// Endings of copies and of what is half written: images by their content, and yet not the data set's.
 const COPIES: [&str; 8] = ["bak", "orig", "old", "tmp", "part", "crdownload", "download", "swp"];
@@ -100,7 +100,9 @@ fn look(name: &str, path: &Path) -> Result<Look, DataError> {
     Ok(match known {
         // A text may begin as a PNM image does, so that its extension must say so too.
         Known::Pnm => Look::Other(None),
-        known if is_read(known) && copy => Look::Other(Some(format!("{known}, by its name a copy; rename it to have it read"))),
+        known if is_read(known) && copy => {
+            Look::Other(Some(format!("{known}, by its name a copy; rename it to have it read")))
+        }
         known if is_read(known) => Look::Image,
         known if known.is_image() => Look::Other(Some(format!("{known}, which is not read; convert it"))),
         _ => Look::Other(None),
@@ -120,16 +122,21 @@ fn entries(folder: &Path) -> Result<Vec<(String, PathBuf, bool)>, DataError> {
         let name = name.into_string().map_err(|_| DataError::Io {
             operation: "use the name of",
             path: path.clone(),
-            source: std::io::Error::new(std::io::ErrorKind::InvalidFilename, "it is not UTF-8: rename it"),
+            source: Error::new(ErrorKind::InvalidFilename, "it is not UTF-8: rename it"),
         })?;
         if is_litter(&name) {
             continue;
         }
-        let folder = match kind.is_symlink() {
-            true => fs::metadata(&path).map_err(DataError::io("read", &path))?.is_dir(),
-            false => kind.is_dir(),
+        let kind = if kind.is_symlink() {
+            fs::metadata(&path).map_err(DataError::io("read", &path))?.file_type()
+        } else {
+            kind
         };
-        found.push((name, path, folder));
+        if let Some(what) = special(kind) {
+            let message = format!("it is {what}, expected a file");
+            return Err(DataError::io("read", &path)(Error::new(ErrorKind::InvalidInput, message)));
+        }
+        found.push((name, path, kind.is_dir()));
     }
     found.sort();
     Ok(found)
@@ -208,6 +215,14 @@ mod tests {
         let copy = "1 file .jpg~: a JPEG image, by its name a copy; rename it to have it read";
         assert_eq!(unread, [copy, "2 files .tif: a TIFF image, which is not read; convert it"]);
         assert_eq!(found.ignored, 5);
+    }
+
+    #[test]
+    fn a_named_pipe_is_refused_and_not_waited_for() {
+        let room = make(&["a/1.png"]);
+        nix::unistd::mkfifo(&room.path().join("a/2.png"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let message = read(room.path()).unwrap_err().to_string();
+        assert!(message.contains("a/2.png: it is a named pipe"), "{message}");
     }
 
     #[test]

@@ -16,7 +16,8 @@ const CLASSES: u32 = 22_634;
 pub(super) fn read(root: &Path) -> Result<Found, DataError> {
     let names = ["Stanford_Online_Products", ""];
     let home = LISTS.iter().find_map(|(list, _)| home(root, &names, list));
-    let missing = |what, help| DataError::NoLayout { folder: root.to_owned(), set: "Stanford Online Products", what, help };
+    let missing =
+        |what, help| DataError::NoLayout { folder: root.to_owned(), set: "Stanford Online Products", what, help };
     let unpack = "unpack Stanford_Online_Products.zip there (`uses: download/sop` does), or set root";
     let home = home.ok_or_else(|| {
         missing("file Stanford_Online_Products/Ebay_train.txt", help(root, &[LISTS[0].0], unpack.to_owned()))
