@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::output::Overwrite;
 use crate::data::inspect::{Inspection, Repeated, Same, Sheet, contact_sheet, inspect};
 use crate::data::layout::{self, Counts, Layout, Source};
 use crate::data::preprocess::PreprocessConfig;
@@ -47,6 +48,8 @@ struct Inspect {
     /// Draw some images of some classes, one class a row, into this PNG file.
     #[arg(long, value_name = "FILE")]
     contact_sheet: Option<PathBuf>,
+    #[command(flatten)]
+    overwrite: Overwrite,
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
@@ -83,6 +86,7 @@ fn parse_split(text: &str) -> Result<SplitRule, String> {
 /// Runs the command; false if an image is broken or in two splits.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
     let Command::Inspect(args) = &args.command;
+    args.contact_sheet.iter().try_for_each(|path| args.overwrite.check(path))?;
     let source = Source {
         layout: args.layout.clone(),
         root: String::new(),

@@ -95,8 +95,11 @@ fn class_names(variables: &[(String, Value)]) -> Vec<String> {
     }
 }
 
-/// The images of annotations below `home`, each once, and those beside them.
-fn images(home: &Path, annotations: &Annotations) -> Result<(Vec<(usize, Image)>, Vec<String>), DataError> {
+/// Images with the numbers of their classes, and the paths of images beside them.
+type Listed = (Vec<(usize, Image)>, Vec<String>);
+
+/// The images of annotations below `home`, each once.
+fn images(home: &Path, annotations: &Annotations) -> Result<Listed, DataError> {
     let Annotations { path, images, .. } = annotations;
     let matched = files::find(home, path, images.iter().map(|(path, _)| path.as_str()))?;
     let mut seen = BTreeMap::new();

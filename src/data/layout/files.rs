@@ -184,26 +184,6 @@ pub(super) fn find<'a>(
     Ok(matched)
 }
 
-/// [`find`] for a list whose paths must be written as the files are named.
-pub(super) fn compare<'a>(
-    root: &Path,
-    list: &Path,
-    listed: impl IntoIterator<Item = &'a str> + Clone,
-) -> Result<Vec<String>, DataError> {
-    let matched = find(root, list, listed.clone())?;
-    let otherwise = || listed.clone().into_iter().zip(&matched.paths).filter(|(listed, path)| listed != path);
-    if let Some((_, meant)) = otherwise().next() {
-        return Err(DataError::MissingImages {
-            list: list.to_owned(),
-            count: otherwise().count(),
-            total: matched.paths.len(),
-            first: otherwise().take(10).map(|(listed, _)| listed.to_owned()).collect(),
-            hint: format!("{meant} is there: correct the list if that is meant"),
-        });
-    }
-    Ok(matched.unlisted)
-}
-
 /// Folder and name of a path.
 fn parts(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))

@@ -39,7 +39,11 @@ pub(super) fn read(root: &Path, file: &str) -> Result<Found, DataError> {
         let group = groups.as_ref().and_then(|groups| groups[i].clone()).filter(|group| !group.is_empty());
         rows.push((label, Image { path: image, split, group }));
     }
-    let unlisted = files::compare(root, &path, rows.iter().map(|(_, image)| image.path.as_str()))?;
+    let files::Matched { paths, unlisted } =
+        files::find(root, &path, rows.iter().map(|(_, image)| image.path.as_str()))?;
+    for ((_, image), path) in rows.iter_mut().zip(paths) {
+        image.path = path;
+    }
     let classes = Found::by_label(rows);
     Ok(Found { root: root.to_owned(), classes, lists_splits: splits.is_some(), unlisted, ..Found::default() })
 }

@@ -283,7 +283,8 @@ fn lists_that_went_through_windows_and_a_spreadsheet_say_the_same() {
     const SOP: [&str; 2] = ["Stanford_Online_Products/Ebay_train.txt", "Stanford_Online_Products/Ebay_test.txt"];
     let utf16 =
         |text: &str| [&[0xff, 0xfe][..], &text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>()].concat();
-    let changes: [&dyn Fn(&str) -> Vec<u8>; 8] = [
+    type Change<'a> = &'a dyn Fn(&str) -> Vec<u8>;
+    let changes: [Change<'_>; 8] = [
         &|text| format!("\u{feff}{}", text.replace('\n', "\r\n")).into_bytes(),
         &|text| utf16(&text.replace('\n', "\r\n")),
         &|text| text.replace('/', "\\").into_bytes(),
