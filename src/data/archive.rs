@@ -74,7 +74,8 @@ pub enum ArchiveError {
 
     /// An entry that needs a password.
     #[error(
-        "{archive}: entry {entry:?} is encrypted; ask its publisher for the password (the authors of In-Shop mail it on request), unpack it by hand (`unzip -P PASSWORD`, `7z x -pPASSWORD`), and read the folder that comes out in place of this stage"
+        "{archive}: entry {entry:?} is encrypted; ask its publisher for the password (In-Shop's authors mail it), unpack \
+         it by hand (`unzip -P PASSWORD`) and use that folder in place of this stage"
     )]
     Encrypted { archive: String, entry: String },
 

@@ -120,3 +120,54 @@ fn a_leak_is_a_warning_of_the_log_and_a_check_that_fails() {
     assert_eq!(inspected.code, 1, "{}", inspected.err);
     assert!(inspected.out.starts_with("LEAK: 1 image"), "{}", inspected.out);
 }
+
+/// What travels under the name of an archive, and how it is told: by its URL.
+#[test]
+fn a_download_that_is_no_archive_is_told_by_its_url() {
+    let space = Space::new("");
+    for (name, bytes, part) in [
+        ("page.zip", &b"<!DOCTYPE html><html>Virus scan warning</html>"[..], "it is a web page"),
+        ("set.tar.xz", b"\xfd7zXZ\0\0\0", "compressed with xz; unpack it with a command stage"),
+        ("pointer.zip", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
+    ] {
+        space.write(&format!("place with space/{name}"), bytes);
+        for url in ["file://PLACE/NAME", "PLACE/NAME"] {
+            let place = space.path("place with space").display().to_string();
+            let url = url.replace("PLACE", &place).replace("NAME", name);
+            space.write(
+                "pipeline.yaml",
+                format!("stages:\n  raw: {{ uses: download, with: {{ urls: [\"{url}\"] }} }}\n"),
+            );
+            let ran = space.run(&["run"]);
+            assert_eq!(ran.code, 1, "{}", ran.err);
+            assert!(ran.err.contains(part) && ran.err.contains(&url), "{}", ran.err);
+            assert!(!ran.err.contains("staging"), "{}", ran.err);
+        }
+    }
+}
+
+/// Images of every usual name and of formats that are not read, in a folder as people have it.
+#[test]
+fn a_folder_is_read_by_content_and_what_is_not_read_is_named() {
+    let space = Space::new(
+        "stages:\n  raw: { uses: download/miniature, with: { layout: cub, classes: 2, per_class: 4, size: 16 } }\n  \
+         copy: { run: \"cp -rL --no-preserve=mode ${in.raw} $HOME/made && touch ${out.done}\", in: { raw: raw }, out: { done: done } }\n",
+    );
+    let ran = space.run(&["run"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let mut images = Vec::new();
+    for folder in ["001.Generated_0", "002.Generated_1"] {
+        let all = fs::read_dir(space.path(&format!("made/CUB_200_2011/images/{folder}"))).unwrap();
+        images.extend(all.map(|image| fs::read(image.unwrap().path()).unwrap()));
+    }
+    let names = ["a/x.jfif", "a/x", "a/x.jpg ", "a/x.JPE", "b/x.png", "b/y.jpg", "b/z.dat", "b/w.jpeg"];
+    names.iter().zip(&images).for_each(|(name, image)| space.write(&format!("set/{name}"), image));
+    space.write("set/a/scan.tif", b"II*\0");
+    space.write("set/@eaDir/x.jpg", &images[0]);
+    space.write("set/b/Thumbs.db", b"x");
+    let inspected = space.run(&["data", "inspect", "set"]);
+    assert_eq!(inspected.code, 0, "{}{}", inspected.out, inspected.err);
+    assert!(inspected.out.contains("train        -                 4        1"), "{}", inspected.out);
+    assert!(inspected.out.contains("test         -                 4        1"), "{}", inspected.out);
+    assert!(inspected.out.contains("1 file .tif: a TIFF image, which is not read; convert it"), "{}", inspected.out);
+}
