@@ -7,7 +7,7 @@
 //! | engine | [`pipeline`], [`engine`], [`store`] | YAML, cells, digests, processes; no machine learning |
 //! | learning | [`data`], [`nn`], [`loss`], [`train`], [`search`], [`eval`], [`report`] | images, networks, losses, metrics; no YAML, cells or store |
 //!
-//! Both halves share [`text`], [`format`] and [`regular`], which read other tools' text files, name what a file is by its bytes, and
+//! Both halves share [`text`], [`mod@format`] and [`regular`], which read other tools' text files, name what a file is by its bytes, and
 //! open nothing that blocks; the learning half has [`array`](mod@array) and [`table`] for their numbers and columns.
 //!
 //! The library never prints and never exits; [`cli`] shows what it returns.
