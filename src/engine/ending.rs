@@ -16,7 +16,7 @@ const FULL: u64 = 256 * 1024;
 
 /// How many lines of a log are shown, and how many characters of each.
 const LINES: usize = 12;
-const WIDTH: usize = 240;
+const WIDTH: usize = 600;
 
 /// What an exit other than 0 means, in one sentence; `tail` are the last lines of the log.
 pub(super) fn describe(exit: Exit, usage: Usage, tail: &[String]) -> String {

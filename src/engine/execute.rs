@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -84,6 +84,9 @@ pub struct Workshop<'a, E: Executor> {
     pub kind_program: (PathBuf, Vec<OsString>),
     /// The name of this run.
     pub run: &'a str,
+    /// What was said of a full disk: a cell that failed with it may have made room again, and then another's log is empty
+    /// for a reason that cannot be seen any more.
+    pub full_disk: OnceLock<String>,
 }
 
 /// A cell to execute.
@@ -482,7 +485,13 @@ impl<E: Executor> Workshop<'_, E> {
     fn failure(&self, message: String, order: &Order, folder: &Path) -> Failure {
         let log_tail = ending::tail(&folder.join("log"));
         let log = self.keep_log(order, folder);
-        Failure { message, help: ending::full_disk(&self.context.store.logs()), log_tail, log }
+        let full = ending::full_disk(&self.context.store.logs());
+        if let Some(words) = &full {
+            self.full_disk.get_or_init(|| words.clone());
+        }
+        let before = || self.full_disk.get().filter(|_| log_tail.is_empty());
+        let help = full.or_else(|| before().map(|words| format!("when another cell failed, {words}")));
+        Failure { message, help, log_tail, log }
     }
 
     /// Moves the log out of the staging folder; an empty one is not worth a file.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
@@ -84,7 +85,8 @@ pub fn run<E: Executor>(
     };
     if let Some(staging) = &staging {
         let kind_program = options.kind_program.clone();
-        scheduler.drive(&Workshop { context, executor, staging, kind_program, run: options.run })?;
+        let full_disk = OnceLock::new();
+        scheduler.drive(&Workshop { context, executor, staging, kind_program, run: options.run, full_disk })?;
     }
     let (mut outcome, last_keys) = scheduler.leave();
     outcome.summary.unpublished = publish(context, plan, &outcome.outputs, options.reports, observer)?;
