@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use nix::sys::resource::{Resource, getrlimit};
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -74,6 +75,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
     })?;
     let interrupts = watch_signals()?;
     let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let jobs = jobs.min(most_at_once());
     let program =
         std::env::current_exe().map_err(|error| Failure::broken(format!("cannot find this program: {error}")))?;
     let options = Options {
@@ -150,6 +152,14 @@ fn capacities(project: &Project, words: &[String]) -> Result<Capacities, Failure
         capacities.0.insert(name, amount);
     }
     Ok(capacities)
+}
+
+/// How many cells there are files for at once: each holds its lock, its log and its pipes, and lists folders.
+fn most_at_once() -> usize {
+    const OURS: u64 = 16;
+    const EACH: u64 = 8;
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    usize::try_from(limit.saturating_sub(OURS) / EACH).unwrap_or(usize::MAX).max(1)
 }
 
 fn watch_signals() -> Result<Arc<AtomicUsize>, Failure> {

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::leftovers::{Leftovers, Matcher};
 use crate::pipeline::model::{Pipeline, Source, Task};
+use crate::pipeline::shell::find_program;
 use crate::regular;
 use crate::store::digest::Digest;
 use crate::store::stat::{Stamp, StatCache};
@@ -137,12 +138,7 @@ fn words(task: &Task) -> [Option<&str>; 2] {
 }
 
 fn program(word: &str, home: &Path, stat: &StatCache) -> Option<(PathBuf, Digest)> {
-    let path = if word.contains('/') {
-        home.join(word)
-    } else {
-        let search = std::env::var_os("PATH")?;
-        std::env::split_paths(&search).map(|folder| folder.join(word)).find(|path| path.is_file())?
-    };
+    let path = if word.contains('/') { home.join(word) } else { find_program(word)? };
     let (digest, _) = stat.digest_file(&path).ok()?;
     Some((path, digest))
 }

@@ -26,7 +26,7 @@ mod quoting;
 mod schema;
 mod script;
 pub mod select;
-mod shell;
+pub(crate) mod shell;
 mod spelling;
 mod stages;
 mod yaml;

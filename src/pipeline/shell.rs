@@ -4,6 +4,7 @@
 //! with any of its commands). The words that start the shell enter the key, and so does the digest of its program: what a
 //! machine has decides nothing silently.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
@@ -90,6 +91,11 @@ pub(super) fn quotes(shell: &[String]) -> bool {
 }
 
 fn is_installed(name: &str) -> bool {
-    let search = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&search).any(|folder| folder.join(name).is_file())
+    find_program(name).is_some()
+}
+
+/// The file that a program's name means: the first on `PATH`, or where systems keep their programs if that is not set.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let search = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    std::env::split_paths(&search).map(|folder| folder.join(name)).find(|path| path.is_file())
 }

@@ -155,3 +155,13 @@ stages:
         history["runs"].as_array().unwrap().iter().map(|run| run["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["killed", "ok"]);
 }
+
+#[test]
+fn few_open_files_and_no_environment_are_enough() {
+    let space = Space::new("axes: { i: 0..40 }\nstages: { a: { run: 'echo ${i} > ${out.x}', out: [x] } }\n");
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "ulimit -n 30; exec \"$0\" run -j 16", env!("CARGO_BIN_EXE_meanfield")]);
+    let ran = shell.current_dir(space.path(".")).env_clear().output().unwrap();
+    assert_eq!(ran.status.code(), Some(0), "{}", String::from_utf8_lossy(&ran.stderr));
+    assert_eq!(space.json(&["plan", "--json"])["counts"]["cached"], 40);
+}
