@@ -6,7 +6,7 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
@@ -49,6 +49,8 @@ pub const ALWAYS: [&str; 25] = [
 pub struct Leftovers {
     /// The lines of the project's file.
     project: Arc<[String]>,
+    /// The matcher of folders without a file of their own; patterns are slow to compile.
+    usual: Arc<OnceLock<Matcher>>,
 }
 
 impl Leftovers {
@@ -58,7 +60,7 @@ impl Leftovers {
     /// The file cannot be read, or has a line that is no pattern.
     pub fn of_project(project: &Path) -> Result<Leftovers, StoreError> {
         let lines = lines(project)?;
-        Ok(Leftovers { project: lines.into() })
+        Ok(Leftovers { project: lines.into(), usual: Arc::default() })
     }
 
     /// The matcher for what lies below the input folder `root`, which may have a file of its own.
@@ -67,13 +69,20 @@ impl Leftovers {
     /// As [`Leftovers::of_project`].
     pub fn matcher(&self, root: &Path) -> Result<Matcher, StoreError> {
         let own = lines(root)?;
-        let patterns = ALWAYS.iter().copied().chain(self.project.iter().chain(&own).map(String::as_str));
+        match own.is_empty() {
+            true => Ok(self.usual.get_or_init(|| self.with(&[])).clone()),
+            false => Ok(self.with(&own)),
+        }
+    }
+
+    fn with(&self, own: &[String]) -> Matcher {
+        let patterns = ALWAYS.iter().copied().chain(self.project.iter().chain(own).map(String::as_str));
         let mut builder = GitignoreBuilder::new("");
         for pattern in patterns {
             // Each line was tried when its file was read.
             let _ = builder.add_line(None, pattern);
         }
-        Ok(Matcher(builder.build().unwrap_or_else(|_| Gitignore::empty())))
+        Matcher(Arc::new(builder.build().unwrap_or_else(|_| Gitignore::empty())))
     }
 }
 
@@ -96,13 +105,13 @@ fn lines(folder: &Path) -> Result<Vec<String>, StoreError> {
 }
 
 /// What is no part of one input folder.
-#[derive(Debug)]
-pub struct Matcher(Gitignore);
+#[derive(Debug, Clone)]
+pub struct Matcher(Arc<Gitignore>);
 
 impl Matcher {
     /// A matcher that leaves everything in.
     pub fn nothing() -> Matcher {
-        Matcher(Gitignore::empty())
+        Matcher(Arc::new(Gitignore::empty()))
     }
 
     /// Whether what has the name `relative` below the input folder is no part of it. Its parents have been asked before.

@@ -78,7 +78,7 @@ impl Sources {
         paths.sort_unstable();
         paths.dedup();
         let read = |path: &&PathBuf| {
-            let snapshot = leftovers.matcher(path).and_then(|matcher| snapshot(path, &matcher, stat));
+            let snapshot = snapshot(path, Some(&leftovers), stat);
             ((*path).clone(), snapshot.map_err(|error| error.to_string()))
         };
         // Below a few files the threads cost more than they save.
@@ -101,7 +101,7 @@ impl Sources {
     pub fn changes(&self, path: &Path, stat: &StatCache) -> Vec<String> {
         let compare = || -> Result<Vec<String>, StoreError> {
             let Some(Ok(before)) = self.snapshots.get(path) else { return Ok(Vec::new()) };
-            let now = list(path, &self.leftovers.matcher(path)?)?;
+            let now = list(path, Some(&self.leftovers))?;
             before.compare(path, &now, stat)
         };
         compare().unwrap_or_else(|error| vec![error.to_string()])
@@ -109,7 +109,7 @@ impl Sources {
 
     /// The names of the files below the folder at `path` that are part of it, now.
     pub fn names(&self, path: &Path) -> Result<Vec<(String, bool)>, StoreError> {
-        let found = list(path, &self.leftovers.matcher(path)?)?.found;
+        let found = list(path, Some(&self.leftovers))?.found;
         Ok(found.into_iter().map(|item| (item.name, item.metadata.is_none())).collect())
     }
 
@@ -144,8 +144,8 @@ fn program(word: &str, home: &Path, stat: &StatCache) -> Option<(PathBuf, Digest
 }
 
 /// Reads a file or folder. Hidden files count; links count as what is behind them.
-fn snapshot(path: &Path, matcher: &Matcher, stat: &StatCache) -> Result<Snapshot, StoreError> {
-    let listing = list(path, matcher)?;
+fn snapshot(path: &Path, leftovers: Option<&Leftovers>, stat: &StatCache) -> Result<Snapshot, StoreError> {
+    let listing = list(path, leftovers)?;
     let read = |item: &Found| match &item.metadata {
         Some(metadata) => {
             let (digest, stamp) = stat.digest_of(&item.path(path), Stamp::of(metadata))?;
@@ -211,15 +211,16 @@ impl Way<'_> {
     }
 }
 
-/// Files and empty folders at `root`. Nothing is opened.
-fn list(root: &Path, matcher: &Matcher) -> Result<Listing, StoreError> {
+/// Files and empty folders at `root`, without `leftovers` if it is a folder. Nothing is opened.
+fn list(root: &Path, leftovers: Option<&Leftovers>) -> Result<Listing, StoreError> {
     let metadata = std::fs::metadata(root).at("read", root)?;
     if !metadata.is_dir() {
         let found = vec![Found { name: String::new(), metadata: Some(regular(root, metadata)?) }];
         return Ok(Listing { found, places: Vec::new(), leaves_out: false });
     }
+    let matcher = leftovers.map_or_else(|| Ok(Matcher::nothing()), |leftovers| leftovers.matcher(root))?;
     let way = Way { folder: (metadata.dev(), metadata.ino()), above: None };
-    let mut listing = list_below(root, "", matcher, &way)?;
+    let mut listing = list_below(root, "", &matcher, &way)?;
     let itself = std::fs::symlink_metadata(root).at("read", root)?;
     listing.places.push(Place { name: String::new(), device: itself.dev(), inode: itself.ino() });
     listing.found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -303,7 +304,7 @@ fn regular(path: &Path, metadata: Metadata) -> Result<Metadata, StoreError> {
 
 /// The digest of whatever lies at `path` now, leftovers included, through the stat cache.
 pub fn digest_of(path: &Path, stat: &StatCache) -> Result<Artifact, StoreError> {
-    snapshot(path, &Matcher::nothing(), stat).map(|snapshot| snapshot.artifact)
+    snapshot(path, None, stat).map(|snapshot| snapshot.artifact)
 }
 
 impl Snapshot {
@@ -371,7 +372,7 @@ mod tests {
     fn read(path: &Path) -> (Sources, StatCache) {
         let stat = StatCache::open(&path.with_extension("stat")).unwrap();
         let leftovers = Leftovers::default();
-        let snapshot = leftovers.matcher(path).and_then(|matcher| snapshot(path, &matcher, &stat));
+        let snapshot = snapshot(path, Some(&leftovers), &stat);
         let snapshots = HashMap::from([(path.to_owned(), snapshot.map_err(|error| error.to_string()))]);
         (Sources { snapshots, leftovers, ..Sources::default() }, stat)
     }
