@@ -25,7 +25,7 @@ use crate::store::blobs::Placement;
 use crate::store::digest::Digest;
 use crate::store::index::{Action, Origin, Record};
 use crate::store::staging::{JOB, Staging};
-use crate::store::{Artifact, IoContext, StoreError};
+use crate::store::{Artifact, Form, IoContext, StoreError};
 
 /// What a built-in kind's process is told, as JSON in a file whose path is its argument.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -315,6 +315,9 @@ impl<E: Executor> Workshop<'_, E> {
         let mut place = |target: PathBuf| -> Result<PathBuf, StoreError> {
             if let Some(artifact) = artifacts.next() {
                 store.blobs.place(artifact, &target, how)?;
+                if how == Placement::ReadOnly && artifact.form == Form::Tree {
+                    self.staging.note_copy(artifact.digest, &target);
+                }
             }
             Ok(target)
         };

@@ -14,6 +14,7 @@
 //! | [`execute`] | one cell: inputs laid out, attempt, outputs published |
 //! | [`executor`] | the five verbs behind which a cell runs; [`local`] is the one for this machine |
 //! | `publish` | outputs that people look at, below the reports folder |
+//! | `spare` | the copy that a cell was given to read, published instead of another one |
 //! | [`resources`] | cpu, gpu, memory and whatever else a cell may hold |
 //! | [`journal`] | one append-only file a run |
 //! | [`event`] | what a run tells while it goes |
@@ -35,6 +36,7 @@ pub mod resources;
 pub mod run;
 mod scheduler;
 pub mod sources;
+mod spare;
 #[cfg(test)]
 mod tests;
 mod worker;

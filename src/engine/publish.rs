@@ -14,18 +14,21 @@ use walkdir::WalkDir;
 use super::event::{Event, Observer};
 use super::plan::{Context, Decision, Plan};
 use super::sources;
+use super::spare;
 use crate::pipeline::model::CellId;
 use crate::store::blobs::Placement;
 use crate::store::digest::Digest;
+use crate::store::staging::Staging;
 use crate::store::tree::{Entry, Node, Tree};
 use crate::store::{Artifact, Form, IoContext, StoreError};
 
 /// Puts the published outputs of the plan's cells below `reports`, those that are not there already, and says how many
-/// could not be put there. `fresh` holds the outputs that the plan did not know.
+/// could not be put there. `fresh` holds the outputs that the plan did not know, `staging` the folders of the run's cells.
 pub fn publish(
     context: &Context<'_>,
     plan: &Plan,
     fresh: &HashMap<CellId, Vec<Artifact>>,
+    staging: Option<&Staging>,
     reports: &Path,
     observer: &mut dyn Observer,
 ) -> Result<usize, StoreError> {
@@ -48,7 +51,7 @@ pub fn publish(
                 observer.event(&Event::InTheWay { path: &target, files: &found.in_the_way });
                 continue;
             }
-            found.put(context, artifact, &target)?;
+            found.put(context, staging, artifact, &target)?;
             observer.event(&Event::Published { path: &target });
             if !found.kept.is_empty() {
                 observer.event(&Event::Kept { path: &target, files: &found.kept });
@@ -139,13 +142,25 @@ impl Found {
     }
 
     /// Puts the artifact at the target. What is not ours has been seen to be out of the way.
-    fn put(&self, context: &Context<'_>, artifact: &Artifact, target: &Path) -> Result<(), StoreError> {
+    fn put(
+        &self,
+        context: &Context<'_>,
+        staging: Option<&Staging>,
+        artifact: &Artifact,
+        target: &Path,
+    ) -> Result<(), StoreError> {
         let parent = target.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(parent).at("create", parent)?;
         let scratch =
             tempfile::Builder::new().prefix(".publishing-").tempdir_in(parent).at("create a folder in", parent)?;
         let fresh = scratch.path().join("new");
-        context.store.blobs.place(artifact, &fresh, Placement::Writable)?;
+        let reused = match staging {
+            Some(staging) if artifact.form == Form::Tree => spare::reuse(staging, artifact, &self.wanted, &fresh)?,
+            _ => false,
+        };
+        if !reused {
+            context.store.blobs.place(artifact, &fresh, Placement::Writable)?;
+        }
         // Killed between here and the end, a run leaves files of both sets: both are written down as ours.
         let note = note_of(target);
         write_note(&note, self.noted.iter().chain(&self.wanted).cloned().collect())?;

@@ -89,7 +89,8 @@ pub fn run<E: Executor>(
         scheduler.drive(&Workshop { context, executor, staging, kind_program, run: options.run, full_disk })?;
     }
     let (mut outcome, last_keys) = scheduler.leave();
-    outcome.summary.unpublished = publish(context, plan, &outcome.outputs, options.reports, observer)?;
+    outcome.summary.unpublished =
+        publish(context, plan, &outcome.outputs, staging.as_ref(), options.reports, observer)?;
     for path in staging.iter().flat_map(Staging::clear) {
         observer.event(&Event::Rescued { path: &path });
     }

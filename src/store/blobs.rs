@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -103,32 +103,34 @@ impl Blobs {
         if self.verify(&digest, stat).is_err() {
             let scratch = self.scratch(&digest);
             fs::write(&scratch, &bytes).at("write", &scratch)?;
-            self.publish(&scratch, &File::open(&scratch).at("read", &scratch)?, &digest, stat)?;
+            let open = File::open(&scratch).at("read", &scratch)?;
+            let mode = open.metadata().at("read", &scratch)?.mode();
+            self.publish(&scratch, &open, mode, &digest, stat)?;
         }
         Ok(Artifact { form: Form::Tree, digest, size: tree.size() })
     }
 
     fn adopt_file(&self, file: &Loose, stat: &StatCache) -> Result<Node, StoreError> {
-        let Loose { path, own, executable, .. } = file;
+        let Loose { path, own, mode, .. } = file;
         let mut open = File::open(path).at("read", path)?;
         let (digest, size) = Digest::of_reader(&mut open).at("read", path)?;
-        let node = Node::File { executable: *executable, digest, size };
+        let node = Node::File { executable: mode & 0o100 != 0, digest, size };
         if self.verify(&digest, stat).is_ok() {
             return Ok(node);
         }
         if *own {
-            self.publish(path, &open, &digest, stat)?;
+            self.publish(path, &open, *mode, &digest, stat)?;
             return Ok(node);
         }
         // Somebody else may be writing it: what is stored is what was copied.
         let scratch = self.scratch(&digest);
-        self.copy(path, size, &scratch)?;
+        self.copy(path, size, &scratch, 0o444)?;
         if Digest::of_file(&scratch).at("read", &scratch)? != (digest, size) {
             let _ = fs::remove_file(&scratch);
             let what = "changed while it was stored; run again".into();
             return Err(StoreError::Unsupported { path: path.clone(), what });
         }
-        self.publish(&scratch, &File::open(&scratch).at("read", &scratch)?, &digest, stat)?;
+        self.publish(&scratch, &File::open(&scratch).at("read", &scratch)?, *mode, &digest, stat)?;
         Ok(node)
     }
 
@@ -137,10 +139,17 @@ impl Blobs {
         self.path(digest).with_extension(format!("{}.{:?}", std::process::id(), std::thread::current().id()))
     }
 
-    /// Makes the file at `path`, which is `open`, the blob. Two processes that store the same bytes at once each rename a whole file: either
-    /// may win.
-    fn publish(&self, path: &Path, open: &File, digest: &Digest, stat: &StatCache) -> Result<(), StoreError> {
-        open.set_permissions(Permissions::from_mode(0o444)).at("protect", path)?;
+    /// Makes the file at `path`, which is `open`, the blob, readable for those that `mode` lets read it. Two processes that
+    /// store the same bytes at once each rename a whole file: either may win.
+    fn publish(
+        &self,
+        path: &Path,
+        open: &File,
+        mode: u32,
+        digest: &Digest,
+        stat: &StatCache,
+    ) -> Result<(), StoreError> {
+        open.set_permissions(Permissions::from_mode(mode & 0o444 | 0o400)).at("protect", path)?;
         fs::rename(path, self.path(digest)).at("store", path)?;
         stat.put_own(&Stamp::of(&open.metadata().at("read", path)?), *digest);
         Ok(())
@@ -184,34 +193,28 @@ impl Blobs {
         if how == Placement::Link {
             return std::os::unix::fs::symlink(&blob, target).at("link", target);
         }
-        let copy = self.copy(&blob, size, target)?;
-        let writable = if how == Placement::Writable { 0o200 } else { 0 };
-        let mode = 0o444 | writable | if executable { 0o111 } else { 0 };
-        copy.set_permissions(Permissions::from_mode(mode)).at("protect", target)
+        self.copy(&blob, size, target, how.mode(executable))
     }
 
-    /// Copies a file of about `size` bytes to `to`, which must not exist, sharing its blocks where the file system can.
-    fn copy(&self, from: &Path, size: u64, to: &Path) -> Result<File, StoreError> {
-        // A refused attempt creates and removes a file for nothing; on ext4 without a journal, whose search for a free
-        // inode passes over those removed lately, thousands of attempts take a time that grows with their square.
-        if !self.cannot_share.load(Ordering::Relaxed) {
-            if reflink_copy::reflink(from, to).is_ok() {
-                return File::open(to).at("open", to);
-            }
-            self.cannot_share.store(true, Ordering::Relaxed);
-        }
-        let copied = || -> io::Result<File> {
+    /// Copies a file of about `size` bytes to `to`, which must not exist, with those of the bits of `mode` that the umask
+    /// leaves, sharing its blocks where the file system can.
+    fn copy(&self, from: &Path, size: u64, to: &Path, mode: u32) -> Result<(), StoreError> {
+        let copied = || -> io::Result<()> {
             let mut source = File::open(from)?;
-            let mut target = File::options().write(true).create_new(true).open(to)?;
-            if size > SMALL {
-                io::copy(&mut source, &mut target)?;
-            } else {
-                // One byte more than there should be, so that the read that finds the end is the first.
-                let mut bytes = Vec::with_capacity(size as usize + 1);
-                source.read_to_end(&mut bytes)?;
-                target.write_all(&bytes)?;
+            let mut target = File::options().write(true).create_new(true).mode(mode).open(to)?;
+            if !self.cannot_share.load(Ordering::Relaxed) {
+                if reflink_copy::reflink_file(&source, &target).is_ok() {
+                    return Ok(());
+                }
+                self.cannot_share.store(true, Ordering::Relaxed);
             }
-            Ok(target)
+            if size > SMALL {
+                return io::copy(&mut source, &mut target).map(drop);
+            }
+            // One byte more than there should be, so that the read that finds the end is the first.
+            let mut bytes = Vec::with_capacity(size as usize + 1);
+            source.read_to_end(&mut bytes)?;
+            target.write_all(&bytes)
         };
         copied().at("copy", from)
     }
@@ -236,7 +239,8 @@ struct Loose {
     path: PathBuf,
     /// Whether it may be moved: it lies in the output itself, under this name alone.
     own: bool,
-    executable: bool,
+    /// Its permission bits.
+    mode: u32,
 }
 
 /// What an output holds.
@@ -279,8 +283,7 @@ impl Content {
         if !metadata.is_dir() {
             // A second name may be the user's own.
             let own = own && metadata.nlink() == 1;
-            let executable = Stamp::of(&metadata).executable;
-            self.files.push(Loose { name, path: path.to_owned(), own, executable });
+            self.files.push(Loose { name, path: path.to_owned(), own, mode: metadata.mode() });
             return Ok(false);
         }
         let folder = fs::canonicalize(path).at("find", path)?;
@@ -323,6 +326,14 @@ pub enum Placement {
     ReadOnly,
     /// A copy that its owner may change.
     Writable,
+}
+
+impl Placement {
+    /// The permission bits of a copied file, before the umask.
+    fn mode(self, executable: bool) -> u32 {
+        let mode = if self == Placement::Writable { 0o666 } else { 0o444 };
+        mode | if executable { 0o111 } else { 0 }
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! older than the folder: before a folder is removed, what is older is moved to `rescued/` beside `staging/`, and reported.
 //! That needs a file system that keeps birth times, as ext4, XFS, Btrfs and tmpfs do.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use std::time::SystemTime;
 use nix::sys::statvfs::statvfs;
 use walkdir::WalkDir;
 
+use super::digest::Digest;
 use super::{IoContext, StoreError};
 
 /// The file in a run's folder whose lock says that the run lives.
@@ -35,6 +37,8 @@ pub struct Staging {
     ended: Mutex<(Vec<PathBuf>, u64)>,
     /// What was moved out of folders before they were removed.
     rescued: Mutex<Vec<PathBuf>>,
+    /// Copies of stored folders that cells were given, by the tree's digest.
+    spares: Mutex<HashMap<Digest, PathBuf>>,
     _held: File,
 }
 
@@ -58,6 +62,7 @@ impl Staging {
             next: AtomicU64::new(0),
             ended: Mutex::default(),
             rescued: Mutex::default(),
+            spares: Mutex::default(),
             _held: held,
         };
         for other in fs::read_dir(root).at("list", root)? {
@@ -103,6 +108,21 @@ impl Staging {
             drop(ended);
             folders.iter().for_each(|folder| drop(fs::remove_dir_all(folder)));
         }
+    }
+
+    /// Notes that a cell is given a copy of the folder stored under `tree` at `path`.
+    pub fn note_copy(&self, tree: Digest, path: &Path) {
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner).insert(tree, path.to_owned());
+    }
+
+    /// Where a cell that has ended was given a copy of the folder stored under `tree`, once. It may be gone or changed.
+    pub fn take_spare(&self, tree: &Digest) -> Option<PathBuf> {
+        self.spares.lock().unwrap_or_else(PoisonError::into_inner).remove(tree)
+    }
+
+    /// The permission bits that the umask leaves to a program.
+    pub fn mode(&self) -> u32 {
+        self.folder.metadata().map_or(0o755, |metadata| metadata.mode() & 0o777)
     }
 
     /// Removes the folders of all cells that have ended, and says what was moved out of folders since this was last asked.

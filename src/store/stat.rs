@@ -6,7 +6,7 @@
 //! On disk: rows of a fixed length, appended; a torn row is dropped, and the file is written anew when most of its rows
 //! are stale.
 
-use std::fs::{Metadata, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -139,9 +139,10 @@ impl StatCache {
         if let Some(digest) = self.get(&stamp) {
             return Ok((digest, stamp));
         }
-        let (digest, _) = Digest::of_file(path).at("read", path)?;
+        let mut file = File::open(path).at("read", path)?;
+        let (digest, _) = Digest::of_reader(&mut file).at("read", path)?;
         // A file that changed under our hands must not enter with the digest of neither version.
-        let after = Stamp::of(&std::fs::metadata(path).at("read", path)?);
+        let after = Stamp::of(&file.metadata().at("read", path)?);
         if after == stamp {
             self.put(&stamp, digest);
         }
@@ -217,7 +218,6 @@ fn check(bytes: &[u8]) -> [u8; 8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
 
     fn age(path: &Path, seconds: u64) {
         let file = File::options().write(true).open(path).unwrap();
