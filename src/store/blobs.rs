@@ -88,7 +88,7 @@ impl Blobs {
     /// # Errors
     /// [`StoreError::Unsupported`] for what cannot be stored; then nothing has been moved.
     pub fn adopt(&self, path: &Path, inputs: &[PathBuf], stat: &StatCache) -> Result<Artifact, StoreError> {
-        let mut content = Content::new(path, inputs)?;
+        let mut content = Content::new(path, inputs);
         let folder = content.add(path, String::new(), true)?;
         let Content { files, folders, .. } = content;
         let stored = each(&files, |file| self.adopt_file(file, stat))?;
@@ -244,24 +244,21 @@ struct Loose {
 }
 
 /// What an output holds.
-struct Content {
-    /// The folder that the output lies in, which is the cell's own, without links.
-    home: PathBuf,
-    /// What links to folders may lead to, without links.
-    inputs: Vec<PathBuf>,
-    /// The folders that are being listed, without links, to see a link that leads back to one of them.
+struct Content<'a> {
+    /// The output.
+    path: &'a Path,
+    /// What links to folders may lead to, beside the folder that the output lies in, which is the cell's own.
+    inputs: &'a [PathBuf],
+    /// The folders that are being listed, to see a link that leads back to one of them.
     way: Vec<PathBuf>,
     files: Vec<Loose>,
     /// Empty ones.
     folders: Vec<String>,
 }
 
-impl Content {
-    fn new(path: &Path, inputs: &[PathBuf]) -> Result<Content, StoreError> {
-        let parent = path.parent().unwrap_or(Path::new("."));
-        let home = fs::canonicalize(parent).at("find", parent)?;
-        let inputs = inputs.iter().filter_map(|input| fs::canonicalize(input).ok()).collect();
-        Ok(Content { home, inputs, way: Vec::new(), files: Vec::new(), folders: Vec::new() })
+impl<'a> Content<'a> {
+    fn new(path: &'a Path, inputs: &'a [PathBuf]) -> Content<'a> {
+        Content { path, inputs, way: Vec::new(), files: Vec::new(), folders: Vec::new() }
     }
 
     /// Adds what lies at `path` under `name`, and says whether it is a folder. `own` says that no link has been followed.
@@ -286,18 +283,10 @@ impl Content {
             self.files.push(Loose { name, path: path.to_owned(), own, mode: metadata.mode() });
             return Ok(false);
         }
-        let folder = fs::canonicalize(path).at("find", path)?;
-        if link && !self.inputs.iter().chain([&self.home]).any(|root| folder.starts_with(root)) {
-            let what = format!(
-                "a link to the folder {}, which is no input of this stage; copy what is needed",
-                folder.display()
-            );
-            return Err(unsupported(what.into()));
+        if link {
+            self.check_link(path)?;
         }
-        if link && self.way.iter().any(|way| way.starts_with(&folder)) {
-            return Err(unsupported("a link to a folder that it lies in".into()));
-        }
-        self.way.push(folder);
+        self.way.push(path.to_owned());
         let mut empty = true;
         for item in fs::read_dir(path).at("list", path)? {
             let item = item.at("list", path)?;
@@ -314,6 +303,29 @@ impl Content {
             self.folders.push(name);
         }
         Ok(true)
+    }
+
+    /// Refuses a link to a folder that is neither the cell's own nor below one of its inputs, or that leads to where it
+    /// lies.
+    fn check_link(&self, link: &Path) -> Result<(), StoreError> {
+        let whole = |path: &Path| fs::canonicalize(path).at("find", path);
+        let folder = whole(link)?;
+        let home = whole(self.path.parent().unwrap_or(Path::new(".")))?;
+        let inputs = self.inputs.iter().filter_map(|input| fs::canonicalize(input).ok());
+        let unsupported = |what| Err(StoreError::Unsupported { path: link.to_owned(), what });
+        if !inputs.chain([home]).any(|root| folder.starts_with(root)) {
+            let what = format!(
+                "a link to the folder {}, which is no input of this stage; copy what is needed",
+                folder.display()
+            );
+            return unsupported(what.into());
+        }
+        for way in &self.way {
+            if whole(way)?.starts_with(&folder) {
+                return unsupported("a link to a folder that it lies in".into());
+            }
+        }
+        Ok(())
     }
 }
 
