@@ -60,7 +60,7 @@ fn restore(folder: &Path, since: SystemTime, entry: &Entry, mode: u32) -> Option
     let mut file = File::open(folder.join(&entry.path)).ok()?;
     let metadata = file.metadata().ok()?;
     let ours = metadata.nlink() == 1 && metadata.created().ok()? >= since;
-    if !ours || Digest::of_reader(&mut file).ok()? != (digest, size) {
+    if !ours || metadata.len() != size || Digest::of_reader(&mut file, size).ok()? != (digest, size) {
         return None;
     }
     let mode = if executable { mode } else { mode & 0o666 };

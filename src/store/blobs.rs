@@ -105,21 +105,21 @@ impl Blobs {
             fs::write(&scratch, &bytes).at("write", &scratch)?;
             let open = File::open(&scratch).at("read", &scratch)?;
             let mode = open.metadata().at("read", &scratch)?.mode();
-            self.publish(&scratch, &open, mode, &digest, stat)?;
+            self.publish(&scratch, &open, mode, (digest, bytes.len() as u64), stat)?;
         }
         Ok(Artifact { form: Form::Tree, digest, size: tree.size() })
     }
 
     fn adopt_file(&self, file: &Loose, stat: &StatCache) -> Result<Node, StoreError> {
-        let Loose { path, own, mode, .. } = file;
+        let Loose { path, own, mode, size, .. } = file;
         let mut open = File::open(path).at("read", path)?;
-        let (digest, size) = Digest::of_reader(&mut open).at("read", path)?;
+        let (digest, size) = Digest::of_reader(&mut open, *size).at("read", path)?;
         let node = Node::File { executable: mode & 0o100 != 0, digest, size };
         if self.verify(&digest, stat).is_ok() {
             return Ok(node);
         }
         if *own {
-            self.publish(path, &open, *mode, &digest, stat)?;
+            self.publish(path, &open, *mode, (digest, size), stat)?;
             return Ok(node);
         }
         // Somebody else may be writing it: what is stored is what was copied.
@@ -127,10 +127,9 @@ impl Blobs {
         self.copy(path, size, &scratch, 0o444)?;
         if Digest::of_file(&scratch).at("read", &scratch)? != (digest, size) {
             let _ = fs::remove_file(&scratch);
-            let what = "changed while it was stored; run again".into();
-            return Err(StoreError::Unsupported { path: path.clone(), what });
+            return Err(changed(path));
         }
-        self.publish(&scratch, &File::open(&scratch).at("read", &scratch)?, *mode, &digest, stat)?;
+        self.publish(&scratch, &File::open(&scratch).at("read", &scratch)?, *mode, (digest, size), stat)?;
         Ok(node)
     }
 
@@ -139,19 +138,25 @@ impl Blobs {
         self.path(digest).with_extension(format!("{}.{:?}", std::process::id(), std::thread::current().id()))
     }
 
-    /// Makes the file at `path`, which is `open`, the blob, readable for those that `mode` lets read it. Two processes that
-    /// store the same bytes at once each rename a whole file: either may win.
+    /// Makes the file at `path`, which is `open` and was found to hold a digest and a length, the blob, readable for those
+    /// that `mode` lets read it. Two processes that store the same bytes at once each rename a whole file: either may win.
     fn publish(
         &self,
         path: &Path,
         open: &File,
         mode: u32,
-        digest: &Digest,
+        (digest, size): (Digest, u64),
         stat: &StatCache,
     ) -> Result<(), StoreError> {
         open.set_permissions(Permissions::from_mode(mode & 0o444 | 0o400)).at("protect", path)?;
-        fs::rename(path, self.path(digest)).at("store", path)?;
-        stat.put_own(&Stamp::of(&open.metadata().at("read", path)?), *digest);
+        let blob = self.path(&digest);
+        fs::rename(path, &blob).at("store", path)?;
+        let stamp = Stamp::of(&open.metadata().at("read", path)?);
+        if stamp.size != size {
+            let _ = fs::remove_file(blob);
+            return Err(changed(path));
+        }
+        stat.put_own(&stamp, digest);
         Ok(())
     }
 
@@ -241,6 +246,13 @@ struct Loose {
     own: bool,
     /// Its permission bits.
     mode: u32,
+    /// Its length when it was listed.
+    size: u64,
+}
+
+/// Somebody writes to the file that is being stored.
+fn changed(path: &Path) -> StoreError {
+    StoreError::Unsupported { path: path.to_owned(), what: "changed while it was stored; run again".into() }
 }
 
 /// What an output holds.
@@ -280,7 +292,7 @@ impl<'a> Content<'a> {
         if !metadata.is_dir() {
             // A second name may be the user's own.
             let own = own && metadata.nlink() == 1;
-            self.files.push(Loose { name, path: path.to_owned(), own, mode: metadata.mode() });
+            self.files.push(Loose { name, path: path.to_owned(), own, mode: metadata.mode(), size: metadata.len() });
             return Ok(false);
         }
         if link {

@@ -18,19 +18,26 @@ impl Digest {
 
     /// Digest and length of a file's content.
     pub fn of_file(path: &Path) -> io::Result<(Digest, u64)> {
-        Digest::of_reader(&mut File::open(path)?)
+        Digest::of_reader(&mut File::open(path)?, 0)
     }
 
-    /// Digest and length of what a reader has from here on.
-    pub fn of_reader(file: &mut impl Read) -> io::Result<(Digest, u64)> {
+    /// Digest and length of what a reader has from here on. A small one is not asked for more than the `expected` bytes,
+    /// unless that is zero: the caller then compares the file's length afterwards.
+    pub fn of_reader(file: &mut impl Read, expected: u64) -> io::Result<(Digest, u64)> {
         // Most cells write small files: one read into a small buffer saves the hasher and the large one.
         let mut first = [0u8; 16 * 1024];
         let mut filled = 0;
         while filled < first.len() {
             match file.read(&mut first[filled..])? {
-                0 => return Ok((Digest::of(&first[..filled]), filled as u64)),
+                0 => break,
                 n => filled += n,
             }
+            if filled as u64 == expected {
+                break;
+            }
+        }
+        if filled < first.len() {
+            return Ok((Digest::of(&first[..filled]), filled as u64));
         }
         let mut hasher = blake3::Hasher::new();
         hasher.update(&first);

@@ -8,7 +8,7 @@
 //! That needs a file system that keeps birth times, as ext4, XFS, Btrfs and tmpfs do.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use nix::sys::statvfs::statvfs;
-use walkdir::WalkDir;
+use rayon::prelude::*;
+use walkdir::{DirEntry, WalkDir};
 
 use super::digest::Digest;
 use super::{IoContext, StoreError};
@@ -188,14 +189,21 @@ struct Held {
 }
 
 fn held(folder: &Path) -> Held {
-    let mut held = Held { older: Vec::new(), files: 0, bytes: 0 };
     let since = if folder.join(JOB).exists() { None } else { born(folder) };
-    for item in WalkDir::new(folder).into_iter().flatten().filter(|item| !item.file_type().is_dir()) {
-        let Ok(metadata) = item.metadata() else { continue };
-        held.files += 1;
-        held.bytes += metadata.blocks() * 512;
-        let older = since.is_some_and(|since| metadata.created().is_ok_and(|born| born < since));
-        if older && metadata.nlink() == 1 {
+    let is_older = |metadata: &Metadata| since.is_some_and(|since| metadata.created().is_ok_and(|born| born < since));
+    let look = |item: &DirEntry| {
+        let metadata = item.metadata().ok()?;
+        Some((metadata.blocks() * 512, metadata.nlink() == 1 && is_older(&metadata)))
+    };
+    let items = WalkDir::new(folder).into_iter().flatten();
+    let items: Vec<DirEntry> = items.filter(|item| !item.file_type().is_dir()).collect();
+    // Below a few files the threads cost more than they save.
+    let seen: Vec<Option<(u64, bool)>> =
+        if items.len() < 64 { items.iter().map(look).collect() } else { items.par_iter().map(look).collect() };
+    let mut held = Held { older: Vec::new(), files: items.len(), bytes: 0 };
+    for (item, (bytes, is_older)) in items.into_iter().zip(seen).filter_map(|(item, seen)| Some((item, seen?))) {
+        held.bytes += bytes;
+        if is_older {
             held.older.push(item.into_path());
         }
     }

@@ -140,7 +140,7 @@ impl StatCache {
             return Ok((digest, stamp));
         }
         let mut file = File::open(path).at("read", path)?;
-        let (digest, _) = Digest::of_reader(&mut file).at("read", path)?;
+        let (digest, _) = Digest::of_reader(&mut file, stamp.size).at("read", path)?;
         // A file that changed under our hands must not enter with the digest of neither version.
         let after = Stamp::of(&file.metadata().at("read", path)?);
         if after == stamp {
