@@ -377,8 +377,8 @@ fn reference(twin: &Path, commands: &str) -> Vec<Vec<u8>> {
         if target.symlink_metadata().is_err()
             && let Some(from) = taken().into_iter().find(|path| inode(path) == *id)
         {
-            fs::create_dir_all(target.parent().unwrap()).unwrap();
-            fs::rename(from, target).unwrap();
+            // A link of the command's may have taken the place of a folder above it.
+            let _ = fs::create_dir_all(target.parent().unwrap()).and_then(|()| fs::rename(from, target));
         }
     }
     let left = taken().into_iter().filter(|path| {
