@@ -106,7 +106,7 @@ fn spec(text: &str) -> Result<LossSpec, Error> {
 }
 
 fn measure_apart(loss: &str, [batch, classes, dim]: [u64; 3], args: &Args) -> Result<Row, Error> {
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new(super::this_program()?);
     command.args(["loss", "bench", loss, "--json", "--seconds", &args.seconds.to_string()]);
     for (flag, value) in [("--batch", batch), ("--classes", classes), ("--dim", dim)] {
         command.args([flag, &value.to_string()]);

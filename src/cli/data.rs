@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::output::Overwrite;
+use super::output::{Overwrite, is_one, is_read};
 use crate::data::inspect::{Inspection, Repeated, Same, Sheet, contact_sheet, inspect};
 use crate::data::layout::{self, Counts, Layout, Source};
+use crate::data::listing::Listing;
 use crate::data::preprocess::PreprocessConfig;
 use crate::data::split::{MlrcFold, SplitRule};
 use crate::text::escaped;
@@ -86,7 +87,7 @@ fn parse_split(text: &str) -> Result<SplitRule, String> {
 /// Runs the command; false if an image is broken or in two splits.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
     let Command::Inspect(args) = &args.command;
-    args.contact_sheet.iter().try_for_each(|path| args.overwrite.check(path))?;
+    args.contact_sheet.iter().try_for_each(|path| check_sheet(args, path))?;
     let source = Source {
         layout: args.layout.clone(),
         root: String::new(),
@@ -95,6 +96,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
         shared_classes: args.shared_classes,
     };
     let listing = layout::read(&source, &args.folder)?;
+    args.contact_sheet.iter().try_for_each(|path| check_apart(&listing, path))?;
     let max_pixels = PreprocessConfig::default().max_pixels;
     let found = inspect(&listing, max_pixels, &mut |done, total| tracing::debug!(done, total, "decoding"));
     let sheet = args.contact_sheet.as_ref().map(|path| {
@@ -116,6 +118,24 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
         }
     }
     Ok(found.is_sound())
+}
+
+/// Refuses a place for the contact sheet that is taken or not a picture's.
+fn check_sheet(args: &Inspect, path: &Path) -> Result<(), Error> {
+    if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
+        let what = "--contact-sheet writes a picture, expected a name that ends in .png";
+        return Err(format!("{}: {what}", path.display()).into());
+    }
+    Ok(args.overwrite.check(path, &[])?)
+}
+
+/// Refuses a place for the contact sheet that is an image of the data set.
+fn check_apart(listing: &Listing, path: &Path) -> Result<(), Error> {
+    let mut images = listing.entries.iter().map(|entry| listing.root.join(&entry.path));
+    match path.exists() && images.any(|image| is_one(path, &image)) {
+        true => Err(is_read(path).into()),
+        false => Ok(()),
+    }
 }
 
 fn save(sheet: &Sheet, path: &Path) -> Result<(), Error> {

@@ -101,8 +101,10 @@ struct Taken {
 /// Runs the command; true, since metrics have no verdict.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
     if let Some(path) = &args.queries {
-        spared(args, path)?;
-        args.overwrite.check(path)?;
+        check_table(path)?;
+        let read = [Some(&args.embeddings), args.labels.as_ref(), args.gallery.as_ref(), args.gallery_labels.as_ref()];
+        let read: Vec<&Path> = read.into_iter().flatten().map(PathBuf::as_path).collect();
+        args.overwrite.check(path, &read)?;
     }
     let set = read(args, &args.embeddings, args.labels.as_deref())?;
     let gallery = args.gallery.as_ref();
@@ -169,13 +171,8 @@ fn metrics<T: Real>(
     Ok(Found { retrieval, clusters, read: Vec::new() })
 }
 
-/// Refuses to write over a file that is read here, as whoever takes `--queries` for the vectors of the queries would do.
-fn spared(args: &Args, path: &Path) -> Result<(), Error> {
-    let inputs = [Some(&args.embeddings), args.labels.as_ref(), args.gallery.as_ref(), args.gallery_labels.as_ref()];
-    let place = path.canonicalize().ok();
-    if place.is_some() && inputs.into_iter().flatten().any(|input| input.canonicalize().ok() == place) {
-        return Err(format!("--queries {}: this file is read here, expected one to write", path.display()).into());
-    }
+/// Refuses a name that is no table's, as whoever takes `--queries` for the vectors of the queries would give.
+fn check_table(path: &Path) -> Result<(), Error> {
     if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet")) {
         let what = "--queries writes a table of every query's values, expected a name that ends in .parquet";
         return Err(format!("{}: {what}; vectors to search in are given by --gallery", path.display()).into());
@@ -309,7 +306,7 @@ mod tests {
         assert!(error.starts_with(&format!("{vectors}: queries: row 1 is zero")), "{error}");
         assert!(call(&[&vectors, &path, "--gallery", &vectors]).unwrap_err().contains("--gallery-labels"));
         let (before, table) = (fs::read(&vectors).unwrap(), folder.path().join("v.parquet"));
-        assert!(call(&[&vectors, &path, "--queries", &vectors]).unwrap_err().contains("this file is read here"));
+        assert!(call(&[&vectors, &path, "--queries", &vectors]).unwrap_err().contains("a name that ends in .parquet"));
         let other = labels.with_extension("npy").to_string_lossy().into_owned();
         assert!(call(&[&vectors, &path, "--queries", &other]).unwrap_err().contains("a name that ends in .parquet"));
         let table = table.to_string_lossy();

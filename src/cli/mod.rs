@@ -193,6 +193,13 @@ fn dispatch(cli: &Cli, ui: &mut Ui<'_>) -> Result<(), Failure> {
     }
 }
 
+/// This program, to be started again: the file that runs now, even if it has been replaced or removed since.
+fn this_program() -> io::Result<PathBuf> {
+    let running = PathBuf::from("/proc/self/exe");
+    // A child asks while it still is a copy of this process.
+    if running.exists() { Ok(running) } else { std::env::current_exe() }
+}
+
 /// A cell's standard error is its log, which tells what the work came to; a command's is the user's terminal.
 fn log_to_stderr(verbose: u8, in_a_cell: bool) {
     let level = match verbose {

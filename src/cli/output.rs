@@ -1,21 +1,26 @@
 //! Files that a command line names for writing: one that is there is replaced only where that is asked for.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// The flag of every command that writes a file it is given the name of.
 #[derive(Debug, clap::Args)]
 pub struct Overwrite {
     /// Replace the file that is to be written, if it is there
-    #[arg(long)]
+    #[arg(long, visible_alias = "force")]
     overwrite: bool,
 }
 
 impl Overwrite {
-    /// Refuses a file that is there, before any work is done for it.
+    /// Refuses a file that is there, before any work is done for it; and in any case one of `inputs`.
     ///
     /// # Errors
     /// One sentence with the way out.
-    pub fn check(&self, path: &Path) -> Result<(), String> {
+    pub fn check(&self, path: &Path, inputs: &[&Path]) -> Result<(), String> {
+        if inputs.iter().any(|input| is_one(path, input)) {
+            return Err(is_read(path));
+        }
         match path.symlink_metadata() {
             Ok(metadata) if metadata.is_dir() => Err(format!("{} is a folder; name a file to write", path.display())),
             Ok(_) if !self.overwrite => {
@@ -23,5 +28,35 @@ impl Overwrite {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// The refusal of a file to write that is read too.
+pub fn is_read(path: &Path) -> String {
+    format!("{}: this file is read here, expected one to write", path.display())
+}
+
+/// Whether both are names of one file that is there.
+pub fn is_one(path: &Path, other: &Path) -> bool {
+    let id = |path: &Path| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    id(path).is_some_and(|found| id(other) == Some(found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_is_known_by_any_of_its_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir_all(at("set/a")).unwrap();
+        fs::write(at("set/a/1.png"), "").unwrap();
+        fs::hard_link(at("set/a/1.png"), at("second.png")).unwrap();
+        std::os::unix::fs::symlink(at("set"), at("link")).unwrap();
+        for path in ["set/a/1.png", "link/a/1.png", "set/../set/a/1.png", "second.png"] {
+            assert!(is_one(&at(path), &at("set/a/1.png")), "{path}");
+        }
+        assert!(!is_one(&at("new.png"), &at("new.png")) && !is_one(&at("set"), &at("set/a/1.png")));
     }
 }

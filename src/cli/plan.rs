@@ -5,12 +5,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::failure::Failure;
-use super::project::{Project, Target};
+use super::project::{Project, Target, from_here};
 use super::{Global, Ui};
 use crate::engine::plan::{Decision, Plan};
 use crate::loss::cost::product_rate;
 use crate::pipeline::model::CellId;
 use crate::stage::Works;
+use crate::text::escaped;
 
 /// Arguments of `plan`.
 #[derive(Debug, clap::Args)]
@@ -36,11 +37,15 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
 /// Prints `plan`.
 pub fn print(project: &Project, plan: &Plan, as_json: bool, ui: &mut Ui<'_>) -> Result<(), Failure> {
     let counts = plan.counts();
+    let replaced = &project.pipeline.replaced;
     if as_json {
         let cells: Vec<Value> = plan.cells().map(|(cell, decision)| describe(project, cell, decision)).collect();
         let work = work(project, plan);
-        let document =
-            json!({ "pipeline": project.pipeline.name, "counts": counts, "operations": work.0, "cells": cells });
+        let replaced: Vec<Value> =
+            replaced.iter().map(|it| json!({ "definition": it.name, "file": it.file })).collect();
+        let document = json!({
+            "pipeline": project.pipeline.name, "counts": counts, "operations": work.0, "replaced": replaced, "cells": cells
+        });
         return Ok(writeln!(ui.out, "{document:#}")?);
     }
     for (cell, decision) in plan.cells() {
@@ -57,6 +62,10 @@ pub fn print(project: &Project, plan: &Plan, as_json: bool, ui: &mut Ui<'_>) -> 
             }
             Decision::Blocked { message } => writeln!(ui.out, "{}   {name}  {message}", ui.paint.bad("no"))?,
         }
+    }
+    for it in replaced {
+        let what = format!("{} replaces the built-in `{}`", from_here(&it.file).display(), it.name);
+        writeln!(ui.out, "{}", ui.paint.notice(escaped(&what)))?;
     }
     let mut parts = vec![format!("{} up to date", counts.cached)];
     for (count, words) in [(counts.run, "to run"), (counts.may, "that may run"), (counts.blocked, "that cannot run")] {

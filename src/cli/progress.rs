@@ -49,6 +49,14 @@ impl<'a> Watcher<'a> {
         Watcher { pipeline, paint, quiet, live, total: 0, ended: 0, failures: Vec::new(), shown: HashSet::new() }
     }
 
+    /// Names the definitions that stand in the place of built-in ones.
+    pub fn replaced(&self) {
+        for it in self.pipeline.replaced.iter().filter(|_| !self.quiet) {
+            let what = format!("{} in place of the built-in `{}`", from_here(&it.file).display(), it.name);
+            self.say(self.paint.notice(format!("{:>12}", "Uses")), &escaped(&what));
+        }
+    }
+
     /// Takes the changing lines off the terminal.
     pub fn close(&mut self) {
         if let Some(live) = self.live.take() {

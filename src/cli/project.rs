@@ -10,7 +10,7 @@ use crate::engine::leftovers::Leftovers;
 use crate::engine::plan::{self, Context, Decision, Plan};
 use crate::engine::sources::Sources;
 use crate::pipeline::model::{CellId, Pipeline};
-use crate::pipeline::select;
+use crate::pipeline::{select, trust};
 use crate::stage;
 use crate::store::Store;
 
@@ -53,7 +53,13 @@ pub struct Project {
 impl Project {
     /// Loads what `target` names.
     pub fn open(target: &Target, global: &Global) -> Result<Project, Failure> {
-        let (file, selectors) = split(&target.words)?;
+        let (file, selectors, named) = split(&target.words)?;
+        if let Some(trust::Refusal { path, why, .. }) = trust::refusal_of(&file).filter(|_| !named) {
+            return Err(Failure::usage(
+                format!("{} {why}, and runs commands as you", path.display()),
+                "read it; if you trust it, name it as the first argument",
+            ));
+        }
         let overrides = target.set.iter().map(|word| assignment(word)).collect::<Result<Vec<_>, _>>()?;
         let pipeline = crate::pipeline::load(&file, &overrides, &stage::kinds(), stage::DEFINITIONS)?;
         let selected = if selectors.is_empty() {
@@ -116,20 +122,20 @@ pub fn root(file: &Path) -> PathBuf {
     folder.to_owned()
 }
 
-/// The pipeline's file and the selectors among `words`.
-fn split(words: &[String]) -> Result<(PathBuf, &[String]), Failure> {
+/// The pipeline's file, the selectors among `words`, and whether they name the pipeline.
+fn split(words: &[String]) -> Result<(PathBuf, &[String], bool), Failure> {
     if let Some((first, rest)) = words.split_first() {
         if first.ends_with(".yaml") || first.ends_with(".yml") {
-            return Ok((PathBuf::from(first), rest));
+            return Ok((PathBuf::from(first), rest, true));
         }
         let named = Path::new("pipelines").join(format!("{first}.yaml"));
         if named.is_file() {
-            return Ok((named, rest));
+            return Ok((named, rest, true));
         }
     }
     let only = Path::new("pipeline.yaml");
     if only.is_file() {
-        return Ok((only.to_owned(), words));
+        return Ok((only.to_owned(), words, false));
     }
     let mut found: Vec<PathBuf> = std::fs::read_dir("pipelines")
         .map(|items| items.filter_map(|item| Some(item.ok()?.path())).collect())
@@ -141,7 +147,7 @@ fn split(words: &[String]) -> Result<(PathBuf, &[String]), Failure> {
             "no pipeline here: neither pipeline.yaml nor a .yaml file in pipelines/",
             "name one, as in: meanfield run path/to/pipeline.yaml",
         )),
-        [one] => Ok((one.clone(), words)),
+        [one] => Ok((one.clone(), words, false)),
         many => {
             let names: Vec<_> = many.iter().filter_map(|path| path.file_stem()?.to_str()).collect();
             let message = match words.first() {

@@ -13,12 +13,14 @@ use super::failure::Failure;
 use super::progress::Watcher;
 use super::project::{Project, Target, from_here};
 use super::{Global, Ui, plan};
+use crate::engine::fingerprint::hidden;
 use crate::engine::journal::{self, Journal, Line};
 use crate::engine::local::Local;
 use crate::engine::plan::{Decision, Plan};
 use crate::engine::resources::Capacities;
 use crate::engine::run::{self, Options, Outcome, Summary};
-use crate::pipeline::model::CellId;
+use crate::engine::secrets;
+use crate::pipeline::model::{CellId, Pipeline};
 use crate::stage::{self, TableFormat};
 use crate::store::Artifact;
 
@@ -59,6 +61,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
         return plan::print(&project, &plan, args.json, ui);
     }
     refuse_blocked(&project, &plan)?;
+    refuse_without_secrets(&project, &plan)?;
     let capacities = capacities(&project, &args.resources)?;
     capacities.check(&project.pipeline)?;
 
@@ -70,25 +73,24 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
         started: now.to_string(),
         pipeline: project.pipeline.name.clone(),
         file: project.pipeline.file.clone(),
-        command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
+        command: command(&project.pipeline),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })?;
     let interrupts = watch_signals()?;
     let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let jobs = jobs.min(most_at_once());
-    let program =
-        std::env::current_exe().map_err(|error| Failure::broken(format!("cannot find this program: {error}")))?;
     let options = Options {
         jobs,
         fail_fast: args.fail_fast,
         capacities: &capacities,
         reports: &project.reports,
-        kind_program: (program, vec!["stage".into()]),
+        kind_program: (super::this_program()?, vec!["stage".into()]),
         interrupts: &interrupts,
         run: &name,
         start,
     };
     let mut watcher = Watcher::new(&project.pipeline, ui.quiet || args.json, ui.notes);
+    watcher.replaced();
     let result = run::run(&project.context(), &plan, &options, &Local, &mut journal, &mut watcher);
     watcher.close();
     let Outcome { summary, outputs } = result?;
@@ -132,6 +134,41 @@ fn refuse_blocked(project: &Project, plan: &Plan) -> Result<(), Failure> {
     let more = blocked.count();
     let tail = if more == 0 { String::new() } else { format!(", and {more} more cells cannot run") };
     Err(Failure::usage(format!("{first}{tail}"), "correct the input, or its path below `in:`; nothing has been run"))
+}
+
+/// A secret that is not there is a mistake of whoever runs the pipeline: nothing runs.
+fn refuse_without_secrets(project: &Project, plan: &Plan) -> Result<(), Failure> {
+    let missing = secrets::missing(&project.pipeline, plan);
+    let Some((first, cell)) = missing.first() else { return Ok(()) };
+    let others: Vec<&str> = missing[1..].iter().map(|(name, _)| &**name).collect();
+    let also = if others.is_empty() { String::new() } else { format!("; {} not either", others.join(", ")) };
+    let stage = &project.pipeline.stage_of(*cell).name;
+    Err(Failure::usage(
+        format!("stage `{stage}` needs the secret {first}, and no such variable is set{also}"),
+        format!("export {first} with its value and run again; nothing has been run"),
+    ))
+}
+
+/// The command line for the journal. The value of a `--set` that a stage has in its `env` may be a password.
+fn command(pipeline: &Pipeline) -> Vec<String> {
+    // Of shorter ones, such as a number, a variable may hold one by chance.
+    const TELLING: usize = 4;
+    let holds = |value: &str| {
+        let mut held = pipeline.cells.iter().flat_map(|cell| cell.env.values());
+        !value.is_empty() && held.any(|held| held == value || value.len() >= TELLING && held.contains(value))
+    };
+    let mut after_set = false;
+    let shown = |word: String| {
+        let set = std::mem::replace(&mut after_set, word == "--set") || word.starts_with("--set=");
+        let assigned = word.strip_prefix("--set=").unwrap_or(&word);
+        match assigned.split_once('=') {
+            Some((_, value)) if set && holds(value.trim_matches(['"', '\''])) => {
+                format!("{}{}", &word[..word.len() - value.len()], hidden(value))
+            }
+            _ => word,
+        }
+    };
+    std::env::args_os().map(|word| word.to_string_lossy().into_owned()).map(shown).collect()
 }
 
 /// This machine's resources, changed by the pipeline and then by the command line.

@@ -6,6 +6,7 @@ use super::failure::Failure;
 use super::project::{Project, Target};
 use super::{Global, Ui};
 use crate::engine::execute::log_path;
+use crate::engine::fingerprint::hidden;
 use crate::engine::plan::Decision;
 use crate::pipeline::model::{CellId, Source, Task};
 
@@ -70,7 +71,11 @@ fn describe(project: &Project, id: CellId, decision: Option<&Decision>) -> Value
         shown.insert("in".into(), Value::Object(inputs.collect()));
     }
     if !cell.env.is_empty() {
-        shown.insert("env".into(), json!(cell.env));
+        let env = cell.env.iter().map(|(name, value)| (name.clone(), json!(hidden(value))));
+        shown.insert("env".into(), Value::Object(env.collect()));
+    }
+    if !cell.secrets.is_empty() {
+        shown.insert("secrets".into(), cell.secrets.iter().map(|name| json!(&**name)).collect());
     }
     let stage = pipeline.stage_of(id);
     if !stage.policy.resources.is_empty() {

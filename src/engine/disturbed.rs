@@ -42,7 +42,14 @@ pub(super) fn disturbed(context: &Context<'_>, cell: &Cell, folder: &Path) -> Op
             words.push(format!("its input {} changed while it ran ({})", path.display(), few(&changes)));
         }
     }
+    words.extend(altered(context, cell).map(|words| format!("{words} while it ran")));
     (!words.is_empty()).then(|| words.join("; "))
+}
+
+/// Says which programs of the cell are not those of its key any more: they `changed`.
+pub(super) fn altered(context: &Context<'_>, cell: &Cell) -> Option<String> {
+    let words = context.sources.altered(&cell.task, &context.store.stat);
+    (!words.is_empty()).then(|| format!("its program {} changed", few(&words)))
 }
 
 /// `a, b, c and 4 more`.

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -15,11 +16,12 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::disturbed::disturbed;
+use super::disturbed::{altered, disturbed};
 use super::ending;
 use super::event::{Failure, How, Progress};
 use super::executor::{Executor, Exit, Job, Usage};
 use super::plan::{self, Context};
+use super::secrets;
 use crate::pipeline::model::{Cell, CellId, Filled, Source, Task};
 use crate::store::blobs::Placement;
 use crate::store::digest::Digest;
@@ -43,6 +45,9 @@ pub struct KindJob {
     pub resume: PathBuf,
     /// How many threads it may compute with.
     pub threads: usize,
+    /// The names of its secrets, whose values are in its environment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
 }
 
 /// One input of a built-in kind.
@@ -245,6 +250,10 @@ impl<E: Executor> Workshop<'_, E> {
         let job = self.job(order, cell, folder, inputs, &resume)?;
 
         let fail = |message: String, usage: Usage| Fault::Failed(self.failure(message, order, folder), usage);
+        // Hours of work are not begun for a result that would be refused.
+        if let Some(words) = altered(self.context, cell) {
+            return Err(fail(format!("{words} since the run began; run again"), Usage::default()));
+        }
         let ticket = match self.executor.submit(&job) {
             Ok(ticket) => Arc::new(ticket),
             Err(error) => {
@@ -281,6 +290,9 @@ impl<E: Executor> Workshop<'_, E> {
             if fs::symlink_metadata(&path).is_err() {
                 let message = format!("ended well but did not write its output `{}` ({})", output.name, output.path);
                 return Err(fail(message, usage));
+            }
+            if let Some(message) = led_outside(&path, folder) {
+                return Err(fail(format!("its output `{}` {message}", output.name), usage));
             }
             outputs.push(match store.blobs.adopt(&path, &inputs, &store.stat) {
                 Ok(artifact) => artifact,
@@ -389,10 +401,12 @@ impl<E: Executor> Workshop<'_, E> {
                     outputs,
                     resume: resume.to_owned(),
                     threads: order.threads,
+                    secrets: cell.secrets.iter().map(|name| name.to_string()).collect(),
                 };
                 let path = folder.join(JOB);
                 let text = serde_json::to_vec(&job).map_err(std::io::Error::from).at("write", &path)?;
-                fs::write(&path, text).at("write", &path)?;
+                let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+                file.and_then(|mut file| file.write_all(&text)).at("write", &path)?;
                 let (program, first) = &self.kind_program;
                 let mut arguments = first.clone();
                 arguments.push(path.into());
@@ -412,8 +426,14 @@ impl<E: Executor> Workshop<'_, E> {
                 (self.program(&first), words.map(OsString::from).collect())
             }
         };
+        let mut secrets = Vec::with_capacity(cell.secrets.len());
+        for name in &cell.secrets {
+            let secret = secrets::find(name);
+            let secret = secret.ok_or_else(|| fail(format!("its secret {name} is not set"), Usage::default()))?;
+            secrets.push((OsString::from(&**name), secret));
+        }
         let log = folder.join("log");
-        Ok(Job { program, arguments, environment, folder: folder.to_owned(), log, reports })
+        Ok(Job { program, arguments, environment, secrets, folder: folder.to_owned(), log, reports })
     }
 
     /// The file behind the word that starts a command.
@@ -507,6 +527,15 @@ impl<E: Executor> Workshop<'_, E> {
         let kept = log_path(&logs, &order.key);
         fs::create_dir_all(&logs).and_then(|()| fs::rename(&log, &kept)).ok().map(|()| kept)
     }
+}
+
+/// What is wrong with an output that is reached through a link to a folder elsewhere, whose files are not the cell's own.
+fn led_outside(path: &Path, folder: &Path) -> Option<String> {
+    let (above, own) = (path.parent()?.canonicalize().ok()?, folder.canonicalize().ok()?);
+    (!above.starts_with(&own)).then(|| {
+        let (above, name) = (above.display(), path.strip_prefix(folder).unwrap_or(path).display());
+        format!("cannot be stored: {name} is reached through a link, and lies in {above}; copy it to {name}")
+    })
 }
 
 /// Where the log of the last execution of `key` is kept.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::event::Progress;
+use super::secrets::Secret;
 
 /// A program to run for a cell.
 #[derive(Debug, Clone)]
@@ -14,8 +15,10 @@ pub struct Job {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
-    /// Its whole environment.
+    /// Its whole environment but for the secrets.
     pub environment: Vec<(OsString, OsString)>,
+    /// Further variables, whose values its log does not show.
+    pub secrets: Vec<(OsString, Secret)>,
     /// The folder it starts in.
     pub folder: PathBuf,
     /// The file that takes what it writes to standard error, and to standard output unless `reports`.

@@ -6,7 +6,7 @@
 //! | resolved parameters, defaults filled in | comments, key order, descriptions |
 //! | name, form and content digest of every direct input, and the labels of gathered ones | where an input comes from, and its times |
 //! | names and paths of the outputs | where outputs are published |
-//! | declared environment variables | every other one: a cell does not see them |
+//! | declared environment variables | secrets, which must change no result; every other one: a cell does not see them |
 //! | device class (`cpu`, `gpu`) | which device, resources, threads, retries, timeouts |
 //!
 //! Inputs enter by content, not by key: a cell that runs again with equal outputs stops the change there.
@@ -24,6 +24,16 @@ use crate::store::{Artifact, Form};
 
 /// Version of the walk. Raise it when the fields or their encoding change: every key changes with it.
 const CONTEXT: &str = "meanfield 2026 cell key v1";
+
+/// Before the names of environment variables among the fields.
+const ENV: &str = "env.";
+
+/// How people see a text that may be a password: two that are equal look equal.
+pub fn hidden(text: &str) -> String {
+    format!("{HIDDEN}{}", Digest::of(text.as_bytes()).short())
+}
+
+const HIDDEN: &str = "digest ";
 
 /// What an input turned out to be.
 #[derive(Debug, Clone)]
@@ -59,6 +69,8 @@ pub enum Field<'a> {
     Int(i128),
     Float(f64),
     Text(&'a str),
+    /// A text that people see as its digest.
+    Hidden(&'a str),
     Digest(&'a Digest),
     /// An empty list or map, which has no leaves of its own.
     Empty(&'static str),
@@ -106,7 +118,7 @@ pub fn walk(cell: &Cell, around: &Surroundings<'_>, reader: &mut impl Fields) {
         reader.field(&format!("out.{}", output.name), Field::Text(&output.path));
     }
     for (name, value) in &cell.env {
-        reader.field(&format!("env.{name}"), Field::Text(value));
+        reader.field(&format!("{ENV}{name}"), Field::Hidden(value));
     }
     reader.field("device", Field::Text(around.device));
 }
@@ -196,7 +208,7 @@ fn digest(cell: &Cell, around: &Surroundings<'_>, without: &[&str]) -> Digest {
                 Field::Int(n) => part(b'i', &n.to_le_bytes()),
                 // Minus zero and zero give the same results everywhere here, but not by the standard: keep the bits.
                 Field::Float(x) => part(b'f', &x.to_bits().to_le_bytes()),
-                Field::Text(text) => part(b't', text.as_bytes()),
+                Field::Text(text) | Field::Hidden(text) => part(b't', text.as_bytes()),
                 Field::Digest(digest) => part(b'd', &digest.0),
                 Field::Empty(form) => part(b'e', form.as_bytes()),
             }
@@ -220,6 +232,7 @@ pub fn explain(cell: &Cell, around: &Surroundings<'_>) -> Vec<(String, String)> 
                 Field::Int(n) => n.to_string(),
                 Field::Float(x) => format!("{x:?}"),
                 Field::Text(text) => text.to_owned(),
+                Field::Hidden(text) => hidden(text),
                 Field::Digest(digest) => digest.short(),
                 Field::Empty(form) => form.to_owned(),
             };
@@ -244,8 +257,13 @@ pub struct Change {
 
 /// What changed from `old` to `new`, in the order of `new`, removed fields last.
 pub fn changes(old: &[(String, String)], new: &[(String, String)]) -> Vec<Change> {
+    // An index of an earlier version keeps values in the clear.
+    let shown = |name: &str, value: &String| match name.starts_with(ENV) && !value.starts_with(HIDDEN) {
+        true => hidden(value),
+        false => value.clone(),
+    };
     let find = |fields: &[(String, String)], name: &str| {
-        fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.clone())
+        fields.iter().find(|(field, _)| field == name).map(|(_, value)| shown(name, value))
     };
     let mut changes = Vec::new();
     for (field, value) in new {
@@ -256,7 +274,7 @@ pub fn changes(old: &[(String, String)], new: &[(String, String)]) -> Vec<Change
     }
     for (field, value) in old {
         if find(new, field).is_none() {
-            changes.push(Change { field: field.clone(), old: Some(value.clone()), new: None });
+            changes.push(Change { field: field.clone(), old: Some(shown(field, value)), new: None });
         }
     }
     changes
@@ -294,6 +312,7 @@ mod tests {
             inputs: vec![Input { name: "images".into(), source: Source::Path("x".into()) }],
             outputs: vec![Output { name: "model".into(), path: "model".into(), publish: None }],
             env: BTreeMap::from([("A".to_owned(), "1".to_owned())]),
+            secrets: vec!["TOKEN".into()],
         }
     }
 

@@ -4,6 +4,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -72,7 +73,7 @@ impl Journal {
         let path = folder.join(format!("{run}.jsonl"));
         let open = || {
             std::fs::create_dir_all(folder)?;
-            OpenOptions::new().append(true).create_new(true).open(&path)
+            OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path)
         };
         match open() {
             Ok(file) => Ok(Journal { path, file }),
@@ -96,7 +97,8 @@ pub fn run_name(now: jiff::Timestamp) -> String {
     format!("{}-{}", now.strftime("%Y%m%dT%H%M%S.%3fZ"), std::process::id())
 }
 
-/// All journals of `folder`, oldest first. A line that cannot be read is left out: it was torn, or a later version's.
+/// All journals of `folder`, oldest first, but for those that their owners keep to themselves. A line that cannot be read is
+/// left out: it was torn, or a later version's.
 pub fn read_all(folder: &Path) -> std::io::Result<Vec<Vec<Line>>> {
     let mut paths: Vec<PathBuf> = match std::fs::read_dir(folder) {
         Ok(items) => items.filter_map(|item| Some(item.ok()?.path())).collect(),
@@ -109,7 +111,8 @@ pub fn read_all(folder: &Path) -> std::io::Result<Vec<Vec<Line>>> {
         let text = String::from_utf8_lossy(&std::fs::read(path)?).into_owned();
         Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
     };
-    paths.iter().map(read).collect()
+    let others = |read: &std::io::Result<_>| matches!(read, Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied);
+    paths.iter().map(read).filter(|read| !others(read)).collect()
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@
 //! | [`executor`] | the five verbs behind which a cell runs; [`local`] is the one for this machine |
 //! | `publish` | outputs that people look at, below the reports folder |
 //! | `spare` | the copy that a cell was given to read, published instead of another one |
+//! | [`secrets`] | variables that cells see and that are written down nowhere |
 //! | [`resources`] | cpu, gpu, memory and whatever else a cell may hold |
 //! | [`journal`] | one append-only file a run |
 //! | [`event`] | what a run tells while it goes |
@@ -35,6 +36,7 @@ mod publish;
 pub mod resources;
 pub mod run;
 mod scheduler;
+pub mod secrets;
 pub mod sources;
 mod spare;
 #[cfg(test)]

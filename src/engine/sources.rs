@@ -1,4 +1,5 @@
-//! The user's own files: their content digests, read once a run and seen unchanged before a result is kept.
+//! The user's own files and the programs of commands: their content digests, read once a run and seen unchanged before a
+//! result is kept.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -55,6 +56,8 @@ pub struct Sources {
     snapshots: HashMap<PathBuf, Result<Snapshot, String>>,
     /// Digests of programs by the word that a command uses; `None` for one that is not a file (a shell's builtin).
     programs: HashMap<String, Option<(PathBuf, Digest)>>,
+    /// The folder that a program written as a relative path is relative to; absolute, since cells start elsewhere.
+    home: PathBuf,
     leftovers: Leftovers,
 }
 
@@ -64,6 +67,7 @@ impl Sources {
     pub fn read(pipeline: &Pipeline, needed: &[bool], home: &Path, leftovers: Leftovers, stat: &StatCache) -> Sources {
         let mut paths: Vec<&PathBuf> = Vec::new();
         let mut programs: HashMap<String, Option<(PathBuf, Digest)>> = HashMap::new();
+        let home = std::path::absolute(Path::new(".").join(home)).unwrap_or_else(|_| home.to_owned());
         for cell in pipeline.cells.iter().zip(needed).filter_map(|(cell, needed)| needed.then_some(cell)) {
             paths.extend(cell.inputs.iter().filter_map(|input| match &input.source {
                 Source::Path(path) => Some(path),
@@ -71,7 +75,7 @@ impl Sources {
             }));
             for word in words(&cell.task).into_iter().flatten() {
                 if !programs.contains_key(word) {
-                    programs.insert(word.to_owned(), program(word, home, stat));
+                    programs.insert(word.to_owned(), program(word, &home, stat));
                 }
             }
         }
@@ -84,7 +88,7 @@ impl Sources {
         // Below a few files the threads cost more than they save.
         let snapshots =
             if paths.len() < 64 { paths.iter().map(read).collect() } else { paths.par_iter().map(read).collect() };
-        Sources { snapshots, programs, leftovers }
+        Sources { snapshots, programs, home, leftovers }
     }
 
     /// The snapshot of a path that some cell names.
@@ -117,6 +121,14 @@ impl Sources {
     pub fn programs<'a>(&'a self, task: &'a Task) -> Vec<(&'a str, Digest)> {
         let known = |word: &'a str| self.programs.get(word)?.as_ref().map(|(_, digest)| (word, *digest));
         words(task).into_iter().flatten().filter_map(known).collect()
+    }
+
+    /// The words of `task` whose programs are not those of [`Sources::programs`] any more: they have other bytes, are gone,
+    /// or others come before them on `PATH`.
+    pub fn altered(&self, task: &Task, stat: &StatCache) -> Vec<String> {
+        let now = |word: &str| program(word, &self.home, stat).map(|(_, digest)| digest);
+        let before = self.programs(task).into_iter();
+        before.filter(|(word, digest)| now(word) != Some(*digest)).map(|(word, _)| word.to_owned()).collect()
     }
 
     /// The file behind a program's word.

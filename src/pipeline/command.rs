@@ -1,4 +1,4 @@
-//! What `run:` stages and `run:` definitions share: the command, its outputs and its environment.
+//! What `run:` stages and `run:` definitions share: the command, its outputs, its environment and its secrets.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -171,21 +171,55 @@ pub(super) fn read_env(node: Option<&Node>, scope: &mut dyn Scope, report: &mut 
     }
     let mut variables = Vec::new();
     for entry in node.entries() {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if !entry.key.chars().all(allowed)
-            || entry.key.starts_with(|c: char| c.is_ascii_digit())
-            || entry.key.is_empty()
-        {
-            let title = format!("`{}` cannot name an environment variable", entry.key);
-            let problem = Problem::new("bad_name", entry.key_span, title);
-            report.add(problem.label("expected letters, digits or `_`, no digit first"));
-        }
+        check_variable(&entry.key, entry.key_span, report);
         let what = format!("the variable `{}`", entry.key);
+        if entry.value.data == Data::Null {
+            let help = format!("to pass on what the environment holds, write `secrets: [{}]`", entry.key);
+            report.add(mismatch(&entry.value, &what, "a text").help(help));
+            continue;
+        }
         if let Some(text) = bind_text(&entry.value, &what, scope, report) {
             variables.push((entry.key.clone(), text));
         }
     }
     variables
+}
+
+/// Refuses a name that no environment variable can have.
+fn check_variable(name: &str, span: Span, report: &mut Report) {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if !name.chars().all(allowed) || name.starts_with(|c: char| c.is_ascii_digit()) || name.is_empty() {
+        let problem = Problem::new("bad_name", span, format!("`{name}` cannot name an environment variable"));
+        report.add(problem.label("expected letters, digits or `_`, no digit first"));
+    }
+}
+
+/// The names below `secrets:`.
+#[derive(Debug, Default)]
+pub(super) struct Secrets {
+    pub(super) names: Vec<Arc<str>>,
+    pub(super) span: Span,
+}
+
+/// Reads `secrets:`, a list of names of variables.
+pub(super) fn read_secrets(node: Option<&Node>, report: &mut Report) -> Secrets {
+    let Some(node) = node else { return Secrets::default() };
+    let Data::List(items) = &node.data else {
+        report.add(mismatch(node, "secrets", "a list of names of environment variables, such as [HF_TOKEN]"));
+        return Secrets::default();
+    };
+    let mut names: Vec<Arc<str>> = Vec::with_capacity(items.len());
+    for item in items {
+        let Data::Text(name) = &item.data else {
+            report.add(mismatch(item, "a secret", "the name of an environment variable; its value is written nowhere"));
+            continue;
+        };
+        check_variable(name, item.span, report);
+        if !names.iter().any(|known| **known == **name) {
+            names.push(name.as_str().into());
+        }
+    }
+    Secrets { names, span: node.span }
 }
 
 /// The inputs and outputs that `${in.NAME}` and `${out.NAME}` can name in a command.

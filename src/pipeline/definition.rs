@@ -9,15 +9,17 @@ use std::sync::Arc;
 use walkdir::WalkDir;
 
 use super::command::{
-    Files, Run, check_exists, check_name, check_path, is_path, output_names, read_env, read_outputs, user_path,
+    Files, Run, check_exists, check_name, check_path, is_path, output_names, read_env, read_outputs, read_secrets,
+    user_path,
 };
 use super::interpolate::{Found, Reference, Scope, descend, resolve};
 use super::kinds::{Kind, Kinds};
-use super::model::Task;
+use super::model::{Replaced, Task};
 use super::presets::Presets;
 use super::problem::{Problem, Report, Span, suggest};
 use super::schema::{Fields, mismatch};
 use super::shell::Shell;
+use super::trust;
 use super::yaml::{self, Data, Entry, Node};
 
 /// The keys of a definition, besides those that only a kind or only a command has.
@@ -27,8 +29,9 @@ const KEYS: [&str; 4] = ["kind", "run", "uses", "params"];
 pub(super) struct Definitions<'k> {
     kinds: &'k Kinds,
     embedded: &'k [(&'k str, &'k str)],
-    /// The nearest `stages/` at or above the pipeline.
+    /// The nearest `stages/` at or above the pipeline, within its project.
     folder: Option<PathBuf>,
+    replaced: Vec<Replaced>,
     read: BTreeMap<String, Option<Rc<Definition<'k>>>>,
     /// Those that are being read, each for the one before it.
     open: Vec<String>,
@@ -56,6 +59,7 @@ pub(super) struct Command {
     run: Node,
     shell: Option<Shell>,
     env: Option<Node>,
+    secrets: Vec<Arc<str>>,
     out: Option<Node>,
     /// Names that the stage must give.
     pub(super) inputs: Vec<Arc<str>>,
@@ -71,14 +75,19 @@ pub(super) struct Applied {
     /// Names and paths of the outputs.
     pub(super) outputs: Vec<(Arc<str>, String)>,
     pub(super) env: BTreeMap<String, String>,
+    pub(super) secrets: Vec<Arc<str>>,
 }
 
 impl<'k> Definitions<'k> {
-    /// Definitions for a pipeline file: from `stages/` in its folder or the nearest one above it, then from `embedded`.
+    /// Definitions for a pipeline file: from the nearest `stages/` in its project, then from `embedded`.
     pub(super) fn new(file: &Path, kinds: &'k Kinds, embedded: &'k [(&'k str, &'k str)]) -> Definitions<'k> {
-        let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-        let folder = file.ancestors().skip(1).map(|folder| folder.join("stages")).find(|folder| folder.is_dir());
-        Definitions { kinds, embedded, folder, read: BTreeMap::new(), open: Vec::new() }
+        let folder = trust::definitions_of(file);
+        Definitions { kinds, embedded, folder, replaced: Vec::new(), read: BTreeMap::new(), open: Vec::new() }
+    }
+
+    /// Those of the project's that were read in the place of built-in ones.
+    pub(super) fn replaced(self) -> Vec<Replaced> {
+        self.replaced
     }
 
     /// The definition of that name. If there is none, or it is wrong, the report has heard of it.
@@ -103,12 +112,22 @@ impl<'k> Definitions<'k> {
     }
 
     /// The text of a definition, and the folder that it lies in.
-    fn find(&self, name: &str, span: Span, report: &mut Report) -> Option<(u32, Option<PathBuf>)> {
+    fn find(&mut self, name: &str, span: Span, report: &mut Report) -> Option<(u32, Option<PathBuf>)> {
         let inside = !name.is_empty() && name.split('/').all(|part| !matches!(part, "" | "." | ".."));
         if let Some(folder) = self.folder.as_ref().filter(|_| inside) {
             let path = folder.join(format!("{name}.yaml"));
             if path.is_file() {
                 let text = super::load::read_text(&path, report)?;
+                let built_in = self.embedded.iter().find(|(known, _)| *known == name).map(|(_, text)| *text);
+                if built_in != Some(&*text) {
+                    if let Some(refusal) = trust::refusal(folder, &path) {
+                        report.add(refusal.problem(name, span));
+                        return None;
+                    }
+                    if built_in.is_some() {
+                        self.replaced.push(Replaced { name: name.to_owned(), file: path.clone() });
+                    }
+                }
                 return Some((report.source(&path, text), path.parent().map(Path::to_owned)));
             }
         }
@@ -145,7 +164,7 @@ impl<'k> Definitions<'k> {
             return None;
         }
         let own: &[&str] = match (node.get("run"), node.get("uses")) {
-            (Some(_), _) => &["in", "out", "env", "shell"],
+            (Some(_), _) => &["in", "out", "env", "secrets", "shell"],
             (None, Some(_)) => &["with", "cases"],
             (None, None) => &["with"],
         };
@@ -228,6 +247,7 @@ fn command(run: &Node, node: &Node, folder: Option<PathBuf>, report: &mut Report
         run: run.clone(),
         shell,
         env: node.get("env").cloned(),
+        secrets: read_secrets(node.get("secrets"), report).names,
         out: node.get("out").cloned(),
         inputs,
         own,
@@ -314,7 +334,7 @@ impl Definition<'_> {
                     parameters: Arc::new(map),
                     continues: kind.continues,
                 };
-                problems.is_empty().then_some(Applied { task, outputs, env: BTreeMap::new() })
+                problems.is_empty().then_some(Applied { task, outputs, env: BTreeMap::new(), secrets: Vec::new() })
             }
             Body::Run(command) => {
                 let inputs: Vec<Arc<str>> =
@@ -334,6 +354,7 @@ impl Definition<'_> {
                     task: run.task(&[]),
                     outputs: outputs.into_iter().map(|(name, _, path)| (name, path)).collect(),
                     env: env.into_iter().map(|(name, text)| (name, text.fill(&[]))).collect(),
+                    secrets: command.secrets.clone(),
                 })
             }
         }

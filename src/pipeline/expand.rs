@@ -240,10 +240,12 @@ impl<'a> Maker<'a> {
     ) -> Option<Cell> {
         let draft = &self.stage.draft;
         let mut env: BTreeMap<String, String> = BTreeMap::new();
+        let mut secrets = draft.secrets.names.clone();
         let (task, outputs) = match &draft.body {
             Some(Body::Uses { .. }) => {
                 let applied = self.applied(point, report)?;
                 env.clone_from(&applied.env);
+                secrets.extend(applied.secrets.iter().filter(|name| !draft.secrets.names.contains(name)).cloned());
                 let publish = self.publishes(point).then(|| self.published_folder(point));
                 // An only output takes the place of the folder that several would share.
                 let alone = applied.outputs.len() == 1;
@@ -283,8 +285,13 @@ impl<'a> Maker<'a> {
             }
         }
         env.extend(draft.env.iter().map(|(name, text)| (name.clone(), text.fill(point))));
+        if let Some(name) = secrets.iter().find(|name| env.contains_key(&***name)) {
+            let title = format!("stage `{}` has `{name}` both as a secret and in `env`", draft.name);
+            let problem = Problem::new("secret_in_env", draft.span, title);
+            report.add(problem.label("expected one of them: what `env` holds is part of the key"));
+        }
         let inputs = self.inputs(point, tables, report);
-        Some(Cell { stage: self.position, coordinates, task, inputs, outputs, env })
+        Some(Cell { stage: self.position, coordinates, task, inputs, outputs, env, secrets })
     }
 
     /// Refuses two outputs of one cell where one is the other or lies below it.

@@ -82,6 +82,7 @@ pub(super) fn kinds() -> Kinds {
         outputs,
         publish,
         continues: &[],
+        secrets: 0,
         check: accept,
     };
     let mut train = kind("train", Inputs::Named(TRAIN), &[("model", "model.bin"), ("log", "log.csv")], false);

@@ -17,6 +17,8 @@ pub struct Kind {
     /// Parameters in which a job may differ from an earlier one whose work it goes on from. If there are any, what a job
     /// leaves in its resume folder stays after it, for a job that goes further.
     pub continues: &'static [&'static str],
+    /// How many secrets it takes at the most. It finds their names in the job and their values in its environment.
+    pub secrets: usize,
     /// Refuses resolved parameters that the kind cannot run with. An empty answer accepts them.
     pub check: fn(&Map<String, Value>) -> Vec<ParameterProblem>,
 }

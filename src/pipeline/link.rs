@@ -178,6 +178,14 @@ fn check_inputs(stage: &Linked, stages: &[Linked], report: &mut Report) {
                 report.add(Problem::new("bad_input", input.span, title));
             }
         }
+        let secrets = &draft.secrets;
+        if let definition::Body::Kind(kind, _) = definition.runs()
+            && secrets.names.len() > kind.secrets
+        {
+            let takes = if kind.secrets == 0 { "no secrets" } else { "one secret" };
+            let title = format!("`{}` takes {takes}", definition.name);
+            report.add(Problem::new("misplaced_key", secrets.span, title));
+        }
         for (required, _) in inputs.iter().filter(|(_, required)| *required) {
             if !draft.inputs.iter().any(|input| &*input.name == *required) {
                 let title = format!("`{}` needs the input `{required}`", definition.name);

@@ -26,8 +26,8 @@ const KEYS: [&str; 10] =
 /// Reads and checks a pipeline.
 ///
 /// `overrides` are `--set` flags as (target, value). `kinds` are the stage kinds that the program has, and `definitions`
-/// the stage definitions that are built into it, as (name, YAML text); those below the nearest `stages/` folder at or
-/// above the file come first.
+/// the stage definitions that are built into it, as (name, YAML text); those below the nearest `stages/` folder of the
+/// file's project come first.
 ///
 /// # Errors
 /// Everything that is wrong with the file, the flags and the definitions that it uses, all at once.
@@ -113,6 +113,7 @@ fn read(
         order: &order,
     };
     let cells = expansion.cells(report);
+    let replaced = definitions.replaced();
 
     let mut position = vec![0; order.len()];
     order.iter().enumerate().for_each(|(place, &index)| position[index] = place);
@@ -139,6 +140,7 @@ fn read(
         axes: axes.iter().map(axes::AxisSpec::to_model).collect(),
         cells,
         resources: capacity,
+        replaced,
     })
 }
 

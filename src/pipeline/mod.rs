@@ -29,6 +29,7 @@ pub mod select;
 pub(crate) mod shell;
 mod spelling;
 mod stages;
+pub mod trust;
 mod yaml;
 
 pub use load::load;

@@ -27,6 +27,17 @@ pub struct Pipeline {
     pub cells: Vec<Cell>,
     /// Capacities of named resources that the file declares (`resources:` at the top level).
     pub resources: BTreeMap<String, u64>,
+    /// The definitions that it uses in place of built-in ones of the same name.
+    pub replaced: Vec<Replaced>,
+}
+
+/// A definition of the project's that stands in the place of a built-in one and differs from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replaced {
+    /// The name of both, such as `report`.
+    pub name: String,
+    /// The file of the project's.
+    pub file: PathBuf,
 }
 
 /// An axis: a name and its values.
@@ -94,6 +105,8 @@ pub struct Cell {
     pub outputs: Vec<Output>,
     /// Environment variables that the stage declares, resolved; they enter the key and the process.
     pub env: BTreeMap<String, String>,
+    /// Names of variables that it gets from this process's environment and whose values are written down nowhere.
+    pub secrets: Vec<Arc<str>>,
 }
 
 /// What a cell does.

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::axes::AxisSpec;
-use super::command::{Files, Out, Run, check_exists, check_name, is_path, output_names, read_env, read_outputs};
+use super::command::{
+    Files, Out, Run, Secrets, check_exists, check_name, is_path, output_names, read_env, read_outputs, read_secrets,
+};
 use super::interpolate::{AxisField, Found, Reference, Scope, Template, Text, bind, bind_text, descend};
 use super::model::Policy;
 use super::params::{Params, unknown};
@@ -15,8 +17,8 @@ use super::schema::mismatch;
 use super::shell::Shell;
 use super::yaml::{Data, Entry, Node};
 
-const KEYS: [&str; 11] =
-    ["uses", "run", "shell", "in", "with", "out", "env", "resources", "retry", "timeout", "description"];
+const KEYS: [&str; 12] =
+    ["uses", "run", "shell", "in", "with", "out", "env", "secrets", "resources", "retry", "timeout", "description"];
 
 /// A stage as it is written.
 #[derive(Debug)]
@@ -27,6 +29,7 @@ pub(super) struct Draft {
     pub(super) body: Option<Body>,
     pub(super) inputs: Vec<InputDraft>,
     pub(super) env: Vec<(String, Text)>,
+    pub(super) secrets: Secrets,
     pub(super) policy: Policy,
 }
 
@@ -136,6 +139,7 @@ impl Context<'_> {
         }
         let inputs = self.inputs(node.get("in"), report);
         let env = read_env(node.get("env"), &mut self.scope(None), report);
+        let secrets = read_secrets(node.get("secrets"), report);
         let body = self.body(entry, &inputs, report);
         let mut params = Params(self.params);
         let mut constant = |key| node.get(key).map(|node| super::interpolate::resolve(node, &mut params, report));
@@ -153,7 +157,7 @@ impl Context<'_> {
         let description =
             description.and_then(|node| bind_text(node, "`description`", &mut Params(self.params), report));
         let description = description.map(|text| text.fill(&[]));
-        Draft { name: name.into(), span: entry.key_span, description, body, inputs, env, policy }
+        Draft { name: name.into(), span: entry.key_span, description, body, inputs, env, secrets, policy }
     }
 
     fn body(&self, entry: &Entry, inputs: &[InputDraft], report: &mut Report) -> Option<Body> {

@@ -17,6 +17,7 @@ pub(super) const KIND: Kind = Kind {
     outputs: &[("vectors", "vectors.safetensors")],
     publish: false,
     continues: &[],
+    secrets: 0,
     check,
 };
 
@@ -111,6 +112,7 @@ mod tests {
         let items = parts.iter().enumerate().map(item).collect();
         let out = folder.path().join("out.safetensors");
         let job = KindJob {
+            secrets: Vec::new(),
             kind: "concat".into(),
             parameters: Map::new(),
             inputs: vec![KindInput { name: "vectors".into(), items }],

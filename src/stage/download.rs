@@ -5,11 +5,12 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 use thiserror::Error;
+use ureq::http::HeaderValue;
 
 use super::pretrained::{ABOUT, About};
 use super::{JobError, JobMismatch, Report, output, parsed, problems};
 use crate::data::archive::{UnpackLimits, unpack};
-use crate::data::download::{DownloadConfig, DownloadError, download};
+use crate::data::download::{DownloadConfig, DownloadError, authorization, download};
 use crate::data::generate::{GeneratorSpec, generate};
 use crate::engine::event::Progress;
 use crate::engine::execute::KindJob;
@@ -22,6 +23,7 @@ pub(super) const KIND: Kind = Kind {
     outputs: &[("data", "data")],
     publish: false,
     continues: &[],
+    secrets: 1,
     check,
 };
 
@@ -133,12 +135,22 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
             if let Some(about) = about {
                 fs::write(data.join(ABOUT), serde_json::to_vec(&about)?)?;
             }
-            for wish in wishes {
+            let token = token(job)?;
+            for mut wish in wishes {
+                wish.config.token.clone_from(&token);
                 fetch(&wish, job, data, report).map_err(|error| with_way_out(error, by_hand.as_deref()))?;
             }
         }
     }
     Ok(())
+}
+
+/// What the stage's secret is to the servers.
+fn token(job: &KindJob) -> Result<Option<HeaderValue>, JobError> {
+    let Some(name) = job.secrets.first() else { return Ok(None) };
+    let secret = std::env::var(name).map_err(|_| format!("the secret {name} is not set, or is no text"))?;
+    let token = authorization(&secret).map_err(|_| format!("the secret {name} has characters that no header can hold"))?;
+    Ok(Some(token))
 }
 
 /// Adds what the definition says of fetching by hand to a failure of every URL.

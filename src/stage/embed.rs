@@ -29,6 +29,7 @@ pub(super) const KIND: Kind = Kind {
     outputs: &[("vectors", "vectors.safetensors")],
     publish: false,
     continues: &[],
+    secrets: 0,
     check,
 };
 

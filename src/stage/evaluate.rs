@@ -20,6 +20,7 @@ pub(super) const KIND: Kind = Kind {
     outputs: &[("scores", "scores.json"), ("queries", "queries.parquet")],
     publish: false,
     continues: &[],
+    secrets: 0,
     check,
 };
 

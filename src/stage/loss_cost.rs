@@ -16,6 +16,7 @@ pub(super) const KIND: Kind = Kind {
     outputs: &[("scores", "scores.json")],
     publish: false,
     continues: &[],
+    secrets: 0,
     check,
 };
 

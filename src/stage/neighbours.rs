@@ -27,6 +27,7 @@ pub(super) const KIND: Kind = Kind {
     outputs: &[("page", "neighbours.html"), ("picture", "neighbours.png")],
     publish: true,
     continues: &[],
+    secrets: 0,
     check,
 };
 

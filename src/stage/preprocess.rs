@@ -15,6 +15,7 @@ pub(super) const KIND: Kind = Kind {
     outputs: &[("images", "images")],
     publish: false,
     continues: &[],
+    secrets: 0,
     check,
 };
 

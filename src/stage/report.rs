@@ -24,6 +24,7 @@ pub(super) const KIND: Kind = Kind {
     outputs: &[("report", "report")],
     publish: true,
     continues: &[],
+    secrets: 0,
     check,
 };
 

@@ -20,6 +20,7 @@ pub(super) const KIND: Kind = Kind {
     outputs: &[("suggestion", "suggestion.json"), ("trials", "trials.csv")],
     publish: false,
     continues: &[],
+    secrets: 0,
     check,
 };
 

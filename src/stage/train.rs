@@ -37,6 +37,7 @@ pub(super) const KIND: Kind = Kind {
     outputs: &[("model", "model.safetensors"), ("epochs", "epochs.csv")],
     publish: false,
     continues: &["epochs"],
+    secrets: 0,
     check,
 };
 

@@ -13,5 +13,6 @@ mod running;
 mod safety;
 mod search;
 mod space;
+mod trust;
 mod weights;
 mod yaml;

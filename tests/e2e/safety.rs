@@ -106,6 +106,30 @@ fn outputs_that_lead_to_the_users_files_are_copies_or_refused() {
 }
 
 #[test]
+fn an_output_below_a_link_to_the_users_folder_is_refused_and_stays_there() {
+    for (command, path) in [
+        ("rmdir out/view/sub; rmdir out/view; ln -s $HOME/data out/view", "view/sub/2.txt"),
+        ("rmdir out/view/sub; ln -s $HOME/data/sub out/view/sub", "view/sub/2.txt"),
+        ("rm -r out; ln -s $HOME out", "data/sub"),
+        ("rm -r out; ln -s in/raw out", "sub"),
+    ] {
+        let space = Space::new(&pipeline(command).replace("view: view", &format!("view: {path}")));
+        users_files(&space.path("."));
+        let before = users_tree(&space.path("."));
+        let ran = space.run(&["run"]);
+        assert_eq!(users_tree(&space.path(".")), before, "{command}\n{}", ran.err);
+        assert_eq!(ran.code, 1, "{command}");
+        assert!(ran.err.contains("is reached through a link"), "{command}\n{}", ran.err);
+    }
+    // A link that stays in the cell's folder harms nobody.
+    let command = "mkdir out/one; rmdir out/view; ln -s one out/view; touch ${out.view}";
+    let space = Space::new(&pipeline(command).replace("view: view", "view: view/x"));
+    users_files(&space.path("."));
+    let ran = space.run(&["run"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+}
+
+#[test]
 fn what_a_command_does_to_its_inputs_is_its_own_doing_and_is_said() {
     for (command, said) in [
         ("rm ${in.raw}/1.txt; touch ${out.view}", "its input ./data changed while it ran (1.txt is gone)"),

@@ -7,6 +7,7 @@
 mod agent;
 mod part;
 mod source;
+mod token;
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
@@ -14,10 +15,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use ureq::http::{HeaderMap, header};
+use ureq::http::{HeaderMap, HeaderValue, header};
 
 use self::part::{Origin, Part, Resume};
 use self::source::Source;
+pub use self::token::authorization;
 use super::Problem;
 use super::checksum::{Expected, Mismatch, Verified, Verifier};
 use crate::format::{self, Known};
@@ -46,6 +48,9 @@ pub struct DownloadConfig {
     pub backoff_ms: u64,
     /// Seconds to wait for a connection, and for each next piece of an answer. Default 60, range `1..=86400`.
     pub timeout_s: u64,
+    /// What the servers get as `Authorization`, see [`authorization`].
+    #[serde(skip)]
+    pub token: Option<HeaderValue>,
 }
 
 impl Default for DownloadConfig {
@@ -59,6 +64,7 @@ impl Default for DownloadConfig {
             retries: 4,
             backoff_ms: 1000,
             timeout_s: 60,
+            token: None,
         }
     }
 }
@@ -67,6 +73,7 @@ impl DownloadConfig {
     /// Fields outside their ranges.
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = self.expected().check();
+        problems.extend(token::check(self));
         let mut refuse = |field: &str, message: String| problems.push((field.to_owned(), message));
         if self.urls.is_empty() {
             refuse("urls", "is empty, expected at least one URL".to_owned());
@@ -176,7 +183,7 @@ impl Reason {
     fn way_out(&self) -> &'static str {
         match self {
             Reason::BadUrl(_) => "correct the URL",
-            Reason::Status(401 | 403) => "it needs permission: fetch the file by hand and give its file:/// URL",
+            Reason::Status(401 | 403) => "it needs permission: name a variable with your token below `secrets:` of the stage, or fetch the file by hand and give its file:/// URL",
             Reason::Status(404 | 410) => "it is not there: correct the URL or add a mirror",
             Reason::Status(_) => "try again later or add a mirror",
             Reason::Insecure(_) => {
@@ -318,6 +325,9 @@ impl Fetch<'_> {
             other => Reason::Transport(other.to_string()),
         };
         let mut request = agent::agent(self.config, loopback)?.get(url).header(header::ACCEPT_ENCODING, "identity");
+        if let Some(token) = &self.config.token {
+            request = request.header(header::AUTHORIZATION, token);
+        }
         if let Some(resume) = resume {
             request = request.header(header::RANGE, format!("bytes={}-", resume.offset));
             if let Some(validator) = &resume.origin.validator {
