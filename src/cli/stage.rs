@@ -16,6 +16,9 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
     stop_with_parent();
+    // The engine starts the file that it runs itself, whose name in `/proc` says nothing.
+    #[cfg(target_os = "linux")]
+    let _ = nix::sys::prctl::set_name(c"meanfield");
     // Not the buffered output of `ui`: a report must leave at once.
     let mut report = |progress: &crate::engine::event::Progress| {
         if let Ok(line) = serde_json::to_string(progress) {

@@ -363,6 +363,36 @@ mod tests {
     }
 
     #[test]
+    fn people_see_the_digest_of_a_variable_and_never_a_secret() {
+        let secret = |value: &str| {
+            let mut cell = cell(json!({}));
+            cell.env.insert("A".into(), value.into());
+            explain(&cell, &around(b"x"))
+        };
+        let (one, two) = (secret("pass-1"), secret("pass-2"));
+        assert!(!format!("{one:?}").contains("pass-1") && !format!("{one:?}").contains("TOKEN"));
+        assert_eq!(changes(&one, &two).len(), 1);
+        // What an index of an earlier version holds.
+        let old: Vec<_> = one
+            .iter()
+            .map(|(name, value)| match name.starts_with(ENV) {
+                true => (name.clone(), "pass-1".to_owned()),
+                false => (name.clone(), value.clone()),
+            })
+            .collect();
+        assert_eq!(changes(&old, &one), []);
+        assert!(!format!("{:?}", changes(&old, &two)).contains("pass"));
+        assert!(!format!("{:?}", changes(&old, &[])).contains("pass"));
+    }
+
+    #[test]
+    fn a_secret_is_no_part_of_the_key() {
+        let (with, mut without) = (cell(json!({})), cell(json!({})));
+        without.secrets.clear();
+        assert_eq!(key(&with, &around(b"x")), key(&without, &around(b"x")));
+    }
+
+    #[test]
     fn an_explanation_names_old_and_new_value() {
         let old = explain(&cell(json!({"margin": 0.1, "gone": 1})), &around(b"x"));
         let new = explain(&cell(json!({"margin": 0.2, "fresh": true})), &around(b"x"));

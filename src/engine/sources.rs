@@ -150,7 +150,7 @@ fn words(task: &Task) -> [Option<&str>; 2] {
 }
 
 fn program(word: &str, home: &Path, stat: &StatCache) -> Option<(PathBuf, Digest)> {
-    let path = if word.contains('/') { home.join(word) } else { find_program(word)? };
+    let path = if word.contains('/') { home.join(word) } else { std::path::absolute(find_program(word)?).ok()? };
     let (digest, _) = stat.digest_file(&path).ok()?;
     Some((path, digest))
 }

@@ -129,7 +129,7 @@ mistakes! {
     flag_removes_an_unknown_stage: pipeline(""), set: ("stages.score", "");
 
     // Secrets.
-    secrets_are_wrong: pipeline("  x: { run: 'echo', out: [a], secrets: [A, 1, B=2], env: { A: a, C: } }\n  y: { run: 'echo', out: [a], secrets: TOKEN }\n");
+    secrets_are_wrong: pipeline("  x: { run: 'echo', out: [a], secrets: [A, 1, B=2], env: { A: a, C: } }\n  y: { run: 'echo', out: [b], secrets: TOKEN }\n");
     secrets_of_a_kind_without: pipeline("  x: { uses: make/glyphs, secrets: [TOKEN] }\n");
     secret_is_in_env_too: pipeline("  x: { uses: convert, in: { from: images }, secrets: [SIZE] }\n");
 
