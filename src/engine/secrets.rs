@@ -76,8 +76,7 @@ impl End {
 pub(super) fn mask(mut from: impl Read, mut to: impl Write, secrets: &[Secret], end: &End) -> io::Result<()> {
     // A shell's `$(...)` and most programs leave out the line end that a value read from a file may have.
     let values = secrets.iter().map(|secret| secret.0.as_bytes().trim_ascii_end()).filter(|value| !value.is_empty());
-    let needles: Vec<(&[u8], bool)> =
-        values.map(|value| (value, false)).chain([(end.bytes(), true)]).collect();
+    let needles: Vec<(&[u8], bool)> = values.map(|value| (value, false)).chain([(end.bytes(), true)]).collect();
     let mut held = Vec::new();
     let mut buffer = vec![0; 1 << 16];
     let mut written = Ok(());
@@ -105,9 +104,12 @@ fn masked(bytes: &[u8], needles: &[(&[u8], bool)], last: bool) -> (Vec<u8>, usiz
     let mut at = 0;
     while at < bytes.len() {
         let rest = &bytes[at..];
-        let found = needles.iter().filter(|(needle, _)| rest.starts_with(needle)).max_by_key(|(needle, _)| needle.len());
+        let found =
+            needles.iter().filter(|(needle, _)| rest.starts_with(needle)).max_by_key(|(needle, _)| needle.len());
         let longer = |needle: &[u8]| {
-            needle.len() > found.map_or(0, |(found, _)| found.len()) && rest.len() < needle.len() && needle.starts_with(rest)
+            needle.len() > found.map_or(0, |(found, _)| found.len())
+                && rest.len() < needle.len()
+                && needle.starts_with(rest)
         };
         if !last && needles.iter().any(|(needle, _)| longer(needle)) {
             break;

@@ -7,7 +7,7 @@
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::unistd::{Uid, User};
 
@@ -18,7 +18,11 @@ const MARKS: [&str; 2] = ["pipelines", ".git"];
 
 /// The folder of definitions of a pipeline file's project: the nearest `stages/`.
 pub(super) fn definitions_of(file: &Path) -> Option<PathBuf> {
-    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let mut file = std::path::absolute(file).ok()?;
+    // What stands before `..` is not above the file.
+    if file.components().any(|part| part == Component::ParentDir) {
+        file = file.parent()?.canonicalize().ok()?.join(file.file_name()?);
+    }
     let is_root = |folder: &&Path| MARKS.iter().any(|mark| folder.join(mark).exists());
     let above = || file.ancestors().skip(1);
     let root = above().find(is_root).or_else(|| file.parent())?;
@@ -114,6 +118,10 @@ mod tests {
             let expected = found.map(|found| room.path().join(found));
             assert_eq!(definitions_of(&room.path().join(file)), expected, "{made:?}");
         }
+        let room = folders(&["a/stages", "a/b", "c/pipelines", "c/stages"]);
+        let found = definitions_of(&room.path().join("a/b/../../c/pipelines/p.yaml")).unwrap();
+        assert_eq!(found, room.path().canonicalize().unwrap().join("c/stages"));
+        assert_eq!(definitions_of(&room.path().join("a/b/../../p.yaml")), None);
     }
 
     #[test]

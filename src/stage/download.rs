@@ -149,7 +149,8 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
 fn token(job: &KindJob) -> Result<Option<HeaderValue>, JobError> {
     let Some(name) = job.secrets.first() else { return Ok(None) };
     let secret = std::env::var(name).map_err(|_| format!("the secret {name} is not set, or is no text"))?;
-    let token = authorization(&secret).map_err(|_| format!("the secret {name} has characters that no header can hold"))?;
+    let token =
+        authorization(&secret).map_err(|_| format!("the secret {name} has characters that no header can hold"))?;
     Ok(Some(token))
 }
 

@@ -193,7 +193,9 @@ fn assert_nowhere(space: &Space, value: &str, others: &[&Ran]) {
         let holds = item.file_type().is_file() && contains(&fs::read(item.path()).unwrap(), value);
         assert!(!named && !holds, "{}", item.path().display());
     }
-    for words in [&["show"][..], &["show", "--json"], &["why"], &["plan"], &["plan", "--json"], &["status"], &["history"]] {
+    for words in
+        [&["show"][..], &["show", "--json"], &["why"], &["plan"], &["plan", "--json"], &["status"], &["history"]]
+    {
         let ran = with_secret(space, words);
         assert!(!ran.out.contains(value) && !ran.err.contains(value), "{words:?}\n{}{}", ran.out, ran.err);
     }
@@ -331,7 +333,8 @@ fn serve() -> u16 {
             let mut stream = BufReader::new(stream.unwrap());
             let (mut line, mut known) = (String::new(), false);
             while stream.read_line(&mut line).is_ok_and(|read| read > 2) {
-                known |= line.to_ascii_lowercase().starts_with("authorization:") && line.contains(&format!("Bearer {SECRET}"));
+                known |= line.to_ascii_lowercase().starts_with("authorization:")
+                    && line.contains(&format!("Bearer {SECRET}"));
                 line.clear();
             }
             let (status, body) = if known { ("200 OK", "weights\n") } else { ("401 Unauthorized", "") };

@@ -183,7 +183,9 @@ impl Reason {
     fn way_out(&self) -> &'static str {
         match self {
             Reason::BadUrl(_) => "correct the URL",
-            Reason::Status(401 | 403) => "it needs permission: name a variable with your token below `secrets:` of the stage, or fetch the file by hand and give its file:/// URL",
+            Reason::Status(401 | 403) => {
+                "it needs permission: name a variable with your token below `secrets:` of the stage, or fetch the file by hand and give its file:/// URL"
+            }
             Reason::Status(404 | 410) => "it is not there: correct the URL or add a mirror",
             Reason::Status(_) => "try again later or add a mirror",
             Reason::Insecure(_) => {
