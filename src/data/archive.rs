@@ -3,6 +3,8 @@
 //! Only regular files and folders come out, with default modes, below one empty folder. Everything else an archive may
 //! hold (links, devices, sparse files, encrypted entries, a path twice, paths that lead out) is refused by name.
 
+mod tar;
+
 use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -13,6 +15,7 @@ use flate2::bufread::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
 use zip::CompressionMethod;
 
+use self::tar::{Member, Members};
 use super::Problem;
 use crate::format::{self, Known};
 
@@ -196,8 +199,9 @@ fn safe_path(name: &[u8]) -> Result<PathBuf, &'static str> {
 
 /// The name of a zip's entry: UTF-8 where it is that, else as the format says of names without that mark (code page 437),
 /// and with the separators of this system. Windows tools write backslashes, which the format forbids; there they part folders.
+/// Of an ASCII name, Info-ZIP's extra field may hold the true one.
 fn zip_name(raw: &[u8], decoded: &str) -> Vec<u8> {
-    let name = std::str::from_utf8(raw).unwrap_or(decoded);
+    let name = std::str::from_utf8(raw).ok().filter(|name| !name.is_ascii()).unwrap_or(decoded);
     name.replace('\\', "/").into_bytes()
 }
 
@@ -231,35 +235,23 @@ struct Unpacking<'a> {
 impl Unpacking<'_> {
     fn tar(&mut self, stream: impl Read) -> Result<(), ArchiveError> {
         let read = self.read;
-        let mut tar = tar::Archive::new(Metered { inner: stream, read, limit: self.bytes_limit });
+        let mut members = Members::new(Metered { inner: stream, read, limit: self.bytes_limit });
         let at = || format!("at byte {} of the tar", read.get());
-        let mut end = 0;
-        for entry in tar.entries().map_err(|e| self.broken(&at(), &e))? {
-            let mut entry = entry.map_err(|e| self.broken(&at(), &e))?;
-            let name = entry.path_bytes().into_owned();
-            let kind = entry.header().entry_type();
-            let size = entry.size();
-            end = (entry.raw_file_position() + size).next_multiple_of(BLOCK);
-            if kind.is_pax_global_extensions() {
-                continue;
-            }
+        while let Some(member) = members.next().map_err(|e| self.broken(&at(), &e))? {
+            let Member { name, kind, size, sparse } = member;
             if kind.is_symlink() || kind.is_hard_link() {
                 return Err(self.refused(&name, "is a link"));
             }
-            if kind.is_gnu_sparse() {
+            if sparse {
                 return Err(self.refused(&name, "is a sparse file"));
             }
             if !(kind.is_file() || kind.is_contiguous() || kind.is_dir()) {
                 return Err(self.refused(&name, "is neither a file nor a folder"));
             }
-            self.entry(&name, kind.is_dir() || name.ends_with(b"/"), size, &mut entry)?;
-        }
-        // A tar that was cut between two entries lacks only the zeros that end it.
-        if read.get() <= end {
-            return Err(self.damaged(&at(), "it ends without an end mark"));
+            self.entry(&name, kind.is_dir() || name.ends_with(b"/"), size, &mut members)?;
         }
         // What follows the end mark is padding; reading it verifies the checksum of a gzip.
-        io::copy(&mut tar.into_inner(), &mut io::sink()).map_err(|e| self.broken(&at(), &e))?;
+        io::copy(&mut members.rest(), &mut io::sink()).map_err(|e| self.broken(&at(), &e))?;
         Ok(())
     }
 

@@ -73,21 +73,30 @@ fn wanted(map: &Map<String, Value>) -> Result<Wanted, Vec<ParameterProblem>> {
         Some(Value::Array(more)) => more,
         Some(_) => return Err(problems(vec![("more", "is not a list".to_owned())])),
     };
+    // The limits are those of every file.
+    let limits: Vec<(String, Value)> =
+        LIMITS.iter().filter_map(|&name| Some((name.to_owned(), map.get(name)?.clone()))).collect();
     let mut wishes = vec![wish(map)?];
     for (i, file) in more.into_iter().enumerate() {
-        let Value::Object(file) = file else {
+        let Value::Object(mut file) = file else {
             return Err(problems(vec![(format!("more.{i}"), "is not a mapping".to_owned())]));
         };
+        for (name, value) in &limits {
+            file.entry(name).or_insert_with(|| value.clone());
+        }
         wishes.push(wish(file).map_err(|found| within(i + 1, found))?);
     }
     Ok(Wanted::Fetch(wishes, by_hand, about))
 }
 
-/// The parameters of one file.
+/// Parameters that hold for the further files too.
+const LIMITS: [&str; 4] = ["max_entries", "max_bytes", "min_rate", "timeout_s"];
+
+/// The parameters of one file. `max_bytes` bounds what comes in and what comes out of it.
 fn wish(mut map: Map<String, Value>) -> Result<Wish, Vec<ParameterProblem>> {
     let mut limits = Map::new();
-    for (outer, inner) in [("max_entries", "entries"), ("max_bytes", "bytes")] {
-        if let Some(value) = map.shift_remove(outer) {
+    for (value, inner) in [(map.shift_remove("max_entries"), "entries"), (map.get("max_bytes").cloned(), "bytes")] {
+        if let Some(value) = value {
             limits.insert(inner.to_owned(), value);
         }
     }
@@ -112,7 +121,9 @@ fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
         Ok(Wanted::Fetch(wishes, ..)) => {
             let of_wish = |(i, wish): (usize, &Wish)| {
                 let mut found = problems(wish.config.check());
-                found.extend(problems(wish.limits.as_ref().map(UnpackLimits::check).unwrap_or_default()));
+                let limits = wish.limits.as_ref().map(UnpackLimits::check).unwrap_or_default();
+                // Of the same bytes, the download says it.
+                found.extend(problems(limits.into_iter().filter(|(field, _)| field != "bytes").collect()));
                 within(i, found)
             };
             wishes.iter().enumerate().flat_map(of_wish).collect()
@@ -216,7 +227,7 @@ mod tests {
         };
         let wrong =
             r#"{"urls": ["file:///a"], "md5": "x", "more": [{"urls": ["file:///b"]}, {"urls": [], "max_bytes": 0}]}"#;
-        assert_eq!(paths(wrong), [vec!["md5"], vec!["more", "1", "urls"], vec!["more", "1", "bytes"]]);
+        assert_eq!(paths(wrong), [vec!["md5"], vec!["more", "1", "urls"], vec!["more", "1", "max_bytes"]]);
         assert_eq!(paths(r#"{"urls": ["file:///a"], "more": [{"url": "file:///b"}]}"#), [["more", "0"]]);
         assert_eq!(paths(r#"{"urls": ["file:///a"], "more": 1}"#), [["more"]]);
         assert!(paths(r#"{"urls": ["file:///a"], "more": [], "by_hand": "Fetch it."}"#).is_empty());

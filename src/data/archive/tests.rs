@@ -1,7 +1,7 @@
+use ::tar::{EntryType, Header};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
-use tar::{EntryType, Header};
 use zip::write::SimpleFileOptions;
 
 use super::*;
@@ -85,7 +85,7 @@ fn the_three_formats_give_the_same_files_with_plain_modes() {
 #[test]
 fn long_names_and_global_headers_of_real_tars_are_understood() {
     let long = format!("{}/file.png", "folder".repeat(30));
-    let mut builder = tar::Builder::new(Vec::new());
+    let mut builder = ::tar::Builder::new(Vec::new());
     let mut global = Header::new_ustar();
     global.set_entry_type(EntryType::XGlobalHeader);
     global.set_size(0);
@@ -146,6 +146,79 @@ fn names_of_other_systems_become_names_of_this_one() {
     assert!(twice.contains("twice"), "{twice}");
     let named = message(&tar(&[(b"\x81/evil", FILE, b"1")]));
     assert!(named.contains("not UTF-8"), "{named}");
+}
+
+/// A pax record: `LENGTH KEY=VALUE`, where the length counts itself.
+fn record(key: &str, value: &[u8]) -> Vec<u8> {
+    let rest = [b" ", key.as_bytes(), b"=", value, b"\n"].concat();
+    let length = (1..).find(|length: &usize| length.to_string().len() + rest.len() == *length).unwrap();
+    [length.to_string().as_bytes(), &rest].concat()
+}
+
+/// A tar of one file `s`, which these records describe, in a header of that type.
+fn described(kind: EntryType, records: &[Vec<u8>], content: &[u8]) -> Vec<u8> {
+    let records = records.concat();
+    let mut header = Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_size(records.len() as u64);
+    header.set_cksum();
+    let mut out = header.as_bytes().to_vec();
+    out.extend_from_slice(&records);
+    out.resize(out.len().next_multiple_of(BLOCK as usize), 0);
+    [out, tar(&[(b"s", FILE, content)])].concat()
+}
+
+#[test]
+fn sparse_files_are_refused_by_their_name_in_every_dialect() {
+    let pax = EntryType::XHeader;
+    let number = |key: &str, value: &str| record(key, value.as_bytes());
+    for records in [
+        // 0.0, 0.1 and 1.0 of GNU tar, and star's.
+        vec![number("GNU.sparse.size", "9"), number("GNU.sparse.offset", "0"), number("GNU.sparse.numbytes", "1")],
+        vec![number("GNU.sparse.size", "9"), number("GNU.sparse.map", "0,1"), number("GNU.sparse.name", "holes")],
+        vec![number("GNU.sparse.major", "1"), number("GNU.sparse.name", "holes"), number("path", "GNUSparseFile.1/s")],
+        vec![number("SCHILY.realsize", "9")],
+    ] {
+        let name = if records.iter().any(|r| r.ends_with(b"holes\n")) { "holes" } else { "s" };
+        let message = message(&described(pax, &records, b"x"));
+        assert!(message.contains(&format!("{name:?} is a sparse file")), "{message}");
+    }
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::GNUSparse);
+    header.set_size(0);
+    header.as_gnu_mut().unwrap().set_real_size(9);
+    header.as_old_mut().name[..5].copy_from_slice(b"holes");
+    header.set_cksum();
+    let message = message(&[header.as_bytes().to_vec(), vec![0; 1024]].concat());
+    assert!(message.contains("\"holes\" is a sparse file"), "{message}");
+}
+
+#[test]
+fn records_of_a_member_are_read_by_their_lengths() {
+    // As bsdtar writes them on macOS: binary values, in which a line looks like a record.
+    let values = record("SCHILY.xattr.com.apple.quarantine", b"0081;\n13 path=evil\n\0\xff");
+    let records = [values, record("path", b"old"), record("path", "gr\u{fc}n.png".as_bytes()), record("mtime", b"1.5")];
+    let (room, result) = unpack_bytes(&described(EntryType::XHeader, &records, b"abc"), &UnpackLimits::default());
+    assert_eq!(result.unwrap(), Unpacked { files: 1, bytes: 3 });
+    assert_eq!(fs::read(room.path().join("outer/out/gr\u{fc}n.png")).unwrap(), b"abc");
+
+    let comment = [record("comment", b"0123abcd")];
+    assert!(unpack_bytes(&described(EntryType::XGlobalHeader, &comment, b"abc"), &UnpackLimits::default()).1.is_ok());
+    for (kind, records, part) in [
+        (EntryType::XGlobalHeader, vec![record("path", b"a")], "one name"),
+        (EntryType::XGlobalHeader, vec![record("size", b"1")], "one name or size"),
+        (EntryType::XHeader, vec![b"99 path=a\n".to_vec()], "malformed"),
+        (EntryType::XHeader, vec![b"0 path=a\n".to_vec()], "malformed"),
+        (EntryType::XHeader, vec![record("size", b"-1")], "malformed"),
+        (EntryType::XHeader, vec![record("size", b"18446744073709551615")], "sensible size"),
+        (EntryType::XHeader, vec![record("size", b"9999")], "of 9999 bytes"),
+        (EntryType::XHeader, vec![record("path", b"../evil")], "leads out"),
+        (EntryType::XHeader, vec![record("path", b"/evil")], "absolute"),
+        (EntryType::XHeader, vec![record("comment", &[b'x'; 2 << 20])], "too long"),
+    ] {
+        let message = message(&described(kind, &records, b"abc"));
+        assert!(message.contains(part), "{message}");
+    }
 }
 
 #[test]
@@ -210,13 +283,28 @@ fn limits_on_entries_bytes_and_ratio_hold() {
 }
 
 #[test]
-fn a_zip_that_understates_its_size_is_damaged() {
+fn zips_as_streams_write_them_and_large_ones_are_read() {
+    // Sizes in a descriptor behind the content, and 64-bit fields.
+    let mut writer = zip::ZipWriter::new_stream(Vec::new());
+    writer.start_file("a.txt", SimpleFileOptions::default()).unwrap();
+    writer.write_all(b"alpha").unwrap();
+    writer.start_file("b.txt", SimpleFileOptions::default().large_file(true)).unwrap();
+    writer.write_all(&[7; 700]).unwrap();
+    let (room, result) = unpack_bytes(&writer.finish().unwrap().into_inner(), &UnpackLimits::default());
+    assert_eq!(result.unwrap(), Unpacked { files: 2, bytes: 705 });
+    assert_eq!(fs::read(room.path().join("outer/out/b.txt")).unwrap(), [7; 700]);
+}
+
+#[test]
+fn a_zip_that_lies_about_a_size_is_damaged() {
     let mut zip = zip_of(&[("a", 0o644, &[9; 100])]);
     // The uncompressed size of the directory entry: byte 24 after its signature.
     let at = zip.windows(4).position(|w| w == b"PK\x01\x02").unwrap() + 24;
-    zip[at] = 50;
-    let (_, result) = unpack_bytes(&zip, &UnpackLimits::default());
-    assert!(matches!(result, Err(ArchiveError::Damaged { .. })), "{result:?}");
+    for size in [50, 150, 255] {
+        zip[at] = size;
+        let (_, result) = unpack_bytes(&zip, &UnpackLimits::default());
+        assert!(matches!(result, Err(ArchiveError::Damaged { .. })), "{result:?}");
+    }
 }
 
 #[test]

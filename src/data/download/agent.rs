@@ -11,14 +11,19 @@ use super::{DownloadConfig, DownloadError};
 /// Networks that look into TLS have one of their own.
 const TRUST: &str = "SSL_CERT_FILE";
 
-/// A client for one request.
+/// Redirects that are followed, to http and https only.
+const REDIRECTS: u32 = 10;
+
+/// A client for one request. A `secure` one does not leave https.
 ///
 /// # Errors
 /// The file that `SSL_CERT_FILE` names cannot be read or holds no certificate.
-pub(super) fn agent(config: &DownloadConfig, loopback: bool) -> Result<ureq::Agent, DownloadError> {
+pub(super) fn agent(config: &DownloadConfig, loopback: bool, secure: bool) -> Result<ureq::Agent, DownloadError> {
     let patience = Some(Duration::from_secs(config.timeout_s));
     let mut builder = ureq::Agent::config_builder()
         .http_status_as_error(false)
+        .https_only(secure)
+        .max_redirects(REDIRECTS)
         .timeout_connect(patience)
         .timeout_recv_response(patience)
         .timeout_per_read(patience);

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use super::Reason;
+use super::reason::Reason;
 
 /// Where a URL points.
 pub(super) enum Source {

@@ -1,11 +1,12 @@
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::data::checksum::Verifier;
 
 /// How the server answers one request.
 #[derive(Debug, Clone)]
@@ -194,7 +195,10 @@ fn a_complete_part_of_a_killed_process_needs_no_request() {
     let (room, server) = (Room::new(), serve(&content(), None, &[Answer::Cut(150_000)]));
     let config = DownloadConfig { sha256: sha256(&content()), ..config(&[&server.url]) };
     room.fetch(&config).unwrap_err();
-    Part::new(&config, &room.0.path().join("parts")).append().unwrap().write_all(&content()[150_000..]).unwrap();
+    let mut part = Part::claim(&config, &room.0.path().join("parts")).unwrap();
+    part.resume(&server.url, true).unwrap();
+    part.append(&content()[150_000..]).unwrap();
+    drop(part);
     room.fetch(&config).unwrap();
     assert_eq!(room.read(), content());
     assert_eq!(server.ranges.lock().unwrap().len(), 1);
