@@ -6,6 +6,7 @@ mod faults;
 mod freshness;
 mod images;
 mod learning;
+mod liars;
 mod metrics;
 mod network;
 mod pipelines;

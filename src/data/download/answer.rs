@@ -179,7 +179,10 @@ pub(super) fn ask(
     std::thread::Builder::new().spawn(move || match request.call() {
         Ok(response) => {
             let (parts, body) = response.into_parts();
-            let head = Head { status: parts.status.as_u16(), length: body.content_length(), headers: parts.headers };
+            // Of a content without bytes the client gives no length.
+            let none = || parts.headers.get(header::CONTENT_LENGTH).filter(|value| *value == "0").map(|_| 0);
+            let length = body.content_length().or_else(none);
+            let head = Head { status: parts.status.as_u16(), length, headers: parts.headers };
             if heads.send(Ok(head)).is_ok() {
                 read(body.into_reader(), &sender, |e| Reason::Transport(e.to_string()));
             }
@@ -265,6 +268,46 @@ mod tests {
             "",
         ] {
             assert_eq!(Range::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn only_the_rest_of_the_very_file_continues_a_part() {
+        let origin = Origin {
+            url: String::new(),
+            etag: Some("\"a\"".to_owned()),
+            last_modified: Some("then".to_owned()),
+            date: None,
+            total: Some(200),
+        };
+        let honest = [("content-range", "bytes 100-199/200"), ("etag", "\"a\""), ("last-modified", "then")];
+        let continues = |change: &[(&'static str, &str)], length| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in honest.iter().chain(change) {
+                match *value {
+                    "" => drop(headers.remove(*name)),
+                    value => drop(headers.insert(*name, value.parse().unwrap())),
+                }
+            }
+            Head { status: 206, headers, length }.continues(&origin, 100)
+        };
+        assert_eq!(continues(&[], Some(100)), Ok(Range { first: 100, last: 199, total: 200 }));
+        // A part of the rest is asked on from its end, and a range need not have its date (RFC 9110, 15.3.7).
+        assert!(continues(&[("content-range", "bytes 100-149/200"), ("last-modified", "")], None).is_ok());
+        for (change, length, part) in [
+            (("content-range", "bytes 99-199/200"), None, "begins at byte 99"),
+            (("content-range", "bytes 100-200/201"), None, "201 bytes, not 200"),
+            (("content-range", "bytes 100-199/*"), None, "range"),
+            (("content-range", ""), None, "which range"),
+            (("content-type", "Multipart/Byteranges; boundary=x"), None, "several"),
+            (("content-encoding", "gzip"), None, "encoded"),
+            (("etag", "\"b\""), None, "another ETag"),
+            (("etag", ""), None, "another ETag"),
+            (("last-modified", "now"), None, "another Last-Modified"),
+            (("etag", "\"a\""), Some(99), "99 bytes, not the 100"),
+        ] {
+            let found = continues(&[change], length).unwrap_err();
+            assert!(found.contains(part), "{found}");
         }
     }
 

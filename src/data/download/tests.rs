@@ -339,6 +339,88 @@ fn a_page_or_a_pointer_in_place_of_the_file_is_named() {
     }
 }
 
+/// Answers every request with these bytes, again and again the last of them if there is `more`.
+fn raw(answer: &[u8], more: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/x", listener.local_addr().unwrap());
+    let answer = answer.to_vec();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, answer) = (stream.unwrap(), answer.clone());
+            std::thread::spawn(move || {
+                request(&stream);
+                let mut sent = stream.write_all(&answer);
+                while sent.is_ok() && !more.is_empty() {
+                    sent = stream.write_all(more);
+                }
+            });
+        }
+    });
+    url
+}
+
+#[test]
+fn answers_that_are_not_the_whole_file_as_it_is_are_refused_by_their_fault() {
+    const NONE: &[u8] = b"";
+    const CHUNK: &[u8] = b"8\r\n01234567\r\n";
+    let pinned = |bytes: &[u8]| DownloadConfig { sha256: sha256(bytes), ..config(&[]) };
+    let sized = |size| DownloadConfig { size: Some(size), ..config(&[]) };
+    let bounded = || DownloadConfig { max_bytes: 1000, ..config(&[]) };
+    let impatient = || DownloadConfig { timeout_s: 1, ..config(&[]) };
+    for (answer, more, config, part) in [
+        ("200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc", NONE, config(&[]), "encoded (gzip)"),
+        ("200 OK\r\nContent-Encoding: identity, BR\r\nContent-Length: 3\r\n\r\nabc", NONE, config(&[]), "encoded (BR)"),
+        ("200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc", NONE, pinned(b"plain"), "encoded (gzip)"),
+        ("200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc", NONE, pinned(b"abc"), ""),
+        ("200 OK\r\nContent-Encoding: identity\r\nContent-Length: 3\r\n\r\nabc", NONE, config(&[]), ""),
+        ("200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabc", NONE, config(&[]), "encoded (gzip)"),
+        ("200 OK\r\n\r\nabc", NONE, config(&[]), "does not say where it ends"),
+        ("200 OK\r\n\r\nabc", NONE, sized(3), ""),
+        ("200 OK\r\n\r\nab", NONE, sized(3), "2 of 3 bytes"),
+        ("200 OK\r\n\r\nabc", NONE, pinned(b"abc"), ""),
+        ("200 OK\r\nContent-Length: 0\r\n\r\n", NONE, config(&[]), ""),
+        ("200 OK\r\nContent-Length: 2000\r\n\r\n", NONE, bounded(), "has 2000 bytes, more than max_bytes: 1000"),
+        ("200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", CHUNK, bounded(), "too many bytes, more than max_bytes: 1000"),
+        ("200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", CHUNK, sized(999), "expected 999"),
+        ("200 OK\r\n\r\n", CHUNK, sized(999), "expected 999"),
+        (
+            "206 Part\r\nContent-Range: bytes 0-2/3\r\nContent-Length: 3\r\n\r\nabc",
+            NONE,
+            config(&[]),
+            "was not asked for",
+        ),
+        ("203 Other\r\nContent-Length: 3\r\n\r\nabc", NONE, config(&[]), "status 203"),
+        ("302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n", NONE, config(&[]), "too many redirects"),
+        ("302 Found\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n", NONE, config(&[]), "(attempts: 1)"),
+        ("302 Found\r\nLocation: ftp://127.0.0.1/x\r\nContent-Length: 0\r\n\r\n", NONE, config(&[]), "(attempts: 1)"),
+        ("302 Found\r\nLocation: /x\r\nTransfer-Encoding: chunked\r\n\r\n", CHUNK, impatient(), "no answer within"),
+        ("200 OK\r\nX: ", CHUNK, impatient(), "(attempts: 1)"),
+        ("200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"A: b\r\n", impatient(), "nothing came for 1 s"),
+    ] {
+        let room = Room::new();
+        let url = raw(format!("HTTP/1.1 {answer}").as_bytes(), more);
+        match room.fetch(&DownloadConfig { urls: vec![url], ..config }) {
+            Ok(_) => assert!(part.is_empty(), "{answer}"),
+            Err(error) => {
+                let error = error.to_string();
+                assert!(!part.is_empty() && error.contains(part), "{answer}: {error}");
+                assert!(!room.file().exists(), "{answer}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_device_or_a_pipe_is_no_file_to_copy() {
+    let room = Room::new();
+    let pipe = room.0.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for path in [Path::new("/dev/zero"), &pipe, room.0.path()] {
+        let reason = only_reason(room.fetch(&config(&[&path.display().to_string()])));
+        assert!(matches!(reason, Reason::Unreadable(_)), "{reason}");
+    }
+}
+
 #[test]
 fn parameters_outside_their_ranges_are_all_named() {
     let wrong = DownloadConfig {
