@@ -215,10 +215,6 @@ fn reader(
     Reader { name, extension, seeds, wrap: |bytes| bytes, read: Box::new(read) }
 }
 
-fn data_file(name: &str) -> Vec<u8> {
-    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)).unwrap()
-}
-
 /// The files of a folder below `tests/data` whose names end so, the small ones.
 fn data_files(folder: &str, ends: &[&str]) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(folder);

@@ -185,6 +185,10 @@ fn fetch(wish: &Wish, job: &KindJob, data: &Path, report: Report<'_>) -> Result<
     // Beside the output, on one file system: unpacked from there, or moved in under its own name.
     let fetched_to = data.with_file_name("fetched");
     let fetched = download(&wish.config, &job.resume, &fetched_to, &mut progress)?;
+    if !wish.config.pins_content() {
+        let sha256 = &fetched.verified.sha256;
+        tracing::info!("no digest is declared for {}; to pin this file: sha256: {sha256}", fetched.url);
+    }
     let Some(limits) = &wish.limits else {
         return add(&fetched_to, &data.join(file_name(&fetched.url)));
     };

@@ -106,6 +106,11 @@ impl DownloadConfig {
         problems
     }
 
+    /// Whether a digest says which file is meant.
+    pub fn pins_content(&self) -> bool {
+        self.expected().pins_content()
+    }
+
     fn expected(&self) -> Expected {
         Expected { sha256: self.sha256.clone(), blake3: self.blake3.clone(), md5: self.md5.clone(), size: self.size }
     }

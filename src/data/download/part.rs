@@ -10,6 +10,7 @@ use jiff::fmt::rfc2822;
 use nix::libc::O_NOFOLLOW;
 use serde::{Deserialize, Serialize};
 use tempfile::TempPath;
+use ureq::http::HeaderValue;
 
 use super::{DownloadConfig, DownloadError};
 use crate::data::checksum::{Expected, Mismatch, Verified, Verifier};
@@ -43,7 +44,9 @@ impl Origin {
             (Some(modified), Some(sent)) => sent.as_second() - modified.as_second() >= 60,
             _ => false,
         };
-        strong.or_else(|| self.last_modified.as_deref().filter(|_| settled()))
+        let found = strong.or_else(|| self.last_modified.as_deref().filter(|_| settled()));
+        // A note that something else wrote may hold what no header can.
+        found.filter(|text| HeaderValue::from_str(text).is_ok())
     }
 }
 
@@ -226,6 +229,7 @@ mod tests {
         assert_eq!(origin(Some("W/\"a\""), late).validator(), Some("Sat, 28 Nov 2026 10:00:00 GMT"));
         assert_eq!(origin(None, "Sat, 28 Nov 2026 10:00:59 GMT").validator(), None);
         assert_eq!(origin(None, "just now").validator(), None);
+        assert_eq!(origin(Some("\"a\"\r\nX: y"), "just now").validator(), None);
     }
 
     #[test]
