@@ -255,7 +255,9 @@ fn zip_of(entries: &[(&str, &[u8])], method: zip::CompressionMethod) -> Vec<u8> 
 
 fn tar_of() -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
-    for (name, content) in [("a.txt", &b"alpha"[..]), (&"deep/er/".repeat(20), &[7; 700]), ("c", b"")] {
+    for (name, content) in
+        [("a.txt", &b"alpha"[..]), (&format!("{}/b.bin", "folder".repeat(30)), &[7; 700]), ("c", b"")]
+    {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(0o644);
@@ -284,6 +286,52 @@ fn checksummed(mut bytes: Vec<u8>) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// Every chunk of a PNG gets its checksum.
+fn png_checksummed(mut bytes: Vec<u8>) -> Vec<u8> {
+    let mut at = 8;
+    while let Some(length) = bytes.get(at..at + 4) {
+        let length = u32::from_be_bytes(length.try_into().unwrap()) as usize;
+        let Some(covered) = bytes.get(at + 4..at + 8 + length) else { break };
+        let mut sum = flate2::Crc::new();
+        sum.update(covered);
+        let end = at + 8 + length;
+        if let Some(stored) = bytes.get_mut(end..end + 4) {
+            stored.copy_from_slice(&sum.sum().to_be_bytes());
+        }
+        at = end + 4;
+    }
+    bytes
+}
+
+/// A pickle in the archive that `torch.save` puts it into.
+fn torch_archive(pickle: Vec<u8>) -> Vec<u8> {
+    let storage = [0x3f; 1 << 12];
+    let entries: [(&str, &[u8]); 5] = [
+        ("archive/data.pkl", &pickle),
+        ("archive/byteorder", b"little"),
+        ("archive/data/0", &storage),
+        ("archive/data/1", &storage),
+        ("archive/version", b"3\n"),
+    ];
+    zip_of(&entries, zip::CompressionMethod::Stored)
+}
+
+/// The pickles in archives of `torch.save`.
+fn pickles(archives: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    for bytes in archives {
+        let Ok(mut archive) = zip::ZipArchive::new(Cursor::new(bytes)) else { continue };
+        for at in 0..archive.len() {
+            let Ok(mut entry) = archive.by_index(at) else { continue };
+            let mut pickle = Vec::new();
+            if entry.name().is_ok_and(|name| name.ends_with("data.pkl")) && entry.read_to_end(&mut pickle).is_ok() {
+                found.push(pickle);
+            }
+        }
+    }
+    found
 }
 
 fn gzipped(bytes: Vec<u8>) -> Vec<u8> {
@@ -373,6 +421,7 @@ fn readers() -> Vec<Reader> {
     ];
     let safetensors = data_files("weights", &[".safetensors"]);
     let torch = [data_files("weights", &[".pth", ".pt"]), data_files("vectors", &[".pt"])].concat();
+    let pickles = pickles(&torch);
     let image_files = |ends: &[&str]| data_files("images", ends);
     let image = |_: &Path, bytes: &[u8]| drop(data::decode::rgb(bytes, PIXELS));
     let (cub, read_cub) = listed(Layout::Cub, GeneratedLayout::Cub, "CUB_200_2011/images.txt");
@@ -412,8 +461,16 @@ fn readers() -> Vec<Reader> {
             weights(path);
             vectors(path);
         }),
+        Reader {
+            wrap: torch_archive,
+            ..reader("pickle", "pt", pickles, |path, _| {
+                weights(path);
+                vectors(path);
+            })
+        },
         reader("jpeg", "jpg", image_files(&[".jpg"]), image),
         reader("png", "png", image_files(&[".png"]), image),
+        Reader { wrap: png_checksummed, ..reader("png_checksummed", "png", image_files(&[".png"]), image) },
         reader("other_images", "img", image_files(&[".bmp", ".gif", ".webp"]), image),
         reader(
             "pnm",

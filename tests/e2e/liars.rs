@@ -341,19 +341,22 @@ impl State {
             Lie::LengthIsNoNumber => send(&format!("{honestly}\r\nContent-Length: -{}", rest.len()), None, rest),
             Lie::BytesBehindTheEnd => send(&honestly, Some(rest.len()), &[rest, &random.bytes(1000)].concat()),
             Lie::Endless => {
-                send(&format!("200 OK\r\n{}\r\nTransfer-Encoding: chunked", tag.trim_end()), None, &[])?;
+                // Of other bytes, hence of another tag.
+                send("200 OK\r\nETag: \"endless\"\r\nTransfer-Encoding: chunked", None, &[])?;
                 loop {
                     send_all(stream, &chunked(&[0; 1 << 14], false))?;
                 }
             }
             Lie::Drip | Lie::Silence => {
-                send(&honestly, Some(rest.len()), &rest[..cut.min(2000)])?;
+                let mut at = cut.min(2000);
+                send(&honestly, Some(rest.len()), &rest[..at])?;
                 let begun = Instant::now();
                 // Until the client has given up.
                 stream.set_read_timeout(Some(Duration::from_millis(50)))?;
                 while begun.elapsed() < LIMIT && waits(stream) {
-                    if lie == Lie::Drip {
-                        send_all(stream, &[0])?;
+                    if lie == Lie::Drip && at < rest.len() {
+                        send_all(stream, &rest[at..=at])?;
+                        at += 1;
                     }
                 }
                 Ok(())

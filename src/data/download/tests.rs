@@ -398,7 +398,8 @@ fn answers_that_are_not_the_whole_file_as_it_is_are_refused_by_their_fault() {
         ("200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"A: b\r\n", impatient(), "nothing came for 1 s"),
     ] {
         let room = Room::new();
-        let url = raw(format!("HTTP/1.1 {answer}").as_bytes(), more);
+        let answer = format!("HTTP/1.1 {}", answer.replacen("\r\n", "\r\nConnection: close\r\n", 1));
+        let url = raw(answer.as_bytes(), more);
         match room.fetch(&DownloadConfig { urls: vec![url], ..config }) {
             Ok(_) => assert!(part.is_empty(), "{answer}"),
             Err(error) => {
