@@ -1,4 +1,4 @@
-//! Unpacking archives that nobody vouches for: tar, tar.gz and zip, known by their content.
+//! Unpacking archives of unknown origin: tar, tar.gz and zip, known by their content.
 //!
 //! Only regular files and folders come out, with default modes, below one empty folder. Everything else an archive may
 //! hold (links, devices, sparse files, encrypted entries, a path twice, paths that lead out) is refused by name.

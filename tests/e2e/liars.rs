@@ -162,7 +162,7 @@ struct State {
     stopped: AtomicBool,
     /// Bytes of content that left.
     sent: AtomicU64,
-    told: Mutex<Vec<Lie>>,
+    lies: Mutex<Vec<Lie>>,
 }
 
 impl Server {
@@ -176,7 +176,7 @@ impl Server {
             honest: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             sent: AtomicU64::new(0),
-            told: Mutex::new(Vec::new()),
+            lies: Mutex::new(Vec::new()),
         });
         let shared = state.clone();
         std::thread::spawn(move || {
@@ -216,7 +216,7 @@ impl State {
                 lie => lie,
             },
         };
-        self.told.lock().unwrap().push(lie);
+        self.lies.lock().unwrap().push(lie);
         let _ = self.tell(&mut stream, lie, start, condition.as_deref(), &mut random);
     }
 
@@ -479,7 +479,7 @@ fn run(space: &Space, server: &Server, kill: Option<u64>, tally: &mut Tally) -> 
             tally.kills += 1;
             return false;
         }
-        assert!(begun.elapsed() < LIMIT, "it hangs: {:?}", server.state.told.lock().unwrap());
+        assert!(begun.elapsed() < LIMIT, "it hangs: {:?}", server.state.lies.lock().unwrap());
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -505,8 +505,8 @@ fn one_download(seed: u64, tally: &mut Tally) {
     space.write("stages/fetch.yaml", FETCH);
     tally.downloads += 1;
     let context = || {
-        let told = server.state.told.lock().unwrap();
-        format!("LIES_FROM={seed} (pinned: {pinned}): {told:?}\n{}", space.read("log"))
+        let lies = server.state.lies.lock().unwrap();
+        format!("LIES_FROM={seed} (pinned: {pinned}): {lies:?}\n{}", space.read("log"))
     };
     let check = || {
         let stored = std::fs::read(space.path("reports/pipeline/a.bin")).unwrap();
@@ -523,7 +523,7 @@ fn one_download(seed: u64, tally: &mut Tally) {
         }
         tally.refused += 1;
     }
-    tally.lies += server.state.told.lock().unwrap().iter().filter(|lie| **lie != Lie::Truth).count();
+    tally.lies += server.state.lies.lock().unwrap().iter().filter(|lie| **lie != Lie::Truth).count();
     // The lies have left nothing behind that a truthful answer does not mend.
     server.state.honest.store(true, Ordering::SeqCst);
     if pinned {

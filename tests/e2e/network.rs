@@ -9,8 +9,13 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::space::{Ran, Space};
 
-/// Serves `body` to everyone at the returned port, under a certificate that nobody knows; the certificate as PEM.
+/// Serves `body` to everyone at the returned port, under a certificate of its own; the certificate as PEM.
 fn serve(body: &'static str) -> (u16, String) {
+    serve_as("200 OK", body)
+}
+
+/// [`serve`] with another status, and headers.
+fn serve_as(status: &'static str, body: &'static str) -> (u16, String) {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -28,7 +33,7 @@ fn serve(body: &'static str) -> (u16, String) {
             while stream.read_line(&mut line).is_ok_and(|read| read > 2) {
                 line.clear();
             }
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
             let _ = stream.get_mut().write_all(format!("{head}{body}").as_bytes());
             let _ = stream.get_mut().flush();
         }
@@ -65,4 +70,40 @@ fn https_trusts_the_certificates_of_ssl_cert_file_and_no_others() {
     let ran = run(&space, "server.pem");
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert_eq!(space.read("reports/pipeline/a.txt"), "over TLS\n");
+}
+
+#[test]
+fn https_is_not_left_for_http_without_a_digest() {
+    let (port, pem) = serve_as("302 Found\r\nLocation: http://127.0.0.1:9/a.txt", "");
+    let space = Space::new(&format!(
+        "stages: {{ raw: {{ uses: download, with: {{ urls: ['https://localhost:{port}/a.txt'], size: 9 }} }} }}\n"
+    ));
+    space.write("server.pem", pem);
+    let ran = run(&space, "server.pem");
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("redirect from https to") && ran.err.contains("attempts: 1"), "{}", ran.err);
+}
+
+#[test]
+fn a_file_larger_than_max_bytes_is_refused_and_a_limit_that_is_none_is_shown() {
+    let space = Space::new(
+        "stages:
+  raw: { uses: download, with: { urls: ['FILE'], unpack: false, max_bytes: 1KiB, timeout_s: 9, min_rate: 1KiB } }
+",
+    );
+    space.write("large.bin", [7; 3000]);
+    space.edit("FILE", &space.path("large.bin").display().to_string());
+    let ran = space.run(&["run"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("has 3000 bytes, more than max_bytes: 1024"), "{}", ran.err);
+    space.edit("max_bytes: 1KiB", "max_bytes: 3000");
+    assert_eq!(space.run(&["run"]).code, 0);
+    for (from, to, part) in [("timeout_s: 9", "timeout_s: 0", "pipeline.yaml:2:"), ("3000", "0", "max_bytes")] {
+        let ran = space.run(&["plan"]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        space.edit(from, to);
+        let ran = space.run(&["plan"]);
+        assert!(ran.code == 2 && ran.err.contains(part), "{}", ran.err);
+        space.edit(to, from);
+    }
 }

@@ -54,7 +54,7 @@ impl Head {
         }
     }
 
-    /// What was done to the content that nobody asked for: `gzip`, say.
+    /// What was done to the content without being asked for: `gzip`, say.
     pub(super) fn encoding(&self) -> Option<String> {
         let words = |name: HeaderName, plain: &'static str| {
             let values = self.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
@@ -65,7 +65,7 @@ impl Head {
         words(header::CONTENT_ENCODING, "identity").or_else(|| words(header::TRANSFER_ENCODING, "chunked"))
     }
 
-    /// Whether a cut can be told from the end.
+    /// Whether a cut differs from the end.
     pub(super) fn says_where_it_ends(&self) -> bool {
         self.length.is_some() || self.headers.contains_key(header::TRANSFER_ENCODING)
     }

@@ -112,7 +112,7 @@ impl From<ureq::Error> for Reason {
             ureq::Error::TooManyRedirects => Reason::Redirect("too many redirects".to_owned()),
             ureq::Error::RedirectFailed => Reason::Redirect("a redirect that leads nowhere".to_owned()),
             ureq::Error::RequireHttpsOnly(url) => Reason::Redirect(format!(
-                "a redirect from https to {url:?}, where anybody on the way can alter the file"
+                "a redirect from https to {url:?}, which does not protect the file on its way"
             )),
             refused @ (ureq::Error::Tls(_) | ureq::Error::Rustls(_)) => Reason::Insecure(refused.to_string()),
             // A certificate that is not trusted comes as an error of the stream.

@@ -183,6 +183,25 @@ fn a_cut_download_goes_on_in_a_later_call() {
 }
 
 #[test]
+fn a_second_download_waits_for_the_first_and_resumes_what_it_left() {
+    let (room, server) = (Room::new(), serve(&content(), Some("\"v1\""), &[Answer::Stall(70_000)]));
+    let config = DownloadConfig { timeout_s: 1, ..config(&[&server.url]) };
+    let parts = room.0.path().join("parts");
+    let second = std::thread::scope(|scope| {
+        let first = scope.spawn(|| download(&config, &parts, &room.0.path().join("first"), &mut |_, _| {}));
+        while server.ranges.lock().unwrap().is_empty() {
+            std::thread::yield_now();
+        }
+        let second = room.fetch(&config);
+        assert!(matches!(only_reason(first.join().unwrap()), Reason::Transport(_)));
+        second
+    });
+    second.unwrap();
+    assert_eq!(room.read(), content());
+    assert_eq!(*server.ranges.lock().unwrap(), [None, Some("bytes=70000-".to_owned())]);
+}
+
+#[test]
 fn a_silent_server_is_given_up_and_the_part_kept() {
     let (room, server) = (Room::new(), serve(&content(), None, &[Answer::Stall(70_000)]));
     let config = DownloadConfig { timeout_s: 1, ..config(&[&server.url]) };
