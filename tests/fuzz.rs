@@ -197,13 +197,16 @@ fn mutate(file: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
 /// What makes a file of a damaged content, so that damage gets behind checksums.
 type Wrap = fn(Vec<u8>) -> Vec<u8>;
 
+/// Reads a file, and its bytes.
+type ReadFile = dyn Fn(&Path, &[u8]);
+
 struct Reader {
     name: &'static str,
     /// Of the file, which says the format.
     extension: &'static str,
     seeds: Vec<Vec<u8>>,
     wrap: Wrap,
-    read: Box<dyn Fn(&Path, &[u8])>,
+    read: Box<ReadFile>,
 }
 
 fn reader(

@@ -148,7 +148,12 @@ impl Part {
     pub(super) fn publish(mut self, verified: &Verified, destination: &Path) -> Result<(), DownloadError> {
         let failed = || DownloadError::io("write", destination);
         match fs::rename(&self.bytes, destination) {
-            Ok(()) => {}
+            Ok(()) if is_at(&self.file, destination) => {}
+            Ok(()) => {
+                let other = io::Error::other("another file was in the place of the one that was verified");
+                fs::remove_file(destination).map_err(failed())?;
+                return Err(failed()(other));
+            }
             Err(e) if e.kind() == ErrorKind::CrossesDevices => {
                 let mut near = destination.as_os_str().to_owned();
                 near.push(".new");
@@ -248,6 +253,19 @@ mod tests {
         drop(first);
         assert_eq!(fs::read(&bytes).unwrap(), b"abc");
         assert_eq!(Part::claim(&config, dir.path()).unwrap().bytes, bytes);
+    }
+
+    #[test]
+    fn a_file_that_took_the_place_of_the_verified_one_is_not_published() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut part = Part::claim(&DownloadConfig::default(), dir.path()).unwrap();
+        part.append(b"abc").unwrap();
+        let verified = part.verify(&Expected::default()).unwrap().unwrap();
+        fs::remove_file(&part.bytes).unwrap();
+        fs::write(&part.bytes, "other").unwrap();
+        let destination = dir.path().join("file");
+        assert!(part.publish(&verified, &destination).is_err());
+        assert!(!destination.exists());
     }
 
     #[test]
