@@ -81,6 +81,7 @@ impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Failure {
         match error {
             EngineError::Resource { .. } => Failure::Usage { message: error.to_string(), help: None },
+            EngineError::Store(error) => error.into(),
             other => Failure::Broken { message: other.to_string(), help: way_out(&other) },
         }
     }
@@ -103,6 +104,15 @@ impl From<Problems> for Failure {
 
 /// What to do about a store that the system refuses to write.
 fn way_out(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    match error.downcast_ref::<StoreError>() {
+        Some(StoreError::NotAStore { .. }) => {
+            return Some("name another folder with --cache, or move what is in this one away; nothing in it was touched");
+        }
+        Some(StoreError::Foreign { .. }) => {
+            return Some("nothing in it was touched; `meanfield cache check --repair` moves it to `rescued/` in the store's folder, and makes anew what belongs there");
+        }
+        _ => {}
+    }
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     let refusal = causes.find_map(|error| error.downcast_ref::<io::Error>())?;
     match refusal.kind() {

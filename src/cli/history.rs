@@ -4,9 +4,9 @@ use polars::prelude::*;
 use serde_json::{Value, json};
 
 use super::failure::Failure;
-use super::project;
+use super::cache;
 use super::{Global, Ui};
-use crate::engine::journal::{self, Line};
+use crate::engine::journal::{self, Line, Past};
 
 /// Arguments of `history`.
 #[derive(Debug, clap::Args)]
@@ -24,10 +24,14 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure> {
-    let cache =
-        global.cache.clone().unwrap_or_else(|| project::root(std::path::Path::new("./pipeline.yaml")).join("cache"));
+    let cache = cache::folder(global);
     let store = crate::store::Store::open(&cache)?;
-    let journals = journal::read_all(&store.journals())?;
+    let journals = journal::read_all(&store.journals(), false)?;
+    for Past { path, damage, .. } in &journals {
+        if let Some(damage) = damage {
+            tracing::warn!("{}: {damage}; `meanfield cache check --repair` looks for more", path.display());
+        }
+    }
     let table = runs(&journals).map_err(|error| Failure::broken(error.to_string()))?;
     let table = query(table, args).map_err(|error| Failure::broken(error.to_string()))?;
     let rows = rows(&table).map_err(|error| Failure::broken(error.to_string()))?;
@@ -63,14 +67,14 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
 }
 
 /// One row a run, in the order of the journals. A run without an end was killed or goes on.
-fn runs(journals: &[Vec<Line>]) -> PolarsResult<DataFrame> {
+fn runs(journals: &[Past]) -> PolarsResult<DataFrame> {
     let mut started = Vec::new();
     let mut pipelines = Vec::new();
     let mut commands = Vec::new();
     let mut states = Vec::new();
     let mut numbers: [Vec<Option<u64>>; 3] = Default::default();
     let mut seconds = Vec::new();
-    for journal in journals {
+    for Past { lines: journal, .. } in journals {
         let Some(Line::Run { started: start, pipeline, command, .. }) = journal.first() else { continue };
         started.push(start.clone());
         pipelines.push(pipeline.clone());

@@ -5,6 +5,7 @@
 
 mod bench;
 mod bug;
+mod cache;
 mod data;
 mod eval;
 mod export;
@@ -99,6 +100,8 @@ enum Command {
     Table(table::Args),
     /// List past runs
     History(history::Args),
+    /// Verify and repair the store
+    Cache(cache::Args),
     /// List the losses, compare them with reference values, or time them
     Loss(loss::Args),
     /// Retrieval metrics of anyone's vectors
@@ -182,6 +185,7 @@ fn dispatch(cli: &Cli, ui: &mut Ui<'_>) -> Result<(), Failure> {
         Command::Show(args) => show::run(args, &cli.global, ui),
         Command::Table(args) => table::run(args, &cli.global, ui),
         Command::History(args) => history::run(args, &cli.global, ui),
+        Command::Cache(args) => cache::run(args, &cli.global, ui),
         Command::Loss(args) => failure::from_check(loss::run(args, ui.out)),
         Command::Eval(args) => failure::from_check(eval::run(args, ui.out)),
         Command::Export(args) => export::run(args, &cli.global, ui),

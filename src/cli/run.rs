@@ -75,6 +75,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
         file: project.pipeline.file.clone(),
         command: command(&project.pipeline),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        format: journal::FORMAT.to_owned(),
     })?;
     let interrupts = watch_signals()?;
     let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);

@@ -187,7 +187,14 @@ impl<E: Executor> Workshop<'_, E> {
         }
         let start = Instant::now();
         let folder = self.staging.cell()?;
-        let attempt = self.attempt(order, &folder, started, progress);
+        let attempt = self.attempt(order, &folder, started, progress).map_err(|fault| match fault {
+            // What it reads was whole when the plan was made; other cells may read other objects.
+            Fault::Store(error @ StoreError::Damaged { .. }) => {
+                let message = format!("cannot be given what it reads: {error}; run again, and that is made again");
+                Fault::Failed(self.failure(message, order, &folder), Usage::default())
+            }
+            other => other,
+        });
         let outputs = attempt.map(|(outputs, usage)| (outputs, usage, start.elapsed()));
         self.staging.release(folder, outputs.is_ok());
         let (outputs, usage, wall) = outputs?;
@@ -525,7 +532,9 @@ impl<E: Executor> Workshop<'_, E> {
         }
         let logs = self.context.store.logs();
         let kept = log_path(&logs, &order.key);
-        fs::create_dir_all(&logs).and_then(|()| fs::rename(&log, &kept)).ok().map(|()| kept)
+        // The staging folder may lie on another file system.
+        let moved = || fs::rename(&log, &kept).or_else(|_| fs::copy(&log, &kept).map(drop));
+        fs::create_dir_all(&logs).and_then(|()| moved()).ok().map(|()| kept)
     }
 }
 

@@ -382,7 +382,7 @@ mod tests {
 
     /// The sources with `path` read, and a stat cache.
     fn read(path: &Path) -> (Sources, StatCache) {
-        let stat = StatCache::open(&path.with_extension("stat")).unwrap();
+        let stat = StatCache::open(&path.with_extension("stat"), true).unwrap().0;
         let leftovers = Leftovers::default();
         let snapshot = snapshot(path, Some(&leftovers), &stat);
         let snapshots = HashMap::from([(path.to_owned(), snapshot.map_err(|error| error.to_string()))]);

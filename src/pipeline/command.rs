@@ -134,7 +134,16 @@ pub(super) fn is_path(text: &str) -> bool {
 
 /// A path of the user's, from the folder of the file that names it.
 pub(super) fn user_path(folder: &Path, path: &str) -> PathBuf {
-    folder.join(path.trim_start_matches("./"))
+    let mut below = path;
+    while let Some(rest) = below.strip_prefix("./") {
+        below = rest.trim_start_matches('/');
+    }
+    match below {
+        // The folder of the file itself, which `join` would give a slash at its end, or no name at all.
+        "" if folder == Path::new("") => PathBuf::from("."),
+        "" => folder.to_owned(),
+        _ => folder.join(below),
+    }
 }
 
 /// Refuses a path of the user's that does not exist.

@@ -1,7 +1,8 @@
 //! Bytes under their digest: written beside, hashed, made read-only, renamed into place.
 //!
 //! There is no fsync: a blob that a power cut left short is found by its size or bytes when it is next needed, and
-//! counts as missing.
+//! counts as missing. Whatever else is found in the place of a blob or of a subfolder is damage too: it is not followed, not
+//! waited for, and moved to `rescued/` when its place is needed.
 
 use std::borrow::Cow;
 use std::fs::{self, File, Permissions};
@@ -10,9 +11,12 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::errno::Errno;
+use nix::libc;
 use rayon::prelude::*;
 
 use super::digest::Digest;
+use super::files;
 use super::stat::{Stamp, StatCache};
 use super::tree::{Entry, Node, Tree};
 use super::{Artifact, Damage, Form, IoContext, StoreError};
@@ -27,16 +31,36 @@ pub struct Blobs {
 }
 
 impl Blobs {
-    /// Opens the folder, creating it and its subfolders if it is new.
-    pub fn open(root: &Path) -> Result<Blobs, StoreError> {
-        // The last subfolder is made last: if it is there, all are.
-        if !root.join("ff").is_dir() {
-            for byte in 0..=255u8 {
-                let folder = root.join(format!("{byte:02x}"));
-                fs::create_dir_all(&folder).at("create", &folder)?;
+    /// Opens the folder. Unless nothing may be written, it and those of its subfolders that are missing are created.
+    pub fn open(root: &Path, write: bool) -> Result<Blobs, StoreError> {
+        let blobs = Blobs { root: root.to_owned(), cannot_share: AtomicBool::new(false) };
+        let mut there = [false; 256];
+        let items = match fs::read_dir(root) {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            other => Some(other.at("list", root)?),
+        };
+        for item in items.into_iter().flatten() {
+            let item = item.at("list", root)?;
+            let name = item.file_name();
+            let Some(byte) = name.to_str().filter(|name| name.len() == 2).and_then(|n| u8::from_str_radix(n, 16).ok())
+            else {
+                continue;
+            };
+            if !item.file_type().at("read", root)?.is_dir() {
+                let what = "no folder of blobs".into();
+                return Err(StoreError::Foreign { path: item.path(), what });
             }
+            there[usize::from(byte)] = true;
         }
-        Ok(Blobs { root: root.to_owned(), cannot_share: AtomicBool::new(false) })
+        for folder in blobs.subfolders().zip(there).filter_map(|(folder, there)| (write && !there).then_some(folder)) {
+            fs::create_dir_all(&folder).at("create", &folder)?;
+        }
+        Ok(blobs)
+    }
+
+    /// The 256 subfolders.
+    pub fn subfolders(&self) -> impl Iterator<Item = PathBuf> {
+        (0..=255u8).map(|byte| self.root.join(format!("{byte:02x}")))
     }
 
     /// Where the blob lies or would lie.
@@ -52,26 +76,37 @@ impl Blobs {
     /// Whether the blob is there with its own bytes, reading it only if its stamp is new.
     pub fn verify(&self, digest: &Digest, stat: &StatCache) -> Result<(), StoreError> {
         let path = self.path(digest);
-        let found = match stat.digest_file(&path) {
-            Ok((found, _)) => found,
-            Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
-                return Err(StoreError::Damaged { digest: *digest, damage: Damage::Missing });
-            }
-            Err(other) => return Err(other),
+        let metadata = fs::symlink_metadata(&path).map_err(|error| damage(digest, &path, error))?;
+        if !metadata.is_file() {
+            return Err(StoreError::Damaged { digest: *digest, damage: Damage::NotAFile });
+        }
+        let stamp = Stamp::of(&metadata);
+        let found = match stat.get(&stamp) {
+            Some(found) => found,
+            None => stat.digest_open(self.open_blob(digest)?, &path, stamp).map_err(|error| unread(digest, error))?.0,
         };
         if found == *digest { Ok(()) } else { Err(StoreError::Damaged { digest: *digest, damage: Damage::Altered }) }
     }
 
+    /// The file of a blob. A link is not followed, and nothing is waited for.
+    fn open_blob(&self, digest: &Digest) -> Result<File, StoreError> {
+        let path = self.path(digest);
+        let opened = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path);
+        let file = opened.map_err(|error| damage(digest, &path, error))?;
+        match file.metadata().at("read", &path)?.is_file() {
+            true => Ok(file),
+            false => Err(StoreError::Damaged { digest: *digest, damage: Damage::NotAFile }),
+        }
+    }
+
     /// The bytes of a blob, checked against the digest.
     pub fn read(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
-        let path = self.path(digest);
-        match fs::read(&path) {
-            Ok(bytes) if Digest::of(&bytes) == *digest => Ok(bytes),
-            Ok(_) => Err(StoreError::Damaged { digest: *digest, damage: Damage::Altered }),
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                Err(StoreError::Damaged { digest: *digest, damage: Damage::Missing })
-            }
-            Err(e) => Err(e).at("read", &path),
+        let mut bytes = Vec::new();
+        let read = self.open_blob(digest)?.read_to_end(&mut bytes);
+        read.map_err(|error| damage(digest, &self.path(digest), error))?;
+        match Digest::of(&bytes) == *digest {
+            true => Ok(bytes),
+            false => Err(StoreError::Damaged { digest: *digest, damage: Damage::Altered }),
         }
     }
 
@@ -81,12 +116,12 @@ impl Blobs {
         Tree::decode(&bytes).ok_or(StoreError::Damaged { digest: *digest, damage: Damage::Altered })
     }
 
-    /// Stores the output at `path`, on the store's file system: moves the files that are its own, and copies what it
-    /// holds by a link or under a second name, so that nothing outside of it is moved or changed. A link to a folder
+    /// Stores the output at `path`: moves the files that are its own, and copies what it holds by a link, under a second
+    /// name or on another file system, so that nothing outside of it is moved or changed. A link to a folder
     /// counts as the folder if that lies in the output's own surroundings or below one of `inputs`.
     ///
     /// # Errors
-    /// [`StoreError::Unsupported`] for what cannot be stored; then nothing has been moved.
+    /// [`StoreError::Unsupported`] for what cannot be stored or read, and is the output's fault; anything else is the store's.
     pub fn adopt(&self, path: &Path, inputs: &[PathBuf], stat: &StatCache) -> Result<Artifact, StoreError> {
         let mut content = Content::new(path, inputs);
         let folder = content.add(path, String::new(), true)?;
@@ -101,9 +136,10 @@ impl Blobs {
         let bytes = tree.encode();
         let digest = Digest::of(&bytes);
         if self.verify(&digest, stat).is_err() {
-            let scratch = self.scratch(&digest);
-            fs::write(&scratch, &bytes).at("write", &scratch)?;
-            let open = File::open(&scratch).at("read", &scratch)?;
+            let scratch = self.scratch(&digest)?;
+            let create = || File::options().read(true).write(true).create_new(true).open(&scratch);
+            let mut open = create().at("create", &scratch)?;
+            open.write_all(&bytes).at("write", &scratch)?;
             let mode = open.metadata().at("read", &scratch)?.mode();
             self.publish(&scratch, &open, mode, (digest, bytes.len() as u64), stat)?;
         }
@@ -112,19 +148,26 @@ impl Blobs {
 
     fn adopt_file(&self, file: &Loose, stat: &StatCache) -> Result<Node, StoreError> {
         let Loose { path, own, mode, size, .. } = file;
-        let mut open = File::open(path).at("read", path)?;
-        let (digest, size) = Digest::of_reader(&mut open, *size).at("read", path)?;
+        // It may have been replaced by a pipe since it was looked at.
+        let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let mut open = opened.map_err(|error| unreadable(path, error))?;
+        let (digest, size) = Digest::of_reader(&mut open, *size).map_err(|error| unreadable(path, error))?;
         let node = Node::File { executable: mode & 0o100 != 0, digest, size };
         if self.verify(&digest, stat).is_ok() {
             return Ok(node);
         }
         if *own {
-            self.publish(path, &open, *mode, (digest, size), stat)?;
-            return Ok(node);
+            match self.publish(path, &open, *mode, (digest, size), stat) {
+                // Another user's file, or one on another file system: it is copied.
+                Err(StoreError::Io { source, .. }) if is_elsewhere(&source) => {}
+                Err(StoreError::Io { source, .. }) if is_gone(path, &source) => return Err(unreadable(path, source)),
+                other => return other.map(|()| node),
+            }
         }
-        // Somebody else may be writing it: what is stored is what was copied.
-        let scratch = self.scratch(&digest);
-        self.copy(path, size, &scratch, 0o444)?;
+        // Another process may be writing it: what is stored is what was copied.
+        let scratch = self.scratch(&digest)?;
+        let mut source = File::open(path).map_err(|error| unreadable(path, error))?;
+        self.copy(&mut source, size, &scratch, 0o444).at("copy", path)?;
         if Digest::of_file(&scratch).at("read", &scratch)? != (digest, size) {
             let _ = fs::remove_file(&scratch);
             return Err(changed(path));
@@ -133,9 +176,24 @@ impl Blobs {
         Ok(node)
     }
 
-    /// A name beside the blob's own that no other thread or process uses.
-    fn scratch(&self, digest: &Digest) -> PathBuf {
-        self.path(digest).with_extension(format!("{}.{:?}", std::process::id(), std::thread::current().id()))
+    /// A free name beside the blob's own that no other thread or process uses, in a folder that is there.
+    fn scratch(&self, digest: &Digest) -> Result<PathBuf, StoreError> {
+        let blob = self.path(digest);
+        let scratch = blob.with_extension(format!("{}.{:?}", std::process::id(), std::thread::current().id()));
+        match fs::remove_file(&scratch) {
+            Err(error) if error.kind() == ErrorKind::NotFound => self.make_folder(&blob)?,
+            other => other.at("remove", &scratch)?,
+        }
+        Ok(scratch)
+    }
+
+    /// Makes the folder of a blob anew if it was removed.
+    fn make_folder(&self, blob: &Path) -> Result<(), StoreError> {
+        let folder = blob.parent().unwrap_or(&self.root);
+        match folder.symlink_metadata() {
+            Ok(_) => Ok(()),
+            Err(_) => fs::create_dir_all(folder).at("create", folder),
+        }
     }
 
     /// Makes the file at `path`, which is `open` and was found to hold a digest and a length, the blob, readable for those
@@ -150,7 +208,18 @@ impl Blobs {
     ) -> Result<(), StoreError> {
         open.set_permissions(Permissions::from_mode(mode & 0o444 | 0o400)).at("protect", path)?;
         let blob = self.path(&digest);
-        fs::rename(path, &blob).at("store", path)?;
+        match fs::rename(path, &blob) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::IsADirectory => {
+                files::set_aside(self.root.parent().unwrap_or(&self.root), &blob)?;
+                fs::rename(path, &blob).at("store", path)?;
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.make_folder(&blob)?;
+                fs::rename(path, &blob).at("store", path)?;
+            }
+            Err(error) => return Err(error).at("store", path),
+        }
         let stamp = Stamp::of(&open.metadata().at("read", path)?);
         if stamp.size != size {
             let _ = fs::remove_file(blob);
@@ -194,35 +263,83 @@ impl Blobs {
         target: &Path,
         how: Placement,
     ) -> Result<(), StoreError> {
-        let blob = self.path(digest);
         if how == Placement::Link {
+            let blob = self.path(digest);
+            let metadata = fs::symlink_metadata(&blob).map_err(|error| damage(digest, &blob, error))?;
+            self.check_size(digest, &metadata, size)?;
             return std::os::unix::fs::symlink(&blob, target).at("link", target);
         }
-        self.copy(&blob, size, target, how.mode(executable))
+        let mut blob = self.open_blob(digest)?;
+        self.check_size(digest, &blob.metadata().at("read", target)?, size)?;
+        self.copy(&mut blob, size, target, how.mode(executable)).at("copy a stored object to", target)
+    }
+
+    /// What was verified may have been replaced since.
+    fn check_size(&self, digest: &Digest, metadata: &fs::Metadata, size: u64) -> Result<(), StoreError> {
+        let damage = match metadata.is_file() {
+            true if metadata.len() == size => return Ok(()),
+            true => Damage::Altered,
+            false => Damage::NotAFile,
+        };
+        Err(StoreError::Damaged { digest: *digest, damage })
     }
 
     /// Copies a file of about `size` bytes to `to`, which must not exist, with those of the bits of `mode` that the umask
     /// leaves, sharing its blocks where the file system can.
-    fn copy(&self, from: &Path, size: u64, to: &Path, mode: u32) -> Result<(), StoreError> {
-        let copied = || -> io::Result<()> {
-            let mut source = File::open(from)?;
-            let mut target = File::options().write(true).create_new(true).mode(mode).open(to)?;
-            if !self.cannot_share.load(Ordering::Relaxed) {
-                if reflink_copy::reflink_file(&source, &target).is_ok() {
-                    return Ok(());
-                }
-                self.cannot_share.store(true, Ordering::Relaxed);
+    fn copy(&self, source: &mut File, size: u64, to: &Path, mode: u32) -> io::Result<()> {
+        let mut target = File::options().write(true).create_new(true).mode(mode).open(to)?;
+        if !self.cannot_share.load(Ordering::Relaxed) {
+            if reflink_copy::reflink_file(&*source, &target).is_ok() {
+                return Ok(());
             }
-            if size > SMALL {
-                return io::copy(&mut source, &mut target).map(drop);
-            }
-            // One byte more than there should be, so that the read that finds the end is the first.
-            let mut bytes = Vec::with_capacity(size as usize + 1);
-            source.read_to_end(&mut bytes)?;
-            target.write_all(&bytes)
-        };
-        copied().at("copy", from)
+            self.cannot_share.store(true, Ordering::Relaxed);
+        }
+        if size > SMALL {
+            return io::copy(source, &mut target).map(drop);
+        }
+        // One byte more than there should be, so that the read that finds the end is the first.
+        let mut bytes = Vec::with_capacity(size as usize + 1);
+        source.read_to_end(&mut bytes)?;
+        target.write_all(&bytes)
     }
+}
+
+/// What an error in the place of a blob means.
+fn damage(digest: &Digest, path: &Path, error: io::Error) -> StoreError {
+    let damage = match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOENT | Errno::ENOTDIR) => Damage::Missing,
+        Some(Errno::ELOOP | Errno::ENXIO | Errno::EISDIR) => Damage::NotAFile,
+        Some(Errno::EACCES | Errno::EPERM | Errno::EIO) => Damage::Unreadable,
+        _ => return StoreError::Io { verb: "read", path: path.to_owned(), source: error },
+    };
+    StoreError::Damaged { digest: *digest, damage }
+}
+
+/// As [`damage`] where the error has its path.
+fn unread(digest: &Digest, error: StoreError) -> StoreError {
+    match error {
+        StoreError::Io { path, source, .. } => damage(digest, &path, source),
+        other => other,
+    }
+}
+
+/// What an error in reading an output means: a fault of the output's.
+fn unreadable(path: &Path, error: io::Error) -> StoreError {
+    let what = match error.kind() {
+        ErrorKind::NotFound => "gone: it was removed while it was stored".into(),
+        _ => format!("not readable ({error})").into(),
+    };
+    StoreError::Unsupported { path: path.to_owned(), what }
+}
+
+/// Whether a file cannot be moved, but may be copied.
+fn is_elsewhere(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::CrossesDevices)
+}
+
+/// Whether it is the file, not its place in the store, that is not there.
+fn is_gone(path: &Path, error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound && path.symlink_metadata().is_err()
 }
 
 /// What `f` gives for each of `items`, in their order, or the first error.
@@ -236,6 +353,9 @@ pub(super) fn each<T: Sync, R: Send>(
 
 /// Up to this size a file is copied by one read and one write; the kernel's own copying takes more calls.
 const SMALL: u64 = 64 * 1024;
+
+/// How many folders an output may be nested: more than paths may be long is no use, and each takes a file and some stack.
+const DEEPEST: usize = 256;
 
 /// A file of an output, before it is stored.
 struct Loose {
@@ -276,13 +396,20 @@ impl<'a> Content<'a> {
     /// Adds what lies at `path` under `name`, and says whether it is a folder. `own` says that no link has been followed.
     fn add(&mut self, path: &Path, name: String, own: bool) -> Result<bool, StoreError> {
         let unsupported = |what: Cow<'static, str>| StoreError::Unsupported { path: path.to_owned(), what };
-        let here = fs::symlink_metadata(path).at("read", path)?;
+        if self.way.len() > DEEPEST {
+            return Err(unsupported(format!("nested more than {DEEPEST} folders deep").into()));
+        }
+        let here = fs::symlink_metadata(path).map_err(|error| unreadable(path, error))?;
         let link = here.file_type().is_symlink();
         let metadata = match link {
             false => here,
-            true => fs::metadata(path).map_err(|_| {
+            true => fs::metadata(path).map_err(|error| {
                 let to = fs::read_link(path).unwrap_or_default();
-                unsupported(format!("a link to {}, which is not there", to.display()).into())
+                let why = match error.kind() {
+                    ErrorKind::NotFound => "is not there".to_owned(),
+                    _ => format!("cannot be read ({error})"),
+                };
+                unsupported(format!("a link to {}, which {why}", to.display()).into())
             })?,
         };
         if let Some(what) = regular::special(metadata.file_type()) {
@@ -300,8 +427,8 @@ impl<'a> Content<'a> {
         }
         self.way.push(path.to_owned());
         let mut empty = true;
-        for item in fs::read_dir(path).at("list", path)? {
-            let item = item.at("list", path)?;
+        for item in fs::read_dir(path).map_err(|error| unreadable(path, error))? {
+            let item = item.map_err(|error| unreadable(path, error))?;
             let Ok(below) = item.file_name().into_string() else {
                 let what = "named in something else than UTF-8".into();
                 return Err(StoreError::Unsupported { path: item.path(), what });
@@ -320,7 +447,7 @@ impl<'a> Content<'a> {
     /// Refuses a link to a folder that is neither the cell's own nor below one of its inputs, or that leads to where it
     /// lies.
     fn check_link(&self, link: &Path) -> Result<(), StoreError> {
-        let whole = |path: &Path| fs::canonicalize(path).at("find", path);
+        let whole = |path: &Path| fs::canonicalize(path).map_err(|error| unreadable(path, error));
         let folder = whole(link)?;
         let home = whole(self.path.parent().unwrap_or(Path::new(".")))?;
         let inputs = self.inputs.iter().filter_map(|input| fs::canonicalize(input).ok());

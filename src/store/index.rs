@@ -1,21 +1,18 @@
 //! The action index: key -> what it produced, and cell -> the key that it had last.
 //!
-//! One append-only file of records, each `length, check, body`. A record is appended by one write under an exclusive
-//! lock on the file; before that the writer reads what others appended and cuts off a torn tail, so that a killed
-//! process leaves nothing to repair. Readers take no lock. The first result of a key wins; a later one replaces it
-//! only where the first is damaged, or is kept beside it as a replicate.
+//! Append-only [`records`](super::records), kept [twice](super::twin). The first result of a key wins; a later one
+//! replaces it only where the first is damaged, or is kept beside it as a replicate.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
-use super::{Artifact, Form, IoContext, StoreError};
+use super::records::{HEADER, frame};
+use super::twin::Twin;
+use super::{Artifact, Form, Note, StoreError};
 
 /// What one execution of a key left behind.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,8 +52,10 @@ pub enum Record {
 const RESULT: u8 = 1;
 const REPLICATE: u8 = 2;
 const CELL: u8 = 3;
-/// Bytes before a body: its length and its check.
-const HEADER: usize = 4 + 8;
+/// The result of this key is no more.
+const FORGOTTEN: u8 = 4;
+/// The first record; its kind is 5.
+const FORMAT: &[u8] = b"\x05meanfield index 1";
 
 /// A cell's name in a pipeline, as the index keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,18 +72,17 @@ impl CellTag {
     }
 }
 
-/// Where a result's body lies, and the part of it that every run needs.
+/// Where a result's record lies, and the part of it that every run needs.
 #[derive(Debug, Clone)]
 struct Entry {
     outputs: Box<[Artifact]>,
-    origin: (u64, u32),
+    at: u64,
+    length: u32,
 }
 
-#[derive(Debug)]
-struct State {
-    file: File,
-    /// Up to here the file has been read and is whole.
-    end: u64,
+/// What the records say.
+#[derive(Debug, Default)]
+struct Known {
     results: FxHashMap<Digest, Entry>,
     replicates: FxHashMap<Digest, u32>,
     cells: FxHashMap<CellTag, Digest>,
@@ -93,57 +91,56 @@ struct State {
 /// The index, opened.
 #[derive(Debug)]
 pub struct Index {
-    path: PathBuf,
-    state: Mutex<State>,
+    state: Mutex<(Twin, Known)>,
 }
 
 impl Index {
-    /// Opens the index at `path`, creating it if it is new.
-    pub fn open(path: &Path) -> Result<Index, StoreError> {
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path).at("open", path)?;
-        let state = State {
-            file,
-            end: 0,
-            results: FxHashMap::default(),
-            replicates: FxHashMap::default(),
-            cells: FxHashMap::default(),
-        };
-        let index = Index { path: path.to_owned(), state: Mutex::new(state) };
-        index.refresh()?;
-        Ok(index)
+    /// Opens the index at `path`, creating it if it is new and `write` says so, and says what was damaged.
+    pub fn open(path: &Path, write: bool) -> Result<(Index, Vec<Note>), StoreError> {
+        let mut twin = Twin::open(path, write, FORMAT)?;
+        let mut known = Known::default();
+        let notes = twin.load(&mut |at, body| known.take(at, body))?;
+        Ok((Index { state: Mutex::new((twin, known)) }, notes))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, (Twin, Known)> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads what other processes have appended.
     pub fn refresh(&self) -> Result<(), StoreError> {
-        self.lock().refresh().at("read", &self.path)
+        let (twin, known) = &mut *self.lock();
+        twin.read_new(&mut |at, body| known.take(at, body))
     }
 
     /// The outputs that `key` produced.
     pub fn outputs(&self, key: &Digest) -> Option<Vec<Artifact>> {
-        self.lock().results.get(key).map(|entry| entry.outputs.to_vec())
+        self.lock().1.results.get(key).map(|entry| entry.outputs.to_vec())
+    }
+
+    /// The keys that have a result, with their outputs.
+    pub fn results(&self) -> Vec<(Digest, Vec<Artifact>)> {
+        self.lock().1.results.iter().map(|(key, entry)| (*key, entry.outputs.to_vec())).collect()
     }
 
     /// How the result of `key` came about.
     pub fn origin(&self, key: &Digest) -> Option<Origin> {
-        let state = self.lock();
-        let (offset, length) = state.results.get(key)?.origin;
-        let mut bytes = vec![0; length as usize];
-        state.file.read_exact_at(&mut bytes, offset).ok()?;
-        serde_json::from_slice(&bytes).ok()
+        let (twin, known) = &*self.lock();
+        let entry = known.results.get(key)?;
+        let body = twin.record(entry.at, entry.length as usize)?;
+        let mut rest = body.get(1 + 32..)?;
+        outputs(&mut rest)?;
+        serde_json::from_slice(rest).ok()
     }
 
     /// How many results beside the first are kept of `key`.
     pub fn replicates(&self, key: &Digest) -> u32 {
-        self.lock().replicates.get(key).copied().unwrap_or(0)
+        self.lock().1.replicates.get(key).copied().unwrap_or(0)
     }
 
     /// The key that the cell had when it was last looked at.
     pub fn last_key(&self, cell: CellTag) -> Option<Digest> {
-        self.lock().cells.get(&cell).copied()
+        self.lock().1.cells.get(&cell).copied()
     }
 
     /// Appends a result.
@@ -166,9 +163,6 @@ impl Index {
 
     /// Notes that these cells have these keys now. One write for all of them.
     pub fn set_last_keys(&self, cells: &[(CellTag, Digest)]) -> Result<(), StoreError> {
-        if cells.is_empty() {
-            return Ok(());
-        }
         let mut records = Vec::with_capacity(cells.len() * (HEADER + 49));
         for (cell, key) in cells {
             let mut body = vec![CELL];
@@ -179,45 +173,28 @@ impl Index {
         self.append(&records)
     }
 
+    /// Drops the results of `keys`, whose outputs are not there any more.
+    pub fn forget(&self, keys: &[Digest]) -> Result<(), StoreError> {
+        let records = keys.iter().flat_map(|key| frame(&[&[FORGOTTEN], &key.0[..]].concat()));
+        self.append(&records.collect::<Vec<u8>>())
+    }
+
     fn append(&self, records: &[u8]) -> Result<(), StoreError> {
-        let mut state = self.lock();
-        state.file.lock().at("lock", &self.path)?;
-        let written = state.append_locked(records);
-        let unlocked = state.file.unlock();
-        written.and(unlocked).at("append to", &self.path)
+        if records.is_empty() {
+            return Ok(());
+        }
+        let (twin, known) = &mut *self.lock();
+        twin.append(records, &mut |at, body| known.take(at, body))
     }
 }
 
-impl State {
-    fn append_locked(&mut self, records: &[u8]) -> std::io::Result<()> {
-        self.refresh()?;
-        if self.file.metadata()?.len() > self.end {
-            self.file.set_len(self.end)?;
+impl Known {
+    /// Takes one record in; one of an unknown kind, of a later version, is passed over.
+    fn take(&mut self, at: u64, body: &[u8]) {
+        // The first record: everything is read anew.
+        if at == 0 {
+            *self = Known::default();
         }
-        self.file.write_all(records)?;
-        self.refresh()
-    }
-
-    fn refresh(&mut self) -> std::io::Result<()> {
-        let length = self.file.metadata()?.len();
-        if length < self.end {
-            // Somebody cut or deleted the file: what was read stays true, what follows is read from the new end.
-            self.end = length;
-        }
-        let mut bytes = vec![0; (length - self.end) as usize];
-        self.file.read_exact_at(&mut bytes, self.end)?;
-        let mut rest = &bytes[..];
-        while let Some((body, tail)) = unframe(rest) {
-            let offset = self.end + HEADER as u64;
-            self.take(body, offset);
-            self.end = offset + body.len() as u64;
-            rest = tail;
-        }
-        Ok(())
-    }
-
-    /// Takes one record in; one of an unknown type, of a later version, is passed over.
-    fn take(&mut self, body: &[u8], offset: u64) {
         let Some((&kind, mut rest)) = body.split_first() else { return };
         if kind == CELL {
             if let (Some(cell), Some(key)) = (split(&mut rest), split(&mut rest)) {
@@ -226,15 +203,15 @@ impl State {
             return;
         }
         let Some(key) = split(&mut rest).map(Digest) else { return };
-        if kind == REPLICATE {
-            *self.replicates.entry(key).or_default() += 1;
+        match kind {
+            REPLICATE => *self.replicates.entry(key).or_default() += 1,
+            FORGOTTEN => drop(self.results.remove(&key)),
+            RESULT => {
+                let Some(outputs) = outputs(&mut rest) else { return };
+                self.results.insert(key, Entry { outputs, at, length: body.len() as u32 });
+            }
+            _ => {}
         }
-        if kind != RESULT {
-            return;
-        }
-        let Some(outputs) = outputs(&mut rest) else { return };
-        let origin = (offset + (body.len() - rest.len()) as u64, rest.len() as u32);
-        self.results.insert(key, Entry { outputs, origin });
     }
 }
 
@@ -257,27 +234,9 @@ fn split<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     Some(*head)
 }
 
-fn frame(body: &[u8]) -> Vec<u8> {
-    let mut record = Vec::with_capacity(HEADER + body.len());
-    record.extend_from_slice(&(body.len() as u32).to_le_bytes());
-    record.extend_from_slice(&blake3::hash(body).as_bytes()[..8]);
-    record.extend_from_slice(body);
-    record
-}
-
-/// The first whole record and what follows it.
-fn unframe(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let mut rest = bytes;
-    let length = u32::from_le_bytes(split(&mut rest)?) as usize;
-    let check: [u8; 8] = split(&mut rest)?;
-    let (body, tail) = rest.split_at_checked(length)?;
-    (blake3::hash(body).as_bytes()[..8] == check).then_some((body, tail))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn action(n: u8) -> Action {
         let artifact = |form, i: u8| Artifact { form, digest: Digest::of(&[n, i]), size: u64::from(n) * 1000 };
@@ -294,11 +253,17 @@ mod tests {
         }
     }
 
+    fn open(path: &Path) -> Index {
+        let (index, notes) = Index::open(path, true).unwrap();
+        assert!(notes.is_empty());
+        index
+    }
+
     #[test]
     fn two_open_indexes_see_each_other_and_the_first_result_is_found_with_its_origin() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("index");
-        let (one, two) = (Index::open(&path).unwrap(), Index::open(&path).unwrap());
+        let (one, two) = (open(&path), open(&path));
         one.add(Record::Result, &action(1)).unwrap();
         two.add(Record::Result, &action(2)).unwrap();
         assert_eq!(two.outputs(&action(1).key), Some(action(1).outputs), "a writer has read the tail");
@@ -311,35 +276,63 @@ mod tests {
         assert_eq!(one.replicates(&action(2).key), 1);
         let (cell, other) = (CellTag::new("p", "c"), CellTag::new("pc", ""));
         one.set_last_keys(&[(cell, action(2).key)]).unwrap();
-        let three = Index::open(&path).unwrap();
+        let three = open(&path);
         assert_eq!(three.last_key(cell), Some(action(2).key));
         assert_eq!(three.last_key(other), None);
+        three.forget(&[action(1).key]).unwrap();
+        let keys = open(&path).results().into_iter().map(|(key, _)| key);
+        assert_eq!(keys.collect::<Vec<_>>(), [action(2).key]);
     }
 
-    proptest! {
-        /// Cut anywhere, with garbage after the cut: every record before the cut is there, and the next writer goes on.
-        #[test]
-        fn a_torn_tail_costs_only_itself(cut in 0usize..2000, garbage in prop::collection::vec(any::<u8>(), 0..40)) {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("index");
-            let index = Index::open(&path).unwrap();
-            let mut ends = vec![];
-            for n in 0..5 {
-                index.add(Record::Result, &action(n)).unwrap();
-                ends.push(std::fs::metadata(&path).unwrap().len() as usize);
-            }
-            let mut bytes = std::fs::read(&path).unwrap();
-            let cut = cut % (bytes.len() + 1);
-            bytes.truncate(cut);
-            bytes.extend(&garbage);
+    /// The bytes of an index as it was before there were a first record and a copy.
+    fn earlier(count: u8) -> (tempfile::TempDir, std::path::PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index");
+        let index = open(&path);
+        (0..count).for_each(|n| index.add(Record::Result, &action(n)).unwrap());
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[HEADER + FORMAT.len()..]).unwrap();
+        std::fs::remove_file(path.with_extension("copy")).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn an_index_without_a_copy_is_read_and_gets_one() {
+        let (_folder, path) = earlier(3);
+        let (index, _) = Index::open(&path, false).unwrap();
+        assert!((0..3).all(|n| index.origin(&action(n).key) == Some(action(n).origin)));
+        let index = open(&path);
+        assert!((0..3).all(|n| index.origin(&action(n).key) == Some(action(n).origin)));
+        index.add(Record::Replicate, &action(1)).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(bytes[HEADER..].starts_with(FORMAT));
+        assert_eq!(bytes, std::fs::read(path.with_extension("copy")).unwrap());
+        assert_eq!(open(&path).replicates(&action(1).key), 1);
+    }
+
+    #[test]
+    fn a_flipped_bit_costs_nothing_and_one_in_both_files_costs_one_result() {
+        let (_folder, path) = earlier(4);
+        drop(open(&path));
+        let whole = std::fs::read(&path).unwrap();
+        let found = |index: &Index| (0..4).filter(|n| index.outputs(&action(*n).key).is_some()).count();
+        for at in (0..whole.len()).step_by(3) {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << (at % 8);
             std::fs::write(&path, &bytes).unwrap();
-            let index = Index::open(&path).unwrap();
-            for n in 0..5u8 {
-                let whole = ends[usize::from(n)] <= cut;
-                prop_assert_eq!(index.outputs(&action(n).key).is_some(), whole);
+            let (index, notes) = Index::open(&path, true).unwrap();
+            assert_eq!((found(&index), notes.len(), notes[0].lost), (4, 1, 0), "byte {at}");
+            assert_eq!(std::fs::read(&path).unwrap(), whole);
+        }
+        for at in (HEADER + FORMAT.len()..whole.len()).step_by(7) {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << (at % 8);
+            for path in [path.clone(), path.with_extension("copy")] {
+                std::fs::write(&path, &bytes).unwrap();
             }
-            index.add(Record::Result, &action(9)).unwrap();
-            prop_assert!(Index::open(&path).unwrap().outputs(&action(9).key).is_some());
+            let (index, notes) = Index::open(&path, true).unwrap();
+            assert_eq!((found(&index), notes.len(), notes[0].lost), (3, 1, 1), "byte {at}");
+            assert_eq!(found(&open(&path)), 3, "reported once");
         }
     }
 }

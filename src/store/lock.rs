@@ -4,7 +4,7 @@
 //! no file a key, and leaves nothing to unlock. Two keys that fall on one offset wait for each other, which costs time
 //! only.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use super::digest::Digest;
+use super::files::{self, For};
 use super::{IoContext, StoreError};
 
 /// The lock file.
@@ -28,15 +29,16 @@ pub struct KeyLock {
 }
 
 impl KeyLocks {
-    /// Opens the lock file at `path`, creating it if it is new.
-    pub fn open(path: &Path) -> Result<KeyLocks, StoreError> {
-        let locks = KeyLocks { path: path.to_owned() };
-        locks.description().map(|_| locks)
+    /// Opens the lock file at `path`, creating it if it is new and `write` says so.
+    pub fn open(path: &Path, write: bool) -> Result<KeyLocks, StoreError> {
+        let purpose = if write { For::Mending } else { For::Reading };
+        files::open(path, purpose).map(|_| KeyLocks { path: path.to_owned() })
     }
 
     /// A description of its own, so that threads of one process exclude each other too.
     fn description(&self) -> Result<File, StoreError> {
-        OpenOptions::new().write(true).create(true).truncate(false).open(&self.path).at("open", &self.path)
+        let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        files::open(&self.path, For::Mending)?.ok_or_else(missing).at("open", &self.path)
     }
 
     /// Takes the key if nobody holds it.
@@ -65,7 +67,7 @@ mod tests {
     #[test]
     fn a_key_has_one_holder_and_is_free_again_afterwards() {
         let folder = tempfile::tempdir().unwrap();
-        let locks = KeyLocks::open(&folder.path().join("locks")).unwrap();
+        let locks = KeyLocks::open(&folder.path().join("locks"), true).unwrap();
         let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
         let held = locks.try_lock(&a).unwrap().unwrap();
         assert!(locks.try_lock(&a).unwrap().is_none());

@@ -7,19 +7,28 @@
 //! | [`blobs`] | bytes under their digest, published by rename |
 //! | [`stat`] | (device, inode, size, times) -> digest, so that unchanged files are not read again |
 //! | [`index`] | key -> outputs and the fields behind the key; cell -> the key that it had last |
+//! | `twin`, `records` | the index's files: records that check themselves, kept twice |
 //! | [`lock`] | one runner for a key among all processes |
 //! | [`staging`] | scratch folders of running cells, removed when their run is gone |
+//! | `mark` | how a folder is known as a store |
+//! | `files` | opening the store's own files, never through a link |
+//! | [`check`] | everything verified, and mended |
 //!
 //! Everything lies below one folder, is written by append or by rename, and may be deleted at any time: that costs
-//! time, never a wrong result.
+//! time, never a wrong result. What each kind of damage does is in `docs/store-format.md`.
 
 pub mod blobs;
+pub mod check;
 pub mod digest;
+pub(crate) mod files;
 pub mod index;
 pub mod lock;
+mod mark;
+mod records;
 pub mod staging;
 pub mod stat;
 pub mod tree;
+mod twin;
 
 use std::borrow::Cow;
 use std::io;
@@ -42,6 +51,12 @@ pub enum StoreError {
     /// Something that cannot be stored, or be an input.
     #[error("{} is {what}", path.display())]
     Unsupported { path: PathBuf, what: Cow<'static, str> },
+    /// Something in the place of a file of the store that is none of its.
+    #[error("{} is {what}, expected a file or folder of the store", path.display())]
+    Foreign { path: PathBuf, what: Cow<'static, str> },
+    /// A folder that is to be the store, and holds something else.
+    #[error("{} holds files and is no store of meanfield", folder.display())]
+    NotAStore { folder: PathBuf },
     /// A stored object is gone, short or altered.
     #[error("stored object {digest} is {state}", state = damage.as_str())]
     Damaged { digest: Digest, damage: Damage },
@@ -54,6 +69,10 @@ pub enum Damage {
     Missing,
     /// The file is there with other bytes.
     Altered,
+    /// Something else than a file is there.
+    NotAFile,
+    /// The file is there and cannot be read.
+    Unreadable,
 }
 
 impl Damage {
@@ -62,7 +81,28 @@ impl Damage {
         match self {
             Damage::Missing => "missing",
             Damage::Altered => "altered",
+            Damage::NotAFile => "not a file",
+            Damage::Unreadable => "not readable",
         }
+    }
+}
+
+/// Damage of a file of the store that has been got over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The file.
+    pub path: PathBuf,
+    /// What was damaged, and what became of it.
+    pub what: String,
+    /// How many records are lost for good.
+    pub lost: usize,
+}
+
+impl Note {
+    /// Reports it.
+    pub(crate) fn warn(&self) {
+        let Note { path, what, .. } = self;
+        tracing::warn!("{}: {what}; `meanfield cache check --repair` looks for more", path.display());
     }
 }
 
@@ -111,23 +151,49 @@ pub struct Store {
     pub locks: KeyLocks,
 }
 
-/// Version of the layout below the store's folder. Another version is another subfolder: nothing is migrated, nothing
-/// of another version is misread.
+/// Version of the layout below the store's folder. Another version is another subfolder: nothing of another version is
+/// misread.
 const LAYOUT: &str = "v1";
 
 impl Store {
-    /// Opens the store below `root`, creating what is missing.
+    /// Opens the store below `root`, creating what is missing, and warns of what was damaged. One that cannot be written is
+    /// opened for reading.
+    ///
+    /// # Errors
+    /// The file system's; [`StoreError::NotAStore`] and [`StoreError::Foreign`] for what is not the store's.
     pub fn open(root: &Path) -> Result<Store, StoreError> {
+        let (store, notes) = match Store::look(root, true) {
+            Err(error) if files::is_read_only(&error) => Store::look(root, false).map_err(|_| error)?,
+            other => other?,
+        };
+        notes.iter().for_each(Note::warn);
+        Ok(store)
+    }
+
+    /// As [`Store::open`], with what was damaged; nothing is written, mended or created unless `write` says so.
+    pub fn look(root: &Path, write: bool) -> Result<(Store, Vec<Note>), StoreError> {
+        let root = Store::folder(root)?;
+        if write {
+            std::fs::create_dir_all(&root).at("create", &root)?;
+        }
+        let mark = mark::ensure(&root, write)?;
+        let blobs = Blobs::open(&root.join("blobs"), write)?;
+        let (index, mut notes) = Index::open(&root.join("index"), write)?;
+        let (stat, rows) = StatCache::open(&root.join("stat"), write)?;
+        notes.extend(mark.into_iter().chain(rows));
+        let locks = KeyLocks::open(&root.join("locks"), write)?;
+        Ok((Store { blobs, index, stat, locks, root }, notes))
+    }
+
+    /// The folder of the store below `root`: what is beside it in `root` is the user's.
+    pub fn folder(root: &Path) -> Result<PathBuf, StoreError> {
         // Cells start in folders of their own, where a relative path would mean something else.
-        let root = std::path::absolute(root).at("find", root)?.join(LAYOUT);
-        std::fs::create_dir_all(&root).at("create", &root)?;
-        Ok(Store {
-            blobs: Blobs::open(&root.join("blobs"))?,
-            index: Index::open(&root.join("index"))?,
-            stat: StatCache::open(&root.join("stat"))?,
-            locks: KeyLocks::open(&root.join("locks"))?,
-            root,
-        })
+        Ok(std::path::absolute(root).at("find", root)?.join(LAYOUT))
+    }
+
+    /// As [`Store::folder`], of this store.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Where the journals of runs lie.
@@ -140,7 +206,7 @@ impl Store {
         self.root.join("logs")
     }
 
-    /// Where running cells work: the same file system as the blobs, so that publishing is a rename.
+    /// Where running cells work: mostly the same file system as the blobs, so that publishing is a rename.
     pub fn staging(&self) -> PathBuf {
         self.root.join("staging")
     }

@@ -1,15 +1,16 @@
 //! Scratch folders of running cells.
 //!
 //! A run owns one folder, held by a lock on a file inside it. A run that finds such a folder without a holder knows
-//! that its owner was killed, and removes it.
+//! that its owner was killed, and removes it. A folder without that file is not a run's: it stays, unless it is empty.
 //!
 //! A command may move a user's file into its folder, by a link of its inputs or by an absolute path. Such a file is
 //! older than the folder: before a folder is removed, what is older is moved to `rescued/` beside `staging/`, and reported.
 //! That needs a file system that keeps birth times, as ext4, XFS, Btrfs and tmpfs do.
 
 use std::collections::HashMap;
-use std::fs::{self, File, Metadata};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File, Metadata, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -20,6 +21,7 @@ use rayon::prelude::*;
 use walkdir::{DirEntry, WalkDir};
 
 use super::digest::Digest;
+use super::files::{self, For};
 use super::{IoContext, StoreError};
 
 /// The file in a run's folder whose lock says that the run lives.
@@ -68,12 +70,14 @@ impl Staging {
         };
         for other in fs::read_dir(root).at("list", root)? {
             let other = other.at("list", root)?.path();
+            if other == staging.folder || files::foreign(&other) != Some("a folder") {
+                continue;
+            }
             // Any failure means that it will be looked at again by the next run.
-            if other != staging.folder
-                && let Ok(held) = hold(&other)
-                && held.try_lock().is_ok()
-            {
-                staging.remove_run(&other);
+            match files::open(&other.join(HELD), For::Reading) {
+                Ok(Some(held)) if held.try_lock().is_ok() => staging.remove_run(&other),
+                Ok(None) => drop(fs::remove_dir(&other)),
+                _ => {}
             }
         }
         Ok(staging)
@@ -98,7 +102,7 @@ impl Staging {
         let Some(held) = self.rescue(&folder) else { return };
         let free = || statvfs(&folder).map_or(0, |disk| disk.blocks_available().saturating_mul(disk.fragment_size()));
         if !well || held.files < MANY || free() < 8 * ROOM {
-            let _ = fs::remove_dir_all(folder);
+            let _ = remove(&folder);
             return;
         }
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,7 +111,7 @@ impl Staging {
         if ended.1 > ROOM {
             let (folders, _) = std::mem::take(&mut *ended);
             drop(ended);
-            folders.iter().for_each(|folder| drop(fs::remove_dir_all(folder)));
+            folders.iter().for_each(|folder| drop(remove(folder)));
         }
     }
 
@@ -129,7 +133,7 @@ impl Staging {
     /// Removes the folders of all cells that have ended, and says what was moved out of folders since this was last asked.
     pub fn clear(&self) -> Vec<PathBuf> {
         let (folders, _) = std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner));
-        folders.iter().for_each(|folder| drop(fs::remove_dir_all(folder)));
+        folders.iter().for_each(|folder| drop(remove(folder)));
         std::mem::take(&mut *self.rescued.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -142,7 +146,7 @@ impl Staging {
             .filter(|item| item.file_type().is_ok_and(|kind| kind.is_dir()));
         for folder in cells.map(|cell| cell.path()).chain([folder.to_owned()]) {
             // What cannot be removed now is removed by a later run.
-            let _ = self.rescue(&folder).map(|_| fs::remove_dir_all(folder));
+            let _ = self.rescue(&folder).map(|_| remove(&folder));
         }
     }
 
@@ -156,7 +160,13 @@ impl Staging {
                 let target = root.join("rescued").join(path.strip_prefix(root.join("staging")).unwrap_or(path));
                 let parent = target.parent().unwrap_or(root);
                 fs::create_dir_all(parent).at("create", parent)?;
-                fs::rename(path, &target).at("move", path)?;
+                match fs::rename(path, &target) {
+                    // The staging folder may lie on another file system.
+                    Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                        fs::copy(path, &target).and_then(|_| fs::remove_file(path)).at("move", path)?;
+                    }
+                    other => other.at("move", path)?,
+                }
                 Ok(target)
             };
             match moved() {
@@ -189,13 +199,23 @@ struct Held {
 }
 
 fn held(folder: &Path) -> Held {
+    look(folder).unwrap_or_else(|found| {
+        // A command may have made a folder that nobody can list.
+        open_up(folder);
+        look(folder).unwrap_or(found)
+    })
+}
+
+/// What a folder holds, or, where some of it cannot be listed, what could be.
+fn look(folder: &Path) -> Result<Held, Held> {
     let since = if folder.join(JOB).exists() { None } else { born(folder) };
     let is_older = |metadata: &Metadata| since.is_some_and(|since| metadata.created().is_ok_and(|born| born < since));
     let look = |item: &DirEntry| {
         let metadata = item.metadata().ok()?;
         Some((metadata.blocks() * 512, metadata.nlink() == 1 && is_older(&metadata)))
     };
-    let items = WalkDir::new(folder).into_iter().flatten();
+    let mut whole = true;
+    let items = WalkDir::new(folder).into_iter().inspect(|item| whole &= item.is_ok()).flatten();
     let items: Vec<DirEntry> = items.filter(|item| !item.file_type().is_dir()).collect();
     // Below a few files the threads cost more than they save.
     let seen: Vec<Option<(u64, bool)>> =
@@ -207,7 +227,31 @@ fn held(folder: &Path) -> Held {
             held.older.push(item.into_path());
         }
     }
-    held
+    if whole { Ok(held) } else { Err(held) }
+}
+
+/// Removes a folder with everything in it, whatever the permissions of its folders are.
+fn remove(folder: &Path) -> io::Result<()> {
+    fs::remove_dir_all(folder).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => {
+            open_up(folder);
+            fs::remove_dir_all(folder)
+        }
+    })
+}
+
+/// Lets the owner list and change all folders below `folder`.
+fn open_up(folder: &Path) {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let Ok(metadata) = folder.symlink_metadata() else { continue };
+        if metadata.mode() & 0o700 != 0o700 {
+            let _ = fs::set_permissions(&folder, Permissions::from_mode(metadata.mode() | 0o700));
+        }
+        let below = fs::read_dir(&folder).into_iter().flatten().flatten();
+        folders.extend(below.filter(|item| item.file_type().is_ok_and(|kind| kind.is_dir())).map(|item| item.path()));
+    }
 }
 
 /// When a folder was made, if the file system keeps that. What was made in it is younger, even if it has the inode
@@ -218,7 +262,7 @@ pub fn born(folder: &Path) -> Option<SystemTime> {
 
 fn hold(folder: &Path) -> Result<File, StoreError> {
     let path = folder.join(HELD);
-    File::options().write(true).create(true).truncate(false).open(&path).at("open", &path)
+    files::open(&path, For::Mending)?.ok_or_else(|| io::ErrorKind::NotFound.into()).at("open", &path)
 }
 
 #[cfg(test)]
@@ -230,12 +274,21 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let live = Staging::create(root.path(), "live").unwrap();
         let scratch = live.cell().unwrap();
-        let dead = root.path().join("dead/7");
-        fs::create_dir_all(&dead).unwrap();
+        let folder = |name: &str| {
+            let folder = root.path().join(name);
+            fs::create_dir_all(folder.join("7")).unwrap();
+            folder
+        };
+        let (dead, users, locked) = (folder("dead"), folder("photos"), folder("locked"));
+        for run in [&dead, &locked] {
+            fs::write(run.join(HELD), "").unwrap();
+        }
+        fs::set_permissions(locked.join("7"), Permissions::from_mode(0)).unwrap();
+        std::os::unix::fs::symlink(&users, root.path().join("link")).unwrap();
         let other = Staging::create(root.path(), "other").unwrap();
-        assert!(scratch.is_dir() && !dead.exists());
+        assert!(scratch.is_dir() && users.join("7").is_dir() && !dead.exists() && !locked.exists());
         drop((live, other));
-        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2, "the user's folder and the link to it");
     }
 
     #[test]
@@ -267,6 +320,7 @@ mod tests {
         // A killed run leaves its folder; the next run removes it by the same rule.
         let dead = root.join("dead/0");
         fs::create_dir_all(&dead).unwrap();
+        fs::write(root.join("dead").join(HELD), "").unwrap();
         fs::rename(room.path().join("second name"), dead.join("moved")).unwrap();
         let next = Staging::create(&root, "next").unwrap();
         assert_eq!(next.clear(), [room.path().join("rescued/dead/0/moved")]);

@@ -3,12 +3,12 @@
 //! A row is kept only if the file was old enough when it was read: a change within the clock tick of the last one
 //! would leave the times as they are ("racy" files; git has the same rule). Losing the cache costs time only.
 //!
-//! On disk: rows of a fixed length, appended; a torn row is dropped, and the file is written anew when most of its rows
-//! are stale.
+//! On disk: rows of a fixed length with a check, the first of them saying what the file is, appended. A torn or altered row
+//! is dropped, and the file is written anew then and when most of its rows are stale.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,10 +16,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustc_hash::FxHashMap;
 
 use super::digest::Digest;
-use super::{IoContext, StoreError};
+use super::files::{self, For};
+use super::{IoContext, Note, StoreError};
 
 /// Bytes of a row: device, inode, size, mtime, ctime, digest, check.
 const ROW: usize = 5 * 8 + 32 + 8;
+/// The first row.
+const FORMAT: [u8; ROW] = {
+    let (text, mut row) = (*b"meanfield stat 1\n", [0; ROW]);
+    let mut at = 0;
+    while at < text.len() {
+        row[at] = text[at];
+        at += 1;
+    }
+    row
+};
 
 /// What `stat` says of a file, as far as it tells one content from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,25 +89,45 @@ struct Row {
 #[derive(Debug)]
 pub struct StatCache {
     path: PathBuf,
+    write: bool,
     rows: RwLock<FxHashMap<(u64, u64), Row>>,
     /// Encoded rows that are not on disk yet.
     pending: Mutex<Vec<u8>>,
 }
 
 impl StatCache {
-    /// Reads the cache at `path`; a missing or unreadable one is empty.
-    pub fn open(path: &Path) -> Result<StatCache, StoreError> {
-        let bytes = std::fs::read(path).unwrap_or_default();
-        let mut rows = FxHashMap::with_capacity_and_hasher(bytes.len() / ROW, Default::default());
-        for row in bytes.as_chunks::<ROW>().0.iter().filter_map(decode) {
-            rows.insert((row.stamp.device, row.stamp.inode), row);
+    /// Reads the cache at `path`, which is never written unless `write` says so, and says what was damaged.
+    pub fn open(path: &Path, write: bool) -> Result<(StatCache, Option<Note>), StoreError> {
+        let mut bytes = Vec::new();
+        if let Some(mut file) = files::open(path, For::Reading)? {
+            std::io::Read::read_to_end(&mut file, &mut bytes).at("read", path)?;
         }
-        let cache = StatCache { path: path.to_owned(), rows: RwLock::new(rows), pending: Mutex::default() };
-        let live = cache.read().len();
-        if bytes.len() / ROW > 2 * live + 4096 {
+        let mut rows = FxHashMap::with_capacity_and_hasher(bytes.len() / ROW, Default::default());
+        let (all, torn) = bytes.as_chunks::<ROW>();
+        let ours = all.first() == Some(&FORMAT);
+        let (mut whole, mut lost) = (0, usize::from(!torn.is_empty()));
+        for row in &all[usize::from(ours)..] {
+            match decode(row) {
+                Some(row) => {
+                    whole += 1;
+                    rows.insert((row.stamp.device, row.stamp.inode), row);
+                }
+                None => lost += 1,
+            }
+        }
+        if !ours && whole == 0 && !FORMAT.starts_with(&bytes) {
+            let what = "a file without a single row of the store".into();
+            return Err(StoreError::Foreign { path: path.to_owned(), what });
+        }
+        let live = rows.len();
+        let cache =
+            StatCache { path: path.to_owned(), write, rows: RwLock::new(rows), pending: Mutex::default() };
+        if write && (lost > 0 || whole > 2 * live + 4096 || !(ours || bytes.is_empty())) {
             cache.rewrite()?;
         }
-        Ok(cache)
+        let what = || format!("{lost} of its {} rows damaged; the files behind them are read again", whole + lost);
+        let note = (lost > 0).then(|| Note { path: path.to_owned(), what: what(), lost: 0 });
+        Ok((cache, note))
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, FxHashMap<(u64, u64), Row>> {
@@ -139,7 +170,11 @@ impl StatCache {
         if let Some(digest) = self.get(&stamp) {
             return Ok((digest, stamp));
         }
-        let mut file = File::open(path).at("read", path)?;
+        self.digest_open(File::open(path).at("read", path)?, path, stamp)
+    }
+
+    /// As [`StatCache::digest_file`] for an open file of whose stamp nothing is known.
+    pub(super) fn digest_open(&self, mut file: File, path: &Path, stamp: Stamp) -> Result<(Digest, Stamp), StoreError> {
         let (digest, _) = Digest::of_reader(&mut file, stamp.size).at("read", path)?;
         // A file that changed under our hands must not enter with the digest of neither version.
         let after = Stamp::of(&file.metadata().at("read", path)?);
@@ -151,12 +186,19 @@ impl StatCache {
 
     /// Appends what is new to the file. Cheap when nothing is.
     pub fn flush(&self) -> Result<(), StoreError> {
-        let pending = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
-        if pending.is_empty() {
+        let mut pending = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        if pending.is_empty() || !self.write {
             return Ok(());
         }
-        let mut file = OpenOptions::new().append(true).create(true).open(&self.path).at("open", &self.path)?;
+        let Some(mut file) = files::open(&self.path, For::Appending)? else { return Ok(()) };
         let length = file.metadata().at("read", &self.path)?.len();
+        let mut first = [0; ROW];
+        if length == 0 {
+            pending.splice(..0, FORMAT);
+        } else if file.read_exact_at(&mut first, 0).is_err() || first != FORMAT {
+            let what = "a file without a single row of the store".into();
+            return Err(StoreError::Foreign { path: self.path.clone(), what });
+        }
         if length % ROW as u64 != 0 {
             // The tail of a killed process; rows of a second writer that may be lost with it cost time only.
             file.set_len(length - length % ROW as u64).at("shorten", &self.path)?;
@@ -165,13 +207,11 @@ impl StatCache {
     }
 
     fn rewrite(&self) -> Result<(), StoreError> {
-        let folder = self.path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).at("create a file in", folder)?;
-        let mut bytes = Vec::new();
+        let mut bytes = FORMAT.to_vec();
         self.read().values().for_each(|row| bytes.extend_from_slice(&encode(row)));
-        file.write_all(&bytes).at("write", &self.path)?;
-        file.persist(&self.path).map_err(|e| e.error).at("replace", &self.path)?;
-        Ok(())
+        let Some(file) = files::open(&self.path, For::Mending)? else { return Ok(()) };
+        file.write_all_at(&bytes, 0).at("write", &self.path)?;
+        file.set_len(bytes.len() as u64).at("shorten", &self.path)
     }
 }
 
@@ -236,11 +276,17 @@ mod tests {
         stamp
     }
 
+    fn open(path: &Path) -> StatCache {
+        let (cache, note) = StatCache::open(path, true).unwrap();
+        assert!(note.is_none());
+        cache
+    }
+
     #[test]
     fn a_file_changed_within_the_tick_of_its_last_change_is_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
-        let cache = StatCache::open(&folder.path().join("stat")).unwrap();
+        let cache = open(&folder.path().join("stat"));
         std::fs::write(&path, "one").unwrap();
         age(&path, 60);
         cache.put(&stamp(&path), Digest::of(b"one"));
@@ -260,23 +306,25 @@ mod tests {
                 aged(&path)
             })
             .collect();
-        let cache = StatCache::open(&at).unwrap();
+        let cache = open(&at);
         for (i, stamp) in stamps.iter().enumerate() {
             cache.put(stamp, Digest::of(&[i as u8]));
         }
         cache.flush().unwrap();
         let mut bytes = std::fs::read(&at).unwrap();
-        assert_eq!(bytes.len(), 3 * ROW);
-        bytes[ROW + 50] ^= 1;
-        bytes.truncate(3 * ROW - 1);
+        assert_eq!(bytes.len(), 4 * ROW);
+        bytes[2 * ROW + 50] ^= 1;
+        bytes.truncate(4 * ROW - 1);
         std::fs::write(&at, &bytes).unwrap();
 
-        let cache = StatCache::open(&at).unwrap();
+        assert!(StatCache::open(&at, false).unwrap().1.is_some());
+        let (cache, note) = StatCache::open(&at, true).unwrap();
+        assert!(note.unwrap().what.starts_with("2 of its 3 rows"));
         let found: Vec<_> = stamps.iter().map(|s| cache.get(s)).collect();
         assert_eq!(found, [Some(Digest::of(&[0])), None, None]);
         cache.put(&stamps[2], Digest::of(&[2]));
         cache.flush().unwrap();
-        assert_eq!(StatCache::open(&at).unwrap().get(&stamps[2]), Some(Digest::of(&[2])));
+        assert_eq!(open(&at).get(&stamps[2]), Some(Digest::of(&[2])));
     }
 
     #[test]
@@ -284,7 +332,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, "x").unwrap();
-        let cache = StatCache::open(&folder.path().join("stat")).unwrap();
+        let cache = open(&folder.path().join("stat"));
         let stamp = aged(&path);
         cache.put(&stamp, Digest::of(b"x"));
         for other in [
@@ -295,6 +343,34 @@ mod tests {
             Stamp { device: stamp.device + 1, ..stamp },
         ] {
             assert_eq!(cache.get(&other), None);
+        }
+    }
+
+    #[test]
+    fn rows_of_an_earlier_version_are_read_and_a_file_of_the_users_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().join("stat");
+        let file = folder.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        let cache = open(&at);
+        cache.put(&aged(&file), Digest::of(b"x"));
+        cache.flush().unwrap();
+        let bytes = std::fs::read(&at).unwrap();
+        std::fs::write(&at, &bytes[ROW..]).unwrap();
+        assert_eq!(open(&at).get(&aged(&file)), Some(Digest::of(b"x")));
+        assert_eq!(std::fs::read(&at).unwrap(), bytes);
+        for text in ["mine", &"line\n".repeat(99)] {
+            std::fs::write(&at, text).unwrap();
+            assert!(matches!(StatCache::open(&at, true), Err(StoreError::Foreign { .. })));
+            assert_eq!(std::fs::read_to_string(&at).unwrap(), text);
+        }
+        // Its first row altered or cut, it is still known by its other rows, or by nothing being lost.
+        let mut altered = bytes.clone();
+        altered[3] ^= 4;
+        for damaged in [&altered[..], &bytes[..ROW - 1], &bytes[..0]] {
+            std::fs::write(&at, damaged).unwrap();
+            assert_eq!(StatCache::open(&at, true).unwrap().1.is_some(), !damaged.is_empty());
+            open(&at);
         }
     }
 }
