@@ -6,10 +6,10 @@ use clap::Args;
 
 use super::Global;
 use super::failure::Failure;
-use crate::engine::leftovers::Leftovers;
+use crate::engine::leftovers::{Leftovers, resolved};
 use crate::engine::plan::{self, Context, Decision, Plan};
 use crate::engine::sources::Sources;
-use crate::pipeline::model::{CellId, Pipeline};
+use crate::pipeline::model::{CellId, Pipeline, Source};
 use crate::pipeline::{select, trust};
 use crate::stage;
 use crate::store::Store;
@@ -71,9 +71,10 @@ impl Project {
         let root = root(&file);
         let cache = utf8("--cache", global.cache.clone().unwrap_or_else(|| root.join("cache")))?;
         let reports = utf8("--reports", global.reports.clone().unwrap_or_else(|| root.join("reports")))?;
+        check_places(&pipeline, &cache, &reports)?;
         let store = Store::open(&cache)?;
         let home = file.parent().unwrap_or(Path::new("."));
-        let leftovers = Leftovers::of_project(&root)?;
+        let leftovers = Leftovers::of_project(&root)?.without(&[&cache, store.root(), &reports]);
         let sources = Sources::read(&pipeline, &plan::needed(&pipeline, &selected), home, leftovers, &store.stat);
         Ok(Project { pipeline, store, sources, reports, selected })
     }
@@ -103,6 +104,35 @@ impl Project {
     pub fn close(&self) -> Result<(), Failure> {
         Ok(self.store.stat.flush()?)
     }
+}
+
+/// Refuses what would be read from the store's folder, or published into it.
+fn check_places(pipeline: &Pipeline, cache: &Path, reports: &Path) -> Result<(), Failure> {
+    let (store, reports) = (resolved(&Store::folder(cache)?), resolved(reports));
+    let refused = |what: String, help| Err(Failure::usage(format!("{what} the store {}", store.display()), help));
+    if reports.starts_with(&store) {
+        let what = format!("the folder of reports {} lies in", reports.display());
+        return refused(what, "name another folder with --reports");
+    }
+    let nested = store.starts_with(&reports);
+    for cell in &pipeline.cells {
+        for path in cell.outputs.iter().filter(|_| nested).filter_map(|output| output.publish.as_ref()) {
+            let target = reports.join(path);
+            if target.starts_with(&store) || store.starts_with(&target) {
+                let what = format!("{} would be published into", target.display());
+                return refused(what, "name another folder with --reports or --cache");
+            }
+        }
+        for input in &cell.inputs {
+            if let Source::Path(path) = &input.source
+                && std::path::absolute(path)?.starts_with(&store)
+            {
+                let what = format!("the input {} lies in", path.display());
+                return refused(what, "read the output of a stage by its name, or a published one below the reports");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Where cache and reports lie by default: the folder above `pipelines/`, else the pipeline's own.

@@ -1,11 +1,12 @@
-//! What is never part of an input: files that programs leave beside the user's own, and what `.meanfieldignore` names.
+//! What is never part of an input: files that programs leave beside the user's own, what `.meanfieldignore` names, and
+//! the store and the reports of the run, which it writes to itself.
 //!
 //! An interpreter writes its byte code beside the script it runs, a desktop its thumbnails, an editor its swap file, Git
 //! its index. None of them is an edit, so none of them may change a key or fail a cell that reads the
 //! folder. The rules are those of `.gitignore`.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
@@ -49,8 +50,10 @@ pub const ALWAYS: [&str; 25] = [
 pub struct Leftovers {
     /// The lines of the project's file.
     project: Arc<[String]>,
+    /// Folders that the run writes to, without links.
+    own: Arc<[PathBuf]>,
     /// The matcher of folders without a file of their own; patterns are slow to compile.
-    usual: Arc<OnceLock<Matcher>>,
+    usual: Arc<OnceLock<Arc<Gitignore>>>,
 }
 
 impl Leftovers {
@@ -60,7 +63,12 @@ impl Leftovers {
     /// The file cannot be read, or has a line that is no pattern.
     pub fn of_project(project: &Path) -> Result<Leftovers, StoreError> {
         let lines = lines(project)?;
-        Ok(Leftovers { project: lines.into(), usual: Arc::default() })
+        Ok(Leftovers { project: lines.into(), ..Leftovers::default() })
+    }
+
+    /// Leaves out `folders` too, where they lie below an input; they need not exist yet.
+    pub fn without(self, folders: &[&Path]) -> Leftovers {
+        Leftovers { own: folders.iter().map(|folder| resolved(folder)).collect(), ..self }
     }
 
     /// The matcher for what lies below the input folder `root`, which may have a file of its own.
@@ -68,21 +76,35 @@ impl Leftovers {
     /// # Errors
     /// As [`Leftovers::of_project`].
     pub fn matcher(&self, root: &Path) -> Result<Matcher, StoreError> {
-        let own = lines(root)?;
-        match own.is_empty() {
-            true => Ok(self.usual.get_or_init(|| self.with(&[])).clone()),
-            false => Ok(self.with(&own)),
-        }
+        let lines = lines(root)?;
+        let patterns = match lines.is_empty() {
+            true => self.usual.get_or_init(|| self.with(&lines)).clone(),
+            false => self.with(&lines),
+        };
+        let root = if self.own.is_empty() { root.to_owned() } else { resolved(root) };
+        let below = self.own.iter().filter_map(|own| own.strip_prefix(&root).ok()?.to_str());
+        let own = below.filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        Ok(Matcher { patterns, own })
     }
 
-    fn with(&self, own: &[String]) -> Matcher {
+    fn with(&self, own: &[String]) -> Arc<Gitignore> {
         let patterns = ALWAYS.iter().copied().chain(self.project.iter().chain(own).map(String::as_str));
         let mut builder = GitignoreBuilder::new("");
         for pattern in patterns {
             // Each line was tried when its file was read.
             let _ = builder.add_line(None, pattern);
         }
-        Matcher(Arc::new(builder.build().unwrap_or_else(|_| Gitignore::empty())))
+        Arc::new(builder.build().unwrap_or_else(|_| Gitignore::empty()))
+    }
+}
+
+/// `folder` without links, as far as it exists.
+pub fn resolved(folder: &Path) -> PathBuf {
+    let full = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let there = full.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    match there {
+        Some((above, real)) => full.strip_prefix(above).map_or(real.clone(), |rest| real.join(rest)),
+        None => full,
     }
 }
 
@@ -106,17 +128,21 @@ fn lines(folder: &Path) -> Result<Vec<String>, StoreError> {
 
 /// What is no part of one input folder.
 #[derive(Debug, Clone)]
-pub struct Matcher(Arc<Gitignore>);
+pub struct Matcher {
+    patterns: Arc<Gitignore>,
+    /// Folders below it that the run writes to.
+    own: Vec<String>,
+}
 
 impl Matcher {
     /// A matcher that leaves everything in.
     pub fn nothing() -> Matcher {
-        Matcher(Arc::new(Gitignore::empty()))
+        Matcher { patterns: Arc::new(Gitignore::empty()), own: Vec::new() }
     }
 
     /// Whether what has the name `relative` below the input folder is no part of it. Its parents have been asked before.
     pub fn leaves_out(&self, relative: &str, folder: bool) -> bool {
-        self.0.matched(relative, folder).is_ignore()
+        self.patterns.matched(relative, folder).is_ignore() || self.own.iter().any(|own| own == relative)
     }
 }
 
@@ -163,5 +189,20 @@ mod tests {
         std::fs::write(project.path().join(FILE), "*.log\n{a\n").unwrap();
         let message = Leftovers::of_project(project.path()).unwrap_err().to_string();
         assert!(message.contains("line 2"), "{message}");
+    }
+
+    #[test]
+    fn folders_that_the_run_writes_to_are_left_out_of_what_holds_them() {
+        let room = tempfile::tempdir().unwrap();
+        let at = |name: &str| room.path().join(name);
+        std::fs::create_dir_all(at("project/data")).unwrap();
+        std::os::unix::fs::symlink("project", at("link")).unwrap();
+        let leftovers = Leftovers::default().without(&[&at("link/out/cache"), &at("project")]);
+        for root in ["project", "link", "project/data/.."] {
+            let matcher = leftovers.matcher(&at(root)).unwrap();
+            assert!(matcher.leaves_out("out/cache", true) && !matcher.leaves_out("out", true), "{root}");
+            assert!(!matcher.leaves_out("data", true) && !matcher.leaves_out("cache", true), "{root}");
+        }
+        assert!(!leftovers.matcher(&at("project/data")).unwrap().leaves_out("cache", true));
     }
 }

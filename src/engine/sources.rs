@@ -217,7 +217,14 @@ struct Way<'a> {
     above: Option<&'a Way<'a>>,
 }
 
+/// How many folders an input may be nested.
+const DEEPEST: usize = 256;
+
 impl Way<'_> {
+    fn depth(&self) -> usize {
+        std::iter::successors(Some(self), |way| way.above).count()
+    }
+
     fn holds(&self, folder: (u64, u64)) -> bool {
         self.folder == folder || self.above.is_some_and(|above| above.holds(folder))
     }
@@ -244,6 +251,10 @@ fn list_below(root: &Path, prefix: &str, matcher: &Matcher, way: &Way<'_>) -> Re
     let folder: Cow<'_, Path> = if prefix.is_empty() { root.into() } else { root.join(prefix).into() };
     let mut listing = Listing { found: Vec::new(), places: Vec::new(), leaves_out: false };
     let mut folders = Vec::new();
+    if way.depth() > DEEPEST {
+        let what = format!("nested more than {DEEPEST} folders deep; move what is needed up");
+        return Err(StoreError::Unsupported { path: folder.into(), what: what.into() });
+    }
     for item in std::fs::read_dir(&folder).at("list", &folder)? {
         let item = item.at("list", &folder)?;
         let path = item.path();
