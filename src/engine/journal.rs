@@ -145,7 +145,7 @@ pub struct Past {
 }
 
 /// All journals of `folder`, oldest first. A line that cannot be read is left out: it is damaged, or a later version's. With
-/// `mend`, damaged lines are blanked, so that they are reported once.
+/// `mend`, damaged lines are blanked and what is no journal is moved to `rescued/`, so that they are reported once.
 pub fn read_all(folder: &Path, mend: bool) -> Result<Vec<Past>, StoreError> {
     let mut paths: Vec<PathBuf> = match std::fs::read_dir(folder) {
         Ok(items) => items.filter_map(|item| Some(item.ok()?.path())).collect(),
@@ -154,50 +154,64 @@ pub fn read_all(folder: &Path, mend: bool) -> Result<Vec<Past>, StoreError> {
     };
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
     paths.sort_unstable();
-    Ok(paths.into_iter().filter_map(|path| read(path, mend)).collect())
+    let mut all = Vec::with_capacity(paths.len());
+    for path in paths {
+        let (lines, damage) = match read(&path) {
+            Ok((lines, damaged)) => {
+                if mend {
+                    blank(&path, &damaged);
+                }
+                (lines, (!damaged.is_empty()).then(|| format!("damaged lines: {}; left out", damaged.len())))
+            }
+            Err(StoreError::Foreign { what, .. }) if mend => {
+                let moved = files::set_aside(folder.parent().unwrap_or(folder), &path)?;
+                (Vec::new(), Some(format!("{what}, expected a journal; moved to {}", moved.display())))
+            }
+            Err(StoreError::Foreign { what, .. }) => (Vec::new(), Some(format!("{what}, expected a journal"))),
+            // One that its owner keeps private.
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => continue,
+            Err(error) => (Vec::new(), Some(error.to_string())),
+        };
+        all.push(Past { path, lines, damage });
+    }
+    Ok(all)
 }
 
-/// `None` for one that its owner keeps private.
-fn read(path: PathBuf, mend: bool) -> Option<Past> {
-    let private = |error: &StoreError| match error {
-        StoreError::Io { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
-        _ => false,
-    };
-    let opened = files::open(&path, For::Reading);
-    if opened.as_ref().is_err_and(private) {
-        return None;
+/// Where something lies in a file, and its length.
+type Span = (usize, usize);
+
+/// The whole lines of a journal, and where damaged ones lie.
+fn read(path: &Path) -> Result<(Vec<Line>, Vec<Span>), StoreError> {
+    let mut bytes = Vec::new();
+    if let Some(mut file) = files::open(path, For::Reading)? {
+        file.read_to_end(&mut bytes).map_err(|source| StoreError::Io { verb: "read", path: path.to_owned(), source })?;
     }
-    let open = || -> Result<Vec<u8>, String> {
-        let mut bytes = Vec::new();
-        let file = opened.map_err(|error| match error {
-            StoreError::Foreign { what, .. } => format!("{what}, expected a journal"),
-            other => other.to_string(),
-        })?;
-        file.map_or(Ok(0), |mut file| file.read_to_end(&mut bytes)).map_err(|error| error.to_string())?;
-        Ok(bytes)
-    };
-    let bytes = match open() {
-        Ok(bytes) => bytes,
-        Err(damage) => return Some(Past { path, lines: Vec::new(), damage: Some(damage) }),
-    };
-    let (lines, damaged) = parse(&bytes);
-    let damage = match damaged.len() {
-        _ if bytes.is_empty() => Some("empty".to_owned()),
-        0 => None,
-        1 => Some("1 line is damaged and left out".to_owned()),
-        n => Some(format!("{n} lines are damaged and left out")),
-    };
-    if mend && let Ok(Some(file)) = files::open(&path, For::Mending) {
+    let (lines, mut damaged) = parse(&bytes);
+    if lines.is_empty() && !damaged.is_empty() {
+        return Err(StoreError::Foreign { path: path.to_owned(), what: "a file without a line of a journal".into() });
+    }
+    if bytes.last() != Some(&b'\n') && damaged.last().is_none_or(|(at, length)| at + length < bytes.len()) {
+        // Of a run that was killed, or cut.
+        damaged.push((bytes.len(), 1));
+    }
+    Ok((lines, damaged))
+}
+
+/// Overwrites what is damaged with line ends: a run may be appending to the file.
+fn blank(path: &Path, damaged: &[Span]) {
+    if damaged.is_empty() {
+        return;
+    }
+    if let Ok(Some(file)) = files::open(path, For::Mending) {
         for (at, length) in damaged {
             // What cannot be blanked is reported again.
-            let _ = file.write_all_at(&vec![b' '; length], at as u64);
+            let _ = file.write_all_at(&vec![b'\n'; *length], *at as u64);
         }
     }
-    Some(Past { path, lines, damage })
 }
 
-/// The lines of a journal, and where others lie that are damaged, with their lengths.
-fn parse(bytes: &[u8]) -> (Vec<Line>, Vec<(usize, usize)>) {
+/// As [`read`], of the bytes of a journal.
+fn parse(bytes: &[u8]) -> (Vec<Line>, Vec<Span>) {
     let mut at = 0;
     let mut spans = Vec::new();
     for line in bytes.split(|&byte| byte == b'\n') {
@@ -265,7 +279,7 @@ mod tests {
             bytes
         }).collect();
         let third = whole.len() / 3;
-        spoilt.extend((1..whole.len()).filter(|at| at % third > 1).map(|at| whole[..at].to_vec()));
+        spoilt.extend((1..whole.len()).filter(|at| at % third > 0).map(|at| whole[..at].to_vec()));
         spoilt.push([&whole[..], b"{\"event\":\"end\",\"ended\":\"n"].concat());
         for bytes in spoilt {
             std::fs::write(&path, &bytes).unwrap();
@@ -273,22 +287,32 @@ mod tests {
             // A line end costs both lines, and a cut what is behind it.
             assert!(damage.is_some() && found.iter().all(|line| lines.contains(line)));
             assert!(found.len() >= if bytes.len() < whole.len() { bytes.len() / third } else { 1 });
-            let (again, damage) = read_one(folder.path(), false);
-            assert_eq!((again, damage), (found, None));
+            if path.exists() {
+                assert_eq!(read_one(folder.path(), false), (found, None));
+            }
         }
     }
 
     #[test]
     fn journals_without_checks_and_what_is_no_journal_are_read_and_named() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(read_all(&folder.path().join("none"), false).unwrap().is_empty());
+        let room = tempfile::tempdir().unwrap();
+        let folder = room.path().join("runs");
+        std::fs::create_dir(&folder).unwrap();
+        assert!(read_all(&folder.join("none"), false).unwrap().is_empty());
         let text = serde_json::to_string(&end(1)).unwrap();
-        std::fs::write(folder.path().join("a.jsonl"), format!("{text}\n{text}\n")).unwrap();
-        nix::unistd::mkfifo(&folder.path().join("b.jsonl"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        std::os::unix::fs::symlink("a.jsonl", folder.path().join("c.jsonl")).unwrap();
-        let all = read_all(folder.path(), true).unwrap();
-        let damage: Vec<_> = all.iter().map(|past| past.damage.as_deref()).collect();
-        assert_eq!(damage, [None, Some("a named pipe, expected a journal"), Some("a link, expected a journal")]);
-        assert_eq!(all[0].lines, [end(1), end(1)]);
+        std::fs::write(folder.join("a.jsonl"), format!("{text}\n{text}\n")).unwrap();
+        nix::unistd::mkfifo(&folder.join("b.jsonl"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink("a.jsonl", folder.join("c.jsonl")).unwrap();
+        std::fs::write(folder.join("d.jsonl"), "mine\n").unwrap();
+        for mend in [false, true] {
+            let all = read_all(&folder, mend).unwrap();
+            let damage: Vec<_> = all.iter().map(|past| past.damage.as_deref().unwrap_or_default()).collect();
+            let expected = ["", "a named pipe, expected", "a link, expected", "a file without a line of a journal"];
+            assert!(damage.iter().zip(expected).all(|(found, start)| found.starts_with(start)), "{damage:?}");
+            assert_eq!(all[0].lines, [end(1), end(1)]);
+        }
+        assert_eq!(read_all(&folder, false).unwrap().len(), 1);
+        let rescued = room.path().join("rescued/runs-d.jsonl");
+        assert_eq!(std::fs::read_to_string(rescued).unwrap(), "mine\n");
     }
 }

@@ -22,6 +22,8 @@
 //!
 //! Nothing here knows what a stage kind does: a kind is a name, a version, parameters, and a program that is started.
 
+#[cfg(test)]
+mod damage;
 mod disturbed;
 mod ending;
 pub mod event;

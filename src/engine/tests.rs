@@ -27,25 +27,25 @@ use crate::store::digest::Digest;
 
 /// A stage computes `(add + sum of its inputs) mod modulus`, so that edits are often cut off.
 #[derive(Debug, Clone)]
-struct Stage {
-    add: u32,
-    modulus: u32,
+pub(super) struct Stage {
+    pub add: u32,
+    pub modulus: u32,
     /// Whether it has a cell for each value of the axis, if nothing that it reads gives it the axis already.
-    axis: bool,
+    pub axis: bool,
     /// Which of the files it reads.
-    file: Option<usize>,
+    pub file: Option<usize>,
     /// Which earlier stages it reads, and whether it gathers them.
-    reads: Vec<(usize, bool)>,
+    pub reads: Vec<(usize, bool)>,
 }
 
 #[derive(Debug, Clone)]
-struct World {
-    stages: Vec<Stage>,
-    files: Vec<u32>,
-    axis: u32,
+pub(super) struct World {
+    pub stages: Vec<Stage>,
+    pub files: Vec<u32>,
+    pub axis: u32,
     /// Things that must not matter: the prefix of stage names, and a comment.
-    prefix: &'static str,
-    comment: u32,
+    pub prefix: &'static str,
+    pub comment: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -124,7 +124,7 @@ impl World {
     }
 
     /// Every cell by (stage, axis value), with everything that it is made from and its content.
-    fn cells(&self) -> BTreeMap<(usize, Option<u32>), Made> {
+    pub(super) fn cells(&self) -> BTreeMap<(usize, Option<u32>), Made> {
         let mut cells: BTreeMap<(usize, Option<u32>), Made> = BTreeMap::new();
         for (at, stage) in self.stages.iter().enumerate() {
             let values: Vec<Option<u32>> =
@@ -150,10 +150,10 @@ impl World {
 }
 
 #[derive(Debug)]
-struct Made {
+pub(super) struct Made {
     reads: Vec<(usize, Option<u32>)>,
     key: String,
-    content: String,
+    pub content: String,
 }
 
 fn number(content: &str) -> u32 {
@@ -249,14 +249,14 @@ impl Observer for Nobody {
     fn event(&mut self, _: &Event<'_>) {}
 }
 
-struct Project {
-    pipeline: Pipeline,
-    store: Store,
-    sources: Sources,
+pub(super) struct Project {
+    pub pipeline: Pipeline,
+    pub store: Store,
+    pub sources: Sources,
 }
 
 /// Reads everything anew, as a new process does.
-fn open(world: &World, folder: &Path) -> Project {
+pub(super) fn open(world: &World, folder: &Path) -> Project {
     let file = folder.join("p.yaml");
     fs::write(&file, world.yaml()).unwrap();
     for (at, value) in world.files.iter().enumerate() {
@@ -288,7 +288,7 @@ fn answers(project: &Project) -> Vec<Answer> {
 }
 
 /// Runs everything; the number of programs started, and the content of every cell's output.
-fn execute(project: &Project, folder: &Path, jobs: usize, name: &str) -> (usize, Vec<String>) {
+pub(super) fn execute(project: &Project, folder: &Path, jobs: usize, name: &str) -> (usize, Vec<String>) {
     let Project { pipeline, store, sources } = project;
     let context = Context { pipeline, store, sources };
     let all: Vec<CellId> = (0..pipeline.cells.len()).map(|i| CellId(i as u32)).collect();

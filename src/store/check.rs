@@ -39,7 +39,14 @@ pub fn check(root: &Path, repair: bool) -> Result<(Report, Option<Store>), Store
     let folder = Store::folder(root)?;
     folder.metadata().at("find", &folder)?;
     let store = loop {
-        match Store::look(root, repair) {
+        let looked = Store::look(root, repair).and_then(|(store, mut notes)| {
+            // What opening it has found is found again where nothing was mended.
+            if notes.is_empty() || repair {
+                notes.extend(store.index.verify()?);
+            }
+            Ok((store, notes))
+        });
+        match looked {
             Err(StoreError::Foreign { path, what }) if repair && path.starts_with(&folder) => {
                 let moved = set_aside(&folder, &path)?;
                 report.add(&path, format!("{what}; moved to {}", moved.display()));
@@ -131,7 +138,7 @@ fn object(path: &Path) -> Option<Object> {
         };
     };
     let read = files::open(path, files::For::Reading).and_then(|file| {
-        file.map(|mut file| Digest::of_reader(&mut file).at("read", path)).transpose()
+        file.map(|mut file| Digest::of_reader(&mut file, 0).at("read", path)).transpose()
     });
     match read {
         Ok(Some((found, size))) if found == digest => Some(Object::Whole(digest, size)),

@@ -107,6 +107,12 @@ impl Index {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Reads all of the index and its copy, and says what is damaged; mends it if it may be written.
+    pub fn verify(&self) -> Result<Vec<Note>, StoreError> {
+        let (twin, known) = &mut *self.lock();
+        twin.verify(&mut |at, body| known.take(at, body))
+    }
+
     /// Reads what other processes have appended.
     pub fn refresh(&self) -> Result<(), StoreError> {
         let (twin, known) = &mut *self.lock();

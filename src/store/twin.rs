@@ -71,6 +71,23 @@ impl Twin {
         })
     }
 
+    /// Reads both files and says how they differ from what they are to be; mends them where they may be written.
+    pub(super) fn verify(&mut self, take: &mut Take<'_>) -> Result<Vec<Note>, StoreError> {
+        let Some(file) = &self.files[0] else { return Ok(Vec::new()) };
+        // A writer has written to one and not yet to the other.
+        file.lock_shared().at("lock", &self.paths[0])?;
+        let bytes = self.bytes();
+        file.unlock().at("unlock", &self.paths[0])?;
+        let bytes = bytes?;
+        if bytes[0] == bytes[1] && parts(&bytes[0]).all(|part| matches!(part, Part::Record(..))) {
+            return Ok(Vec::new());
+        }
+        match self.write {
+            true => self.locked(|twin| twin.mend(take)),
+            false => Ok(unite([&bytes[0], &bytes[1]]).1.notes(&self.paths, false)),
+        }
+    }
+
     /// Reads what other processes have appended to the first file.
     pub(super) fn read_new(&mut self, take: &mut Take<'_>) -> Result<(), StoreError> {
         let Some(file) = &self.files[0] else { return Ok(()) };
