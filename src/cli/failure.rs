@@ -106,10 +106,14 @@ impl From<Problems> for Failure {
 fn way_out(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     match error.downcast_ref::<StoreError>() {
         Some(StoreError::NotAStore { .. }) => {
-            return Some("name another folder with --cache, or move what is in this one away; nothing in it was touched");
+            return Some(
+                "name another folder with --cache, or move what is in this one away; nothing in it was touched",
+            );
         }
         Some(StoreError::Foreign { .. }) => {
-            return Some("nothing in it was touched; `meanfield cache check --repair` moves it to `rescued/` in the store's folder, and makes anew what belongs there");
+            return Some(
+                "nothing in it was touched; `meanfield cache check --repair` moves it to `rescued/` in the store's folder, and makes anew what belongs there",
+            );
         }
         _ => {}
     }

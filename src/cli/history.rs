@@ -3,8 +3,8 @@
 use polars::prelude::*;
 use serde_json::{Value, json};
 
-use super::failure::Failure;
 use super::cache;
+use super::failure::Failure;
 use super::{Global, Ui};
 use crate::engine::journal::{self, Line, Past};
 

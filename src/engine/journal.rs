@@ -92,9 +92,7 @@ impl Journal {
 
     /// Appends a line.
     pub fn write(&mut self, line: &Line) -> Result<(), EngineError> {
-        let write = || {
-            (&self.file).write_all(&seal(serde_json::to_vec(line)?))
-        };
+        let write = || (&self.file).write_all(&seal(serde_json::to_vec(line)?));
         write().map_err(|source| EngineError::Journal { path: self.path.clone(), source })
     }
 }
@@ -184,7 +182,11 @@ type Span = (usize, usize);
 fn read(path: &Path) -> Result<(Vec<Line>, Vec<Span>), StoreError> {
     let mut bytes = Vec::new();
     if let Some(mut file) = files::open(path, For::Reading)? {
-        file.read_to_end(&mut bytes).map_err(|source| StoreError::Io { verb: "read", path: path.to_owned(), source })?;
+        file.read_to_end(&mut bytes).map_err(|source| StoreError::Io {
+            verb: "read",
+            path: path.to_owned(),
+            source,
+        })?;
     }
     let (lines, mut damaged) = parse(&bytes);
     if lines.is_empty() && !damaged.is_empty() {
@@ -241,15 +243,7 @@ mod tests {
     use super::*;
 
     fn end(executed: usize) -> Line {
-        Line::End {
-            ended: "now".into(),
-            seconds: 1.0,
-            executed,
-            cached: 2,
-            failed: 0,
-            skipped: 0,
-            interrupted: false,
-        }
+        Line::End { ended: "now".into(), seconds: 1.0, executed, cached: 2, failed: 0, skipped: 0, interrupted: false }
     }
 
     /// A journal of three lines.
@@ -273,11 +267,13 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         assert!(serde_json::from_slice::<serde_json::Value>(whole.split(|b| *b == b'\n').next().unwrap()).is_ok());
         assert_eq!(read_one(folder.path(), false), (lines.clone(), None));
-        let mut spoilt: Vec<Vec<u8>> = (0..whole.len()).map(|at| {
-            let mut bytes = whole.clone();
-            bytes[at] ^= 1 << (at % 8);
-            bytes
-        }).collect();
+        let mut spoilt: Vec<Vec<u8>> = (0..whole.len())
+            .map(|at| {
+                let mut bytes = whole.clone();
+                bytes[at] ^= 1 << (at % 8);
+                bytes
+            })
+            .collect();
         let third = whole.len() / 3;
         spoilt.extend((1..whole.len()).filter(|at| at % third > 0).map(|at| whole[..at].to_vec()));
         spoilt.push([&whole[..], b"{\"event\":\"end\",\"ended\":\"n"].concat());

@@ -52,7 +52,8 @@ pub fn check(root: &Path, repair: bool) -> Result<(Report, Option<Store>), Store
                 report.add(&path, format!("{what}; moved to {}", moved.display()));
             }
             Err(StoreError::Foreign { path, what }) => {
-                report.add(&path, format!("{what}, expected a file or folder of the store; nothing else was looked at"));
+                report
+                    .add(&path, format!("{what}, expected a file or folder of the store; nothing else was looked at"));
                 return Ok((report, None));
             }
             Err(other) => return Err(other),
@@ -137,9 +138,8 @@ fn object(path: &Path) -> Option<Object> {
             None => Some(Object::Foreign("a file that is no stored object")),
         };
     };
-    let read = files::open(path, files::For::Reading).and_then(|file| {
-        file.map(|mut file| Digest::of_reader(&mut file, 0).at("read", path)).transpose()
-    });
+    let read = files::open(path, files::For::Reading)
+        .and_then(|file| file.map(|mut file| Digest::of_reader(&mut file, 0).at("read", path)).transpose());
     match read {
         Ok(Some((found, size))) if found == digest => Some(Object::Whole(digest, size)),
         Ok(Some(_)) => Some(Object::Damaged("altered".into())),

@@ -13,7 +13,8 @@ pub(super) const NAME: &str = "meanfield-store";
 /// Its first words, before a version and a check of both.
 const WORDS: &str = "meanfield store";
 const VERSION: u32 = 1;
-const ABOUT: &str = "The files in this folder are written and removed by meanfield: docs/store-format.md says what they are.\n";
+const ABOUT: &str =
+    "The files in this folder are written and removed by meanfield: docs/store-format.md says what they are.\n";
 
 /// What the mark says.
 enum Mark {

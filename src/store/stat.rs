@@ -120,8 +120,7 @@ impl StatCache {
             return Err(StoreError::Foreign { path: path.to_owned(), what });
         }
         let live = rows.len();
-        let cache =
-            StatCache { path: path.to_owned(), write, rows: RwLock::new(rows), pending: Mutex::default() };
+        let cache = StatCache { path: path.to_owned(), write, rows: RwLock::new(rows), pending: Mutex::default() };
         if write && (lost > 0 || whole > 2 * live + 4096 || !(ours || bytes.is_empty())) {
             cache.rewrite()?;
         }

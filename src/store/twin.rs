@@ -274,7 +274,8 @@ fn unite(bytes: [&[u8]; 2]) -> (Vec<(usize, &[u8])>, Health) {
     // Two records at one place: the files were written apart. None is dropped.
     let strays = second.iter().filter(|(at, body)| first.get(at).is_some_and(|other| other != *body));
     let strays: Vec<(usize, &[u8])> = strays.map(|(at, body)| (*at, *body)).collect();
-    let mut records: Vec<(usize, &[u8])> = second.into_iter().chain(first).collect::<BTreeMap<_, _>>().into_iter().collect();
+    let mut records: Vec<(usize, &[u8])> =
+        second.into_iter().chain(first).collect::<BTreeMap<_, _>>().into_iter().collect();
     let mut place = 0;
     for (at, body) in &records {
         if *at > place {

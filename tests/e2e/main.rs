@@ -1,6 +1,7 @@
 //! The real binary on real files: what a user does, what goes wrong around it, and what must be left afterwards.
 
 mod commands;
+mod damage;
 mod datasets;
 mod faults;
 mod freshness;
@@ -10,6 +11,7 @@ mod liars;
 mod metrics;
 mod network;
 mod pipelines;
+mod places;
 mod running;
 mod safety;
 mod search;

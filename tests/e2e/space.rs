@@ -76,10 +76,20 @@ impl Space {
         Ran::from(self.command(words).output().unwrap())
     }
 
+    /// Runs a shell command in the folder, and says whether it ended well.
+    pub fn shell(&self, command: &str) -> bool {
+        Command::new("sh").args(["-ec", command]).current_dir(self.folder.path()).status().unwrap().success()
+    }
+
     /// Runs a command that must succeed with JSON on standard output.
     pub fn json(&self, words: &[&str]) -> Value {
+        self.json_of(words, 0)
+    }
+
+    /// Runs a command that must end with `code` and JSON on standard output.
+    pub fn json_of(&self, words: &[&str], code: i32) -> Value {
         let ran = self.run(words);
-        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert_eq!(ran.code, code, "{}", ran.err);
         serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error}: {}", ran.out))
     }
 
