@@ -14,7 +14,7 @@ use crate::store::check::check;
 use crate::store::{Store, StoreError};
 
 /// How many bytes of a file are flipped, one after the other.
-const SAMPLE: usize = 16;
+const SAMPLE: usize = 10;
 
 /// What becomes of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,6 +188,23 @@ fn damage_of_any_folder_costs_what_lay_in_it_and_is_reported() {
             // Of runs that were deleted nothing is left to say so.
             survives(folder.path(), &world, &format!("{} {replaced}", name.display()), blobs, blobs == 0);
         }
+    }
+}
+
+#[test]
+fn what_lies_in_the_place_of_a_folder_is_moved_aside() {
+    let (folder, world, picture) = made();
+    for name in ["blobs", "staging", "runs", "logs", "resume"] {
+        picture.restore();
+        let path = picture.root.join(name);
+        let _ = fs::remove_dir_all(&path);
+        fs::write(&path, USERS).unwrap();
+        let cache = folder.path().join("cache");
+        assert_eq!(check(&cache, false).unwrap().0.found.len(), 1, "{name}");
+        assert!(check(&cache, true).unwrap().0.found[0].what.contains("rescued"), "{name}");
+        assert_eq!(fs::read_to_string(picture.root.join("rescued").join(name)).unwrap(), USERS);
+        let lost = if name == "blobs" { 5 } else { 0 };
+        survives(folder.path(), &world, name, lost, true);
     }
 }
 

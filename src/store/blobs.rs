@@ -35,6 +35,9 @@ impl Blobs {
     pub fn open(root: &Path, write: bool) -> Result<Blobs, StoreError> {
         let blobs = Blobs { root: root.to_owned(), cannot_share: AtomicBool::new(false) };
         let mut there = [false; 256];
+        if root.symlink_metadata().is_ok() && !root.is_dir() {
+            return Err(StoreError::Foreign { path: root.to_owned(), what: "no folder".into() });
+        }
         let items = match fs::read_dir(root) {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             other => Some(other.at("list", root)?),
@@ -47,7 +50,7 @@ impl Blobs {
                 continue;
             };
             if !item.file_type().at("read", root)?.is_dir() {
-                let what = "no folder of blobs".into();
+                let what = "no folder".into();
                 return Err(StoreError::Foreign { path: item.path(), what });
             }
             there[usize::from(byte)] = true;

@@ -63,6 +63,13 @@ pub fn check(root: &Path, repair: bool) -> Result<(Report, Option<Store>), Store
             }
         }
     };
+    for path in [store.staging(), store.journals(), store.logs(), store.staging().with_file_name("resume")] {
+        if path.symlink_metadata().is_ok() && !path.is_dir() {
+            let moved =
+                if repair { format!("; moved to {}", set_aside(&folder, &path)?.display()) } else { String::new() };
+            report.add(&path, format!("no folder{moved}"));
+        }
+    }
     let good = objects(&store, &folder, repair, &mut report)?;
     results(&store, &good, repair, &mut report)?;
     Ok((report, Some(store)))

@@ -283,7 +283,7 @@ mod tests {
         for run in [&dead, &locked] {
             fs::write(run.join(HELD), "").unwrap();
         }
-        fs::set_permissions(locked.join("7"), Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(locked.join("7"), Permissions::from_mode(0o0)).unwrap();
         std::os::unix::fs::symlink(&users, root.path().join("link")).unwrap();
         let other = Staging::create(root.path(), "other").unwrap();
         assert!(scratch.is_dir() && users.join("7").is_dir() && !dead.exists() && !locked.exists());
