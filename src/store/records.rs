@@ -55,7 +55,7 @@ pub(super) fn parts(bytes: &[u8]) -> impl Iterator<Item = Part<'_>> {
 fn likely(bytes: &[u8]) -> bool {
     let Some((length, rest)) = bytes.split_first_chunk() else { return false };
     let length = u32::from_le_bytes(*length) as usize;
-    length <= LONGEST_SOUGHT && rest.get(8).is_some_and(|&kind| kind < KINDS) && rest.len() >= 8 + length
+    (1..=LONGEST_SOUGHT).contains(&length) && rest.get(8).is_some_and(|&kind| kind < KINDS) && rest.len() >= 8 + length
 }
 
 /// How many records a gap was, as far as their lengths say; at least one.

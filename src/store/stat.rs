@@ -21,6 +21,8 @@ use super::{IoContext, Note, StoreError};
 
 /// Bytes of a row: device, inode, size, mtime, ctime, digest, check.
 const ROW: usize = 5 * 8 + 32 + 8;
+/// A file of more bytes is none of ours: fifty million files take less.
+const LONGEST: u64 = 1 << 32;
 /// The first row.
 const FORMAT: [u8; ROW] = {
     let (text, mut row) = (*b"meanfield stat 1\n", [0; ROW]);
@@ -100,6 +102,11 @@ impl StatCache {
     pub fn open(path: &Path, write: bool) -> Result<(StatCache, Option<Note>), StoreError> {
         let mut bytes = Vec::new();
         if let Some(mut file) = files::open(path, For::Reading)? {
+            let length = file.metadata().at("read", path)?.len();
+            if length > LONGEST {
+                let what = format!("a file of {length} bytes").into();
+                return Err(StoreError::Foreign { path: path.to_owned(), what });
+            }
             std::io::Read::read_to_end(&mut file, &mut bytes).at("read", path)?;
         }
         let mut rows = FxHashMap::with_capacity_and_hasher(bytes.len() / ROW, Default::default());

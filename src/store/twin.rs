@@ -17,6 +17,9 @@ use super::{IoContext, Note, StoreError};
 /// The kind of a record in the place of lost ones.
 pub(super) const FILLER: u8 = 0;
 
+/// A file of more bytes is none of ours: ten million cells take less.
+const LONGEST: u64 = 1 << 32;
+
 /// The two files, opened.
 #[derive(Debug)]
 pub(super) struct Twin {
@@ -93,6 +96,7 @@ impl Twin {
         let Some(file) = &self.files[0] else { return Ok(()) };
         let path = &self.paths[0];
         let length = file.metadata().at("read", path)?.len();
+        self.check_length(0, length)?;
         if length < self.end {
             // Cut from outside: what was read stays true.
             (self.end, self.damaged) = (length, true);
@@ -124,11 +128,22 @@ impl Twin {
         Ok(made && !self.damaged && lengths == [self.end, self.end])
     }
 
+    /// Refuses a file that is too long to be read: a stray hole makes one of any length.
+    fn check_length(&self, at: usize, length: u64) -> Result<(), StoreError> {
+        if length > LONGEST {
+            let path = self.paths[at].clone();
+            return Err(StoreError::Foreign { path, what: format!("a file of {length} bytes").into() });
+        }
+        Ok(())
+    }
+
     fn bytes(&self) -> Result<[Vec<u8>; 2], StoreError> {
         let mut bytes = [Vec::new(), Vec::new()];
-        for ((bytes, file), path) in bytes.iter_mut().zip(&self.files).zip(&self.paths) {
-            let Some(file) = file else { continue };
-            bytes.resize(file.metadata().at("read", path)?.len() as usize, 0);
+        for (at, bytes) in bytes.iter_mut().enumerate() {
+            let (Some(file), path) = (&self.files[at], &self.paths[at]) else { continue };
+            let length = file.metadata().at("read", path)?.len();
+            self.check_length(at, length)?;
+            bytes.resize(length as usize, 0);
             file.read_exact_at(bytes, 0).at("read", path)?;
         }
         for (this, other) in [(0, 1), (1, 0)] {
@@ -433,6 +448,21 @@ mod tests {
             fs::write(&at, bytes).unwrap();
             assert_eq!(open(&path, true).0, bodies);
         }
+    }
+
+    #[test]
+    fn a_hole_behind_the_records_is_refused_or_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index");
+        let bodies = made(&path, 3);
+        let stretch = |to: u64| File::options().write(true).open(&path).unwrap().set_len(to).unwrap();
+        stretch(LONGEST + 1);
+        let refused = Twin::open(&path, true, FORMAT).and_then(|mut twin| twin.load(&mut |_, _| {}));
+        assert!(matches!(refused, Err(StoreError::Foreign { .. })));
+        stretch(100_000);
+        let (found, notes, _) = open(&path, true);
+        assert_eq!((found, notes.len()), (bodies, 1));
+        assert_eq!(fs::read(&path).unwrap(), fs::read(path.with_extension("copy")).unwrap());
     }
 
     #[test]
