@@ -1,6 +1,6 @@
 //! The action index: key -> what it produced, and cell -> the key that it had last.
 //!
-//! Append-only [`records`](super::records), kept [twice](super::twin). The first result of a key wins; a later one
+//! Append-only records, kept twice (`twin`). The first result of a key wins; a later one
 //! replaces it only where the first is damaged, or is kept beside it as a replicate.
 
 use std::path::Path;
