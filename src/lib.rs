@@ -14,6 +14,7 @@
 
 pub mod array;
 pub mod cli;
+mod contained;
 pub mod data;
 pub mod engine;
 pub mod eval;

@@ -15,6 +15,7 @@ use libjpeg_turbo_rs::{DecodeWarning, PixelFormat, ScalingFactor};
 
 use super::crop::{Region, Size};
 use super::images::{Stored, bytes as rgb_len, copy_part};
+use crate::contained::contained;
 use crate::format::{self, Known};
 
 /// An image that cannot be read.
@@ -111,17 +112,21 @@ impl Decoder {
         match reader.format() {
             None => return Err(not_read(bytes)),
             Some(format) if !format.reading_enabled() => return Err(not_read(bytes)),
-            Some(ImageFormat::Jpeg) => self.decode_jpeg(bytes, max_pixels, target)?,
+            Some(ImageFormat::Jpeg) => contained(|| self.decode_jpeg(bytes, max_pixels, target))?,
             Some(_) => {
                 // A 16-bit RGBA image takes 8 bytes a pixel; as much again is left to the decoder.
                 let mut limits = Limits::default();
                 limits.max_alloc = Some(max_pixels.saturating_mul(16).max(1 << 20));
                 reader.limits(limits);
-                let decoder = reader.into_decoder().map_err(|e| e.to_string())?;
-                let (width, height) = decoder.dimensions();
-                check_pixels(width, height, max_pixels)?;
-                self.pixels = on_white(DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?);
-                self.hold([height, width]);
+                let (pixels, size) = contained(|| {
+                    let decoder = reader.into_decoder().map_err(|e| e.to_string())?;
+                    let (width, height) = decoder.dimensions();
+                    check_pixels(width, height, max_pixels)?;
+                    let image = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
+                    Ok((on_white(image), [height, width]))
+                })?;
+                self.pixels = pixels;
+                self.hold(size);
             }
         }
         Ok(self.bitmap())

@@ -3,11 +3,9 @@
 //! | module | holds |
 //! | --- | --- |
 //! | here | a table of either kind, and how a column is found |
-//! | `contained` | a decoder that panics on damaged files, contained |
 //! | [`csv`] | rows of text, each with its line; `,`, `;` or a tab between the fields |
 //! | [`parquet`] | columns of any type, of which only those asked for are decoded |
 
-mod contained;
 pub mod csv;
 pub mod parquet;
 

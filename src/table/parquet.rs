@@ -22,9 +22,9 @@ use polars_parquet::read::schema::parquet_to_arrow_schema;
 use polars_parquet::read::{BasicDecompressor, PageReader, column_iter_to_arrays, read_metadata};
 use serde_json::Value as Json;
 
-use super::contained::contained;
 use super::{Column, Kind};
 use crate::array::{Matrix, Values, whole};
+use crate::contained::contained;
 use crate::format;
 
 /// An open file.

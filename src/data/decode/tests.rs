@@ -198,3 +198,10 @@ fn a_jpeg_is_scaled_in_its_transform_only_to_twice_the_target() {
     // Pillow's draft mode, which takes the rounded rows and columns for the image's, is off by 33 on this picture.
     assert!(off > 0 && off < 33, "{off}");
 }
+
+/// Found by tests/fuzz.rs: its frame and its scan speak of other components, on which the library panics.
+#[test]
+fn a_jpeg_on_which_the_decoder_panics_is_broken() {
+    let bytes = include_bytes!("../../../tests/data/damaged/components.jpg");
+    assert!(rgb(bytes, 1 << 22).is_err());
+}

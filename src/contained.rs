@@ -1,6 +1,6 @@
 //! A decoder of others' that panics on some damaged files, as one that returns an error.
 //!
-//! polars-parquet takes counts and offsets of a file for true in places. What it panics with is an error of the file, so the
+//! polars-parquet and libjpeg-turbo-rs take counts and offsets of a file for true in places. What they panic with is an error of the file, so the
 //! program's panic hook, which speaks of an error of the program, stays silent meanwhile.
 
 use std::cell::Cell;
@@ -15,7 +15,7 @@ thread_local! {
 ///
 /// # Errors
 /// Those of `decode`, and that it panicked.
-pub(super) fn contained<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+pub(crate) fn contained<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let before = take_hook();
