@@ -60,8 +60,23 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// [`escaped`], for a cell of a CSV file. A spreadsheet runs a cell that begins with `=`, `+`, `-`, `@`, a tab or a carriage
+/// return: such a text, unless it is a number, begins with a `'`, which spreadsheets take for "this is text".
+pub fn for_a_spreadsheet(text: &str) -> Cow<'_, str> {
+    match text.starts_with(['=', '+', '-', '@', '\t', '\r']) && !is_number(text) {
+        true => Cow::Owned(format!("'{}", escaped(text))),
+        false => escaped(text),
+    }
+}
+
+/// Whether a text is a finite number, as `-0.5` and `+1e-3` are.
+fn is_number(text: &str) -> bool {
+    text.parse().is_ok_and(f64::is_finite)
+}
+
 fn acts_on_terminals(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A line as a terminal would have left it: escape sequences and control characters taken out, and of what carriage
@@ -136,6 +151,18 @@ mod tests {
             assert_eq!(decode(&bytes).as_deref(), Ok("Grüße\r\n"));
         }
         assert_eq!(decode(b"").as_deref(), Ok(""));
+    }
+
+    #[test]
+    fn what_acts_on_terminals_or_spreadsheets_is_shown_and_does_not_act() {
+        assert_eq!(escaped("a\u{1b}[2J\tb\u{202e}c\u{200f}\u{9b}é損"), "a\\u{1b}[2J\\tb\\u{202e}c\\u{200f}\\u{9b}é損");
+        for formula in ["=1+1", "+cmd", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "-inf", "-"] {
+            let shown = for_a_spreadsheet(formula);
+            assert!(shown.starts_with('\'') && !shown.chars().any(char::is_control), "{shown}");
+        }
+        for text in ["-0.5", "+1e-3", "-1", "a=1", "", "'", "contrastive"] {
+            assert_eq!(for_a_spreadsheet(text), text);
+        }
     }
 
     #[test]

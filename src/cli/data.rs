@@ -153,7 +153,7 @@ fn print(found: &Inspection, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(out, "{:<12} {:<10} {:>8} {:>8}", "split", "group", "images", "classes")?;
     for part in &found.parts {
-        let group = part.group.as_deref().unwrap_or("-");
+        let group = escaped(part.group.as_deref().unwrap_or("-"));
         writeln!(out, "{:<12} {group:<10} {:>8} {:>8}", part.split.name(), part.images, part.classes)?;
     }
     if let Some(size) = found.dimensions {
@@ -167,7 +167,7 @@ fn print(found: &Inspection, out: &mut dyn Write) -> io::Result<()> {
     if found.ignored > 0 {
         writeln!(out, "\n{} that are no images", count(found.ignored, "file"))?;
         for unread in &found.unread {
-            writeln!(out, "  {unread}")?;
+            writeln!(out, "  {}", escaped(&unread.to_string()))?;
         }
     }
     if found.unlisted > 0 {

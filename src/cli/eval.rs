@@ -12,6 +12,7 @@ use crate::eval::vectors::{Labels, Matrix, Names, Other, Values, encode_labels, 
 use crate::eval::{Average, EvalError, Labelled, Options, Retrieval, Ties, per_query, retrieval};
 use crate::loss::real::Real;
 use crate::table::names;
+use crate::text::escaped;
 
 /// Retrieval metrics of vectors in .npy, .npz, .safetensors, .pt or .parquet.
 #[derive(Debug, clap::Args)]
@@ -238,7 +239,8 @@ fn table(found: &Found, out: &mut dyn Write) -> std::io::Result<()> {
     for Taken { file, vectors, labels, ignored } in read.iter().filter(|taken| !taken.ignored.is_empty()) {
         let labels = labels.as_ref().map_or(String::new(), |labels| format!(", labels {labels}"));
         let ignored = names(ignored.iter().map(String::as_str));
-        writeln!(out, "{}: vectors {vectors}{labels}; ignored: {ignored}", file.display())?;
+        let line = format!("{}: vectors {vectors}{labels}; ignored: {ignored}", file.display());
+        writeln!(out, "{}", escaped(&line))?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use super::cache;
 use super::failure::Failure;
 use super::{Global, Ui};
 use crate::engine::journal::{self, Line, Past};
+use crate::text::escaped;
 
 /// Arguments of `history`.
 #[derive(Debug, clap::Args)]
@@ -47,7 +48,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
     );
     writeln!(ui.out, "{}", ui.paint.strong(heading))?;
     for row in &rows {
-        let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();
+        let text = |name: &str| escaped(row[name].as_str().unwrap_or_default()).into_owned();
         let number = |name: &str| row[name].as_u64().map_or("?".to_owned(), |n| n.to_string());
         let seconds = row["seconds"].as_f64().map_or("?".to_owned(), |s| format!("{s:.1}"));
         writeln!(

@@ -54,13 +54,15 @@ pub fn print(project: &Project, plan: &Plan, as_json: bool, ui: &mut Ui<'_>) -> 
             Decision::Cached { .. } => {}
             Decision::Run { reason, .. } => {
                 let why = reason.lines().join("; ");
-                writeln!(ui.out, "{}  {name}  {}", ui.paint.busy("run"), ui.paint.faint(why))?;
+                writeln!(ui.out, "{}  {name}  {}", ui.paint.busy("run"), ui.paint.faint(escaped(&why)))?;
             }
             Decision::May { upstream } => {
                 let why = waits_for(project, upstream);
                 writeln!(ui.out, "{}  {name}  {}", ui.paint.notice("may"), ui.paint.faint(why))?;
             }
-            Decision::Blocked { message } => writeln!(ui.out, "{}   {name}  {message}", ui.paint.bad("no"))?,
+            Decision::Blocked { message } => {
+                writeln!(ui.out, "{}   {name}  {}", ui.paint.bad("no"), escaped(message))?;
+            }
         }
     }
     for it in replaced {
@@ -77,7 +79,7 @@ pub fn print(project: &Project, plan: &Plan, as_json: bool, ui: &mut Ui<'_>) -> 
     let (operations, known) = work(project, plan);
     if operations > 0.0 {
         let rate = product_rate();
-        let time = Duration::from_secs_f64((operations / rate).ceil());
+        let time = Duration::try_from_secs_f64((operations / rate).ceil()).unwrap_or(Duration::MAX);
         let time = humantime::format_duration(time).to_string();
         let time = time.split(' ').take(2).collect::<Vec<_>>().join(" ");
         let (operations, rate) = (scaled(operations), scaled(rate));

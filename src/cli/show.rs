@@ -9,6 +9,7 @@ use crate::engine::execute::log_path;
 use crate::engine::fingerprint::hidden;
 use crate::engine::plan::Decision;
 use crate::pipeline::model::{CellId, Source, Task};
+use crate::text::escaped;
 
 /// Arguments of `show`.
 #[derive(Debug, clap::Args)]
@@ -33,7 +34,9 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
         writeln!(ui.out, "{:#}", Value::Object(cells))?;
     } else {
         let text = serde_yaml::to_string(&cells).map_err(|error| Failure::broken(error.to_string()))?;
-        write!(ui.out, "{text}")?;
+        for line in text.lines() {
+            writeln!(ui.out, "{}", escaped(line))?;
+        }
     }
     project.close()
 }

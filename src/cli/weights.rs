@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::nn::weights::{Choice, TensorInfo, TensorSet, WeightError, WeightFile, shape_words};
 use crate::nn::{Architecture, Backbone, Error, Head, fit_backbone, normalisation_of};
+use crate::text::escaped;
 
 /// List the tensors of weight files.
 #[derive(Debug, clap::Args)]
@@ -175,13 +176,17 @@ fn listing(
         writeln!(out, "others: {count} tensor{} under {key}", if count == 1 { "" } else { "s" })?;
     }
     if !set.stripped.is_empty() {
-        writeln!(out, "every name had the prefix {}, left out here", set.stripped)?;
+        writeln!(out, "every name had the prefix {}, left out here", escaped(&set.stripped))?;
     }
     for Fits { backbone, found, pixels } in fits {
         let name = backbone.name();
         match found {
-            Ok((count, choice)) => writeln!(out, "fits {name}: {count} tensors, `{choice}`; pixels: {pixels}")?,
-            Err(choices) => writeln!(out, "fits {name}, but: {choices}")?,
+            Ok((count, choice)) => {
+                let choice = choice.to_string();
+                let choice = escaped(&choice);
+                writeln!(out, "fits {name}: {count} tensors, `{choice}`; pixels: {pixels}")?;
+            }
+            Err(choices) => writeln!(out, "fits {name}, but: {}", escaped(choices))?,
         }
     }
     if fits.is_empty() {

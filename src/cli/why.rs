@@ -4,6 +4,7 @@ use super::failure::Failure;
 use super::project::{Project, Target};
 use super::{Global, Ui, plan};
 use crate::engine::plan::{Decision, Reason};
+use crate::text::escaped;
 
 /// Arguments of `why`.
 #[derive(Debug, clap::Args)]
@@ -36,10 +37,10 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
                 )?;
             }
             Decision::Run { reason, .. } => {
-                writeln!(ui.out, "{name}: {}: {}", ui.paint.busy("will run"), heading(reason))?;
+                writeln!(ui.out, "{name}: {}: {}", ui.paint.busy("will run"), escaped(&heading(reason)))?;
                 if let Reason::Changed(changes) = reason {
                     for change in changes {
-                        writeln!(ui.out, "    {change}")?;
+                        writeln!(ui.out, "    {}", escaped(&change.to_string()))?;
                     }
                 }
             }
@@ -47,7 +48,9 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
                 let reason = plan::waits_for(&project, upstream);
                 writeln!(ui.out, "{name}: {}: {reason}", ui.paint.notice("may run"))?;
             }
-            Decision::Blocked { message } => writeln!(ui.out, "{name}: {}: {message}", ui.paint.bad("cannot run"))?,
+            Decision::Blocked { message } => {
+                writeln!(ui.out, "{name}: {}: {}", ui.paint.bad("cannot run"), escaped(message))?;
+            }
         }
     }
     project.close()

@@ -19,6 +19,12 @@ use super::stages::{Body, Origin};
 /// A pipeline may have this many edges between cells.
 const MAX_EDGES: u64 = 20_000_000;
 
+/// File systems take names of 255 bytes; what is gathered gets an extension, what is published a `.NAME.published` beside it.
+const MAX_NAME: usize = 240;
+
+/// A path below a cell's folder or the reports may have this many bytes; with that folder's own, systems take 4,096.
+const MAX_PATH: usize = 1024;
+
 /// Marks a point without a cell.
 const NO_CELL: u32 = u32::MAX;
 
@@ -72,6 +78,7 @@ impl Expansion<'_> {
             makers.iter().for_each(|maker| maker.check_kept(report));
         }
         self.check_published(&cells, report);
+        self.check_lengths(&cells, report);
         cells
     }
 
@@ -138,6 +145,37 @@ impl Expansion<'_> {
                 if let Some(&other) = owners.get(&path[..slash]) {
                     clash((cell, number), other, &path[..slash]);
                 }
+            }
+        }
+    }
+
+    /// Refuses outputs and inputs whose files could not be named, the first of each stage.
+    fn check_lengths(&self, cells: &[Cell], report: &mut Report) {
+        let mut refused = BTreeSet::new();
+        for cell in cells {
+            let outputs = cell.outputs.iter().enumerate().flat_map(|(number, output)| {
+                let published = output.publish.as_deref().and_then(Path::to_str);
+                [Some(&*output.path), published].into_iter().flatten().map(move |path| (path, Some(number)))
+            });
+            let labels = cell.inputs.iter().flat_map(|input| match &input.source {
+                Source::Gathered { members, .. } => members.as_slice(),
+                _ => &[],
+            });
+            let inputs = cell.inputs.iter().map(|input| &*input.name).chain(labels.map(|(label, _)| &**label));
+            let fits = |path: &str| path.len() <= MAX_PATH && path.split('/').all(|name| name.len() <= MAX_NAME);
+            let Some((path, output)) = outputs.chain(inputs.map(|name| (name, None))).find(|(path, _)| !fits(path))
+            else {
+                continue;
+            };
+            if refused.insert(cell.stage) {
+                let draft = &self.stages[self.order[cell.stage as usize]].draft;
+                let long = path.split('/').find(|name| name.len() > MAX_NAME).unwrap_or(path);
+                let begin: String = long.chars().take(40).collect();
+                let title =
+                    format!("stage `{}` would need a file named `{begin}...`, {} bytes long", draft.name, long.len());
+                let span = output.map_or(draft.span, |number| self.output_span(cell, number));
+                let label = format!("a name may have {MAX_NAME} bytes, a path {MAX_PATH}");
+                report.add(Problem::new("name_too_long", span, title).label(label));
             }
         }
     }

@@ -91,7 +91,7 @@ pub(super) fn kinds() -> Kinds {
         kind("make", Inputs::Named(&[]), &[("images", "images")], false),
         train,
         kind("evaluate", Inputs::Named(EVALUATE), &[("scores", "scores.json")], false),
-        kind("report", Inputs::Gathered, &[("table", "table.md")], true),
+        kind("report", Inputs::Gathered { reserved: &["metric"] }, &[("table", "table.md")], true),
     ])
 }
 

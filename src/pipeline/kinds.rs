@@ -27,8 +27,9 @@ pub struct Kind {
 pub enum Inputs {
     /// These and no others, each one cell's output or a path of the user's.
     Named(&'static [InputSpec]),
-    /// Any names, at least one; each gathers every cell of the axes that the stage itself does not have.
-    Gathered,
+    /// Any names, at least one; each gathers every cell of the axes that the stage itself does not have. None of those axes may
+    /// have a `reserved` name: a word of the kind's parameters that stands for something else.
+    Gathered { reserved: &'static [&'static str] },
 }
 
 /// One named input of a kind.

@@ -11,7 +11,7 @@ use petgraph::graphmap::DiGraphMap;
 use super::axes::{AxisSpec, MAX_CELLS, Rules};
 use super::definition::{self, Definition, Definitions};
 use super::grid::Grid;
-use super::kinds::Inputs;
+use super::kinds::{Inputs, Kind};
 use super::problem::{Problem, Report, suggest};
 use super::stages::{Body, Draft, Gather, Origin};
 
@@ -133,7 +133,7 @@ fn outputs(draft: &Draft, variants: &Variants, report: &mut Report) -> Option<Ve
 }
 
 fn gathers(definition: &Definition) -> bool {
-    matches!(definition.runs(), definition::Body::Kind(kind, _) if matches!(kind.inputs, Inputs::Gathered))
+    matches!(definition.runs(), definition::Body::Kind(kind, _) if matches!(kind.inputs, Inputs::Gathered { .. }))
 }
 
 /// Checks the names of inputs against the definition, and the outputs that they refer to.
@@ -157,7 +157,7 @@ fn check_inputs(stage: &Linked, stages: &[Linked], report: &mut Report) {
             definition::Body::Run(command) => command.inputs.iter().map(|name| (&**name, true)).collect(),
             definition::Body::Kind(kind, _) => match kind.inputs {
                 Inputs::Named(inputs) => inputs.iter().map(|input| (input.name, input.required)).collect(),
-                Inputs::Gathered => {
+                Inputs::Gathered { .. } => {
                     if draft.inputs.is_empty() {
                         let title = format!("`{}` needs at least one input", definition.name);
                         report.add(Problem::new("missing_input", name.span, title).label("expected `in:` beside it"));
@@ -388,7 +388,12 @@ fn axes_of(stage: &Linked, stages: &[Linked], specs: &[AxisSpec], report: &mut R
 
 /// The axes that each input of a stage is gathered over.
 fn gathered(stage: &Linked, stages: &[Linked], specs: &[AxisSpec], report: &mut Report) -> Vec<Option<Vec<usize>>> {
-    let mut over = Vec::with_capacity(stage.draft.inputs.len());
+    let mut over: Vec<Option<Vec<usize>>> = Vec::with_capacity(stage.draft.inputs.len());
+    let reserved = stage.variants.each().flat_map(|definition| match definition.runs() {
+        definition::Body::Kind(Kind { inputs: Inputs::Gathered { reserved }, .. }, _) => *reserved,
+        _ => &[],
+    });
+    let reserved: Vec<&str> = reserved.copied().collect();
     for input in &stage.draft.inputs {
         let Some(Origin::Stage { stage: from, gather: written, earlier, .. }) = &input.from else {
             over.push(None);
@@ -408,6 +413,13 @@ fn gathered(stage: &Linked, stages: &[Linked], specs: &[AxisSpec], report: &mut 
             (None, Some(Gather::All)) => Some(theirs.filter(|axis| !stage.axes.contains(axis)).collect()),
             (None, Some(Gather::Axes(axes))) => Some(theirs.filter(|axis| axes.contains(axis)).collect()),
         });
+        let gathered: &[usize] = over.last().and_then(Option::as_deref).unwrap_or_default();
+        for name in gathered.iter().map(|axis| &*specs[*axis].name).filter(|name| reserved.contains(name)) {
+            let title =
+                format!("`{}` gathers the axis `{name}`, a word that means something else there", stage.draft.name);
+            let problem = Problem::new("reserved_axis", input.span, title).label("give that axis another name");
+            report.add(problem.help(format!("reserved here: `{}`", reserved.join("`, `"))));
+        }
     }
     over
 }

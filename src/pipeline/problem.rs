@@ -9,6 +9,8 @@ use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use rustc_hash::FxHashSet;
 
+use crate::text::escaped;
+
 /// How many problems are shown in full; the rest are counted.
 const SHOWN: usize = 100;
 
@@ -245,10 +247,10 @@ fn first_line(text: &str, span: Span) -> Range<usize> {
     start..start + width
 }
 
-/// The path from `folder` if it is below it.
+/// The path from `folder` if it is below it, as one line of a terminal.
 pub(super) fn shown_path(path: &Path, folder: &Path) -> String {
     let path = path.strip_prefix(folder).unwrap_or(path);
-    path.strip_prefix(".").unwrap_or(path).display().to_string()
+    escaped(&path.strip_prefix(".").unwrap_or(path).display().to_string()).into_owned()
 }
 
 /// The candidate that a wrong name most likely meant, if one is near enough.

@@ -1,9 +1,33 @@
 //! The table as tidy CSV at full precision: one observation a line, every label in a column of its own.
+//!
+//! An axis with the name of one of the table's own columns, such as `n` or `test`, has the heading `axis_n`, `axis_test`.
+//! Texts are [for a spreadsheet](for_a_spreadsheet).
 
 use polars::prelude::*;
 
 use super::table::{Cell, Comparison, Row, Test};
 use super::{ReportError, Table};
+use crate::text::for_a_spreadsheet;
+
+/// The columns of [`cells`] and [`runs`] that are no axes.
+const OWN: [&str; 16] = [
+    "input",
+    "baseline",
+    "n",
+    "mean",
+    "standard_deviation",
+    "half_width",
+    "min",
+    "max",
+    "best",
+    "tied",
+    "test",
+    "difference",
+    "difference_half_width",
+    "p",
+    "p_holm",
+    "value",
+];
 
 /// One line a cell of the table: its labels, statistics, and test against the best of its column.
 pub fn cells(table: &Table) -> Result<String, ReportError> {
@@ -11,7 +35,7 @@ pub fn cells(table: &Table) -> Result<String, ReportError> {
     let compared = |line: &Line, field: fn(&Comparison) -> f64| line.cell.comparison.as_ref().map(field);
     let mut columns = labels(table, &lines);
     columns.extend([
-        column("input", &lines, |line| line.cell.input.as_deref()),
+        column("input", &lines, |line| safe(line.cell.input.as_deref())),
         column("baseline", &lines, |line| line.row.baseline),
         column("n", &lines, |line| line.cell.n as u64),
         column("mean", &lines, |line| line.cell.mean),
@@ -37,9 +61,10 @@ pub fn runs(table: &Table) -> Result<String, ReportError> {
     let cells: Vec<Line> = lines.iter().map(|(line, _)| *line).collect();
     let mut columns = labels(table, &cells);
     for (level, axis) in table.over.iter().enumerate() {
-        columns.push(column(axis, &lines, |(line, run)| present(&line.cell.samples[*run].labels[level])));
+        let label = |(line, run): &'_ (Line, usize)| safe(present(&line.cell.samples[*run].labels[level]));
+        columns.push(column(&heading(table, axis), &lines, label));
     }
-    columns.push(column("input", &cells, |line| line.cell.input.as_deref()));
+    columns.push(column("input", &cells, |line| safe(line.cell.input.as_deref())));
     columns.push(column("value", &lines, |(line, run)| line.cell.samples[*run].value));
     write(columns)
 }
@@ -62,9 +87,27 @@ fn lines(table: &Table) -> impl Iterator<Item = Line<'_>> {
 fn labels(table: &Table, lines: &[Line]) -> Vec<Column> {
     let rows = table.row_axes.iter().enumerate();
     let columns = table.column_axes.iter().enumerate();
-    rows.map(|(level, axis)| column(axis, lines, |line| present(&line.row.labels[level])))
-        .chain(columns.map(|(level, axis)| column(axis, lines, |line| line.header.labels[level].as_str())))
+    rows.map(|(level, axis)| column(&heading(table, axis), lines, |line| safe(present(&line.row.labels[level]))))
+        .chain(
+            columns.map(|(level, axis)| {
+                column(&heading(table, axis), lines, |line| safe(Some(&line.header.labels[level])))
+            }),
+        )
         .collect()
+}
+
+/// The heading of an axis: its name, unless another column has that.
+fn heading(table: &Table, axis: &str) -> String {
+    let axes = || table.row_axes.iter().chain(&table.column_axes).chain(&table.over);
+    let mut name = axis.to_owned();
+    while OWN.contains(&name.as_str()) || name != axis && axes().any(|other| *other == name) {
+        name.insert_str(0, "axis_");
+    }
+    for_a_spreadsheet(&name).into_owned()
+}
+
+fn safe(label: Option<&str>) -> Option<String> {
+    label.map(|label| for_a_spreadsheet(label).into_owned())
 }
 
 /// A label, or nothing where the axis is absent.

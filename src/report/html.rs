@@ -13,6 +13,7 @@ const STYLE: &str = include_str!("page.css");
 
 /// The whole page.
 pub fn render(table: &Table) -> String {
+    let table = &table.shown();
     let title = escape(table.title.as_deref().unwrap_or("Comparison"));
     let mut out = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\

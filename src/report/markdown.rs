@@ -5,6 +5,7 @@ use super::table::{Row, Table};
 
 /// The whole table with title, caption and footnotes.
 pub fn render(table: &Table) -> String {
+    let table = &table.shown();
     let mut out = String::new();
     if let Some(title) = &table.title {
         out += &format!("### {}\n\n", escape(title));
@@ -43,15 +44,14 @@ fn line(out: &mut String, cells: impl Iterator<Item = String>) {
     *out += &format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "));
 }
 
-/// Text without meaning to Markdown or HTML, on one line.
+/// Text without meaning to Markdown or HTML.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
-            control if control.is_control() => out.push(' '),
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
-            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '~' | '#' => out.extend(['\\', character]),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '~' | '#' | '$' => out.extend(['\\', character]),
             _ => out.push(character),
         }
     }

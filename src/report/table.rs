@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::text::escaped;
+
 /// A comparison table. Its JSON form is `table.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -147,6 +149,32 @@ pub(super) const MISSING: &str = "—";
 pub(super) const NOT_FINITE: &str = "NaN";
 
 impl Table {
+    /// The same table with every text on one line and without characters that act on terminals, on the order of writing or on
+    /// what reads the page: shown as escapes. Names and remarks may be those of others.
+    pub(super) fn shown(&self) -> Table {
+        let text = |text: &String| escaped(text).into_owned();
+        let texts = |all: &[String]| all.iter().map(text).collect::<Vec<_>>();
+        let mut table = self.clone();
+        table.title = self.title.as_ref().map(text);
+        table.caption = text(&self.caption);
+        for axes in [&mut table.row_axes, &mut table.column_axes, &mut table.over] {
+            *axes = texts(axes);
+        }
+        for column in &mut table.columns {
+            column.labels = texts(&column.labels);
+            column.metric = text(&column.metric);
+        }
+        for row in &mut table.rows {
+            row.labels = texts(&row.labels);
+            for cell in &mut row.cells {
+                cell.input = cell.input.as_ref().map(text);
+                cell.samples.iter_mut().for_each(|sample| sample.labels = texts(&sample.labels));
+            }
+        }
+        table.footnotes.iter_mut().for_each(|note| note.text = text(&note.text));
+        table
+    }
+
     /// Whether the best of each column is marked.
     pub(super) fn marks_best(&self) -> bool {
         self.rows.iter().flat_map(|row| &row.cells).any(|cell| cell.best)

@@ -214,7 +214,7 @@ fn names_cannot_break_out_of_a_format() {
     let html = html::render(&table);
     assert!(!html.contains("<b>\"") && !html.contains("<script") && !html.contains("p|1<"), "{html}");
     let markdown = markdown::render(&table);
-    assert!(markdown.contains("| &lt;b>\"x\"\\|\\`y\\`&amp; 'z' |"), "{markdown}");
+    assert!(markdown.contains("| &lt;b>\"x\"\\|\\`y\\`&amp;\\\\n'z' |"), "{markdown}");
 }
 
 #[test]

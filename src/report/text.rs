@@ -22,6 +22,7 @@ const BEST: &str = "*";
 
 /// The whole table with title, caption and footnotes.
 pub fn render(table: &Table, style: Style) -> String {
+    let table = &table.shown();
     let mut columns: Vec<Column> = (0..table.columns.len()).map(|index| Column::new(table, style, index)).collect();
     let stub: Vec<usize> = (0..table.row_axes.len()).map(|level| stub_width(table, level)).collect();
     let stub_total = stub.iter().sum::<usize>() + GAP.len() * stub.len().saturating_sub(1);

@@ -13,7 +13,7 @@ use crate::pipeline::kinds::{Inputs, Kind, ParameterProblem};
 pub(super) const KIND: Kind = Kind {
     name: "concat",
     version: 1,
-    inputs: Inputs::Gathered,
+    inputs: Inputs::Gathered { reserved: &[] },
     outputs: &[("vectors", "vectors.safetensors")],
     publish: false,
     continues: &[],

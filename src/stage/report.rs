@@ -13,14 +13,16 @@ use super::{JobError, output, parameters, parsed, problems};
 use crate::engine::execute::KindJob;
 use crate::pipeline::kinds::{Inputs, Kind, ParameterProblem};
 use crate::pipeline::model::{CellId, Pipeline, Task};
-use crate::report::{self, Config, Record, Records, Table};
+use crate::report::{self, Config, METRIC, Record, Records, Table};
 use crate::store::tree::Node;
 use crate::store::{Artifact, Store};
+use crate::table::csv;
+use crate::text;
 
 pub(super) const KIND: Kind = Kind {
     name: "report",
-    version: 1,
-    inputs: Inputs::Gathered,
+    version: 2,
+    inputs: Inputs::Gathered { reserved: &[METRIC] },
     outputs: &[("report", "report")],
     publish: true,
     continues: &[],
@@ -37,8 +39,10 @@ enum ReportInputError {
     Unreadable { path: std::path::PathBuf, source: std::io::Error },
     #[error("{} holds no scores (a JSON object with `metrics`): {source}", path.display())]
     NoScores { path: std::path::PathBuf, source: serde_json::Error },
-    #[error("{} holds no scores: neither a JSON object nor a CSV log with numbers in its last line", path.display())]
+    #[error("{} holds no scores: neither a JSON object nor a CSV log, a heading and a line of values below it", path.display())]
     NoLog { path: std::path::PathBuf },
+    #[error("{}: the metric `{metric}` is {found}, expected a number; choose the table's `metrics:` without it, or write a number", path.display())]
+    NoNumber { path: std::path::PathBuf, metric: String, found: String },
     #[error("the report holds no {TABLE}")]
     NoTable,
 }
@@ -63,7 +67,7 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
     let mut records = Vec::new();
     for input in &job.inputs {
         for (labels, path) in &input.items {
-            let (metrics, remarks) = read(path)?;
+            let (metrics, remarks) = read(path, config.metrics.as_deref())?;
             let (input, labels) = (input.name.clone(), labels.clone());
             records.push(Record { input, labels, metrics, cost: None, remarks });
         }
@@ -75,27 +79,90 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
 /// Metrics by name, and what the reader of a table must know of them.
 type Read = (Vec<(String, f64)>, Vec<String>);
 
-/// What a file of scores holds.
-fn read(path: &Path) -> Result<Read, ReportInputError> {
-    let named = |path: &Path| path.to_owned();
-    let text =
-        std::fs::read_to_string(path).map_err(|source| ReportInputError::Unreadable { path: named(path), source })?;
+/// What a file of scores holds. What is no number is an error, unless the table has `wanted` metrics and it is none of these.
+fn read(path: &Path, wanted: Option<&[String]>) -> Result<Read, ReportInputError> {
+    let text = text::read(path).map_err(|source| ReportInputError::Unreadable { path: path.to_owned(), source })?;
+    let no_number = |metric: &str, found: String| {
+        let unwanted = wanted.is_some_and(|wanted| !wanted.iter().any(|name| name == metric));
+        let (path, metric) = (path.to_owned(), metric.to_owned());
+        if unwanted { Ok(()) } else { Err(ReportInputError::NoNumber { path, metric, found }) }
+    };
+    let mut metrics = Vec::new();
     if !text.trim_start().starts_with('{') {
-        let found = last_line(&text).ok_or_else(|| ReportInputError::NoLog { path: named(path) })?;
-        return Ok((found, Vec::new()));
+        for (name, field) in last_line(&text).ok_or_else(|| ReportInputError::NoLog { path: path.to_owned() })? {
+            match field.parse() {
+                Ok(value) => metrics.push((name, value)),
+                Err(_) => no_number(&name, format!("`{field}`"))?,
+            }
+        }
+        return Ok((metrics, Vec::new()));
     }
-    let Scores { metrics, remarks } =
-        serde_json::from_str(&text).map_err(|source| ReportInputError::NoScores { path: named(path), source })?;
-    let metrics = metrics.into_iter().map(|(name, value)| (name, value.as_f64().unwrap_or(f64::NAN))).collect();
+    let Scores { metrics: values, remarks } = serde_json::from_str(&without_nan(&text))
+        .map_err(|source| ReportInputError::NoScores { path: path.to_owned(), source })?;
+    for (name, value) in values {
+        let number = match &value {
+            Value::Null => Some(f64::NAN),
+            Value::String(text) => text.trim().parse().ok(),
+            other => other.as_f64(),
+        };
+        match number {
+            Some(number) => metrics.push((name, number)),
+            None => no_number(&name, value.to_string())?,
+        }
+    }
     Ok((metrics, remarks))
 }
 
-/// Names and numbers of the last line of a CSV file with a heading, empty fields left out.
-fn last_line(text: &str) -> Option<Vec<(String, f64)>> {
-    let mut lines = text.lines().filter(|line| !line.is_empty());
-    let (names, last) = (lines.next()?.split(','), lines.next_back()?.split(','));
-    let filled = names.zip(last).filter(|(_, value)| !value.is_empty());
-    filled.map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()
+/// JSON as Python writes it, which has words for numbers that are none: outside of texts they become `null`.
+pub(super) fn without_nan(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for (part, piece) in text_parts(text) {
+        match part {
+            Part::Text => out += piece,
+            Part::Other => {
+                out += &piece.replace("-Infinity", "null").replace("Infinity", "null").replace("NaN", "null")
+            }
+        }
+    }
+    out
+}
+
+/// Whether a piece of JSON is a quoted text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Text,
+    Other,
+}
+
+/// The quoted texts of JSON and what lies between them.
+fn text_parts(json: &str) -> Vec<(Part, &str)> {
+    let (mut parts, mut start, mut part, mut escaped) = (Vec::new(), 0, Part::Other, false);
+    for (at, byte) in json.bytes().enumerate() {
+        match (part, byte) {
+            (Part::Text, _) if std::mem::take(&mut escaped) => {}
+            (Part::Text, b'\\') => escaped = true,
+            (Part::Text, b'"') => {
+                parts.push((part, &json[start..=at]));
+                (start, part) = (at + 1, Part::Other);
+            }
+            (Part::Other, b'"') => {
+                parts.push((part, &json[start..at]));
+                (start, part) = (at, Part::Text);
+            }
+            _ => {}
+        }
+    }
+    parts.push((part, &json[start..]));
+    parts
+}
+
+/// Names and values of the last line of a CSV file with a heading, empty fields left out; none if that is no such file.
+fn last_line(text: &str) -> Option<Vec<(String, String)>> {
+    let rows = csv::rows(text, None).ok()?;
+    let mut rows = rows.into_iter().filter(|row| !row.is_blank());
+    let (names, last) = (rows.next()?.fields, rows.next_back()?.fields);
+    let more = last.iter().skip(names.len()).any(|field| !field.is_empty());
+    (!more).then(|| names.into_iter().zip(last).filter(|(_, value)| !value.is_empty()).collect())
 }
 
 /// Whether a cell makes tables.
@@ -136,13 +203,54 @@ pub fn render_table(store: &Store, outputs: &[Artifact], format: TableFormat) ->
 mod tests {
     use super::*;
 
+    fn found(text: &str, wanted: Option<&[String]>) -> Result<Vec<(String, f64)>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scores");
+        std::fs::write(&path, text).unwrap();
+        read(&path, wanted).map(|(metrics, _)| metrics).map_err(|error| error.to_string())
+    }
+
+    fn pairs(expected: &[(&str, f64)]) -> Vec<(String, f64)> {
+        expected.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
+    }
+
     #[test]
     fn of_a_log_the_last_line_counts_without_its_empty_fields() {
-        let found = last_line("epoch,loss,noise,gap\n1,0.5,2.5,\n2,-0.25,,1e-3\n");
-        let expected = [("epoch", 2.0), ("loss", -0.25), ("gap", 1e-3)].map(|(name, value)| (name.to_owned(), value));
-        assert_eq!(found, Some(expected.to_vec()));
-        for text in ["", "epoch,loss\n", "epoch,loss\n1,low\n", "not a table"] {
-            assert_eq!(last_line(text), None, "{text:?}");
+        for (text, expected) in [
+            (
+                "epoch,loss,noise,gap\n1,0.5,2.5,\n2,-0.25,,1e-3\n",
+                &[("epoch", 2.0), ("loss", -0.25), ("gap", 1e-3)][..],
+            ),
+            ("\u{feff}\"acc, top 1\",\"loss\"\r\n\"0.5\",\" 0.25 \"\r\n\r\n", &[("acc, top 1", 0.5), ("loss", 0.25)]),
+            ("sep=;\nacc;loss\n0.5;0.25\n", &[("acc", 0.5), ("loss", 0.25)]),
+            ("acc\tloss\n0.5\tinf\n", &[("acc", 0.5), ("loss", f64::INFINITY)]),
+        ] {
+            assert_eq!(found(text, None).unwrap(), pairs(expected), "{text:?}");
+        }
+        for text in ["", "epoch,loss\n", "not a table", "a\n1,2\n"] {
+            assert!(found(text, None).unwrap_err().contains("holds no scores"), "{text:?}");
+        }
+        let text = "model,acc\nr50,0.5\n";
+        assert!(found(text, None).unwrap_err().contains("the metric `model` is `r50`, expected a number"));
+        assert_eq!(found(text, Some(&["acc".to_owned()])).unwrap(), pairs(&[("acc", 0.5)]));
+    }
+
+    #[test]
+    fn scores_that_python_wrote_are_read() {
+        let text = "\u{feff}{\"metrics\": {\"NaN \\\" -Infinity\": 0.5, \"quoted\": \"0.25\"}, \"other\": [NaN]}\n";
+        assert_eq!(found(text, None).unwrap(), pairs(&[("NaN \" -Infinity", 0.5), ("quoted", 0.25)]));
+        let text = r#"{"metrics": {"a": NaN, "b": Infinity, "c": -Infinity, "d": null, "e": "nan"}}"#;
+        let lost = found(text, None).unwrap();
+        assert!(lost.len() == 5 && lost.iter().all(|(_, value)| value.is_nan()), "{lost:?}");
+        for (text, part) in [
+            (r#"{"metrics": {"a": "0,5"}}"#, "the metric `a` is \"0,5\", expected a number"),
+            (r#"{"metrics": {"a": [1]}}"#, "`a` is [1]"),
+            (r#"{"metrics": {"a": true}}"#, "`a` is true"),
+            (r#"{"metrics": {"a": 1"#, "holds no scores"),
+            (r#"{"metrics": "NaN"#, "holds no scores"),
+        ] {
+            let message = found(text, None).unwrap_err();
+            assert!(message.contains(part), "{message}");
         }
     }
 }

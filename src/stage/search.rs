@@ -7,16 +7,19 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
+use super::report::without_nan;
 use super::suggestion::{self, Suggestion};
 use super::{JobError, output, parameters, parsed, problems};
 use crate::engine::execute::{KindInput, KindJob};
 use crate::pipeline::kinds::{Inputs, Kind, ParameterProblem};
 use crate::search::{Search, Space, Trial, Values, best};
+use crate::table::csv;
+use crate::text;
 
 pub(super) const KIND: Kind = Kind {
     name: "search",
-    version: 1,
-    inputs: Inputs::Gathered,
+    version: 2,
+    inputs: Inputs::Gathered { reserved: &[] },
     outputs: &[("suggestion", "suggestion.json"), ("trials", "trials.csv")],
     publish: false,
     continues: &[],
@@ -165,33 +168,42 @@ fn gather(inputs: &[KindInput], objective: &str) -> Result<(Vec<String>, Vec<Tri
 
 /// A score among those of `evaluate`, or the greatest in the log of a training; NaN if it is no number anywhere.
 fn score(path: &Path, objective: &str) -> Result<f64, JobError> {
-    let text = std::fs::read_to_string(path)?;
+    let text = text::read(path)?;
     let missing =
         |known: Vec<String>| SearchError::NoScore { path: path.to_owned(), objective: objective.to_owned(), known };
     if text.trim_start().starts_with('{') {
-        let document: Value = serde_json::from_str(&text)?;
+        let document: Value = serde_json::from_str(&without_nan(&text))?;
         let metrics = document.get("metrics").and_then(Value::as_object).cloned().unwrap_or_default();
         let value = metrics.get(objective).ok_or_else(|| missing(metrics.keys().cloned().collect()))?;
-        return Ok(value.as_f64().unwrap_or(f64::NAN));
+        let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+        return Ok(number.unwrap_or(f64::NAN));
     }
-    let mut lines = text.lines();
-    let names: Vec<String> = lines.next().unwrap_or_default().split(',').map(str::to_owned).collect();
+    let mut rows = csv::rows(&text, None)?.into_iter().filter(|row| !row.is_blank());
+    let names = rows.next().map_or_else(Vec::new, |row| row.fields);
     let column = names.iter().position(|name| name == objective).ok_or_else(|| missing(names.clone()))?;
-    let fields = lines.filter_map(|line| line.split(',').nth(column)).filter(|field| !field.is_empty());
+    let fields = rows
+        .filter_map(|mut row| Some(row.fields.get_mut(column).map(std::mem::take)?))
+        .filter(|field| !field.is_empty());
     let values: Vec<f64> = fields.map(|field| field.parse().unwrap_or(f64::NAN)).collect();
     let lost = values.is_empty() || values.iter().any(|value| value.is_nan());
     Ok(if lost { f64::NAN } else { values.into_iter().fold(f64::NEG_INFINITY, f64::max) })
+}
+
+/// A text as a field of CSV.
+fn field(text: &str) -> String {
+    let text = text::for_a_spreadsheet(text);
+    if text.contains([',', '"']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.into_owned() }
 }
 
 /// The trials, one a line: name, score, its standard error over the cells, values.
 fn table(space: &Space, names: &[String], trials: &[Tried]) -> String {
     let columns: Vec<&String> = space.0.keys().collect();
     let mut text = String::from("trial,score,standard_error,cells");
-    columns.iter().for_each(|name| text.extend([",", name]));
+    columns.iter().for_each(|name| text.extend([",", &field(name)]));
     text.push('\n');
     for (name, tried) in names.iter().zip(trials) {
         let error = tried.standard_error().map_or(String::new(), |error| error.to_string());
-        let _ = write!(text, "{name},{},{error},{}", tried.trial().score, tried.scores.len());
+        let _ = write!(text, "{},{},{error},{}", field(name), tried.trial().score, tried.scores.len());
         for column in &columns {
             let value = tried.values.get(*column).map_or(String::new(), |value| value.to_string());
             text.extend([",", &value]);
