@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use nix::errno::Errno;
+
 use super::paint::Paint;
 use crate::engine::EngineError;
 use crate::pipeline::problem::Problems;
@@ -20,10 +22,10 @@ pub enum Failure {
     Cells,
     /// A check found what it looks for; it has been printed.
     Check,
-    /// The user stopped it.
-    Interrupted,
+    /// A signal ended it; the run has been summed up.
+    Interrupted { signal: i32 },
     /// Anything that stops the engine or the store, and a way out if there is a known one.
-    Broken { message: String, help: Option<&'static str> },
+    Broken { message: String, help: Option<String> },
     /// Whoever read standard output has gone away; nothing to say.
     PipeClosed,
 }
@@ -44,7 +46,7 @@ impl Failure {
         match self {
             Failure::Usage { .. } | Failure::Pipeline(_) => ExitCode::from(2),
             Failure::Cells | Failure::Check | Failure::Broken { .. } => ExitCode::from(1),
-            Failure::Interrupted => ExitCode::from(130),
+            Failure::Interrupted { signal } => ExitCode::from(128 + u8::try_from(*signal).unwrap_or(2)),
             Failure::PipeClosed => ExitCode::SUCCESS,
         }
     }
@@ -56,8 +58,8 @@ impl Failure {
         let _ = match self {
             Failure::Usage { message, help } => told(&mut err, paint, message, help.as_deref()),
             Failure::Pipeline(problems) => writeln!(err, "{}", problems.render(paint.on())),
-            Failure::Broken { message, help } => told(&mut err, paint, message, *help),
-            Failure::Cells | Failure::Check | Failure::Interrupted | Failure::PipeClosed => Ok(()),
+            Failure::Broken { message, help } => told(&mut err, paint, message, help.as_deref()),
+            Failure::Cells | Failure::Check | Failure::Interrupted { .. } | Failure::PipeClosed => Ok(()),
         };
     }
 }
@@ -73,7 +75,7 @@ fn told(err: &mut impl Write, paint: Paint, message: &str, help: Option<&str>) -
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
-        Failure::Broken { message: error.to_string(), help: way_out(&error) }
+        Failure::Broken { message: error.to_string(), help: way_out(&error, "the store elsewhere with --cache") }
     }
 }
 
@@ -82,7 +84,14 @@ impl From<EngineError> for Failure {
         match error {
             EngineError::Resource { .. } => Failure::Usage { message: error.to_string(), help: None },
             EngineError::Store(error) => error.into(),
-            other => Failure::Broken { message: other.to_string(), help: way_out(&other) },
+            EngineError::Publish { ref source, .. } => {
+                let help = way_out(source, "the reports elsewhere with --reports");
+                Failure::Broken { message: error.to_string(), help }
+            }
+            other => Failure::Broken {
+                message: other.to_string(),
+                help: way_out(&other, "the store elsewhere with --cache"),
+            },
         }
     }
 }
@@ -103,31 +112,39 @@ impl From<Problems> for Failure {
 }
 
 /// What to do about a store that the system refuses to write.
-fn way_out(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+fn way_out(error: &(dyn std::error::Error + 'static), keep: &str) -> Option<String> {
     match error.downcast_ref::<StoreError>() {
         Some(StoreError::NotAStore { .. }) => {
-            return Some(
-                "name another folder with --cache, or move what is in this one away; nothing in it was touched",
-            );
+            let help = "name another folder with --cache, or move what is in this one away; nothing in it was touched";
+            return Some(help.to_owned());
         }
         Some(StoreError::Foreign { .. }) => {
-            return Some(
-                "nothing in it was touched; `meanfield cache check --repair` moves it to `rescued/` in the store's folder, and makes anew what belongs there",
-            );
+            let help = "nothing in it was touched; `meanfield cache check --repair` moves it to `rescued/` in the store's folder, and makes anew what belongs there";
+            return Some(help.to_owned());
         }
         _ => {}
     }
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     let refusal = causes.find_map(|error| error.downcast_ref::<io::Error>())?;
-    match refusal.kind() {
+    let help = match refusal.kind() {
+        _ if refusal.raw_os_error() == Some(Errno::ENOLCK as i32) => no_locks(keep),
+        _ if [Errno::EMFILE, Errno::ENFILE].iter().any(|errno| refusal.raw_os_error() == Some(*errno as i32)) => {
+            "let it open more files (ulimit -n), or run fewer cells at once with -j".to_owned()
+        }
+        io::ErrorKind::Unsupported => no_locks(keep),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Some("free some space, or keep the store elsewhere with --cache; what is done is kept, run again to go on")
+            format!("free some space, or keep {keep}; what is done is kept, run again to go on")
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            Some("name a folder that you may write to with --cache or --reports")
+            "name a folder that you may write to with --cache or --reports".to_owned()
         }
-        _ => None,
-    }
+        _ => return None,
+    };
+    Some(help)
+}
+
+fn no_locks(keep: &str) -> String {
+    format!("this file system has no file locks, or they are turned off (Lustre has them with -o flock); keep {keep}")
 }
 
 /// The result of a command that answers yes or no.

@@ -1,7 +1,7 @@
 //! The command line: one file a command, and the only place that prints.
 //!
 //! Results go to standard output; progress, notes and errors to standard error. Exit codes: 0 all done or up to date,
-//! 1 a cell or a check failed, 2 the pipeline or the command line is wrong, 130 interrupted.
+//! 1 a cell or a check failed, 2 the pipeline or the command line is wrong, 128 and its number for a signal that ended it (130: Ctrl-C).
 
 mod bench;
 mod bug;
@@ -11,6 +11,7 @@ mod eval;
 mod export;
 mod failure;
 mod graph;
+mod guard;
 mod history;
 mod loss;
 mod network;
@@ -21,6 +22,7 @@ mod progress;
 mod project;
 mod run;
 mod show;
+mod signals;
 mod stage;
 mod status;
 mod table;
@@ -117,6 +119,9 @@ enum Command {
     /// Run a built-in stage kind on a job file; the engine calls this
     #[command(hide = true)]
     Stage(stage::Args),
+    /// End what a run has started if the run is killed; the engine calls this
+    #[command(hide = true)]
+    Guard(guard::Args),
     /// Panic, so that a test can read the message
     #[command(hide = true)]
     Panic,
@@ -193,6 +198,7 @@ fn dispatch(cli: &Cli, ui: &mut Ui<'_>) -> Result<(), Failure> {
         Command::Weights(args) => failure::from_check(weights::run(args, ui.out)),
         Command::Network(args) => failure::from_check(network::run(args, ui.out)),
         Command::Stage(args) => stage::run(args),
+        Command::Guard(args) => guard::run(args),
         Command::Panic => panic!("asked for"),
     }
 }
@@ -216,6 +222,8 @@ fn log_to_stderr(verbose: u8, in_a_cell: bool) {
     let _ = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(io::stderr)
+        // Nor what cannot be written there: it would be written there.
+        .log_internal_errors(false)
         .with_ansi(false)
         .with_target(verbose > 1)
         .try_init();

@@ -185,6 +185,10 @@ impl Observer for Watcher<'_> {
                     bar.set_message(format!("{name} {}", describe(progress, start.elapsed())));
                 }
             }
+            Event::Halted { cell, signal } => {
+                let text = format!("{}: {signal} has stopped it, and it waits to be continued", self.name(*cell));
+                self.say(self.paint.notice(format!("{:>12}", "Stopped")), &text);
+            }
             Event::Finished { cell, how, seconds } => {
                 self.end(*cell);
                 let (verb, tail) = match how {

@@ -1,17 +1,16 @@
 //! `meanfield run`: make what is not up to date, and print the tables.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use nix::sys::resource::{Resource, getrlimit};
 use serde_json::json;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::SIGINT;
 
 use super::failure::Failure;
 use super::progress::Watcher;
 use super::project::{Project, Target, from_here};
+use super::signals::Signals;
 use super::{Global, Ui, plan};
 use crate::engine::fingerprint::hidden;
 use crate::engine::journal::{self, Journal, Line};
@@ -77,22 +76,25 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
         version: env!("CARGO_PKG_VERSION").to_owned(),
         format: journal::FORMAT.to_owned(),
     })?;
-    let interrupts = watch_signals()?;
+    let signals = Signals::watch()?;
     let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let jobs = jobs.min(most_at_once());
+    let program = super::this_program()?;
     let options = Options {
         jobs,
         fail_fast: args.fail_fast,
         capacities: &capacities,
         reports: &project.reports,
-        kind_program: (super::this_program()?, vec!["stage".into()]),
-        interrupts: &interrupts,
+        kind_program: (program.clone(), vec!["stage".into()]),
+        interrupts: &signals.count,
         run: &name,
         start,
     };
     let mut watcher = Watcher::new(&project.pipeline, ui.quiet || args.json, ui.notes);
     watcher.replaced();
-    let result = run::run(&project.context(), &plan, &options, &Local, &mut journal, &mut watcher);
+    let local = Local::guarded_by((program, vec!["guard".into()]));
+    let result = run::run(&project.context(), &plan, &options, &local, &mut journal, &mut watcher);
+    drop(local);
     watcher.close();
     let Outcome { summary, outputs } = result?;
     journal.write(&Line::End {
@@ -104,20 +106,23 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
         skipped: summary.skipped,
         interrupted: summary.interrupted,
     })?;
+    signals.leave();
     watcher.summary(&summary);
 
-    if args.json {
-        let failures = watcher.failures();
-        writeln!(ui.out, "{:#}", json!({ "run": name, "summary": summary, "failures": failures }))?;
+    let printed = if args.json {
+        let document = json!({ "run": name, "summary": summary, "failures": watcher.failures() });
+        writeln!(ui.out, "{document:#}").map_err(Failure::from)
     } else {
-        print_tables(&project, &plan, &outputs, ui)?;
-    }
-    outcome(&summary)
+        print_tables(&project, &plan, &outputs, ui)
+    };
+    // What could not be printed does not hide what failed.
+    outcome(&summary, &signals)?;
+    printed
 }
 
-fn outcome(summary: &Summary) -> Result<(), Failure> {
+fn outcome(summary: &Summary, signals: &Signals) -> Result<(), Failure> {
     if summary.interrupted {
-        Err(Failure::Interrupted)
+        Err(Failure::Interrupted { signal: signals.first().unwrap_or(SIGINT) })
     } else if summary.failed > 0 || summary.unpublished > 0 {
         Err(Failure::Cells)
     } else {
@@ -198,18 +203,6 @@ fn most_at_once() -> usize {
     const EACH: u64 = 8;
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
     usize::try_from(limit.saturating_sub(OURS) / EACH).unwrap_or(usize::MAX).max(1)
-}
-
-fn watch_signals() -> Result<Arc<AtomicUsize>, Failure> {
-    let count = Arc::new(AtomicUsize::new(0));
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])?;
-    let seen = count.clone();
-    std::thread::Builder::new().spawn(move || {
-        for _ in signals.forever() {
-            seen.fetch_add(1, Ordering::Relaxed);
-        }
-    })?;
-    Ok(count)
 }
 
 /// Prints the tables of the run's report stages that have a result.

@@ -15,7 +15,6 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    stop_with_parent();
     // The engine starts the file that it runs itself, whose name in `/proc` says nothing.
     #[cfg(target_os = "linux")]
     let _ = nix::sys::prctl::set_name(c"meanfield");
@@ -27,16 +26,4 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
     };
     stage::run_job(&args.job, &mut report).map_err(|error| Failure::broken(super::failure::chain(&*error)))
-}
-
-/// Ends this process when the one that started it is gone: a killed run leaves no training behind.
-fn stop_with_parent() {
-    let parent = std::os::unix::process::parent_id();
-    // Without a thread to spare, the job runs unwatched.
-    let _ = std::thread::Builder::new().spawn(move || {
-        while std::os::unix::process::parent_id() == parent {
-            std::thread::sleep(std::time::Duration::from_millis(500));
-        }
-        std::process::exit(1);
-    });
 }

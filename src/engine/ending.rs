@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::Signal;
@@ -70,6 +72,9 @@ fn hint(number: i32, usage: Usage) -> String {
         Ok(Signal::SIGINT) => "somebody interrupted it",
         Ok(Signal::SIGTERM) => "somebody asked it to end",
         Ok(Signal::SIGXCPU) => "its limit of processor time",
+        Ok(Signal::SIGTTIN | Signal::SIGTTOU) => {
+            "it asked for a terminal, which cells do not have; give it what it asks for by `env:` or an input"
+        }
         Ok(Signal::SIGXFSZ) => "a file grew over its limit",
         _ => return String::new(),
     };
@@ -120,21 +125,45 @@ fn cut(line: &str) -> String {
     format!("{begin} ... {} more characters ... {end}", count - WIDTH / 2 * 2)
 }
 
-/// The help of a failure where the disk of `folder` is full.
-pub(super) fn full_disk(folder: &Path) -> Option<String> {
-    // A folder that has no room to be made is on the disk of the one above it.
-    let folder = folder.ancestors().find(|folder| folder.is_dir())?;
-    let disk = statvfs(folder).ok()?;
-    let free = disk.blocks_available().saturating_mul(disk.fragment_size());
-    let what = match (free < FULL, disk.files() > 0 && disk.files_available() == 0) {
-        (true, _) => format!("has {free} bytes left"),
-        (_, true) => "can take no more files (no inodes left)".to_owned(),
-        _ => return None,
-    };
-    Some(format!(
-        "the disk of the store ({}) {what}; free some space, or keep the store elsewhere with --cache",
-        folder.display()
-    ))
+/// What to do about a full disk.
+pub(super) const ROOM: &str = "free some space, or keep the store elsewhere with --cache";
+
+/// The room on the disk of a folder, as far as it explains failures.
+#[derive(Debug)]
+pub(super) struct Room {
+    folder: PathBuf,
+    /// When a cell last ended on a full disk, and what the disk lacked then: what that cell leaves behind is removed, and a cell
+    /// that failed beside it may be looked at after that.
+    lacked: Mutex<Option<(Instant, String)>>,
+}
+
+impl Room {
+    /// The room on the disk of `folder`.
+    pub(super) fn of(folder: PathBuf) -> Room {
+        Room { folder, lacked: Mutex::default() }
+    }
+
+    /// Half a sentence where the disk is full, or was so at some time since `start`, when the command started.
+    pub(super) fn lack(&self, start: Instant) -> Option<String> {
+        // A folder that has no room to be made is on the disk of the one above it.
+        let folder = self.folder.ancestors().find(|folder| folder.is_dir())?;
+        let disk = statvfs(folder).ok()?;
+        let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+        let full = match (free < FULL, disk.files() > 0 && disk.files_available() == 0) {
+            (true, _) => Some(format!("{free} bytes left")),
+            (_, true) => Some("no inodes left, and can take no more files".to_owned()),
+            _ => None,
+        };
+        let mut lacked = self.lacked.lock().unwrap_or_else(PoisonError::into_inner);
+        let (verb, what) = match full {
+            Some(what) => {
+                *lacked = Some((Instant::now(), what.clone()));
+                ("has", what)
+            }
+            None => ("had", lacked.as_ref().filter(|(then, _)| *then >= start)?.1.clone()),
+        };
+        Some(format!("the disk of the store ({}) {verb} {what}", folder.display()))
+    }
 }
 
 #[cfg(test)]

@@ -68,6 +68,8 @@ pub enum Event<'a> {
     Running { cell: CellId },
     /// A running cell has come this far.
     Progress { cell: CellId, progress: &'a Progress },
+    /// A running cell was stopped by this signal, and waits to be continued.
+    Halted { cell: CellId, signal: &'static str },
     /// A cell has its result.
     Finished { cell: CellId, how: How, seconds: f64 },
     /// A cell that was run again gave other bytes than before; the first result stays.

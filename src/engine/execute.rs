@@ -10,16 +10,16 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::disturbed::{altered, disturbed};
-use super::ending;
-use super::event::{Failure, How, Progress};
-use super::executor::{Executor, Exit, Job, Usage};
+use super::ending::{self, Room};
+use super::event::{Failure, How};
+use super::executor::{Executor, Exit, Job, Sign, Usage};
 use super::plan::{self, Context};
 use super::secrets;
 use crate::pipeline::model::{Cell, CellId, Filled, Source, Task};
@@ -89,9 +89,8 @@ pub struct Workshop<'a, E: Executor> {
     pub kind_program: (PathBuf, Vec<OsString>),
     /// The name of this run.
     pub run: &'a str,
-    /// What was said of a full disk: a cell that failed with it may have made room again, and then another's log is empty
-    /// for a reason that cannot be seen any more.
-    pub full_disk: OnceLock<String>,
+    /// The room on the disk of the store.
+    pub(super) room: Room,
 }
 
 /// A cell to execute.
@@ -149,13 +148,13 @@ impl From<StoreError> for Fault {
 
 impl<E: Executor> Workshop<'_, E> {
     /// Executes `order` unless another process does so first. `waiting` is told once if one is at it, `started` gets the ticket
-    /// of the running program, `progress` what it reports; `stop` ends a wait for another process.
+    /// of the running program, `sign` what it shows of itself; `stop` ends a wait for another process.
     pub fn execute(
         &self,
         order: &Order,
         waiting: &mut dyn FnMut(),
         started: &mut dyn FnMut(Arc<E::Ticket>),
-        progress: &mut dyn FnMut(Progress),
+        sign: &mut dyn FnMut(Sign),
         stop: &dyn Fn() -> bool,
     ) -> Result<Done, Fault> {
         let store = self.context.store;
@@ -187,11 +186,11 @@ impl<E: Executor> Workshop<'_, E> {
         }
         let start = Instant::now();
         let folder = self.staging.cell()?;
-        let attempt = self.attempt(order, &folder, started, progress).map_err(|fault| match fault {
+        let attempt = self.attempt(order, &folder, started, sign).map_err(|fault| match fault {
             // What it reads was whole when the plan was made; other cells may read other objects.
             Fault::Store(error @ StoreError::Damaged { .. }) => {
                 let message = format!("cannot be given what it reads: {error}; run again, and that is made again");
-                Fault::Failed(self.failure(message, order, &folder), Usage::default())
+                Fault::Failed(self.failure(message, None, order, &folder), Usage::default())
             }
             other => other,
         });
@@ -229,7 +228,7 @@ impl<E: Executor> Workshop<'_, E> {
         order: &Order,
         folder: &Path,
         started: &mut dyn FnMut(Arc<E::Ticket>),
-        progress: &mut dyn FnMut(Progress),
+        sign: &mut dyn FnMut(Sign),
     ) -> Result<(Vec<Artifact>, Usage), Fault> {
         let store = self.context.store;
         let cell = &self.context.pipeline.cells[order.cell.0 as usize];
@@ -256,19 +255,25 @@ impl<E: Executor> Workshop<'_, E> {
         }
         let job = self.job(order, cell, folder, inputs, &resume)?;
 
-        let fail = |message: String, usage: Usage| Fault::Failed(self.failure(message, order, folder), usage);
+        let start = Instant::now();
+        let fail = |message: String, usage: Usage, full: Option<String>| {
+            Fault::Failed(self.failure(message, full, order, folder), usage)
+        };
         // Hours of work are not begun for a result that would be refused.
         if let Some(words) = altered(self.context, cell) {
-            return Err(fail(format!("{words} since the run began; run again"), Usage::default()));
+            return Err(fail(format!("{words} since the run began; run again"), Usage::default(), None));
         }
         let ticket = match self.executor.submit(&job) {
             Ok(ticket) => Arc::new(ticket),
             Err(error) => {
-                return Err(fail(format!("cannot start {}: {error}", job.program.display()), Usage::default()));
+                let full = self.room.lack(start);
+                return Err(fail(format!("cannot start {}: {error}", job.program.display()), Usage::default(), full));
             }
         };
         started(ticket.clone());
-        let exit = self.executor.poll(&ticket, progress);
+        let exit = self.executor.poll(&ticket, sign);
+        // Before any folder is removed, which makes room.
+        let full = self.room.lack(start);
         let usage = self.executor.collect(&ticket);
         // What a command did to the user's files is seen however it ended.
         let disturbed = disturbed(self.context, cell, folder);
@@ -277,14 +282,14 @@ impl<E: Executor> Workshop<'_, E> {
             Ok(Exit::Code(0)) => {}
             Ok(exit) => {
                 let message = ending::describe(exit, usage, &ending::tail(&job.log));
-                return Err(fail(format!("{message}{also}"), usage));
+                return Err(fail(format!("{message}{also}"), usage, full));
             }
-            Err(error) => return Err(fail(format!("could not be watched: {error}{also}"), usage)),
+            Err(error) => return Err(fail(format!("could not be watched: {error}{also}"), usage, full)),
         }
         if let Some(words) = disturbed {
             // What it left was made of the other content.
             let _ = fs::remove_dir_all(&resume);
-            return Err(fail(format!("{words}; what its outputs were made of is not known: run again"), usage));
+            return Err(fail(format!("{words}; what its outputs were made of is not known: run again"), usage, full));
         }
         let paths = cell.inputs.iter().filter_map(|input| match &input.source {
             Source::Path(path) => Some(path.clone()),
@@ -296,10 +301,10 @@ impl<E: Executor> Workshop<'_, E> {
             let path = out.join(&output.path);
             if fs::symlink_metadata(&path).is_err() {
                 let message = format!("ended well but did not write its output `{}` ({})", output.name, output.path);
-                return Err(fail(message, usage));
+                return Err(fail(message, usage, full));
             }
             if let Some(message) = led_outside(&path, folder) {
-                return Err(fail(format!("its output `{}` {message}", output.name), usage));
+                return Err(fail(format!("its output `{}` {message}", output.name), usage, full));
             }
             outputs.push(match store.blobs.adopt(&path, &inputs, &store.stat) {
                 Ok(artifact) => artifact,
@@ -310,7 +315,7 @@ impl<E: Executor> Workshop<'_, E> {
                         "its output `{}` cannot be stored: {path} is {what}; an output may hold files, folders, and links to files and to the folders of its inputs",
                         output.name
                     );
-                    return Err(fail(message, usage));
+                    return Err(fail(message, usage, full));
                 }
                 Err(error) => return Err(error.into()),
             });
@@ -512,15 +517,11 @@ impl<E: Executor> Workshop<'_, E> {
         environment
     }
 
-    fn failure(&self, message: String, order: &Order, folder: &Path) -> Failure {
+    fn failure(&self, message: String, full: Option<String>, order: &Order, folder: &Path) -> Failure {
         let log_tail = ending::tail(&folder.join("log"));
         let log = self.keep_log(order, folder);
-        let full = ending::full_disk(&self.context.store.logs());
-        if let Some(words) = &full {
-            self.full_disk.get_or_init(|| words.clone());
-        }
-        let before = || self.full_disk.get().filter(|_| log_tail.is_empty());
-        let help = full.or_else(|| before().map(|words| format!("when another cell failed, {words}")));
+        let help = full.as_ref().map(|_| ending::ROOM.to_owned());
+        let message = full.map_or(message.clone(), |full| format!("{message}; {full}"));
         Failure { message, help, log_tail, log }
     }
 

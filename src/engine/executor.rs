@@ -45,6 +45,15 @@ pub struct Usage {
     pub peak_memory: u64,
 }
 
+/// What a running program shows of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Sign {
+    /// It reports how far it has come.
+    Progress(Progress),
+    /// It was stopped by this signal, and does nothing until it is continued.
+    Stopped(&'static str),
+}
+
 /// How hard to stop a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
@@ -62,8 +71,8 @@ pub trait Executor: Sync {
     /// Starts a program, in a process group of its own or the equivalent.
     fn submit(&self, job: &Job) -> io::Result<Self::Ticket>;
 
-    /// Waits until it has ended, handing on what it reports.
-    fn poll(&self, ticket: &Self::Ticket, progress: &mut dyn FnMut(Progress)) -> io::Result<Exit>;
+    /// Waits until it has ended, handing on what it shows of itself.
+    fn poll(&self, ticket: &Self::Ticket, sign: &mut dyn FnMut(Sign)) -> io::Result<Exit>;
 
     /// Stops it with everything that it started.
     fn cancel(&self, ticket: &Self::Ticket, how: Stop);

@@ -1,26 +1,33 @@
 //! The executor of this machine: one process group a cell, stopped as a whole.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, PipeWriter, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use wait4::Wait4;
 
-use super::event::Progress;
-use super::executor::{Executor, Exit, Job, Stop, Usage};
+use super::executor::{Executor, Exit, Job, Sign, Stop, Usage};
+use super::guard::Guard;
 use super::secrets::{End, Secret, mask};
 
 /// Runs programs as children of this process.
 #[derive(Debug, Default)]
-pub struct Local;
+pub struct Local {
+    /// The program, and its first arguments, that ends these children if this process is killed.
+    guardian: Option<(PathBuf, Vec<OsString>)>,
+    guard: OnceLock<Option<Guard>>,
+}
 
 /// A child.
 #[derive(Debug)]
@@ -62,10 +69,30 @@ impl Masked {
     }
 }
 
+impl Local {
+    /// Starts `guardian` with the first child; its last argument is the folder below which children start.
+    pub fn guarded_by(guardian: (PathBuf, Vec<OsString>)) -> Local {
+        Local { guardian: Some(guardian), guard: OnceLock::new() }
+    }
+
+    /// What is told of children that start in subfolders of `root`.
+    fn guard(&self, root: &Path) -> Option<&Guard> {
+        let start = || match Guard::start(self.guardian.as_ref()?, root) {
+            Ok(guard) => Some(guard),
+            Err(error) => {
+                tracing::warn!("commands would outlive this process if it were killed: {error}");
+                None
+            }
+        };
+        self.guard.get_or_init(start).as_ref()
+    }
+}
+
 impl Executor for Local {
     type Ticket = Ticket;
 
     fn submit(&self, job: &Job) -> io::Result<Ticket> {
+        let guard = self.guard(job.folder.parent().unwrap_or(&job.folder));
         let log = File::options().create(true).append(true).mode(0o600).open(&job.log)?;
         let (log, masked) = match job.secrets.is_empty() {
             true => (OwnedFd::from(log), None),
@@ -87,37 +114,45 @@ impl Executor for Local {
             .process_group(0)
             .spawn()?;
         let group = Pid::from_raw(child.id().cast_signed());
+        if let Some(guard) = guard {
+            guard.started(group);
+        }
         let (child, masked) = (Mutex::new(child), Mutex::new(masked));
         Ok(Ticket { group, child, ended: Mutex::new(false), usage: Mutex::default(), masked })
     }
 
-    fn poll(&self, ticket: &Ticket, progress: &mut dyn FnMut(Progress)) -> io::Result<Exit> {
+    fn poll(&self, ticket: &Ticket, sign: &mut dyn FnMut(Sign)) -> io::Result<Exit> {
         let mut child = ticket.child.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(output) = child.stdout.take() {
-            for line in BufReader::new(output).lines() {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
                 // A line that is not a report is not worth failing a cell for.
-                if let Ok(report) = serde_json::from_str(&line?) {
-                    progress(report);
+                if let Ok(report) = serde_json::from_str(&line) {
+                    sign(Sign::Progress(report));
                 }
             }
         }
         // Until it is reaped, its group's number cannot go to somebody else: see it end, stop what it left running in
         // its group, close the door for late cancels, and only then reap it.
-        waitid(Id::Pid(ticket.group), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
+        let ending = wait_for_end(ticket.group, sign);
         {
             let mut ended = ticket.ended.lock().unwrap_or_else(PoisonError::into_inner);
             let _ = killpg(ticket.group, Signal::SIGKILL);
             *ended = true;
         }
+        if let Some(guard) = self.guard.get().and_then(Option::as_ref) {
+            guard.ended(ticket.group);
+        }
         if let Some(masked) = ticket.masked.lock().unwrap_or_else(PoisonError::into_inner).take() {
             masked.finish();
         }
+        let asked = ending?;
         let ended = child.wait4()?;
         *ticket.usage.lock().unwrap_or_else(PoisonError::into_inner) =
             Usage { cpu: ended.rusage.utime + ended.rusage.stime, peak_memory: ended.rusage.maxrss };
-        Ok(match (ended.status.code(), ended.status.signal()) {
-            (Some(code), _) => Exit::Code(code),
-            (None, signal) => Exit::Signal(signal.unwrap_or(0)),
+        Ok(match (asked, ended.status.code(), ended.status.signal()) {
+            (Some(signal), ..) => Exit::Signal(signal as i32),
+            (None, Some(code), _) => Exit::Code(code),
+            (None, None, signal) => Exit::Signal(signal.unwrap_or(0)),
         })
     }
 
@@ -126,6 +161,8 @@ impl Executor for Local {
         if !*ended {
             let signal = if how == Stop::Ask { Signal::SIGTERM } else { Signal::SIGKILL };
             let _ = killpg(ticket.group, signal);
+            // One that is stopped would not see it.
+            let _ = killpg(ticket.group, Signal::SIGCONT);
         }
     }
 
@@ -135,5 +172,29 @@ impl Executor for Local {
 
     fn collect(&self, ticket: &Ticket) -> Usage {
         *ticket.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits until the first process of `group` has ended, and says when it is stopped. One that is stopped for reading from a
+/// terminal, or for its settings, would be so for ever, since no cell is in the foreground: it is killed, and that signal returned.
+fn wait_for_end(group: Pid, sign: &mut dyn FnMut(Sign)) -> io::Result<Option<Signal>> {
+    let mut asked = None;
+    loop {
+        let changes = WaitPidFlag::WEXITED | WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT;
+        match waitid(Id::Pid(group), changes) {
+            Ok(WaitStatus::Stopped(_, signal)) => {
+                // The change of state is taken note of; the process stays.
+                let _ = waitid(Id::Pid(group), WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG);
+                if matches!(signal, Signal::SIGTTIN | Signal::SIGTTOU) {
+                    asked = Some(signal);
+                    let _ = killpg(group, Signal::SIGKILL);
+                } else {
+                    sign(Sign::Stopped(signal.as_str()));
+                }
+            }
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => return Ok(asked),
+        }
     }
 }

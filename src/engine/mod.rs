@@ -13,7 +13,9 @@
 //! | `ending` | how a command ended, for people |
 //! | [`execute`] | one cell: inputs laid out, attempt, outputs published |
 //! | [`executor`] | the five verbs behind which a cell runs; [`local`] is the one for this machine |
+//! | [`guard`] | the process that ends commands if this one is killed |
 //! | `publish` | outputs that people look at, below the reports folder |
+//! | `scratch` | where an output is made ready to be published, and what killed runs left of that |
 //! | `spare` | the copy that a cell was given to read, published instead of another one |
 //! | [`secrets`] | variables that cells see and that are written down nowhere |
 //! | [`resources`] | cpu, gpu, memory and whatever else a cell may hold |
@@ -30,6 +32,7 @@ pub mod event;
 pub mod execute;
 pub mod executor;
 pub mod fingerprint;
+pub mod guard;
 pub mod journal;
 pub mod leftovers;
 pub mod local;
@@ -38,6 +41,7 @@ mod publish;
 pub mod resources;
 pub mod run;
 mod scheduler;
+mod scratch;
 pub mod secrets;
 pub mod sources;
 mod spare;
@@ -60,6 +64,9 @@ pub enum EngineError {
     /// The journal could not be written.
     #[error("cannot write the journal {}: {source}", path.display())]
     Journal { path: PathBuf, source: std::io::Error },
+    /// An output could not be put below the reports folder.
+    #[error("cannot publish {}: {source}", target.display())]
+    Publish { target: PathBuf, source: StoreError },
     /// A stage asks for more than there is.
     #[error("stage `{stage}` asks for {asked} of `{resource}`, but this run has {capacity}; {advice}")]
     Resource { stage: String, resource: String, asked: u64, capacity: u64, advice: String },

@@ -13,8 +13,9 @@ use walkdir::WalkDir;
 
 use super::event::{Event, Observer};
 use super::plan::{Context, Decision, Plan};
+use super::scratch::{self, Scratch};
 use super::sources;
-use super::spare;
+use super::{EngineError, spare};
 use crate::pipeline::model::CellId;
 use crate::store::blobs::Placement;
 use crate::store::digest::Digest;
@@ -31,8 +32,8 @@ pub fn publish(
     staging: Option<&Staging>,
     reports: &Path,
     observer: &mut dyn Observer,
-) -> Result<usize, StoreError> {
-    let mut refused = 0;
+) -> Result<usize, EngineError> {
+    let (mut refused, mut swept) = (0, HashSet::new());
     for (id, decision) in plan.cells() {
         let known = match decision {
             Decision::Cached { outputs, .. } => Some(outputs),
@@ -42,6 +43,11 @@ pub fn publish(
         for (output, artifact) in declared.iter().zip(known.into_iter().flatten()) {
             let Some(path) = &output.publish else { continue };
             let target = reports.join(path);
+            let parent = target.parent().unwrap_or(reports);
+            if !swept.contains(parent) {
+                scratch::sweep(parent);
+                swept.insert(parent.to_owned());
+            }
             if sources::digest_of(&target, &context.store.stat).is_ok_and(|found| found == *artifact) {
                 continue;
             }
@@ -51,7 +57,8 @@ pub fn publish(
                 observer.event(&Event::InTheWay { path: &target, files: &found.in_the_way });
                 continue;
             }
-            found.put(context, staging, artifact, &target)?;
+            let put = found.put(context, staging, artifact, &target);
+            put.map_err(|source| EngineError::Publish { target: target.clone(), source })?;
             observer.event(&Event::Published { path: &target });
             if !found.kept.is_empty() {
                 observer.event(&Event::Kept { path: &target, files: &found.kept });
@@ -151,9 +158,8 @@ impl Found {
     ) -> Result<(), StoreError> {
         let parent = target.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(parent).at("create", parent)?;
-        let scratch =
-            tempfile::Builder::new().prefix(".publishing-").tempdir_in(parent).at("create a folder in", parent)?;
-        let fresh = scratch.path().join("new");
+        let scratch = Scratch::create(parent)?;
+        let fresh = scratch.path("new");
         let reused = match staging {
             Some(staging) if artifact.form == Form::Tree => spare::reuse(staging, artifact, &self.wanted, &fresh)?,
             _ => false,
@@ -163,13 +169,14 @@ impl Found {
         }
         // Killed between here and the end, a run leaves files of both sets: both are written down as ours.
         let note = note_of(target);
-        write_note(&note, self.noted.iter().chain(&self.wanted).cloned().collect())?;
+        let write = |entries| write_note(&note, &scratch.path("note"), entries);
+        write(self.noted.iter().chain(&self.wanted).cloned().collect())?;
         if target.symlink_metadata().is_err() {
             fs::rename(&fresh, target).at("write", target)?;
         } else {
             self.exchange(&fresh, target)?;
         }
-        write_note(&note, self.wanted.clone())
+        write(self.wanted.clone())
     }
 
     /// Removes those of ours that are not to lie there, and moves what lies below `fresh` to its place.
@@ -230,10 +237,7 @@ fn read_note(path: &Path) -> Vec<Entry> {
     fs::read(path).ok().and_then(|bytes| Tree::decode(&bytes)).map_or_else(Vec::new, |tree| tree.entries)
 }
 
-fn write_note(path: &Path, entries: Vec<Entry>) -> Result<(), StoreError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).at("create a file in", folder)?;
-    io::Write::write_all(&mut file, &Tree::new(entries).encode()).at("write", path)?;
-    file.persist(path).map_err(|error| error.error).at("write", path)?;
-    Ok(())
+fn write_note(path: &Path, fresh: &Path, entries: Vec<Entry>) -> Result<(), StoreError> {
+    fs::write(fresh, Tree::new(entries).encode()).at("write", fresh)?;
+    fs::rename(fresh, path).at("write", path)
 }

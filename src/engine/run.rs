@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use super::EngineError;
+use super::ending::Room;
 use super::event::{Event, Observer};
 use super::execute::Workshop;
 use super::executor::Executor;
@@ -85,8 +85,8 @@ pub fn run<E: Executor>(
     };
     if let Some(staging) = &staging {
         let kind_program = options.kind_program.clone();
-        let full_disk = OnceLock::new();
-        scheduler.drive(&Workshop { context, executor, staging, kind_program, run: options.run, full_disk })?;
+        let room = Room::of(context.store.logs());
+        scheduler.drive(&Workshop { context, executor, staging, kind_program, run: options.run, room })?;
     }
     let (mut outcome, last_keys) = scheduler.leave();
     outcome.summary.unpublished =

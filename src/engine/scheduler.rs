@@ -5,7 +5,7 @@
 //! already (the change stopped before it) or is handed to one of `-j` worker threads.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 use super::EngineError;
 use super::event::{Event, Failure, How, Observer};
 use super::execute::{Done, Fault, Order, Workshop};
-use super::executor::{Executor, Stop, Usage};
+use super::executor::{Executor, Sign, Stop, Usage};
 use super::journal::{Journal, Line};
 use super::plan::{self, Context, Decision, Plan, Reason};
 use super::resources::{Held, Pool};
@@ -156,13 +156,13 @@ impl<'a> Scheduler<'a> {
         let (orders, inbox) = mpsc::channel::<Order>();
         let inbox = Mutex::new(inbox);
         let (sender, messages) = mpsc::channel::<Message<E::Ticket>>();
+        let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let mut workers = 0;
             for _ in 0..self.options.jobs.min(self.graph.node_count()) {
-                let (sender, inbox) = (sender.clone(), &inbox);
-                let interrupts = self.options.interrupts;
+                let (sender, inbox, stop) = (sender.clone(), &inbox, &stop);
                 let worker = std::thread::Builder::new();
-                match worker.spawn_scoped(scope, move || work(workshop, inbox, &sender, interrupts)) {
+                match worker.spawn_scoped(scope, move || work(workshop, inbox, &sender, stop)) {
                     Ok(_) => workers += 1,
                     // Those that there are do the work.
                     Err(_) if workers > 0 => break,
@@ -170,7 +170,7 @@ impl<'a> Scheduler<'a> {
                 }
             }
             drop(sender);
-            let result = self.schedule(workshop.executor, &orders, &messages);
+            let result = self.schedule(workshop.executor, &orders, &messages, &stop);
             // Closing the channel ends the workers.
             drop(orders);
             result
@@ -182,10 +182,12 @@ impl<'a> Scheduler<'a> {
         executor: &E,
         orders: &mpsc::Sender<Order>,
         messages: &mpsc::Receiver<Message<E::Ticket>>,
+        stop: &AtomicBool,
     ) -> Result<(), EngineError> {
         let mut running: HashMap<CellId, Running<E::Ticket>> = HashMap::new();
         let mut fatal: Option<EngineError> = None;
         loop {
+            self.stop_what_must(executor, &mut running, fatal.is_some(), stop);
             if fatal.is_none()
                 && let Err(error) = self.dispatch(&mut running, orders)
             {
@@ -204,8 +206,11 @@ impl<'a> Scheduler<'a> {
                     }
                     self.observer.event(&Event::Running { cell });
                 }
-                Ok(Message::Progress(cell, progress)) => {
+                Ok(Message::Shows(cell, Sign::Progress(progress))) => {
                     self.observer.event(&Event::Progress { cell, progress: &progress });
+                }
+                Ok(Message::Shows(cell, Sign::Stopped(signal))) => {
+                    self.observer.event(&Event::Halted { cell, signal });
                 }
                 Ok(Message::Ended(cell, result)) => {
                     if let Some(entry) = running.remove(&cell)
@@ -217,7 +222,6 @@ impl<'a> Scheduler<'a> {
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
-            self.stop_what_must(executor, &mut running, fatal.is_some());
         }
         self.summary.skipped += self.nodes.len() - self.settled();
         match fatal {
@@ -451,14 +455,19 @@ impl<'a> Scheduler<'a> {
         })
     }
 
-    /// Stops cells whose time is up, and all of them when the user or a broken store asks for it.
+    /// Stops cells whose time is up, and all of them when the user or a broken store asks for it; by `stop` those that wait
+    /// for another run too.
     fn stop_what_must<E: Executor>(
         &mut self,
         executor: &E,
         running: &mut HashMap<CellId, Running<E::Ticket>>,
         broken: bool,
+        stop: &AtomicBool,
     ) {
         let interrupts = self.options.interrupts.load(Ordering::Relaxed);
+        if interrupts > 0 || broken {
+            stop.store(true, Ordering::Relaxed);
+        }
         if interrupts > 0 && !self.summary.interrupted {
             self.summary.interrupted = true;
             self.stopped = true;

@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use proptest::prelude::*;
 
-use super::event::{Event, Observer, Progress};
-use super::executor::{Executor, Exit, Job, Stop, Usage};
+use super::event::{Event, Observer};
+use super::executor::{Executor, Exit, Job, Sign, Stop, Usage};
 use super::journal::Journal;
 use super::leftovers::Leftovers;
 use super::plan::{Context, Decision, needed, plan};
@@ -228,7 +228,7 @@ impl Executor for Adder {
         fs::write(job.folder.join(word(4)), format!("{} {}:{result}", word(0), word(1)))
     }
 
-    fn poll(&self, (): &(), _: &mut dyn FnMut(Progress)) -> std::io::Result<Exit> {
+    fn poll(&self, (): &(), _: &mut dyn FnMut(Sign)) -> std::io::Result<Exit> {
         Ok(Exit::Code(0))
     }
 

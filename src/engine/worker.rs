@@ -1,19 +1,19 @@
 //! A worker thread: takes orders one by one and tells the scheduler how they go.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
-use super::event::{Failure, Progress};
+use super::event::Failure;
 use super::execute::{Done, Fault, Order, Workshop};
-use super::executor::{Executor, Usage};
+use super::executor::{Executor, Sign, Usage};
 use crate::pipeline::model::CellId;
 
 /// What a worker tells the scheduler.
 pub(super) enum Message<T> {
     Waiting(CellId),
     Started(CellId, Arc<T>),
-    Progress(CellId, Progress),
+    Shows(CellId, Sign),
     Ended(CellId, Result<Done, Fault>),
 }
 
@@ -22,7 +22,7 @@ pub(super) fn work<E: Executor>(
     workshop: &Workshop<'_, E>,
     inbox: &Mutex<mpsc::Receiver<Order>>,
     sender: &mpsc::Sender<Message<E::Ticket>>,
-    interrupts: &AtomicUsize,
+    stop: &AtomicBool,
 ) {
     // The scheduler outlives its workers and takes every message: a send cannot fail while anybody cares.
     let tell = |message| drop(sender.send(message));
@@ -36,8 +36,8 @@ pub(super) fn work<E: Executor>(
                 &order,
                 &mut || tell(Message::Waiting(id)),
                 &mut |ticket| tell(Message::Started(id, ticket)),
-                &mut |progress| tell(Message::Progress(id, progress)),
-                &|| interrupts.load(Ordering::Relaxed) > 0,
+                &mut |sign| tell(Message::Shows(id, sign)),
+                &|| stop.load(Ordering::Relaxed),
             )
         }));
         let broke = |_| Err(Fault::Failed(Failure::plain("met a bug in meanfield, told above"), Usage::default()));

@@ -23,6 +23,7 @@ mod vectors;
 mod work;
 
 use std::error::Error;
+use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -148,9 +149,13 @@ const HELD: &str = "held";
 fn hold(resume: &Path, what: &str) -> std::io::Result<std::fs::File> {
     std::fs::create_dir_all(resume)?;
     let held = std::fs::File::create(resume.join(HELD))?;
-    if held.try_lock().is_err() {
-        tracing::info!("waits for {what} of another run to end");
-        held.lock()?;
+    match held.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::Error(error)) => return Err(error),
+        Err(TryLockError::WouldBlock) => {
+            tracing::info!("waits for {what} of another run to end");
+            held.lock()?;
+        }
     }
     Ok(held)
 }

@@ -22,10 +22,8 @@ use walkdir::{DirEntry, WalkDir};
 
 use super::digest::Digest;
 use super::files::{self, For};
+use super::lock::{HELD, own};
 use super::{IoContext, StoreError};
-
-/// The file in a run's folder whose lock says that the run lives.
-const HELD: &str = "held";
 
 /// The job of a built-in kind, in the cell's folder. Kinds take no user's files, and move work of an earlier attempt
 /// into their folder: nothing is rescued from beside this file.
@@ -50,16 +48,7 @@ impl Staging {
     pub fn create(root: &Path, run: &str) -> Result<Staging, StoreError> {
         fs::create_dir_all(root).at("create", root)?;
         let folder = root.join(run);
-        // Another run may take the folder for an abandoned one until it is held, and remove it: then make it again.
-        let held = loop {
-            fs::create_dir_all(&folder).at("create", &folder)?;
-            if let Ok(held) = hold(&folder)
-                && held.try_lock().is_ok()
-                && folder.join(HELD).exists()
-            {
-                break held;
-            }
-        };
+        let held = own(&folder)?;
         let staging = Staging {
             folder,
             next: AtomicU64::new(0),
@@ -258,11 +247,6 @@ fn open_up(folder: &Path) {
 /// number of something that was removed.
 pub fn born(folder: &Path) -> Option<SystemTime> {
     folder.symlink_metadata().and_then(|metadata| metadata.created()).ok()
-}
-
-fn hold(folder: &Path) -> Result<File, StoreError> {
-    let path = folder.join(HELD);
-    files::open(&path, For::Mending)?.ok_or_else(|| io::ErrorKind::NotFound.into()).at("open", &path)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::files::{self, For};
+use super::lock::lock_for_a_moment;
 use super::records::{HEADER, Part, frame, lost, parts, unframe};
 use super::{IoContext, Note, StoreError};
 
@@ -199,7 +200,7 @@ impl Twin {
             let Some(file) = self.files[0].as_ref().filter(|_| self.write) else {
                 return Err(io::Error::from(io::ErrorKind::ReadOnlyFilesystem)).at("append to", path);
             };
-            file.lock().at("lock", path)?;
+            lock_for_a_moment(file, path)?;
             if self.is_in_place()? {
                 break;
             }
