@@ -26,10 +26,12 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// Starts `program`, which is to call [`watch`] with its standard input and `folder`, below which the commands start.
+    /// Starts `program`, which is to call [`watch`] with its standard input, this process's number and `folder`, below which
+    /// the commands start.
     pub(super) fn start((program, arguments): &(PathBuf, Vec<OsString>), folder: &Path) -> io::Result<Guard> {
         let mut process = Command::new(program)
             .args(arguments)
+            .arg(std::process::id().to_string())
             .arg(folder.canonicalize()?)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -61,10 +63,9 @@ impl Drop for Guard {
     }
 }
 
-/// Reads `messages` until the run's process is gone, then kills the groups that have not ended, and those of the run's
-/// children below `folder` that it had no time to name.
-pub fn watch(messages: impl BufRead, folder: &Path) {
-    let run = parent_id();
+/// Reads `messages` until the process `run`, this one's parent, is gone, then kills the groups that have not ended, and those
+/// of its children below `folder` that it had no time to name.
+pub fn watch(messages: impl BufRead, run: u32, folder: &Path) {
     let mut groups = HashSet::new();
     for line in messages.lines().map_while(Result::ok) {
         match (line.get(..1), line.get(1..).and_then(|number| number.parse().ok())) {

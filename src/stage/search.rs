@@ -181,9 +181,8 @@ fn score(path: &Path, objective: &str) -> Result<f64, JobError> {
     let mut rows = csv::rows(&text, None)?.into_iter().filter(|row| !row.is_blank());
     let names = rows.next().map_or_else(Vec::new, |row| row.fields);
     let column = names.iter().position(|name| name == objective).ok_or_else(|| missing(names.clone()))?;
-    let fields = rows
-        .filter_map(|mut row| Some(row.fields.get_mut(column).map(std::mem::take)?))
-        .filter(|field| !field.is_empty());
+    let fields =
+        rows.filter_map(|mut row| row.fields.get_mut(column).map(std::mem::take)).filter(|field| !field.is_empty());
     let values: Vec<f64> = fields.map(|field| field.parse().unwrap_or(f64::NAN)).collect();
     let lost = values.is_empty() || values.iter().any(|value| value.is_nan());
     Ok(if lost { f64::NAN } else { values.into_iter().fold(f64::NEG_INFINITY, f64::max) })
