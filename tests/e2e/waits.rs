@@ -234,8 +234,8 @@ fn the_guard_of_a_run_ends_with_it() {
 #[test]
 fn a_guard_ends_whose_run_was_gone_before_it_looked() {
     let space = Space::new(ONE);
-    // Any number but that of this process, its parent.
-    let guard = space.command(&["guard", "1", "/"]).stdin(std::process::Stdio::null()).spawn().unwrap();
+    // Any number but that of this process, its parent; a folder in which nothing runs.
+    let guard = space.command(&["guard", "1", "reports"]).stdin(std::process::Stdio::null()).spawn().unwrap();
     let guard = std::cell::RefCell::new(guard);
     wait_until("the guard waits for a parent that it never had", || guard.borrow_mut().try_wait().unwrap().is_some());
 }
