@@ -1,7 +1,7 @@
 //! Secrets of cells: variables of this process's environment that a stage names and that are written down nowhere.
 //!
 //! A value goes into the environment of the cell's process and nowhere else: no key, no file, no message and no
-//! argument holds it. What the cell prints passes through [`mask`], which puts `***` in its place.
+//! argument holds it. What the cell prints passes through `mask`, which puts `***` in its place.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
