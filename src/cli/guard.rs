@@ -19,6 +19,6 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     // The engine starts the file that it runs itself, whose name in `/proc` says nothing.
     #[cfg(target_os = "linux")]
     let _ = nix::sys::prctl::set_name(c"meanfield");
-    guard::watch(std::io::stdin().lock(), args.run, &args.folder);
+    guard::watch(std::io::stdin(), args.run, &args.folder);
     Ok(())
 }

@@ -541,6 +541,15 @@ impl<E: Executor> Workshop<'_, E> {
 
 /// What is wrong with an output that is reached through a link to a folder elsewhere, whose files are not the cell's own.
 fn led_outside(path: &Path, folder: &Path) -> Option<String> {
+    let mut at = folder.to_owned();
+    let mut parts = path.strip_prefix(folder).ok()?.parent()?.components();
+    let linked = parts.any(|part| {
+        at.push(part);
+        at.is_symlink()
+    });
+    if !linked {
+        return None;
+    }
     let (above, own) = (path.parent()?.canonicalize().ok()?, folder.canonicalize().ok()?);
     (!above.starts_with(&own)).then(|| {
         let (above, name) = (above.display(), path.strip_prefix(folder).unwrap_or(path).display());

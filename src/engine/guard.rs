@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::{CommandExt, parent_id};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -65,9 +65,9 @@ impl Drop for Guard {
 
 /// Reads `messages` until the process `run`, this one's parent, is gone, then kills the groups that have not ended, and those
 /// of its children below `folder` that it had no time to name.
-pub fn watch(messages: impl BufRead, run: u32, folder: &Path) {
+pub fn watch(messages: impl Read, run: u32, folder: &Path) {
     let mut groups = HashSet::new();
-    for line in messages.lines().map_while(Result::ok) {
+    for line in BufReader::with_capacity(1 << 16, Unhurried(messages)).lines().map_while(Result::ok) {
         match (line.get(..1), line.get(1..).and_then(|number| number.parse().ok())) {
             (Some("+"), Some(group)) => drop(groups.insert(group)),
             (Some("-"), Some(group)) => drop(groups.remove(&group)),
@@ -88,6 +88,19 @@ pub fn watch(messages: impl BufRead, run: u32, folder: &Path) {
         (cwd.starts_with(folder) && parent == parent_id().to_string()).then(|| group.parse().ok())?
     });
     kill(&siblings.collect());
+}
+
+/// Reads at most every 20 ms what has come until then: two messages a cell are not worth two changes of process each.
+struct Unhurried<R>(R);
+
+impl<R: Read> Read for Unhurried<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.0.read(buffer)?;
+        if read > 0 {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(read)
+    }
 }
 
 fn kill(groups: &HashSet<i32>) {
