@@ -259,6 +259,8 @@ impl<E: Executor> Workshop<'_, E> {
         let fail = |message: String, usage: Usage, full: Option<String>| {
             Fault::Failed(self.failure(message, full, order, folder), usage)
         };
+        // Asked before any folder is removed, which makes room.
+        let full = || self.room.lack(start);
         // Hours of work are not begun for a result that would be refused.
         if let Some(words) = altered(self.context, cell) {
             return Err(fail(format!("{words} since the run began; run again"), Usage::default(), None));
@@ -266,14 +268,11 @@ impl<E: Executor> Workshop<'_, E> {
         let ticket = match self.executor.submit(&job) {
             Ok(ticket) => Arc::new(ticket),
             Err(error) => {
-                let full = self.room.lack(start);
-                return Err(fail(format!("cannot start {}: {error}", job.program.display()), Usage::default(), full));
+                return Err(fail(format!("cannot start {}: {error}", job.program.display()), Usage::default(), full()));
             }
         };
         started(ticket.clone());
         let exit = self.executor.poll(&ticket, sign);
-        // Before any folder is removed, which makes room.
-        let full = self.room.lack(start);
         let usage = self.executor.collect(&ticket);
         // What a command did to the user's files is seen however it ended.
         let disturbed = disturbed(self.context, cell, folder);
@@ -282,14 +281,14 @@ impl<E: Executor> Workshop<'_, E> {
             Ok(Exit::Code(0)) => {}
             Ok(exit) => {
                 let message = ending::describe(exit, usage, &ending::tail(&job.log));
-                return Err(fail(format!("{message}{also}"), usage, full));
+                return Err(fail(format!("{message}{also}"), usage, full()));
             }
-            Err(error) => return Err(fail(format!("could not be watched: {error}{also}"), usage, full)),
+            Err(error) => return Err(fail(format!("could not be watched: {error}{also}"), usage, full())),
         }
         if let Some(words) = disturbed {
             // What it left was made of the other content.
             let _ = fs::remove_dir_all(&resume);
-            return Err(fail(format!("{words}; what its outputs were made of is not known: run again"), usage, full));
+            return Err(fail(format!("{words}; what its outputs were made of is not known: run again"), usage, full()));
         }
         let paths = cell.inputs.iter().filter_map(|input| match &input.source {
             Source::Path(path) => Some(path.clone()),
@@ -301,10 +300,10 @@ impl<E: Executor> Workshop<'_, E> {
             let path = out.join(&output.path);
             if fs::symlink_metadata(&path).is_err() {
                 let message = format!("ended well but did not write its output `{}` ({})", output.name, output.path);
-                return Err(fail(message, usage, full));
+                return Err(fail(message, usage, full()));
             }
             if let Some(message) = led_outside(&path, folder) {
-                return Err(fail(format!("its output `{}` {message}", output.name), usage, full));
+                return Err(fail(format!("its output `{}` {message}", output.name), usage, full()));
             }
             outputs.push(match store.blobs.adopt(&path, &inputs, &store.stat) {
                 Ok(artifact) => artifact,
@@ -315,7 +314,7 @@ impl<E: Executor> Workshop<'_, E> {
                         "its output `{}` cannot be stored: {path} is {what}; an output may hold files, folders, and links to files and to the folders of its inputs",
                         output.name
                     );
-                    return Err(fail(message, usage, full));
+                    return Err(fail(message, usage, full()));
                 }
                 Err(error) => return Err(error.into()),
             });
