@@ -13,6 +13,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+#[path = "support/random.rs"]
+mod random;
+
 use meanfield::data::archive::{UnpackLimits, unpack};
 use meanfield::data::generate::{Family, GeneratedLayout, GeneratorSpec, generate};
 use meanfield::data::layout::{Counts, Layout, Source};
@@ -21,6 +24,7 @@ use meanfield::eval::vectors::{Names, read_labels, read_vectors};
 use meanfield::nn::weights::WeightFile;
 use meanfield::table::Table;
 use meanfield::{data, pipeline, report, stage, text};
+use random::Random;
 
 /// A reader that takes longer over one of these small files hangs.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -67,22 +71,7 @@ unsafe impl GlobalAlloc for Counted {
 #[global_allocator]
 static COUNTED: Counted = Counted;
 
-/// SplitMix64 (Steele et al. 2014).
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        if end == 0 { 0 } else { (self.next() % end as u64) as usize }
-    }
-
     fn pick<'a, T>(&mut self, all: &'a [T]) -> &'a T {
         &all[self.below(all.len())]
     }

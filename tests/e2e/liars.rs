@@ -15,6 +15,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
 
+use crate::random::Random;
 use crate::space::Space;
 
 /// A run that takes longer than this hangs.
@@ -29,23 +30,7 @@ params:
 with: { urls: '${with.urls}', sha256: '${with.sha256}', unpack: false, retries: 2, backoff_ms: 1, timeout_s: 1, min_rate: 4096, max_bytes: 1000000 }
 ";
 
-/// SplitMix64 (Steele et al. 2014).
-#[derive(Clone)]
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        if end == 0 { 0 } else { (self.next() % end as u64) as usize }
-    }
-
     fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }

@@ -13,6 +13,8 @@ mod names;
 mod network;
 mod pipelines;
 mod places;
+#[path = "../support/random.rs"]
+mod random;
 mod running;
 mod safety;
 mod search;
