@@ -25,7 +25,7 @@ enum Harm {
     Link,
     Pipe,
     Folder,
-    /// A file of the user's in its place.
+    /// A user's file in its place.
     Replaced,
 }
 
@@ -40,7 +40,7 @@ fn harms(length: usize) -> Vec<Harm> {
     harms
 }
 
-/// Harms the file at `path`; `users` is a file of the user's that a link leads to.
+/// Harms the file at `path`; a link leads to `users`, a user's file.
 fn harm(path: &Path, harm: Harm, users: &Path) {
     let mut bytes = fs::read(path).unwrap();
     fs::remove_file(path).unwrap();

@@ -47,7 +47,7 @@ impl Guard {
 
     /// Notes a group that has started.
     pub(super) fn started(&self, group: Pid) {
-        // Without its guard, the run goes on unguarded.
+        // A run does not fail for want of its guard.
         let _ = (&self.pipe).write_all(format!("+{group}\n").as_bytes());
     }
 

@@ -75,7 +75,7 @@ impl Local {
         Local { guardian: Some(guardian), guard: OnceLock::new() }
     }
 
-    /// What is told of children that start in subfolders of `root`.
+    /// The guard of the children, which start in subfolders of `root`.
     fn guard(&self, root: &Path) -> Option<&Guard> {
         let start = || match Guard::start(self.guardian.as_ref()?, root) {
             Ok(guard) => Some(guard),

@@ -89,7 +89,7 @@ pub(super) fn mask(mut from: impl Read, mut to: impl Write, secrets: &[Secret], 
         held.extend_from_slice(&buffer[..read]);
         let (masked, taken, ended) = masked(&held, &needles, read == 0);
         held.drain(..taken);
-        // A program whose log has no room goes on; it must not meet a closed pipe.
+        // A program whose log has no room keeps running; it must not meet a closed pipe.
         written = written.and_then(|()| to.write_all(&masked));
         if ended || read == 0 {
             return written;

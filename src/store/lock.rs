@@ -60,7 +60,7 @@ pub fn hold(folder: &Path) -> Result<Option<File>, StoreError> {
     }
 }
 
-/// Lets others go on for a moment; an error if that has been done for too long.
+/// Waits for a moment; an error once that has taken too long.
 fn pause(start: Instant) -> io::Result<()> {
     if start.elapsed() > PATIENCE {
         let held = format!("another process has held it for {} s; was it stopped?", PATIENCE.as_secs());

@@ -189,7 +189,7 @@ struct Held {
 
 fn held(folder: &Path) -> Held {
     look(folder).unwrap_or_else(|found| {
-        // A command may have made a folder that nobody can list.
+        // A command may have made a folder that cannot be listed.
         open_up(folder);
         look(folder).unwrap_or(found)
     })
