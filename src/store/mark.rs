@@ -46,6 +46,8 @@ pub(super) fn ensure(folder: &Path, write: bool) -> Result<Option<Note>, StoreEr
         Mark::Beginning => "",
         Mark::Unknown if has_blobs() => "missing or altered: the store is known by its blobs",
         Mark::Unknown if is_empty(folder)? => "",
+        // Another run that is making this store may have marked it since.
+        Mark::Unknown if matches!(read(&path)?, Mark::Ours | Mark::Beginning) => return Ok(None),
         Mark::Unknown => return Err(StoreError::NotAStore { folder: folder.to_owned() }),
     };
     if write {
@@ -126,6 +128,23 @@ mod tests {
             let refused = ensure(users.path(), true);
             assert!(matches!(refused, Err(StoreError::NotAStore { .. })));
             assert!(!users.path().join(NAME).exists());
+        }
+    }
+
+    #[test]
+    fn a_folder_that_several_runs_mark_at_once_is_a_store_for_all_of_them() {
+        for _ in 0..200 {
+            let folder = tempfile::tempdir().unwrap();
+            let start = std::sync::Barrier::new(4);
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        start.wait();
+                        ensure(folder.path(), true).unwrap();
+                    });
+                }
+            });
+            assert_eq!(fs::read_to_string(folder.path().join(NAME)).unwrap(), text(VERSION));
         }
     }
 }
