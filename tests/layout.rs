@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// Cells, keys and the store, which know nothing of machine learning.
 const ENGINE: [&str; 3] = ["engine", "pipeline", "store"];
 /// Machine learning, which knows nothing of YAML, cells or the store.
-const LEARNING: [&str; 9] = ["array", "data", "eval", "loss", "nn", "report", "search", "table", "train"];
+const LEARNING: [&str; 10] = ["array", "data", "eval", "loss", "math", "nn", "report", "search", "table", "train"];
 
 fn sources(room: &str) -> Vec<(PathBuf, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(room);

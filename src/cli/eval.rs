@@ -10,7 +10,7 @@ use super::output::Overwrite;
 use crate::eval::clustering::{Agreement, clustering};
 use crate::eval::vectors::{Labels, Matrix, Names, Other, Values, encode_labels, read_labels, read_vectors};
 use crate::eval::{Average, EvalError, Labelled, Options, Retrieval, Ties, per_query, retrieval};
-use crate::loss::real::Real;
+use crate::math::real::Real;
 use crate::table::names;
 use crate::text::escaped;
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::paint::Paint;
 use super::project::from_here;
 use crate::engine::event::{Event, Failure, How, Observer, Progress};
-use crate::engine::run::Summary;
+use crate::engine::outcome::Summary;
 use crate::pipeline::model::{CellId, Pipeline};
 use crate::text::escaped;
 

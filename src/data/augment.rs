@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::crop::{RandomCrop, Size, with_short_side};
 use super::decode::{Decoder, decoder};
 use super::images::{ImageError, Images, Stored, bytes};
-use super::random::stream;
+use crate::math::random::stream;
 
 /// What is done to training images before they are mirrored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

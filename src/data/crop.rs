@@ -1,6 +1,6 @@
 //! Which part of an image a network sees: the rounding rules of torchvision, which the published protocols use.
 
-use super::random::Stream;
+use crate::math::random::Stream;
 
 /// Rows and columns, in this order.
 pub type Size = [u32; 2];
@@ -72,7 +72,7 @@ impl RandomCrop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::random::stream;
+    use crate::math::random::stream;
 
     #[test]
     fn sizes_and_centres_are_those_of_torchvision() {

@@ -1,4 +1,4 @@
-//! Images from archives, data sets in their layouts and generators, and the random streams that everything draws from.
+//! Images from archives, data sets in their layouts and generators.
 
 pub mod archive;
 pub mod augment;
@@ -14,7 +14,6 @@ pub mod layout;
 pub mod listing;
 pub mod mat;
 pub mod preprocess;
-pub mod random;
 pub mod sampler;
 pub mod shard;
 pub mod split;

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::random::{Stream, stream};
+use crate::math::random::{Stream, stream};
 
 /// Why no batch can be drawn.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

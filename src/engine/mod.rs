@@ -7,7 +7,7 @@
 //! | [`leftovers`] | what beside them is no part of an input |
 //! | `disturbed` | what a command did to them |
 //! | [`plan`] | cells -> what `run` will do, and why; the same decision serves both |
-//! | [`run`] | a plan, how to run it, and how it ended |
+//! | [`run`], [`outcome`] | runs a plan; the options of a run and its result |
 //! | `scheduler` | a ready cell, its resources, its outcome, the cells behind it |
 //! | `worker` | a thread that takes cells from the scheduler |
 //! | `ending` | how a command ended, for people |
@@ -36,6 +36,7 @@ pub mod guard;
 pub mod journal;
 pub mod leftovers;
 pub mod local;
+pub mod outcome;
 pub mod plan;
 mod publish;
 pub mod resources;

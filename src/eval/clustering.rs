@@ -11,8 +11,9 @@ use statrs::function::factorial::ln_factorial;
 
 use super::index::Index;
 use super::retrieval::{EvalError, Labelled, index};
-use crate::data::random::stream;
-use crate::loss::real::{Onto, Real, View, serial_product};
+use crate::math::product::{Onto, View, serial_product};
+use crate::math::random::stream;
+use crate::math::real::Real;
 
 /// Passes over the vectors, at most.
 const PASSES: usize = 20;

@@ -8,7 +8,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::loss::real::{Real, View};
+use crate::math::product::View;
+use crate::math::real::Real;
 
 /// Rows ready for the search: unit vectors in 32 bits beside the raw rows and their norms.
 #[derive(Debug)]
@@ -124,8 +125,8 @@ impl<'a, T: Real> Index<'a, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::random::stream;
-    use crate::loss::real::{Onto, serial_product};
+    use crate::math::product::{Onto, serial_product};
+    use crate::math::random::stream;
 
     #[test]
     fn rows_without_direction_are_found() {

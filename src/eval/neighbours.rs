@@ -10,7 +10,8 @@ use rayon::prelude::*;
 
 use super::index::Index;
 use super::retrieval::{EvalError, Labelled, index};
-use crate::loss::real::{Onto, Real, serial_product};
+use crate::math::product::{Onto, serial_product};
+use crate::math::real::Real;
 
 /// Rows of the query and gallery blocks whose similarities exist at one time on one thread.
 #[derive(Debug, Clone, Copy)]
@@ -155,7 +156,7 @@ impl Nearest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::random::stream;
+    use crate::math::random::stream;
 
     /// All rows by a double loop in 64 bits.
     fn plain(queries: &Index<'_, f32>, gallery: &Index<'_, f32>, skip_self: bool, depth: usize) -> Vec<Vec<usize>> {

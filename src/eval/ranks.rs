@@ -18,7 +18,8 @@ use rayon::prelude::*;
 use rustc_hash::FxHashMap;
 
 use super::index::Index;
-use crate::loss::real::{Onto, Real, View, serial_product};
+use crate::math::product::{Onto, View, serial_product};
+use crate::math::real::Real;
 
 /// Which of two rows of equal similarity comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]

@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::index::Index;
 use super::ranks::{MOST_MATCHES, Search, TILE, Ties};
-use crate::loss::real::Real;
+use crate::math::real::Real;
 
 /// Vectors and what they show.
 #[derive(Debug, Clone, Copy)]

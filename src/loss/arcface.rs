@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::Init;
 use super::fields::{Field, Range, SCALE, Value};
 use super::formula::{Against, Formula, Table};
-use super::real::Real;
 use super::softmax::cross_entropy;
+use crate::math::real::Real;
 
 /// ArcFace loss (additive angular margin).
 ///
@@ -90,9 +90,9 @@ impl Formula for ArcFace {
 
     fn value<T: Real>(&self, table: &mut Table<'_, T>) -> f64 {
         let margin = self.margin_degrees.to_radians();
-        let (scale, sin, cos) = (T::of(self.scale), T::of(margin.sin()), T::of(margin.cos()));
-        let beyond = T::of(margin * margin.sin());
-        let (floor, end) = (T::of(2e-7), T::of(1.0 - 1e-7));
+        let (scale, sin, cos) = (T::from_f64(self.scale), T::from_f64(margin.sin()), T::from_f64(margin.cos()));
+        let beyond = T::from_f64(margin * margin.sin());
+        let (floor, end) = (T::from_f64(2e-7), T::from_f64(1.0 - 1e-7));
         let target = |q: T| match self.large_angle {
             LargeAngle::Monotone if q < -cos => (scale * (q - beyond), scale),
             LargeAngle::Plain if q.abs() > end => {

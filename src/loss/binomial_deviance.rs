@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::fields::{Field, MARGIN, SCALE};
 use super::pairwise::{PairBased, PairTerm};
-use super::real::Real;
 use super::smooth::{sigmoid, softplus};
 use super::{Batch, Gradients, Loss, LossError, Parameter};
+use crate::math::real::Real;
 
 /// Binomial deviance loss.
 ///
@@ -63,11 +63,11 @@ impl Default for BinomialDeviance {
 
 impl<T: Real> PairTerm<T> for BinomialDeviance {
     fn positive(&self, s: T) -> (T, T) {
-        deviance(T::of(-self.alpha), s - T::of(self.base))
+        deviance(T::from_f64(-self.alpha), s - T::from_f64(self.base))
     }
 
     fn negative(&self, s: T) -> (T, T) {
-        deviance(T::of(self.beta), s - T::of(self.base))
+        deviance(T::from_f64(self.beta), s - T::from_f64(self.base))
     }
 }
 

@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::fields::{Field, WEIGHT};
 use super::geometry::{embeddings, matrices, zeros};
-use super::real::{Onto, Real, View, product};
 use super::softmax::cross_entropy;
 use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
+use crate::math::product::{Onto, View, product};
+use crate::math::real::Real;
 
 /// Center loss, together with the softmax that it accompanies.
 ///
@@ -84,7 +85,7 @@ impl<T: Real> Loss<T> for Center {
         product(scores.transposed(), x, Onto::Replace, zeros(&mut gradients.parameters[0], vectors.len()));
         let moved = zeros(&mut gradients.parameters[1], centres.len());
 
-        let each = T::of(self.weight / count as f64);
+        let each = T::from_f64(self.weight / count as f64);
         let squares: Vec<f64> = out
             .par_chunks_mut(dim)
             .zip(batch.embeddings.par_chunks(dim))
@@ -104,7 +105,7 @@ impl<T: Real> Loss<T> for Center {
                 *moved -= each * (x - z);
             }
         }
-        let value = T::of(softmax + 0.5 * self.weight / count as f64 * squares.iter().sum::<f64>());
+        let value = T::from_f64(softmax + 0.5 * self.weight / count as f64 * squares.iter().sum::<f64>());
         let slopes = gradients.embeddings.iter().chain(gradients.parameters.iter().flatten());
         if value.is_finite() && slopes.into_iter().all(|g| g.is_finite()) {
             Ok(value)

@@ -15,9 +15,9 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::memory::Memory;
-use super::real::Real;
 use super::registry::{LossSpec, SpecError};
 use super::{Batch, Gradients, LossError};
+use crate::math::real::Real;
 
 /// What reference files say about how a loss is computed, in words: (loss, key, the value that holds here).
 pub const CONVENTIONS: &[(&str, &str, &str)] = &[
@@ -265,7 +265,7 @@ fn errors<T: Real>(number: usize, case: &Case, spec: &LossSpec) -> Result<Errors
         matrices.push((values, slopes));
     }
 
-    let narrow = |values: &[f64]| -> Vec<T> { values.iter().map(|&x| T::of(x)).collect() };
+    let narrow = |values: &[f64]| -> Vec<T> { values.iter().map(|&x| T::from_f64(x)).collect() };
     let values: Vec<Vec<T>> = matrices.iter().map(|(values, _)| narrow(values)).collect();
     let values: Vec<&[T]> = values.iter().map(Vec::as_slice).collect();
     let mut gradients = Gradients::default();

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::fields::{Field, MARGIN};
 use super::pairwise::{PairBased, PairTerm};
-use super::real::Real;
 use super::{Batch, Gradients, Loss, LossError, Parameter};
+use crate::math::real::Real;
 
 /// Class-wise contrastive loss.
 ///
@@ -68,12 +68,12 @@ impl Default for ClassWiseContrastive {
 
 impl<T: Real> PairTerm<T> for ClassWiseContrastive {
     fn positive(&self, s: T) -> (T, T) {
-        let cost = (T::ONE - s) - T::of(self.pos_margin);
+        let cost = (T::ONE - s) - T::from_f64(self.pos_margin);
         if cost > T::ZERO { (cost, -T::ONE) } else { (T::ZERO, T::ZERO) }
     }
 
     fn negative(&self, s: T) -> (T, T) {
-        let cost = T::of(self.neg_margin) - (T::ONE - s);
+        let cost = T::from_f64(self.neg_margin) - (T::ONE - s);
         if cost > T::ZERO { (cost, T::ONE) } else { (T::ZERO, T::ZERO) }
     }
 }

@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::fields::{Field, MARGIN, SCALE};
 use super::geometry::{Groups, embeddings, from_cosines, no_parameters};
-use super::real::Real;
 use super::smooth::{log_sum_exp, softplus};
 use super::{Batch, Gradients, Loss, LossError, Parameter};
-use crate::simd::vectorise;
+use crate::math::real::Real;
+use crate::math::simd::vectorise;
 
 /// Class-wise multi-similarity loss over the classes of a batch.
 ///
@@ -82,7 +82,7 @@ impl<T: Real> Loss<T> for ClassWiseMultiSimilarity {
         let count = units.count;
         let groups = Groups::new(batch.labels);
         let present = groups.classes.len();
-        let (base, other) = (T::of(self.base), 0.5 / present as f64);
+        let (base, other) = (T::from_f64(self.base), 0.5 / present as f64);
 
         // Sharpness, normalising factor and weight of the block of classes (c, d).
         let block = |c: usize, d: usize| {
@@ -96,7 +96,10 @@ impl<T: Real> Loss<T> for ClassWiseMultiSimilarity {
                 let (sharpness, pairs, _) = block(c, d);
                 let terms =
                     groups.members[c].iter().flat_map(|&i| groups.members[d].iter().map(move |&j| i * count + j));
-                softplus(log_sum_exp(terms.map(|at| T::of(sharpness) * (cosines[at] - base))) - T::of(pairs.ln()))
+                softplus(
+                    log_sum_exp(terms.map(|at| T::from_f64(sharpness) * (cosines[at] - base)))
+                        - T::from_f64(pairs.ln()),
+                )
             })
             .collect();
 
@@ -112,18 +115,18 @@ impl<T: Real> Loss<T> for ClassWiseMultiSimilarity {
         cosines.par_chunks_mut(count).zip(&of).for_each(|(row, &c)| {
             for (d, members) in groups.members.iter().enumerate() {
                 let (sharpness, pairs, _) = block(c, d);
-                let (sharpness, shift) = (T::of(sharpness), T::of(pairs.ln()) + logs[c * present + d]);
+                let (sharpness, shift) = (T::from_f64(sharpness), T::from_f64(pairs.ln()) + logs[c * present + d]);
                 members.iter().for_each(|&j| row[j] = sharpness * (row[j] - base) - shift);
             }
             vectorise(
                 #[inline(always)]
-                || row.iter_mut().for_each(|x| *x = T::of(other) * x.exp()),
+                || row.iter_mut().for_each(|x| *x = T::from_f64(other) * x.exp()),
             );
             // Its own class has twice the weight, and attracts.
-            groups.members[c].iter().for_each(|&j| row[j] *= T::of(-2.0));
+            groups.members[c].iter().for_each(|&j| row[j] *= T::from_f64(-2.0));
         });
         from_cosines(&units, &cosines, gradients);
-        Ok(T::of(total))
+        Ok(T::from_f64(total))
     }
 }
 

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::fields::{Field, MARGIN};
 use super::pairwise::class_wise;
-use super::real::Real;
 use super::{Batch, Gradients, Loss, LossError, Parameter};
+use crate::math::real::Real;
 
 /// Class-wise triplet loss.
 ///
@@ -63,7 +63,7 @@ impl<T: Real> Loss<T> for ClassWiseTriplet {
         parameters: &[&[T]],
         gradients: &mut Gradients<T>,
     ) -> Result<T, LossError> {
-        let margin = T::of(self.margin);
+        let margin = T::from_f64(self.margin);
         class_wise(batch, classes, parameters, gradients, 1.0, |s, i, groups| {
             let cosines = s.to_vec();
             s.fill(T::ZERO);
@@ -76,8 +76,8 @@ impl<T: Real> Loss<T> for ClassWiseTriplet {
                         let term = cosines[n] - cosines[p] + margin;
                         if term > T::ZERO {
                             sum += each * term.to_f64();
-                            s[n] += T::of(each);
-                            s[p] -= T::of(each);
+                            s[n] += T::from_f64(each);
+                            s[p] -= T::from_f64(each);
                         }
                     }
                 }

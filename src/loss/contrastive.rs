@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::fields::{Field, MARGIN, Range, Value};
 use super::formula::{Against, Anchor, Formula, Table};
 use super::measure::Measure;
-use super::real::Real;
+use crate::math::real::Real;
 
 /// Contrastive loss over all pairs of a batch.
 ///
@@ -106,7 +106,7 @@ impl Formula for Contrastive {
 
 /// The contrastive hinges of a table of distances, each kind averaged over its positive terms.
 pub(super) fn hinges<T: Real>(table: &mut Table<'_, T>, pos_margin: f64, neg_margin: f64) -> f64 {
-    let (pos_margin, neg_margin) = (T::of(pos_margin), T::of(neg_margin));
+    let (pos_margin, neg_margin) = (T::from_f64(pos_margin), T::from_f64(neg_margin));
     // Sum and number of the active terms of one kind, whose cells turn into 1 or 0.
     let kind = |cells: &mut [T], places: &[usize], term: &dyn Fn(T) -> T| {
         let (mut sum, mut terms) = (0.0, 0.0);
@@ -125,7 +125,7 @@ pub(super) fn hinges<T: Real>(table: &mut Table<'_, T>, pos_margin: f64, neg_mar
     let mean = |of: usize| {
         let (sum, terms) = active.iter().fold((0.0, 0.0), |(sum, terms), row| (sum + row[of].0, terms + row[of].1));
         let each = 1.0 / f64::max(terms, 1.0);
-        (sum * each, T::of(each))
+        (sum * each, T::from_f64(each))
     };
     let ((pulled, pull), (pushed, push)) = (mean(0), mean(1));
     table.anchors(|Anchor { cells, positives, negatives, .. }| {

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::Init;
 use super::fields::{Field, MARGIN, SCALE};
 use super::formula::{Against, Formula, Table};
-use super::real::Real;
 use super::softmax::cross_entropy;
+use crate::math::real::Real;
 
 /// CosFace loss (large margin cosine loss).
 ///
@@ -59,7 +59,7 @@ impl Formula for CosFace {
     }
 
     fn value<T: Real>(&self, table: &mut Table<'_, T>) -> f64 {
-        let (scale, margin) = (T::of(self.scale), T::of(self.margin));
+        let (scale, margin) = (T::from_f64(self.scale), T::from_f64(self.margin));
         cross_entropy(table.cells, table.labels, table.width, self.scale, |q| (scale * (q - margin), scale))
     }
 }

@@ -6,10 +6,10 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::real::{Onto, View, product};
 use super::registry::{LossSpec, SpecError};
 use super::{Batch, Gradients, LossError};
-use crate::data::random::{Stream, stream};
+use crate::math::product::{Onto, View, product};
+use crate::math::random::{Stream, stream};
 
 /// What one loss took at one size.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

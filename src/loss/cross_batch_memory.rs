@@ -6,9 +6,9 @@ use super::fields::{Field, Range, Value};
 use super::formula::References;
 use super::geometry::embeddings;
 use super::memory::Memory;
-use super::real::Real;
 use super::registry::LossSpec;
 use super::{Batch, Gradients, Loss, LossError, Parameter};
+use crate::math::real::Real;
 
 /// Cross-batch memory around a loss of samples.
 ///
@@ -105,9 +105,9 @@ impl<T: Real> Loss<T> for CrossBatchMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::random::stream;
     use crate::loss::geometry::Units;
     use crate::loss::testing;
+    use crate::math::random::stream;
 
     #[test]
     fn it_equals_the_reference() {

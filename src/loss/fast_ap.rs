@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::fields::{Field, Range, Value};
 use super::formula::{Against, Anchor, Formula, Table};
 use super::measure::Measure;
-use super::real::Real;
+use crate::math::real::Real;
 
 /// FastAP loss.
 ///
@@ -76,13 +76,13 @@ impl FastAp {
     /// `1 - AP` of one query.
     fn query<T: Real>(&self, Anchor { cells, positives, negatives, .. }: Anchor<'_, T>) -> f64 {
         let bins = self.num_bins as usize;
-        let width = T::of(4.0 / bins as f64);
+        let width = T::from_f64(4.0 / bins as f64);
         let others = || positives.iter().map(|j| (*j, true)).chain(negatives.iter().map(|j| (*j, false)));
         // The two bin centres around a squared distance, the share of the upper one, and whether it moves with it.
         let place = |distance: T| {
             let at = distance * distance / width;
             let low = (at.to_f64() as usize).min(bins - 1);
-            let upper = at - T::of(low as f64);
+            let upper = at - T::from_f64(low as f64);
             if upper > T::ONE { (low, T::ONE, false) } else { (low, upper, true) }
         };
         let (mut own, mut all) = (vec![T::ZERO; bins + 1], vec![T::ZERO; bins + 1]);
@@ -107,7 +107,7 @@ impl FastAp {
             .collect();
 
         // d AP / d own[k] = direct[k] + later[k] from its own sums, and d AP / d all[k] = -loss[k].
-        let number = T::of(positives.len() as f64);
+        let number = T::from_f64(positives.len() as f64);
         let mut average = 0.0;
         let (mut of_own, mut of_all) = (vec![T::ZERO; bins + 1], vec![T::ZERO; bins + 1]);
         let (mut later, mut loss) = (T::ZERO, T::ZERO);
@@ -128,7 +128,7 @@ impl FastAp {
             let (low, _, moves) = place(cells[j]);
             let slope = |of: &[T]| of[low + 1] - of[low];
             let rise = slope(&of_all) + if positive { slope(&of_own) } else { T::ZERO };
-            cells[j] = if moves { -rise * T::of(2.0) * cells[j] / width } else { T::ZERO };
+            cells[j] = if moves { -rise * T::from_f64(2.0) * cells[j] / width } else { T::ZERO };
         }
         1.0 - average
     }

@@ -5,8 +5,8 @@ use rayon::prelude::*;
 
 use super::geometry::{UnitGradient, Units, class_vectors, embeddings, from_scores, matrices, zeros};
 use super::measure::Measure;
-use super::real::Real;
 use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
+use crate::math::real::Real;
 
 /// What unit embeddings are compared with.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -64,7 +64,7 @@ impl<T: Real, L: Formula> Loss<T> for L {
                 let value = self.value(&mut table);
                 let unit_gradient = UnitGradient::none(gradients);
                 from_scores(&units, &vectors, &scores, unit_gradient, gradients);
-                Ok(T::of(value))
+                Ok(T::from_f64(value))
             }
         }
     }
@@ -123,7 +123,7 @@ impl<T: Real, L: Formula> OfSamples<T> for L {
         measure.pull_back(units, references.rows, &matrix, &cells, !references.constant, out);
         let value = value + self.regulariser(units, out);
         units.pull_back(out);
-        Ok(T::of(value))
+        Ok(T::from_f64(value))
     }
 }
 
@@ -183,7 +183,7 @@ impl<'a, T: Real> Table<'a, T> {
         let all = self.anchors(row);
         let (sum, terms) = all.iter().fold((0.0, 0.0), |(sum, terms), row| (sum + row.0, terms + row.1));
         let each = 1.0 / f64::max(terms, 1.0);
-        self.cells.iter_mut().for_each(|g| *g *= T::of(each));
+        self.cells.iter_mut().for_each(|g| *g *= T::from_f64(each));
         Mean { value: sum * each, terms }
     }
 }

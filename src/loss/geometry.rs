@@ -2,10 +2,12 @@
 
 use rayon::prelude::*;
 
-use super::real::{Onto, Real, View, dot, product, serial_product};
-use super::rows::{add_scaled, largest, sum};
 use super::{Batch, Gradients, LossError, Parameter};
-use crate::simd::vectorise;
+use crate::math::product::{Onto, View, product, serial_product};
+use crate::math::real::Real;
+use crate::math::rows::dot;
+use crate::math::rows::{add_scaled, largest, sum};
+use crate::math::simd::vectorise;
 
 /// Norms below this divide as if they were this, as in the reference implementations.
 const SMALLEST_NORM: f64 = 1e-12;
@@ -42,13 +44,13 @@ impl<T: Real> Norm<T> {
             |x| x * T::ZERO,
         );
         let finite = zeros == T::ZERO;
-        let floored = Self { power: T::of(1.0 / SMALLEST_NORM), inverse: T::ONE, floored: true, finite };
+        let floored = Self { power: T::from_f64(1.0 / SMALLEST_NORM), inverse: T::ONE, floored: true, finite };
         if !finite || largest.to_f64() * (row.len() as f64).sqrt() < SMALLEST_NORM {
             return floored;
         }
         // The exponent turned round; the largest of all has no counterpart, and the one before serves.
         let exponent = (largest.to_f64().to_bits() >> 52).min(2045);
-        let power = T::of(f64::from_bits((2046 - exponent) << 52));
+        let power = T::from_f64(f64::from_bits((2046 - exponent) << 52));
         let squares: T = sum(
             row,
             #[inline(always)]
@@ -460,7 +462,7 @@ impl Groups {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::random::stream;
+    use crate::math::random::stream;
 
     #[test]
     fn rows_of_any_scale_become_unit_and_only_shorter_ones_than_the_floor_do_not() {

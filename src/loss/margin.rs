@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::fields::{Field, MARGIN, Range, Value, WEIGHT};
 use super::formula::{Against, Anchor, Formula, Table};
 use super::measure::Measure;
-use super::real::Real;
 use super::{Init, Parameter};
+use crate::math::real::Real;
 
 /// Margin loss.
 ///
@@ -101,9 +101,9 @@ impl Formula for Margin {
     fn value<T: Real>(&self, table: &mut Table<'_, T>) -> f64 {
         let (betas, labels, width) = (table.learned, table.labels, table.width);
         let place = |label: usize| if self.boundary == Boundary::PerClass { label } else { 0 };
-        let margin = T::of(self.margin);
+        let margin = T::from_f64(self.margin);
         let row = |Anchor { label, cells, positives, negatives }: Anchor<'_, T>| {
-            let beta = betas.get(place(label)).copied().unwrap_or(T::of(self.beta));
+            let beta = betas.get(place(label)).copied().unwrap_or(T::from_f64(self.beta));
             let (mut sum, mut terms) = (0.0, 0.0);
             // A pair occurs in as many triplets as its anchor has pairs of the other kind.
             for (own, others, bound, sign) in
@@ -116,7 +116,7 @@ impl Formula for Margin {
                     if term > T::ZERO {
                         sum += triplets * term.to_f64();
                         terms += triplets;
-                        cells[j] = sign * T::of(triplets);
+                        cells[j] = sign * T::from_f64(triplets);
                     }
                 }
             }
@@ -140,7 +140,7 @@ impl Formula for Margin {
             regulariser += each * triplets * betas[place].to_f64();
             slopes[place] += each * triplets;
         }
-        table.learned_gradient = slopes.into_iter().map(T::of).collect();
+        table.learned_gradient = slopes.into_iter().map(T::from_f64).collect();
         mean.value + regulariser
     }
 }

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::binomial_deviance::{ALPHA, BASE, BETA, BinomialDeviance};
 use super::fields::{Field, Range, WEIGHT};
 use super::pairwise::MeanField;
-use super::real::Real;
 use super::{Batch, Gradients, Loss, LossError, Parameter};
+use crate::math::real::Real;
 
 /// Mean-field binomial deviance loss: [`BinomialDeviance`] in the wrapper [`MeanField`].
 ///
@@ -102,8 +102,8 @@ impl<T: Real> Loss<T> for MeanFieldBinomialDeviance {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::random::stream;
     use crate::loss::testing::slopes;
+    use crate::math::random::stream;
 
     #[test]
     fn its_gradient_is_the_slope_of_its_value() {

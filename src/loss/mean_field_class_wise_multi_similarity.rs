@@ -7,11 +7,11 @@ use super::class_wise_multi_similarity::ClassWiseMultiSimilarity;
 use super::fields::{Field, MARGIN, Range, SCALE, WEIGHT};
 use super::geometry::{Groups, UnitGradient, class_vectors, embeddings, from_scores};
 use super::penalty::closeness;
-use super::real::Real;
-use super::rows;
 use super::smooth::{log_1p_sum_exp, log_sum_exp, sigmoid, softplus};
 use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
-use crate::simd::vectorise;
+use crate::math::real::Real;
+use crate::math::rows;
+use crate::math::simd::vectorise;
 
 /// Mean-field class-wise multi-similarity loss.
 ///
@@ -101,7 +101,7 @@ impl<T: Real> Loss<T> for MeanFieldClassWiseMultiSimilarity {
 
         let mut unit_gradient = UnitGradient::none(gradients);
         if self.mf_reg > 0.0 {
-            let (beta, base) = (T::of(self.beta), T::of(self.base));
+            let (beta, base) = (T::from_f64(self.beta), T::from_f64(self.base));
             value += closeness(
                 &fields,
                 self.mf_reg,
@@ -115,7 +115,7 @@ impl<T: Real> Loss<T> for MeanFieldClassWiseMultiSimilarity {
             );
         }
         from_scores(&units, &fields, &scores, unit_gradient, gradients);
-        Ok(T::of(value))
+        Ok(T::from_f64(value))
     }
 }
 
@@ -127,12 +127,12 @@ impl MeanFieldClassWiseMultiSimilarity {
     fn turn<T: Real>(&self, scores: &mut [T], labels: &[u32], classes: usize) -> f64 {
         let groups = Groups::new(labels);
         let present = groups.classes.len();
-        let (alpha, beta, base) = (T::of(self.alpha), T::of(self.beta), T::of(self.base));
-        let each = T::of(1.0 / present as f64);
+        let (alpha, beta, base) = (T::from_f64(self.alpha), T::from_f64(self.beta), T::from_f64(self.base));
+        let each = T::from_f64(1.0 / present as f64);
 
         // What each sample scores with each present class: these terms hold two sums, and are made apart.
         let own: Vec<T> = scores.chunks(classes).flat_map(|row| groups.classes.iter().map(|&c| row[c])).collect();
-        let log_size = |a: usize| T::of((groups.members[a].len() as f64).ln());
+        let log_size = |a: usize| T::from_f64((groups.members[a].len() as f64).ln());
         // Exponents of the terms of p_a and A_ab, their factor 1/n_a included.
         let pull = |a: usize, i: usize| alpha * (base - own[i * present + a]) - log_size(a);
         let push = |a: usize, i: usize, b: usize| beta * (own[i * present + b] - base) - log_size(a);
@@ -147,7 +147,7 @@ impl MeanFieldClassWiseMultiSimilarity {
         let mut position = vec![0; classes];
         groups.classes.iter().enumerate().for_each(|(a, &c)| position[c] = a);
         for ((i, row), &label) in scores.chunks_mut(classes).enumerate().zip(labels) {
-            groups.classes.iter().for_each(|&c| row[c] = T::of(f64::NEG_INFINITY));
+            groups.classes.iter().for_each(|&c| row[c] = T::from_f64(f64::NEG_INFINITY));
             members[position[label as usize]].push((i, row));
         }
         let sums: Vec<(f64, f64)> = members

@@ -7,10 +7,10 @@ use super::class_wise_contrastive::ClassWiseContrastive;
 use super::fields::{Field, MARGIN, Range, WEIGHT};
 use super::geometry::{UnitGradient, class_vectors, embeddings, from_scores};
 use super::penalty::closeness;
-use super::real::Real;
-use super::rows;
 use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
-use crate::simd::vectorise;
+use crate::math::real::Real;
+use crate::math::rows;
+use crate::math::simd::vectorise;
 
 /// Mean-field contrastive loss.
 ///
@@ -95,8 +95,8 @@ impl<T: Real> Loss<T> for MeanFieldContrastive {
     ) -> Result<T, LossError> {
         let units = embeddings(batch, classes)?;
         let fields = class_vectors("mean_fields", parameters, classes, batch.dim)?;
-        let (pos_margin, neg_margin) = (T::of(self.pos_margin), T::of(self.neg_margin));
-        let each = T::of(1.0 / units.count as f64);
+        let (pos_margin, neg_margin) = (T::from_f64(self.pos_margin), T::from_f64(self.neg_margin));
+        let each = T::from_f64(1.0 / units.count as f64);
 
         // The cosines turn into the gradient with respect to them, in place.
         let mut scores = units.scores(&fields);
@@ -107,7 +107,7 @@ impl<T: Real> Loss<T> for MeanFieldContrastive {
                 let label = label as usize;
                 let pull = T::ONE - row[label] - pos_margin;
                 // Far from every margin: the own class is no negative.
-                row[label] = T::of(-100.0);
+                row[label] = T::from_f64(-100.0);
                 let mut sum = 0.0;
                 vectorise(
                     #[inline(always)]
@@ -139,7 +139,7 @@ impl<T: Real> Loss<T> for MeanFieldContrastive {
             );
         }
         from_scores(&units, &fields, &scores, unit_gradient, gradients);
-        Ok(T::of(value))
+        Ok(T::from_f64(value))
     }
 }
 

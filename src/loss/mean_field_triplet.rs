@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::class_wise_triplet::ClassWiseTriplet;
 use super::fields::{Field, MARGIN, Range, WEIGHT};
 use super::pairwise::{repulsion, sample_wise};
-use super::real::Real;
 use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
+use crate::math::real::Real;
 
 /// Mean-field triplet loss.
 ///
@@ -75,7 +75,7 @@ impl<T: Real> Loss<T> for MeanFieldTriplet {
         parameters: &[&[T]],
         gradients: &mut Gradients<T>,
     ) -> Result<T, LossError> {
-        let margin = T::of(self.margin);
+        let margin = T::from_f64(self.margin);
         let row = |scores: &mut [T], label: usize| {
             let own = scores[label];
             let (mut sum, mut active) = (0.0, 0.0);
@@ -88,7 +88,7 @@ impl<T: Real> Loss<T> for MeanFieldTriplet {
                     *score = T::ONE;
                 }
             }
-            scores[label] = T::of(-active);
+            scores[label] = T::from_f64(-active);
             sum
         };
         let near = |s: T| {
@@ -98,7 +98,7 @@ impl<T: Real> Loss<T> for MeanFieldTriplet {
         let value = sample_wise(batch, classes, parameters, gradients, row, |fields, gradient| {
             repulsion(fields, &[(self.mf_reg, self.mf_power)], near, gradient)
         })?;
-        Ok(T::of(value))
+        Ok(T::from_f64(value))
     }
 }
 

@@ -3,9 +3,11 @@
 use rayon::prelude::*;
 
 use super::geometry::{Units, cosine_gradient, turn};
-use super::real::{Onto, Real, View, dot, product};
-use super::rows::add_scaled;
-use crate::simd::vectorise;
+use crate::math::product::{Onto, View, product};
+use crate::math::real::Real;
+use crate::math::rows::add_scaled;
+use crate::math::rows::dot;
+use crate::math::simd::vectorise;
 
 /// A similarity or distance of an anchor `a` and a reference `b`, both unit vectors of `D` elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +41,7 @@ impl Measure {
                 let anchors = Centred::new(&anchors.rows, dim);
                 squared_distances(&anchors.rows, &Centred::new(references, dim).rows, dim, &mut out);
                 for (out, variance) in out.chunks_mut(count).zip(&anchors.variances) {
-                    out.iter_mut().for_each(|d| *d /= variance.max(T::of(SMALLEST_VARIANCE)));
+                    out.iter_mut().for_each(|d| *d /= variance.max(T::from_f64(SMALLEST_VARIANCE)));
                 }
             }
         }
@@ -67,20 +69,20 @@ impl Measure {
                     let (g, distance) = (gradient[i * count + j] + mirrored(i, j), matrix[i * count + j]);
                     if distance > T::ZERO { g / distance } else { T::ZERO }
                 };
-                let near = |i: usize, j: usize| matrix[i * count + j] < T::of(0.5);
+                let near = |i: usize, j: usize| matrix[i * count + j] < T::from_f64(0.5);
                 differences(&anchors.rows, references, dim, out, weight, near);
             }
             Self::NoiseToSignal => {
                 let anchors = Centred::new(&anchors.rows, dim);
-                let inverse = |i: usize| T::of(2.0) / anchors.variances[i].max(T::of(SMALLEST_VARIANCE));
+                let inverse = |i: usize| T::from_f64(2.0) / anchors.variances[i].max(T::from_f64(SMALLEST_VARIANCE));
                 let weight = |i: usize, j: usize| {
                     let own = gradient[i * count + j] * inverse(i);
                     if both { own + mirrored(i, j) * inverse(j) } else { own }
                 };
-                let near = |i: usize, j: usize| matrix[i * count + j] < T::of(0.25);
+                let near = |i: usize, j: usize| matrix[i * count + j] < T::from_f64(0.25);
                 differences(&anchors.rows, &Centred::new(references, dim).rows, dim, out, weight, near);
                 for (i, out) in out.chunks_mut(dim).enumerate() {
-                    if anchors.variances[i] <= T::of(SMALLEST_VARIANCE) {
+                    if anchors.variances[i] <= T::from_f64(SMALLEST_VARIANCE) {
                         continue;
                     }
                     let weight = inverse(i) * dot(&gradient[i * count..][..count], &matrix[i * count..][..count]);
@@ -104,7 +106,7 @@ impl<T: Real> Centred<T> {
         let variances = rows
             .par_chunks_mut(dim)
             .map(|row| {
-                let mean = row.iter().fold(T::ZERO, |s, &x| s + x) / T::of(dim as f64);
+                let mean = row.iter().fold(T::ZERO, |s, &x| s + x) / T::from_f64(dim as f64);
                 row.iter_mut().for_each(|x| *x -= mean);
                 dot(row, row)
             })
@@ -136,8 +138,8 @@ fn squared_distances<T: Real>(a: &[T], b: &[T], dim: usize, out: &mut [T]) {
             || {
                 for ((out, b), &of_b) in out.iter_mut().zip(b.chunks(dim)).zip(&of_b) {
                     let scale = of_a + of_b;
-                    *out = scale - T::of(2.0) * *out;
-                    if *out < T::of(NEAR) * scale {
+                    *out = scale - T::from_f64(2.0) * *out;
+                    if *out < T::from_f64(NEAR) * scale {
                         *out = squared_distance(a, b);
                     }
                 }
@@ -193,7 +195,7 @@ fn differences<T: Real>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::random::stream;
+    use crate::math::random::stream;
 
     #[test]
     fn distances_are_euclidean_and_symmetric() {

@@ -2,7 +2,7 @@
 
 use super::LossError;
 use super::geometry::Units;
-use super::real::Real;
+use crate::math::real::Real;
 
 /// Unit embeddings of past batches and their classes, the oldest giving way to new ones.
 ///

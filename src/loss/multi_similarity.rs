@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::fields::{Field, MARGIN, Range, SCALE, Value};
 use super::formula::{Against, Anchor, Formula, Table};
 use super::measure::Measure;
-use super::real::Real;
 use super::smooth::log_1p_sum_exp;
+use crate::math::real::Real;
 
 /// Multi-similarity loss over the anchors of a batch.
 ///
@@ -96,11 +96,11 @@ impl Formula for MultiSimilarity {
             cells.fill(T::ZERO);
             let mut sum = 0.0;
             for (kept, sharpness) in [(positives, -self.alpha), (negatives, self.beta)] {
-                let exponent = |j: usize| T::of(sharpness) * (cosines[j] - T::of(self.base));
+                let exponent = |j: usize| T::from_f64(sharpness) * (cosines[j] - T::from_f64(self.base));
                 let log = log_1p_sum_exp(kept.iter().map(|&j| exponent(j)));
                 sum += log.to_f64() / sharpness.abs();
                 for &j in &kept {
-                    cells[j] = T::of(sharpness.signum()) * (exponent(j) - log).exp();
+                    cells[j] = T::from_f64(sharpness.signum()) * (exponent(j) - log).exp();
                 }
             }
             (sum, 1.0)
@@ -113,9 +113,9 @@ impl MultiSimilarity {
     /// Leaves the positives and negatives that take part.
     fn mine<T: Real>(&self, Anchor { cells, positives, negatives, .. }: &mut Anchor<'_, T>) {
         if self.miner == Miner::MultiSimilarity {
-            let epsilon = T::of(self.miner_epsilon);
-            let hardest_negative = negatives.iter().fold(T::of(f64::NEG_INFINITY), |m, &j| m.max(cells[j]));
-            let hardest_positive = positives.iter().fold(T::of(f64::INFINITY), |m, &j| -(-m).max(-cells[j]));
+            let epsilon = T::from_f64(self.miner_epsilon);
+            let hardest_negative = negatives.iter().fold(T::from_f64(f64::NEG_INFINITY), |m, &j| m.max(cells[j]));
+            let hardest_positive = positives.iter().fold(T::from_f64(f64::INFINITY), |m, &j| -(-m).max(-cells[j]));
             positives.retain(|&j| cells[j] - epsilon < hardest_negative);
             negatives.retain(|&j| cells[j] + epsilon > hardest_positive);
         }

@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::fields::{Field, Range, Value};
 use super::geometry::{Groups, embeddings, no_parameters, zeros};
-use super::real::{Onto, Real, View, product};
 use super::softmax::cross_entropy;
 use super::{Batch, Gradients, Loss, LossError, Parameter};
+use crate::math::product::{Onto, View, product};
+use crate::math::real::Real;
 
 /// N-pair loss (multi-class).
 ///
@@ -98,7 +99,7 @@ impl<T: Real> Loss<T> for NPair {
         let mut products = vec![T::ZERO; count * count];
         product(anchors, positives.transposed(), Onto::Replace, &mut products);
         let targets: Vec<u32> = (0..count as u32).collect();
-        let value = T::of(cross_entropy(&mut products, &targets, count, 1.0, |x| (x, T::ONE)));
+        let value = T::from_f64(cross_entropy(&mut products, &targets, count, 1.0, |x| (x, T::ONE)));
         if !value.is_finite() {
             return Err(LossError::Overflow);
         }

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::fields::{Field, SCALE};
 use super::formula::{Against, Anchor, Formula, Table};
 use super::measure::Measure;
-use super::real::Real;
 use super::smooth::{log_sum_exp, sigmoid, softplus};
+use crate::math::real::Real;
 
 /// NT-Xent loss (normalised temperature-scaled cross-entropy) with labels.
 ///
@@ -58,7 +58,7 @@ impl Formula for NtXent {
     }
 
     fn value<T: Real>(&self, table: &mut Table<'_, T>) -> f64 {
-        let inverse = T::of(1.0 / self.temperature);
+        let inverse = T::from_f64(1.0 / self.temperature);
         let row = |Anchor { cells, positives, negatives, .. }: Anchor<'_, T>| {
             if negatives.is_empty() {
                 positives.iter().for_each(|&p| cells[p] = T::ZERO);

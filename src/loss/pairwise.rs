@@ -9,8 +9,8 @@ use super::geometry::{
     ClassVectors, Groups, UnitGradient, class_vectors, embeddings, from_cosines, from_scores, no_parameters,
 };
 use super::penalty::closeness;
-use super::real::Real;
 use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
+use crate::math::real::Real;
 
 /// What two unit vectors cost as a function of their cosine `s`.
 ///
@@ -79,7 +79,7 @@ impl<T: Real, P: PairTerm<T>> Loss<T> for PairBased<P> {
                 for &j in members {
                     let (cost, slope) = if own { term.positive(s[j]) } else { term.negative(s[j]) };
                     sum += cost.to_f64();
-                    s[j] = slope * T::of(1.0 / members.len() as f64);
+                    s[j] = slope * T::from_f64(1.0 / members.len() as f64);
                 }
                 total += sum / members.len() as f64;
             }
@@ -122,12 +122,12 @@ pub(super) fn class_wise<T: Real>(
         .map(|(i, row)| {
             let weight = factor / (groups.members.len() * groups.members[groups.of[i]].len()) as f64;
             let cost = anchor(row, i, &groups);
-            row.iter_mut().for_each(|slope| *slope *= T::of(weight));
+            row.iter_mut().for_each(|slope| *slope *= T::from_f64(weight));
             weight * cost
         })
         .collect();
     from_cosines(&units, &cosines, gradients);
-    Ok(T::of(costs.iter().sum()))
+    Ok(T::from_f64(costs.iter().sum()))
 }
 
 /// The mean-field form of a loss of pairs.
@@ -198,7 +198,7 @@ impl<T: Real, P: PairTerm<T>> Loss<T> for MeanField<P> {
             repulsion(fields, &between, |s| term.negative(s), gradient)
         })?;
         let constant = 0.5 * self.mf_dropped * term.positive(T::ONE).0.to_f64();
-        Ok(T::of(value - constant))
+        Ok(T::from_f64(value - constant))
     }
 }
 
@@ -216,7 +216,7 @@ pub(super) fn sample_wise<T: Real>(
 ) -> Result<f64, LossError> {
     let units = embeddings(batch, classes)?;
     let fields = class_vectors("mean_fields", parameters, classes, batch.dim)?;
-    let each = T::of(1.0 / units.count as f64);
+    let each = T::from_f64(1.0 / units.count as f64);
     let mut scores = units.scores(&fields);
     let costs: Vec<f64> = scores
         .par_chunks_mut(classes)

@@ -3,9 +3,10 @@
 use rayon::prelude::*;
 
 use super::geometry::{ClassVectors, UnitGradient, turn};
-use super::real::{Onto, Real, View, product, serial_product};
-use super::rows::{add_scaled, largest};
-use crate::simd::vectorise;
+use crate::math::product::{Onto, View, product, serial_product};
+use crate::math::real::Real;
+use crate::math::rows::{add_scaled, largest};
+use crate::math::simd::vectorise;
 
 /// Rows of mean fields whose cosines with all following rows exist at one time, and rows of one task.
 const TILE: usize = 256;
@@ -32,7 +33,7 @@ pub(super) fn closeness<T: Real>(
     let units = fields.units();
     let gradient = gradient.begin(units.len());
     let pair = 2.0 * weight / classes as f64;
-    let (factor, exponent) = (T::of(pair * power), T::of(power));
+    let (factor, exponent) = (T::from_f64(pair * power), T::from_f64(power));
     let (mut tile, mut turned) = (Vec::new(), Vec::new());
     let mut total = 0.0;
     for first in (0..classes).step_by(TILE) {
@@ -115,7 +116,7 @@ impl Block {
                     // No pair of a row has more than its nearest.
                     let nearest = largest(
                         above,
-                        T::of(-2.0),
+                        T::from_f64(-2.0),
                         #[inline(always)]
                         |x| x,
                     );
@@ -144,10 +145,10 @@ impl Block {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::random::stream;
     use crate::loss::Gradients;
     use crate::loss::geometry::class_vectors;
-    use crate::loss::real::dot;
+    use crate::math::random::stream;
+    use crate::math::rows::dot;
 
     #[test]
     fn tiles_over_the_triangle_equal_the_full_double_sum() {

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::Init;
 use super::fields::{Field, MARGIN, SCALE};
 use super::formula::{Against, Formula, Table};
-use super::real::Real;
 use super::smooth::log_1p_sum_exp;
+use crate::math::real::Real;
 
 /// Proxy-anchor loss.
 ///
@@ -65,7 +65,7 @@ impl Formula for ProxyAnchor {
 
     fn value<T: Real>(&self, Table { cells: scores, labels, width: classes, .. }: &mut Table<'_, T>) -> f64 {
         let (labels, classes) = (*labels, *classes);
-        let (alpha, margin) = (T::of(self.alpha), T::of(self.margin));
+        let (alpha, margin) = (T::from_f64(self.alpha), T::from_f64(self.margin));
 
         // For each class: log(1 + sum) over its own samples, if it has any, and over the others.
         let logs: Vec<(Option<T>, T)> = (0..classes)
@@ -85,9 +85,9 @@ impl Formula for ProxyAnchor {
             for (c, (cell, &(pull, push))) in row.iter_mut().zip(&logs).enumerate() {
                 *cell = match pull {
                     Some(log) if label as usize == c => {
-                        -T::of(self.alpha * per_present) * (-alpha * (*cell - margin) - log).exp()
+                        -T::from_f64(self.alpha * per_present) * (-alpha * (*cell - margin) - log).exp()
                     }
-                    _ => T::of(self.alpha * per_class) * (alpha * (*cell + margin) - push).exp(),
+                    _ => T::from_f64(self.alpha * per_class) * (alpha * (*cell + margin) - push).exp(),
                 };
             }
         });

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::Init;
 use super::fields::{Field, SCALE};
 use super::formula::{Against, Formula, Table};
-use super::real::Real;
 use super::softmax::cross_entropy;
+use crate::math::real::Real;
 
 /// ProxyNCA loss.
 ///
@@ -62,7 +62,7 @@ impl Formula for ProxyNca {
 
     fn value<T: Real>(&self, table: &mut Table<'_, T>) -> f64 {
         let scale = 2.0 * self.softmax_scale;
-        cross_entropy(table.cells, table.labels, table.width, scale, |q| (T::of(scale) * q, T::of(scale)))
+        cross_entropy(table.cells, table.labels, table.width, scale, |q| (T::from_f64(scale) * q, T::from_f64(scale)))
     }
 }
 

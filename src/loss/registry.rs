@@ -6,7 +6,6 @@ use thiserror::Error;
 use super::Loss;
 use super::fields::Field;
 use super::formula::OfSamples;
-use super::real::Real;
 use super::{
     arcface::ArcFace, binomial_deviance::BinomialDeviance, center::Center,
     class_wise_contrastive::ClassWiseContrastive, class_wise_multi_similarity::ClassWiseMultiSimilarity,
@@ -19,6 +18,7 @@ use super::{
     proxy_anchor::ProxyAnchor, proxy_nca::ProxyNca, snr_contrastive::SnrContrastive, soft_triple::SoftTriple,
     triplet::Triplet,
 };
+use crate::math::real::Real;
 
 /// A loss and its parameters are outside their ranges.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

@@ -1,10 +1,10 @@
 //! Sums of exponentials in forms that neither overflow nor lose small terms.
 
-use super::real::Real;
+use crate::math::real::Real;
 
 /// `ln(sum exp(x))`; minus infinity for no terms.
 pub fn log_sum_exp<T: Real>(terms: impl Iterator<Item = T> + Clone) -> T {
-    let largest = terms.clone().fold(T::of(f64::NEG_INFINITY), T::max);
+    let largest = terms.clone().fold(T::from_f64(f64::NEG_INFINITY), T::max);
     if !largest.is_finite() {
         return largest;
     }

@@ -7,7 +7,7 @@ use super::fields::{Field, MARGIN, WEIGHT};
 use super::formula::{Against, Formula, Table};
 use super::geometry::Units;
 use super::measure::Measure;
-use super::real::Real;
+use crate::math::real::Real;
 
 /// Contrastive loss of the ratio of variances.
 ///
@@ -89,7 +89,7 @@ impl Formula for SnrContrastive {
             let sum = units.row(i).iter().fold(0.0, |s, x| s + x.to_f64());
             total += sum.abs();
             let slope = if sum == 0.0 { 0.0 } else { weight * sum.signum() };
-            out.iter_mut().for_each(|g| *g += T::of(slope));
+            out.iter_mut().for_each(|g| *g += T::from_f64(slope));
         }
         weight * total
     }

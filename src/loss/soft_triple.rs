@@ -5,10 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::fields::{Field, MARGIN, Range, SCALE, Value, WEIGHT};
 use super::geometry::{ClassVectors, UnitGradient, class_vectors, embeddings, from_scores};
-use super::real::{Real, dot};
 use super::softmax::cross_entropy;
 use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
-use crate::simd::vectorise;
+use crate::math::real::Real;
+use crate::math::rows::dot;
+use crate::math::simd::vectorise;
 
 /// SoftTriple loss.
 ///
@@ -102,13 +103,13 @@ impl<T: Real> Loss<T> for SoftTriple {
                 }
             },
         );
-        let (scale, margin) = (T::of(self.la), T::of(self.margin));
+        let (scale, margin) = (T::from_f64(self.la), T::from_f64(self.margin));
         let mut slopes = similarities.clone();
         let mut value =
             cross_entropy(&mut slopes, batch.labels, classes, self.la, |score| (scale * (score - margin), scale));
 
         // From the scores to the cosines: the softmax over the centres moves too.
-        let sharpness = T::of(1.0 / self.gamma);
+        let sharpness = T::from_f64(1.0 / self.gamma);
         let scores = similarities.par_chunks(BLOCK).zip(slopes.par_chunks(BLOCK));
         cosines.par_chunks_mut(BLOCK * each).zip(scores).for_each_init(room, |shares, (cosines, (scores, slopes))| {
             self.shares(cosines, shares);
@@ -125,7 +126,7 @@ impl<T: Real> Loss<T> for SoftTriple {
             value += self.spread(&centres, classes, unit_gradient.begin(centres.count * centres.dim));
         }
         from_scores(&units, &centres, &cosines, unit_gradient, gradients);
-        Ok(T::of(value))
+        Ok(T::from_f64(value))
     }
 }
 
@@ -139,7 +140,7 @@ impl SoftTriple {
 
     /// The softmax over each class's centres, given the cosines with the centres of some classes; `out` may hold more.
     fn shares<T: Real>(&self, cosines: &[T], out: &mut [T]) {
-        let (each, sharpness) = (self.centres(), T::of(1.0 / self.gamma));
+        let (each, sharpness) = (self.centres(), T::from_f64(1.0 / self.gamma));
         let out = &mut out[..cosines.len()];
         vectorise(
             #[inline(always)]
@@ -171,9 +172,11 @@ impl SoftTriple {
                 let mut sum = 0.0;
                 for k in 0..each {
                     for l in k + 1..each {
-                        let distance = (T::of(2.0 + 1e-5) - T::of(2.0) * dot(row(k), row(l))).max(T::of(1e-6)).sqrt();
+                        let distance = (T::from_f64(2.0 + 1e-5) - T::from_f64(2.0) * dot(row(k), row(l)))
+                            .max(T::from_f64(1e-6))
+                            .sqrt();
                         sum += distance.to_f64();
-                        let slope = -T::of(weight) / distance;
+                        let slope = -T::from_f64(weight) / distance;
                         for d in 0..dim {
                             out[k * dim + d] += slope * row(l)[d];
                             out[l * dim + d] += slope * row(k)[d];

@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::real::Real;
-use super::rows::{exponentials, largest};
-use crate::simd::vectorise;
+use crate::math::real::Real;
+use crate::math::rows::{exponentials, largest};
+use crate::math::simd::vectorise;
 
 /// `mean_i log(1 + sum_{c != y_i} exp(scale q_ic - target(q_{i,y_i})))`, which is the cross-entropy of the logits
 /// `scale q_ic` with the target's replaced.
@@ -18,7 +18,7 @@ pub(super) fn cross_entropy<T: Real>(
     scale: f64,
     target: impl Fn(T) -> (T, T) + Sync,
 ) -> f64 {
-    let (scale, each) = (T::of(scale), T::of(1.0 / labels.len() as f64));
+    let (scale, each) = (T::from_f64(scale), T::from_f64(1.0 / labels.len() as f64));
     let values: Vec<f64> = scores
         .par_chunks_mut(classes)
         .zip(labels)
@@ -31,7 +31,7 @@ pub(super) fn cross_entropy<T: Real>(
                 || {
                     row.iter_mut().for_each(|score| *score = scale * *score - own);
                     // Its power is 0: the target is no part of the sum.
-                    row[label] = T::of(f64::NEG_INFINITY);
+                    row[label] = T::from_f64(f64::NEG_INFINITY);
                     let top = largest(
                         row,
                         T::ZERO,

@@ -6,10 +6,10 @@ use serde_json::json;
 
 use super::check::{Tolerances, Verdict, check};
 use super::fields::Range;
-use super::real::Real;
 use super::registry::LossSpec;
 use super::{Batch, Gradients, Loss, LossError, Parameter};
-use crate::data::random::stream;
+use crate::math::random::stream;
+use crate::math::real::Real;
 
 /// Values and gradients of pytorch-metric-learning 2.8.1 and of the mean-field paper's formulas, in 64 bits.
 const REFERENCE: &str = include_str!("../../tests/data/losses.json");
@@ -40,7 +40,7 @@ impl Sample {
 
     /// The value and gradients in one number type.
     pub fn evaluate<T: Real>(&self, loss: &dyn Loss<T>) -> Result<(T, Gradients<T>), LossError> {
-        let narrow = |values: &[f64]| -> Vec<T> { values.iter().map(|&x| T::of(x)).collect() };
+        let narrow = |values: &[f64]| -> Vec<T> { values.iter().map(|&x| T::from_f64(x)).collect() };
         let parameters: Vec<Vec<T>> = self.parameters.iter().map(|p| narrow(p)).collect();
         let parameters: Vec<&[T]> = parameters.iter().map(Vec::as_slice).collect();
         let embeddings = narrow(&self.embeddings);

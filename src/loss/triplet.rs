@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::fields::{Field, MARGIN, Range, Value};
 use super::formula::{Against, Anchor, Formula, Table};
 use super::measure::Measure;
-use super::real::Real;
+use crate::math::real::Real;
 
 /// Triplet margin loss.
 ///
@@ -86,7 +86,7 @@ impl Formula for Triplet {
     }
 
     fn value<T: Real>(&self, table: &mut Table<'_, T>) -> f64 {
-        let margin = T::of(self.margin);
+        let margin = T::from_f64(self.margin);
         let row = |Anchor { cells, positives, negatives, .. }: Anchor<'_, T>| {
             let near: Vec<T> = positives.iter().map(|&p| cells[p]).collect();
             let mut pulls = vec![T::ZERO; near.len()];

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use super::real::Real;
 use super::registry::LossSpec;
 use super::{Batch, Gradients};
+use crate::math::real::Real;
 
 /// Set, row, class and four elements of each embedding, class vector and SoftTriple centre.
 const INPUTS: &str = include_str!("../../tests/data/loss_vectors_inputs.csv");
@@ -71,7 +71,7 @@ fn spec(name: &str, parameters: &str) -> LossSpec {
 
 /// Value and norms, the second 0 for a loss without class vectors.
 fn evaluate<T: Real>(spec: &LossSpec) -> [f64; 3] {
-    let narrow = |values: &[f64]| -> Vec<T> { values.iter().map(|&x| T::of(x)).collect() };
+    let narrow = |values: &[f64]| -> Vec<T> { values.iter().map(|&x| T::from_f64(x)).collect() };
     let (labels, embeddings) = set("embedding");
     let vectors = set(if spec.name() == "soft_triple" { "softtriple_centre" } else { "class_vector" }).1;
     let (embeddings, vectors) = (narrow(&embeddings), narrow(&vectors));

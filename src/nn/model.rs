@@ -8,7 +8,7 @@ use super::backend::{After, Backend, Convolution, Map, Recording, Reduce, Shape}
 use super::layers::{Builder, Layer, Names, Pass, Statistics, UnitLayer, work};
 use super::tensor::{Init, NamedTensor, Part, Tensors};
 use super::{inception, resnet, vit};
-use crate::data::random::stream;
+use crate::math::random::stream;
 
 /// A network's trunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use super::Error;
 use super::backend::Backend;
-use crate::data::random::stream;
+use crate::math::random::stream;
 
 /// What a tensor is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::backend::{After, Backend, Convolution, Map, Norm, Recording, Reduce, Shape, Unit, Window};
 use super::{Dropout, Native};
-use crate::data::random::stream;
+use crate::math::random::stream;
 
 /// Standard normal, the same for the same purpose and length.
 pub(super) fn random(purpose: &str, len: usize) -> Vec<f32> {

@@ -6,7 +6,7 @@ use super::backend::{Backend, Convolution, Map, Recording, Shape};
 use super::portable::transformer::{self as portable, Flat, Matrix};
 use super::tests::bare;
 use super::{Architecture, Backbone, Error, Head, Kind, Model, Native, Pooling, embed};
-use crate::data::random::stream;
+use crate::math::random::stream;
 
 type Vector = <Native as Backend>::Vector;
 type Traced = Map<Native, Recording<Native>>;

@@ -9,7 +9,7 @@
 use statrs::function::erf::erf;
 
 use super::space::Point;
-use crate::data::random::{Stream, stream};
+use crate::math::random::{Stream, stream};
 
 /// The share of trials that count as good.
 const GOOD: f64 = 0.15;

@@ -4,7 +4,7 @@
 //! from the last to the first, each sent through a random permutation of its own place and base (Braaten and Weller
 //! 1979, with permutations drawn by the seed). Without them the coordinates of large primes rise together.
 
-use crate::data::random::stream;
+use crate::math::random::stream;
 
 /// Point number `at`, counted from 0, of a cube of `dimensions`.
 pub(super) fn point(dimensions: usize, seed: u64, at: u32) -> Vec<f64> {

@@ -1,7 +1,7 @@
 //! Searches of functions whose best place is known.
 
 use super::*;
-use crate::data::random::stream;
+use crate::math::random::stream;
 
 fn search(text: &str) -> Search {
     serde_json::from_str(text).unwrap()

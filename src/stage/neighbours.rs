@@ -8,13 +8,13 @@ use super::groups::Groups;
 use super::vectors::{self, Part};
 use super::{JobError, output, parameters, parsed, problems, required};
 use crate::data::images::EvalImages;
-use crate::data::random::stream;
 use crate::data::shard::ImageSet;
 use crate::data::split::Split;
 use crate::engine::execute::KindJob;
 use crate::eval::neighbours::neighbours;
 use crate::eval::sheet::{self, Line, Picture, SIDE};
 use crate::eval::{Options, Scores, retrieval};
+use crate::math::random::stream;
 use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
 
 pub(super) const KIND: Kind = Kind {

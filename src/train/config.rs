@@ -11,8 +11,8 @@ use super::schedule::{Schedule, WarmUp};
 use super::selection::Validate;
 use crate::data::augment::{Augment, Variation};
 use crate::data::images::SHORT_SIDE;
-use crate::data::random::seed_of;
 use crate::loss::{Loss, has_class_vectors};
+use crate::math::random::seed_of;
 use crate::nn::weights::Choice;
 use crate::nn::{Backbone, Head, Normalisation, Pooling};
 

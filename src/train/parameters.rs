@@ -1,8 +1,8 @@
 //! The matrices that a loss learns: how they start, and what a loss may return for them.
 
 use super::error::TrainError;
-use crate::data::random::stream;
 use crate::loss::{Gradients, Init, Parameter};
+use crate::math::random::stream;
 
 /// A matrix that the loss learned.
 #[derive(Debug, Clone, PartialEq)]

@@ -118,7 +118,7 @@ fn a_cut_file_is_broken_unless_nothing_of_the_image_is_missing() {
 
 #[test]
 fn damage_is_told_or_decoded_but_ends_nothing() {
-    let mut random = crate::data::random::stream(4, "test damage", 0, 0);
+    let mut random = crate::math::random::stream(4, "test damage", 0, 0);
     for name in ["photo.jpg", "progressive.jpg", "cmyk.jpg", "grey.jpg", "large.jpg", "palette.png", "lossless.webp"] {
         let whole = fs::read(fixtures().join(name)).unwrap();
         let mut told = 0;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Problem;
 use super::error::DataError;
-use super::random::Stream;
+use crate::math::random::Stream;
 
 pub use self::miniature::GeneratedLayout;
 

@@ -5,7 +5,7 @@
 use std::f64::consts::TAU;
 
 use super::{Warp, hsv, to_byte};
-use crate::data::random::{Stream, stream};
+use crate::math::random::{Stream, stream};
 
 /// One wave of the pattern.
 #[derive(Debug, Clone)]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::data::random::{Stream, stream};
+use crate::math::random::{Stream, stream};
 
 /// The ranks of all matches by a double loop in 64 bits.
 fn plain(

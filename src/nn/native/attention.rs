@@ -11,8 +11,8 @@ use rayon::prelude::*;
 
 use super::buffer::{Buffer, scratch};
 use super::product::{Finish, LANES, Product, ROWS, Sizes};
-use crate::loss::real::Real;
-use crate::simd::vectorise;
+use crate::math::real::Real;
+use crate::math::simd::vectorise;
 
 /// Queries of one block, at most: forward few, since a block is a task; backward as many as leave their scores in the
 /// second-level cache, since each block adds to the gradients of all keys and values.

@@ -8,8 +8,8 @@ use rayon::prelude::*;
 
 use super::buffer::Buffer;
 use super::map::CHUNK;
-use crate::loss::real::Real;
-use crate::simd::vectorise;
+use crate::math::real::Real;
+use crate::math::simd::vectorise;
 
 /// `R(t) = e^(t^2 / 2) P(X > t)` from 0 to 14: numerator and denominator, the highest power first. A minimax fit of its relative
 /// error (6e-9; in single precision the quotient is within 3e-7).

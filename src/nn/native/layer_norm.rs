@@ -6,10 +6,10 @@ use rayon::prelude::*;
 use super::buffer::Buffer;
 use super::map::{CHUNK, NativeMap, NativeVector, put, take};
 use super::{Native, failed};
-use crate::loss::real::dot;
-use crate::loss::rows::sum;
+use crate::math::rows::dot;
+use crate::math::rows::sum;
+use crate::math::simd::vectorise;
 use crate::nn::Error;
-use crate::simd::vectorise;
 
 /// Mean, and the inverse of the deviation, of one pixel.
 type Moments = [f32; 2];

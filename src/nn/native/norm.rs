@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use super::map::CHUNK;
-use crate::simd::vectorise;
+use crate::math::simd::vectorise;
 
 /// Pixels whose sums are kept in single precision before they are added in double precision.
 const SUM_PIXELS: usize = 256;

@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
+use crate::math::simd::vectorise;
 use crate::nn::backend::{Reduce, Shape, Window};
-use crate::simd::vectorise;
 
 /// The pixels of an image that fall into the window at (`row`, `column`): their place in the window, and in the image.
 fn taps(window: Window, shape: Shape, row: usize, column: usize) -> impl Iterator<Item = (usize, usize)> {

@@ -8,8 +8,8 @@
 
 use rayon::prelude::*;
 
+use crate::math::simd::vectorise;
 use crate::nn::backend::Rule;
-use crate::simd::vectorise;
 
 /// Elements of a piece of work: pieces of four slices fit a core's cache, and a tensor of one piece stays on its thread.
 pub(super) const CHUNK: usize = 1 << 16;

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::data::images::Plain;
-use crate::data::random::stream;
 use crate::loss::registry::LossSpec;
 use crate::loss::{LossError, Parameter};
+use crate::math::random::stream;
 use crate::nn::{Head, Native, Portable, embed};
 use crate::train::Measured;
 

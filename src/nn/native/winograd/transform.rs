@@ -5,10 +5,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{FREQUENCIES, TILE, Taps};
+use crate::math::simd::vectorise;
 use crate::nn::native::buffer::{Buffer, scratch};
 use crate::nn::native::conv::Geometry;
 use crate::nn::native::product::{Finish, LANES};
-use crate::simd::vectorise;
 
 /// Polynomials are multiplied at the points 0, infinity, and these two and their negatives. With the usual 1 and 2 the
 /// frequencies are several times larger than what they are made of, and cancel: half as much rounding again. Points near a
