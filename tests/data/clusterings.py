@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes clusterings.json: labelings, and what scikit-learn says of their agreement. Needs numpy and scikit-learn."""
+"""Writes clusterings.json: labelings, and scikit-learn's scores of their agreement. Needs numpy and scikit-learn."""
 import json, pathlib
 import numpy as np
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score

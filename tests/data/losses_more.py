@@ -1,4 +1,4 @@
-"""Makes losses_more.json: reference values in 64 bits of losses and options that losses.json lacks.
+"""Writes losses_more.json: reference values in 64 bits of losses and options missing from losses.json.
 
 usage: python losses_more.py > losses_more.json      (torch, pytorch-metric-learning 2.9)
 

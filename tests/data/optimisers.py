@@ -1,4 +1,4 @@
-"""Makes optimisers.json: what PyTorch's optimisers, clipping and schedulers do on a small problem.
+"""Writes optimisers.json: the steps of PyTorch's optimisers, clipping and schedulers on a small problem.
 
 usage: OMP_NUM_THREADS=1 python optimisers.py > optimisers.json      (torch 2.15, CPU)
 

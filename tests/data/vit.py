@@ -1,4 +1,4 @@
-"""Makes tests/data/vit.json: timm's vit_small_patch16_224 at 64x64, filled by the rule of backbones.py.
+"""Writes tests/data/vit.json: timm's vit_small_patch16_224 at 64x64, initialised by the rule of backbones.py.
 
     python tests/data/vit.py tests/data/vit.json
 

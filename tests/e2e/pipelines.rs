@@ -81,6 +81,15 @@ fn losses_lengths_batches_and_costs_are_compared() {
 }
 
 #[test]
+fn losses_reads_a_folder_of_the_user() {
+    let space = shipped("losses");
+    space.write("birds/robin/1.png", "");
+    let folder = space.path("birds");
+    let shown = space.json(&["show", "images", "--json", "--set", &format!("images={}", folder.display())]);
+    assert_eq!(text(&shown["images"]["in"]["raw"]), folder.to_str().unwrap());
+}
+
+#[test]
 fn emoji_runs_under_both_protocols() {
     for protocol in ["own", "traditional", "mlrc"] {
         tiny("emoji", &["--set", &format!("protocol={protocol}")]);
