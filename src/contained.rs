@@ -1,7 +1,7 @@
-//! A decoder of others' that panics on some damaged files, as one that returns an error.
+//! Turns the panics of third-party decoders on damaged files into errors.
 //!
-//! polars-parquet and libjpeg-turbo-rs take counts and offsets of a file for true in places. What they panic with is an error of the file, so the
-//! program's panic hook, which speaks of an error of the program, stays silent meanwhile.
+//! polars-parquet and libjpeg-turbo-rs trust counts and offsets of a file in places. Such a panic is an error of the file, so
+//! the program's panic hook, which reports a bug in the program, stays silent during the call.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};

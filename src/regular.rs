@@ -1,11 +1,11 @@
-//! Files that can be read to their end: a named pipe waits for a writer for ever, and a device may never end.
+//! Regular files only: opening a named pipe can block forever, and a device may never end.
 
 use std::fs::{File, FileType};
 use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-/// What a file of this type is in words, if it is none that can be read to its end.
+/// The name of a file type that cannot be read to its end; none for other types.
 pub fn special(kind: FileType) -> Option<&'static str> {
     match kind {
         kind if kind.is_fifo() => Some("a named pipe"),
@@ -19,12 +19,16 @@ pub fn special(kind: FileType) -> Option<&'static str> {
 ///
 /// # Errors
 /// The file system's, and [`ErrorKind::InvalidInput`] for a folder, a named pipe, a socket or a device, which is not
-/// opened: opening a pipe can wait for ever.
+/// opened: opening a pipe can block forever. Both name the path.
 pub fn open(path: &Path) -> Result<File> {
-    let kind = std::fs::metadata(path)?.file_type();
-    match special(kind).or(kind.is_dir().then_some("a folder")) {
-        Some(what) => Err(Error::new(ErrorKind::InvalidInput, format!("it is {what}, expected a file"))),
-        None => File::open(path),
+    // Where there is nothing to look at, opening says so.
+    let kind = std::fs::metadata(path).map(|metadata| metadata.file_type()).ok();
+    match kind.and_then(|kind| special(kind).or(kind.is_dir().then_some("a folder"))) {
+        Some(what) => {
+            let message = format!("{}: it is {what}, expected a file", path.display());
+            Err(Error::new(ErrorKind::InvalidInput, message))
+        }
+        None => fs_err::File::open(path).map(fs_err::File::into_file),
     }
 }
 
@@ -46,7 +50,7 @@ mod tests {
             (folder.path(), "a folder"),
         ] {
             let message = open(path).unwrap_err().to_string();
-            assert!(message.contains(what), "{message}");
+            assert_eq!(message, format!("{}: it is {what}, expected a file", path.display()));
         }
         let file = folder.path().join("file");
         std::fs::write(&file, "x").unwrap();

@@ -5,7 +5,8 @@
 //! silently.
 
 use std::borrow::Cow;
-use std::io::{Error, ErrorKind, Result};
+use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use crate::format::{self, Known};
@@ -15,16 +16,23 @@ use crate::format::{self, Known};
 ///
 /// # Errors
 /// The file system's, and [`ErrorKind::InvalidData`] with what is wrong and what to do: another encoding, by line and
-/// byte; a NUL byte; a file that is no text but something known (a Git-LFS pointer, a web page, an archive).
-pub fn read(path: &Path) -> Result<String> {
-    decode(&std::fs::read(path)?).map_err(|message| Error::new(ErrorKind::InvalidData, message))
+/// byte; a NUL byte; a file that is not text but something known (a Git-LFS pointer, a web page, an archive). Both name the
+/// path.
+pub fn read(path: &Path) -> io::Result<String> {
+    let refused = |message| io::Error::new(ErrorKind::InvalidData, format!("{}: {message}", path.display()));
+    decode(&fs_err::read(path)?).map_err(refused)
+}
+
+/// [`read`] for messages that name the path themselves: its errors do not.
+pub fn read_unnamed(path: &Path) -> io::Result<String> {
+    decode(&std::fs::read(path)?).map_err(|message| io::Error::new(ErrorKind::InvalidData, message))
 }
 
 /// [`read`] of bytes that are in memory.
 ///
 /// # Errors
 /// What is wrong and what to do.
-pub fn decode(bytes: &[u8]) -> std::result::Result<String, String> {
+pub fn decode(bytes: &[u8]) -> Result<String, String> {
     let text = match bytes {
         [0xef, 0xbb, 0xbf, rest @ ..] => utf8(rest)?,
         [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes)?,
@@ -37,14 +45,25 @@ pub fn decode(bytes: &[u8]) -> std::result::Result<String, String> {
     };
     match text.find('\0') {
         Some(at) => Err(format!(
-            "line {} has a NUL byte: it is no text, or UTF-16 without a byte order mark; save it as UTF-8",
+            "line {} has a NUL byte: it is not text, or UTF-16 without a byte order mark; save it as UTF-8",
             line(&text[..at])
         )),
         None => Ok(text),
     }
 }
 
-/// Somebody else's text on one line of a terminal: control characters, and those that change the direction of writing, as
+/// An error and its sources, joined by `: `: whole, since no error repeats the text of its source.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text += &format!(": {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// Untrusted text on one line of a terminal: control characters, and those that change the direction of writing, as
 /// their escapes.
 pub fn escaped(text: &str) -> Cow<'_, str> {
     if !text.chars().any(acts_on_terminals) {
@@ -117,7 +136,7 @@ fn plain(text: &str) -> String {
     out
 }
 
-fn utf8(bytes: &[u8]) -> std::result::Result<String, String> {
+fn utf8(bytes: &[u8]) -> Result<String, String> {
     std::str::from_utf8(bytes).map(str::to_owned).map_err(|error| {
         let at = error.valid_up_to();
         let line = 1 + bytes[..at].iter().filter(|&&byte| byte == b'\n').count();
@@ -125,10 +144,9 @@ fn utf8(bytes: &[u8]) -> std::result::Result<String, String> {
     })
 }
 
-fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> std::result::Result<String, String> {
+fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<String, String> {
     let (units, rest) = bytes.as_chunks::<2>();
-    let text: Option<String> =
-        char::decode_utf16(units.iter().map(|pair| unit(*pair))).collect::<std::result::Result<_, _>>().ok();
+    let text: Option<String> = char::decode_utf16(units.iter().map(|pair| unit(*pair))).collect::<Result<_, _>>().ok();
     match text {
         Some(text) if rest.is_empty() => Ok(text),
         _ => Err("it begins as UTF-16 and does not continue so; save it as UTF-8".to_owned()),

@@ -1,4 +1,4 @@
-//! Arrays in the files of other tools: what their elements are, and how they become vectors or labels.
+//! Arrays in the files of other tools: their element types, and their conversion to vectors or labels.
 //!
 //! | module | holds |
 //! | --- | --- |
@@ -6,8 +6,8 @@
 //! | [`npy`] | the header of `.npy`, as every version of NumPy has written it |
 //! | [`npz`] | the `.npy` files in an archive of `numpy.savez` |
 //!
-//! A number is read as it is: halves widen exactly, nothing is rounded but integers beyond 2^53. What is no number, or no
-//! matrix, is refused with the call of NumPy that helps.
+//! A number is read as it is: halves widen exactly, nothing is rounded but integers beyond 2^53. Anything but numbers, or
+//! of another shape than a matrix, is refused with the NumPy call that helps.
 
 pub mod npy;
 pub mod npz;
@@ -48,7 +48,7 @@ pub struct Matrix {
 
 /// What an element is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ElementType {
     Bool,
     I8,
     I16,
@@ -69,34 +69,34 @@ pub enum Kind {
     Bytes(usize),
 }
 
-impl Kind {
+impl ElementType {
     /// Bytes of one element.
     pub fn size(self) -> Option<usize> {
         Some(match self {
-            Kind::Bool | Kind::I8 | Kind::U8 => 1,
-            Kind::I16 | Kind::U16 | Kind::F16 | Kind::Bf16 => 2,
-            Kind::I32 | Kind::U32 | Kind::F32 => 4,
-            Kind::I64 | Kind::U64 | Kind::F64 => 8,
-            Kind::Text(length) => length.checked_mul(4)?,
-            Kind::Bytes(length) => length,
+            ElementType::Bool | ElementType::I8 | ElementType::U8 => 1,
+            ElementType::I16 | ElementType::U16 | ElementType::F16 | ElementType::Bf16 => 2,
+            ElementType::I32 | ElementType::U32 | ElementType::F32 => 4,
+            ElementType::I64 | ElementType::U64 | ElementType::F64 => 8,
+            ElementType::Text(length) => length.checked_mul(4)?,
+            ElementType::Bytes(length) => length,
         })
     }
 
     /// Whether its elements are numbers, as those of vectors are.
     pub fn is_number(self) -> bool {
-        !matches!(self, Kind::Text(_) | Kind::Bytes(_))
+        !matches!(self, ElementType::Text(_) | ElementType::Bytes(_))
     }
 
     /// Whether its elements are what labels are usually made of: no fractions.
     pub fn is_discrete(self) -> bool {
-        !matches!(self, Kind::F16 | Kind::Bf16 | Kind::F32 | Kind::F64)
+        !matches!(self, ElementType::F16 | ElementType::Bf16 | ElementType::F32 | ElementType::F64)
     }
 }
 
-/// How the elements of an array lie in its bytes.
+/// The memory layout of an array.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
-    pub kind: Kind,
+    pub kind: ElementType,
     /// Whether the first byte of an element is the highest.
     pub big_endian: bool,
     /// Whether the first axis moves fastest.
@@ -106,7 +106,7 @@ pub struct Layout {
 
 impl Layout {
     /// Row-major and little-endian, as most files are.
-    pub fn plain(kind: Kind, shape: &[usize]) -> Self {
+    pub fn plain(kind: ElementType, shape: &[usize]) -> Self {
         Layout { kind, big_endian: false, fortran: false, shape: shape.to_vec() }
     }
 
@@ -186,45 +186,45 @@ impl<R: Read> Array<R> {
             };
         }
         match self.layout.kind {
-            Kind::Bool => Ok(self.elements(|[byte]| (byte != 0).to_string())?),
-            Kind::I8 => decimal!(i8),
-            Kind::I16 => decimal!(i16),
-            Kind::I32 => decimal!(i32),
-            Kind::I64 => decimal!(i64),
-            Kind::U8 => decimal!(u8),
-            Kind::U16 => decimal!(u16),
-            Kind::U32 => decimal!(u32),
-            Kind::U64 => decimal!(u64),
-            Kind::F16 | Kind::Bf16 | Kind::F32 | Kind::F64 => {
+            ElementType::Bool => Ok(self.elements(|[byte]| (byte != 0).to_string())?),
+            ElementType::I8 => decimal!(i8),
+            ElementType::I16 => decimal!(i16),
+            ElementType::I32 => decimal!(i32),
+            ElementType::I64 => decimal!(i64),
+            ElementType::U8 => decimal!(u8),
+            ElementType::U16 => decimal!(u16),
+            ElementType::U32 => decimal!(u32),
+            ElementType::U64 => decimal!(u64),
+            ElementType::F16 | ElementType::Bf16 | ElementType::F32 | ElementType::F64 => {
                 let numbers = self.numbers()?.wide().into_iter().enumerate();
                 numbers.map(|(row, number)| whole(number).map_err(|what| format!("row {row} {what}"))).collect()
             }
-            Kind::Text(length) => self.texts(4 * length, |bytes, big| {
+            ElementType::Text(length) => self.texts(4 * length, |bytes, big| {
                 let units = bytes.as_chunks().0.iter();
                 let unit = |bytes: &[u8; 4]| if big { u32::from_be_bytes(*bytes) } else { u32::from_le_bytes(*bytes) };
                 units.map(unit).map(char::from_u32).collect::<Option<String>>()
             }),
-            Kind::Bytes(length) => self.texts(length, |bytes, _| String::from_utf8(bytes.to_vec()).ok()),
+            ElementType::Bytes(length) => self.texts(length, |bytes, _| String::from_utf8(bytes.to_vec()).ok()),
         }
     }
 
     /// All elements in the order of the bytes.
     fn numbers(mut self) -> Result<Values, String> {
         Ok(match self.layout.kind {
-            Kind::Bool => Values::F32(self.elements(|[byte]| f32::from(u8::from(byte != 0)))?),
-            Kind::I8 => Values::F32(self.elements(|bytes| f32::from(i8::from_le_bytes(bytes)))?),
-            Kind::U8 => Values::F32(self.elements(|[byte]| f32::from(byte))?),
-            Kind::I16 => Values::F32(self.elements(|bytes| f32::from(i16::from_le_bytes(bytes)))?),
-            Kind::U16 => Values::F32(self.elements(|bytes| f32::from(u16::from_le_bytes(bytes)))?),
-            Kind::F16 => Values::F32(self.elements(|bytes| f16::from_le_bytes(bytes).to_f32())?),
-            Kind::Bf16 => Values::F32(self.elements(|bytes| bf16::from_le_bytes(bytes).to_f32())?),
-            Kind::F32 => Values::F32(self.elements(f32::from_le_bytes)?),
-            Kind::F64 => Values::F64(self.elements(f64::from_le_bytes)?),
-            Kind::I32 => Values::F64(self.elements(|bytes| f64::from(i32::from_le_bytes(bytes)))?),
-            Kind::U32 => Values::F64(self.elements(|bytes| f64::from(u32::from_le_bytes(bytes)))?),
-            Kind::I64 => Values::F64(self.elements(|bytes| i64::from_le_bytes(bytes) as f64)?),
-            Kind::U64 => Values::F64(self.elements(|bytes| u64::from_le_bytes(bytes) as f64)?),
-            Kind::Text(_) | Kind::Bytes(_) => {
+            ElementType::Bool => Values::F32(self.elements(|[byte]| f32::from(u8::from(byte != 0)))?),
+            ElementType::I8 => Values::F32(self.elements(|bytes| f32::from(i8::from_le_bytes(bytes)))?),
+            ElementType::U8 => Values::F32(self.elements(|[byte]| f32::from(byte))?),
+            ElementType::I16 => Values::F32(self.elements(|bytes| f32::from(i16::from_le_bytes(bytes)))?),
+            ElementType::U16 => Values::F32(self.elements(|bytes| f32::from(u16::from_le_bytes(bytes)))?),
+            ElementType::F16 => Values::F32(self.elements(|bytes| f16::from_le_bytes(bytes).to_f32())?),
+            ElementType::Bf16 => Values::F32(self.elements(|bytes| bf16::from_le_bytes(bytes).to_f32())?),
+            ElementType::F32 => Values::F32(self.elements(f32::from_le_bytes)?),
+            ElementType::F64 => Values::F64(self.elements(f64::from_le_bytes)?),
+            ElementType::I32 => Values::F64(self.elements(|bytes| f64::from(i32::from_le_bytes(bytes)))?),
+            ElementType::U32 => Values::F64(self.elements(|bytes| f64::from(u32::from_le_bytes(bytes)))?),
+            ElementType::I64 => Values::F64(self.elements(|bytes| i64::from_le_bytes(bytes) as f64)?),
+            ElementType::U64 => Values::F64(self.elements(|bytes| u64::from_le_bytes(bytes) as f64)?),
+            ElementType::Text(_) | ElementType::Bytes(_) => {
                 return Err("the elements are text, expected numbers (numpy.ndarray.astype('float32'))".to_owned());
             }
         })

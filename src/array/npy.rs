@@ -1,4 +1,4 @@
-//! The header of `.npy`: what the elements are and how they lie.
+//! The header of `.npy`: type and memory layout of the elements.
 //!
 //! `npyz` reads the Python literal in it. What NumPy itself takes and `npyz` does not is rewritten first: `4L` of Python 2,
 //! `np.int64(4)` of scripts that print a shape of NumPy 2, and `=` for this machine's byte order.
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
 
-use super::{Array, Kind, Layout};
+use super::{Array, ElementType, Layout};
 use crate::format;
 
 const MAGIC: &[u8] = b"\x93NUMPY";
@@ -49,20 +49,20 @@ pub fn layout(from: &mut impl Read) -> Result<Layout, String> {
     let unsupported = |what: &str, help: &str| Err(format!("the elements are {what} ({element}); {help}"));
     let size = usize::try_from(element.size_field()).map_err(|e| e.to_string())?;
     let kind = match (element.type_char(), size) {
-        (TypeChar::Bool, _) => Kind::Bool,
-        (TypeChar::Int, 1) => Kind::I8,
-        (TypeChar::Int, 2) => Kind::I16,
-        (TypeChar::Int, 4) => Kind::I32,
-        (TypeChar::Int, 8) => Kind::I64,
-        (TypeChar::Uint, 1) => Kind::U8,
-        (TypeChar::Uint, 2) => Kind::U16,
-        (TypeChar::Uint, 4) => Kind::U32,
-        (TypeChar::Uint, 8) => Kind::U64,
-        (TypeChar::Float, 2) => Kind::F16,
-        (TypeChar::Float, 4) => Kind::F32,
-        (TypeChar::Float, 8) => Kind::F64,
-        (TypeChar::UnicodeStr, _) => Kind::Text(size),
-        (TypeChar::ByteStr, _) => Kind::Bytes(size),
+        (TypeChar::Bool, _) => ElementType::Bool,
+        (TypeChar::Int, 1) => ElementType::I8,
+        (TypeChar::Int, 2) => ElementType::I16,
+        (TypeChar::Int, 4) => ElementType::I32,
+        (TypeChar::Int, 8) => ElementType::I64,
+        (TypeChar::Uint, 1) => ElementType::U8,
+        (TypeChar::Uint, 2) => ElementType::U16,
+        (TypeChar::Uint, 4) => ElementType::U32,
+        (TypeChar::Uint, 8) => ElementType::U64,
+        (TypeChar::Float, 2) => ElementType::F16,
+        (TypeChar::Float, 4) => ElementType::F32,
+        (TypeChar::Float, 8) => ElementType::F64,
+        (TypeChar::UnicodeStr, _) => ElementType::Text(size),
+        (TypeChar::ByteStr, _) => ElementType::Bytes(size),
         (TypeChar::Float, _) => {
             return unsupported("long doubles, which differ from machine to machine", "save x.astype('float64')");
         }

@@ -15,7 +15,7 @@ use crate::format::{self, Known};
 #[derive(Debug)]
 pub struct Archive {
     zip: ZipArchive<BufReader<File>>,
-    /// The names of its arrays and how they lie, or why they cannot be read.
+    /// The names and layouts of its arrays, or why they cannot be read.
     pub arrays: Vec<(String, Result<Layout, String>)>,
 }
 
@@ -23,7 +23,7 @@ impl Archive {
     /// Opens the archive at `path` and reads the headers of its arrays.
     ///
     /// # Errors
-    /// It is no archive, or one without arrays.
+    /// It is not an archive, or one without arrays.
     pub fn open(path: &Path) -> Result<Self, String> {
         let mut start = Vec::new();
         let head = File::open(path).and_then(|file| file.take(512).read_to_end(&mut start));
@@ -31,7 +31,7 @@ impl Archive {
         match format::recognise(&start) {
             Some(Known::Zip) => {}
             Some(known) => return Err(format!("it is {known}, not an .npz archive{}", known.advice())),
-            None => return Err("it is no archive; write it with numpy.savez".to_owned()),
+            None => return Err("it is not an archive; write it with numpy.savez".to_owned()),
         }
         let file = File::open(path).map_err(|e| e.to_string())?;
         let zip = ZipArchive::new(BufReader::new(file)).map_err(|e| format!("the archive is damaged: {e}"))?;
@@ -42,7 +42,8 @@ impl Archive {
             archive.arrays.push((name.to_owned(), layout));
         }
         if archive.arrays.is_empty() {
-            return Err(format!("the archive holds no .npy array; it holds {}", names.join(", ")));
+            let others = if names.is_empty() { String::new() } else { format!("; it holds {}", names.join(", ")) };
+            return Err(format!("the archive holds no .npy array{others}"));
         }
         Ok(archive)
     }

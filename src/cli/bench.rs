@@ -6,10 +6,9 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::failure::Failure;
 use crate::loss::cost::{self, Cost};
 use crate::loss::registry::LossSpec;
-
-type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Time forward and backward of losses on random embeddings.
 ///
@@ -61,7 +60,7 @@ struct Row {
 }
 
 /// Runs the command.
-pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let names = || LossSpec::NAMES.iter().map(|name| (*name).to_owned()).collect();
     let losses: Vec<String> = if args.losses.is_empty() { names() } else { args.losses.clone() };
     let mut cases = Vec::new();
@@ -91,21 +90,21 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
     if args.json {
         writeln!(out, "{:#}", json!({ "rows": rows }))?;
     }
-    Ok(true)
+    Ok(())
 }
 
 /// A name, or a mapping as in a pipeline.
-fn spec(text: &str) -> Result<LossSpec, Error> {
+fn spec(text: &str) -> Result<LossSpec, Failure> {
     if let Some(spec) = LossSpec::named(text) {
         return Ok(spec);
     }
     if !text.contains('{') {
-        return Err(format!("no loss {text:?}; `meanfield loss list` prints all").into());
+        return Err(Failure::bad_argument(format!("no loss {text:?}; `meanfield loss list` prints all")));
     }
-    serde_yaml::from_str(text).map_err(|error| format!("loss {text}: {error}").into())
+    serde_yaml::from_str(text).map_err(|error| Failure::bad_argument(format!("loss {text}: {error}")))
 }
 
-fn measure_apart(loss: &str, [batch, classes, dim]: [u64; 3], args: &Args) -> Result<Row, Error> {
+fn measure_apart(loss: &str, [batch, classes, dim]: [u64; 3], args: &Args) -> Result<Row, Failure> {
     let mut command = Command::new(super::this_program()?);
     command.args(["loss", "bench", loss, "--json", "--seconds", &args.seconds.to_string()]);
     for (flag, value) in [("--batch", batch), ("--classes", classes), ("--dim", dim)] {
@@ -114,17 +113,18 @@ fn measure_apart(loss: &str, [batch, classes, dim]: [u64; 3], args: &Args) -> Re
     command.args(args.threads.iter().flat_map(|threads| ["--threads".into(), threads.to_string()]));
     let output = command.output()?;
     if !output.status.success() {
-        return Err(format!("{loss}: {}", String::from_utf8_lossy(&output.stderr).trim()).into());
+        let message = format!("{loss}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        return Err(Failure::broken(message));
     }
     #[derive(Deserialize)]
     struct Document {
         rows: Vec<Row>,
     }
     let document: Document = serde_json::from_slice(&output.stdout)?;
-    document.rows.into_iter().next().ok_or_else(|| format!("{loss}: no measurement").into())
+    document.rows.into_iter().next().ok_or_else(|| Failure::broken(format!("{loss}: no measurement")))
 }
 
-fn measure(text: &str, [batch, classes, dim]: [usize; 3], args: &Args) -> Result<Row, Error> {
+fn measure(text: &str, [batch, classes, dim]: [usize; 3], args: &Args) -> Result<Row, Failure> {
     let spec = spec(text)?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build()?;
     let cost = pool.install(|| cost::measure(&spec, [batch, classes, dim], args.seconds))?;

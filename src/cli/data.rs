@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::failure::{Failure, verdict};
 use super::output::{Overwrite, is_one, is_read};
 use crate::data::inspect::{Inspection, Repeated, Same, Sheet, contact_sheet, inspect};
 use crate::data::layout::{self, Counts, Layout, Source};
@@ -14,9 +15,7 @@ use crate::data::preprocess::PreprocessConfig;
 use crate::data::split::{MlrcFold, SplitRule};
 use crate::text::escaped;
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
-
-/// Look into data sets.
+/// Inspect data sets.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -43,10 +42,10 @@ struct Inspect {
     /// Take cub, cars196, sop and inshop of any size, not of the published one only.
     #[arg(long)]
     any_counts: bool,
-    /// Let a class be in the test split and in another one.
+    /// Allow classes shared between the test split and another one.
     #[arg(long)]
     shared_classes: bool,
-    /// Draw some images of some classes, one class a row, into this PNG file.
+    /// Draw some images of some classes, one class per row, into this PNG file.
     #[arg(long, value_name = "FILE")]
     contact_sheet: Option<PathBuf>,
     #[command(flatten)]
@@ -84,8 +83,8 @@ fn parse_split(text: &str) -> Result<SplitRule, String> {
     }
 }
 
-/// Runs the command; false if an image is broken or in two splits.
-pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
+/// Runs the command; its check fails if an image is broken or in two splits.
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let Command::Inspect(args) = &args.command;
     args.contact_sheet.iter().try_for_each(|path| check_sheet(args, path))?;
     let source = Source {
@@ -95,6 +94,9 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
         counts: if args.any_counts { Counts::Any } else { Counts::Published },
         shared_classes: args.shared_classes,
     };
+    if let Some((field, message)) = source.check().into_iter().next() {
+        return Err(Failure::bad_argument(format!("{field} {message}")));
+    }
     let listing = layout::read(&source, &args.folder)?;
     args.contact_sheet.iter().try_for_each(|path| check_apart(&listing, path))?;
     let max_pixels = PreprocessConfig::default().max_pixels;
@@ -117,31 +119,31 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
             print_sheet(path, sheet, out)?;
         }
     }
-    Ok(found.is_sound())
+    verdict(found.is_sound())
 }
 
 /// Refuses a place for the contact sheet that is taken or not a picture's.
-fn check_sheet(args: &Inspect, path: &Path) -> Result<(), Error> {
+fn check_sheet(args: &Inspect, path: &Path) -> Result<(), Failure> {
     if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
         let what = "--contact-sheet writes a picture, expected a name that ends in .png";
-        return Err(format!("{}: {what}", path.display()).into());
+        return Err(Failure::bad_argument(format!("{}: {what}", path.display())));
     }
-    Ok(args.overwrite.check(path, &[])?)
+    args.overwrite.check(path, &[]).map_err(Failure::bad_argument)
 }
 
 /// Refuses a place for the contact sheet that is an image of the data set.
-fn check_apart(listing: &Listing, path: &Path) -> Result<(), Error> {
+fn check_apart(listing: &Listing, path: &Path) -> Result<(), Failure> {
     let mut images = listing.entries.iter().map(|entry| listing.root.join(&entry.path));
     match path.exists() && images.any(|image| is_one(path, &image)) {
-        true => Err(is_read(path).into()),
+        true => Err(Failure::bad_argument(is_read(path))),
         false => Ok(()),
     }
 }
 
-fn save(sheet: &Sheet, path: &Path) -> Result<(), Error> {
+fn save(sheet: &Sheet, path: &Path) -> Result<(), Failure> {
     let (width, height) = (sheet.width, sheet.height);
     image::save_buffer_with_format(path, &sheet.pixels, width, height, image::ColorType::Rgb8, image::ImageFormat::Png)
-        .map_err(|error| format!("cannot write {}: {error}", path.display()).into())
+        .map_err(|error| Failure::broken(format!("cannot write {}: {error}", path.display())))
 }
 
 fn print(found: &Inspection, out: &mut dyn Write) -> io::Result<()> {
@@ -165,7 +167,7 @@ fn print(found: &Inspection, out: &mut dyn Write) -> io::Result<()> {
         histogram(sizes, out)?;
     }
     if found.ignored > 0 {
-        writeln!(out, "\n{} that are no images", count(found.ignored, "file"))?;
+        writeln!(out, "\n{} that are not images", count(found.ignored, "file"))?;
         for unread in &found.unread {
             writeln!(out, "  {}", escaped(&unread.to_string()))?;
         }

@@ -1,4 +1,4 @@
-//! `meanfield eval`: the metrics of anyone's vectors.
+//! `meanfield eval`: retrieval metrics of embeddings in a file.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::failure::Failure;
 use super::output::Overwrite;
 use crate::eval::clustering::{Agreement, clustering};
 use crate::eval::vectors::{Labels, Matrix, Names, Other, Values, encode_labels, read_labels, read_vectors};
@@ -19,7 +20,7 @@ use crate::text::escaped;
 pub struct Args {
     /// Vectors, a row each: .npy (2-d numbers), .npz, .safetensors, .pt or .parquet.
     embeddings: PathBuf,
-    /// Their labels: .npy (1-d integers or texts), .npz, .safetensors, .pt, .parquet, .csv, .tsv or .txt (one a line)
+    /// Their labels: .npy (1-d integers or texts), .npz, .safetensors, .pt, .parquet, .csv, .tsv or .txt (one per line)
     /// [default: in the same file].
     labels: Option<PathBuf>,
     /// Search these vectors instead of the other queries.
@@ -43,7 +44,7 @@ pub struct Args {
     /// Also NMI, AMI and F1 of k-means clusters, as many as there are classes.
     #[arg(long)]
     clusters: bool,
-    /// The start of k-means.
+    /// Random seed of k-means.
     #[arg(long, requires = "clusters", value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Write the values of every query to this .parquet file.
@@ -54,7 +55,7 @@ pub struct Args {
     /// Array or column that holds the vectors; of a table also several columns, x,y, or 'f*' for f0, f1, ...
     #[arg(long, value_name = "NAME")]
     vectors_name: Option<String>,
-    /// Array or column that holds the labels; it is no part of the vectors.
+    /// Array or column that holds the labels; it is not part of the vectors.
     #[arg(long, value_name = "NAME")]
     labels_name: Option<String>,
     /// Print one JSON document.
@@ -75,8 +76,6 @@ enum AverageOver {
     Queries,
     Classes,
 }
-
-type Error = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Debug, Serialize)]
 struct Found {
@@ -99,13 +98,17 @@ struct Taken {
     ignored: Vec<String>,
 }
 
-/// Runs the command; true, since metrics have no verdict.
-pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
+/// Runs the command.
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     if let Some(path) = &args.queries {
         check_table(path)?;
         let read = [Some(&args.embeddings), args.labels.as_ref(), args.gallery.as_ref(), args.gallery_labels.as_ref()];
         let read: Vec<&Path> = read.into_iter().flatten().map(PathBuf::as_path).collect();
-        args.overwrite.check(path, &read)?;
+        args.overwrite.check(path, &read).map_err(Failure::bad_argument)?;
+    }
+    check_labels(&args.embeddings, args.labels.as_deref(), "a second argument")?;
+    if let Some(gallery) = &args.gallery {
+        check_labels(gallery, args.gallery_labels.as_deref(), "--gallery-labels")?;
     }
     let set = read(args, &args.embeddings, args.labels.as_deref())?;
     let gallery = args.gallery.as_ref();
@@ -124,7 +127,10 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
             metrics(args, (&values.wide()[..], dim), &codes, Some(((&gallery.wide()[..], length), &gallery_codes)))
         }
     };
-    let mut found = found.map_err(|error| format!("{}: {error}", args.embeddings.display()))?;
+    let mut found = found.map_err(|error| match error {
+        EvalError::Recall => error.into(),
+        error => Failure::in_file(&args.embeddings, error),
+    })?;
     found.read = taken.into_iter().flatten().collect();
     if let Some(path) = &args.queries {
         let mut class_names = Vec::new();
@@ -147,7 +153,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
     } else {
         table(&found, out)?;
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Vectors and their length.
@@ -172,11 +178,21 @@ fn metrics<T: Real>(
     Ok(Found { retrieval, clusters, read: Vec::new() })
 }
 
-/// Refuses a name that is no table's, as whoever takes `--queries` for the vectors of the queries would give.
-fn check_table(path: &Path) -> Result<(), Error> {
+/// Refuses a name that is not that of a table: `--queries` may be taken for the vectors of the queries.
+fn check_table(path: &Path) -> Result<(), Failure> {
     if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet")) {
         let what = "--queries writes a table of every query's values, expected a name that ends in .parquet";
-        return Err(format!("{}: {what}; vectors to search in are given by --gallery", path.display()).into());
+        let message = format!("{}: {what}; vectors to search in are given by --gallery", path.display());
+        return Err(Failure::bad_argument(message));
+    }
+    Ok(())
+}
+
+/// Refuses an .npy file of vectors without a file of labels, which `option` names.
+fn check_labels(vectors: &Path, labels: Option<&Path>, option: &str) -> Result<(), Failure> {
+    if labels.is_none() && vectors.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy")) {
+        let message = format!("{}: an .npy file holds one array: name the labels' file as {option}", vectors.display());
+        return Err(Failure::bad_argument(message));
     }
     Ok(())
 }
@@ -188,15 +204,9 @@ struct Set {
     taken: Option<Taken>,
 }
 
-fn read(args: &Args, vectors: &Path, labels: Option<&Path>) -> Result<Set, Error> {
+fn read(args: &Args, vectors: &Path, labels: Option<&Path>) -> Result<Set, Failure> {
     let names = Names { vectors: args.vectors_name.as_deref(), labels: args.labels_name.as_deref() };
     let found = read_vectors(vectors, names)?;
-    if labels.is_none() && vectors.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy")) {
-        let of = if args.gallery.as_deref() == Some(vectors) { "--gallery-labels" } else { "a second argument" };
-        return Err(
-            format!("{}: an .npy file holds one array: name the labels' file as {of}", vectors.display()).into()
-        );
-    }
     let Labels { texts, name } = read_labels(labels.unwrap_or(vectors), names.labels)?;
     let rows = found.matrix.rows;
     if texts.len() != rows {
@@ -206,7 +216,8 @@ fn read(args: &Args, vectors: &Path, labels: Option<&Path>) -> Result<Set, Error
                 Some(first) => format!("; is {first:?} a header? then name it in a .csv file with --labels-name"),
                 None => String::new(),
             };
-        return Err(format!("{file}: {count} labels, expected {rows}, one for each vector of {vectors}{header}").into());
+        let message = format!("{file}: {count} labels, expected {rows}, one for each vector of {vectors}{header}");
+        return Err(Failure::broken(message));
     }
     let label = name.filter(|_| labels.is_none());
     let index = |other: &Other| if other.index { format!("{} (index)", other.name) } else { other.name.clone() };
@@ -248,6 +259,7 @@ fn table(found: &Found, out: &mut dyn Write) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::failure::in_words;
     use clap::Parser;
     use npyz::WriterBuilder;
     use std::fs;
@@ -261,7 +273,7 @@ mod tests {
     fn call(words: &[&str]) -> Result<String, String> {
         let mut out = Vec::new();
         let args = Line::try_parse_from(std::iter::once(&"eval").chain(words)).map_err(|e| e.to_string())?.args;
-        run(&args, &mut out).map_err(|e| e.to_string())?;
+        in_words(run(&args, &mut out))?;
         Ok(String::from_utf8(out).unwrap())
     }
 

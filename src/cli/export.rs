@@ -32,10 +32,8 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure> {
     let read: Vec<&Path> = args.target.file_of_tensors().into_iter().collect();
-    args.overwrite.check(&args.to, &read).map_err(|message| Failure::Usage { message, help: None })?;
-    let written = |from: &Path| {
-        export(from, &args.to, args.tensor.as_deref()).map_err(|error| Failure::broken(error.to_string()))
-    };
+    args.overwrite.check(&args.to, &read).map_err(Failure::bad_argument)?;
+    let written = |from: &Path| export(from, &args.to, args.tensor.as_deref());
     if let Some(file) = args.target.file_of_tensors() {
         written(file)?;
     } else {

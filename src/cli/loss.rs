@@ -1,12 +1,13 @@
 //! `meanfield loss`: the losses, their comparison with reference values, and their speed.
 
-use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 
+use fs_err as fs;
 use serde_json::json;
 
 use super::bench;
+use super::failure::{Failure, verdict};
 use crate::loss::check::{Errors, Row, Tolerances, Verdict, check};
 use crate::loss::registry::LossSpec;
 
@@ -44,16 +45,16 @@ struct Check {
     json: bool,
 }
 
-/// Runs the command; true if all is within tolerance.
-pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+/// Runs the command; the check fails if a case is not within tolerance.
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     match &args.command {
-        Command::List => list(out).map(|()| true),
+        Command::List => list(out),
         Command::Check(args) => run_check(args, out),
         Command::Bench(args) => bench::run(args, out),
     }
 }
 
-fn list(out: &mut dyn Write) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+fn list(out: &mut dyn Write) -> Result<(), Failure> {
     for spec in LossSpec::NAMES.iter().filter_map(|name| LossSpec::named(name)) {
         writeln!(out, "{}", spec.name())?;
         for field in spec.fields() {
@@ -63,13 +64,12 @@ fn list(out: &mut dyn Write) -> Result<(), Box<dyn std::error::Error + Send + Sy
     Ok(())
 }
 
-fn run_check(args: &Check, out: &mut dyn Write) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
-    let named = |error: String| format!("{}: {error}", args.file.display());
-    let text = fs::read_to_string(&args.file).map_err(|e| named(e.to_string()))?;
+fn run_check(args: &Check, out: &mut dyn Write) -> Result<(), Failure> {
+    let text = fs::read_to_string(&args.file).map_err(Failure::broken)?;
     let tolerances = Tolerances { f32: args.tolerance, f64: args.tolerance_f64 };
-    let rows = check(&text, &args.losses, tolerances).map_err(|e| named(e.to_string()))?;
+    let rows = check(&text, &args.losses, tolerances).map_err(|error| Failure::in_file(&args.file, error))?;
     if let Some(absent) = args.losses.iter().find(|name| rows.iter().all(|row| row.loss != **name)) {
-        return Err(named(format!("no case of the loss {absent:?}")).into());
+        return Err(Failure::in_file(&args.file, format!("no case of the loss {absent:?}")));
     }
     let count = |verdict| rows.iter().filter(|row| row.verdict == verdict).count();
     let (equal, differ, absent) = (count(Verdict::Equal), count(Verdict::Differs), count(Verdict::NotBuiltIn));
@@ -80,7 +80,7 @@ fn run_check(args: &Check, out: &mut dyn Write) -> Result<bool, Box<dyn std::err
         table(&rows, out)?;
         writeln!(out, "{equal} equal, {differ} differ, {absent} not built in")?;
     }
-    Ok(differ == 0)
+    verdict(differ == 0)
 }
 
 fn table(rows: &[Row], out: &mut dyn Write) -> std::io::Result<()> {
@@ -116,6 +116,7 @@ fn errors(errors: Option<Errors>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::failure::in_words;
     use clap::Parser;
 
     #[derive(Parser)]
@@ -127,7 +128,7 @@ mod tests {
     fn call(words: &[&str]) -> (Result<bool, String>, String) {
         let mut out = Vec::new();
         let args = Line::parse_from(std::iter::once(&"loss").chain(words)).args;
-        let result = run(&args, &mut out).map_err(|e| e.to_string());
+        let result = in_words(run(&args, &mut out));
         (result, String::from_utf8(out).unwrap())
     }
 
@@ -163,7 +164,8 @@ mod tests {
 
     #[test]
     fn mistakes_name_the_file() {
-        assert!(call(&["check", "no/such.json"]).0.unwrap_err().starts_with("no/such.json: "));
+        let error = call(&["check", "no/such.json"]).0.unwrap_err();
+        assert_eq!(error, "failed to open file `no/such.json`: No such file or directory (os error 2)");
         let error = call(&["check", REFERENCE, "--loss", "contrastiv"]).0.unwrap_err();
         assert!(error.ends_with("losses.json: no case of the loss \"contrastiv\""), "{error}");
     }

@@ -1,7 +1,8 @@
 //! The command line: one file a command, and the only place that prints.
 //!
 //! Results go to standard output; progress, notes and errors to standard error. Exit codes: 0 all done or up to date,
-//! 1 a cell or a check failed, 2 the pipeline or the command line is wrong, 128 and its number for a signal that ended it (130: Ctrl-C).
+//! 1 a cell, a check or a file failed, 2 the pipeline or the command line is wrong (see [`failure`] for which is which), 128
+//! plus its number for a signal that ended the run (130: Ctrl-C).
 
 mod bench;
 mod bug;
@@ -191,12 +192,12 @@ fn dispatch(cli: &Cli, ui: &mut Ui<'_>) -> Result<(), Failure> {
         Command::Table(args) => table::run(args, &cli.global, ui),
         Command::History(args) => history::run(args, &cli.global, ui),
         Command::Cache(args) => cache::run(args, &cli.global, ui),
-        Command::Loss(args) => failure::from_check(loss::run(args, ui.out)),
-        Command::Eval(args) => failure::from_check(eval::run(args, ui.out)),
+        Command::Loss(args) => loss::run(args, ui.out),
+        Command::Eval(args) => eval::run(args, ui.out),
         Command::Export(args) => export::run(args, &cli.global, ui),
-        Command::Data(args) => failure::from_check(data::run(args, ui.out)),
-        Command::Weights(args) => failure::from_check(weights::run(args, ui.out)),
-        Command::Network(args) => failure::from_check(network::run(args, ui.out)),
+        Command::Data(args) => data::run(args, ui.out),
+        Command::Weights(args) => weights::run(args, ui.out),
+        Command::Network(args) => network::run(args, ui.out),
         Command::Stage(args) => stage::run(args),
         Command::Guard(args) => guard::run(args),
         Command::Panic => panic!("asked for"),

@@ -6,13 +6,12 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::json;
 
+use super::failure::Failure;
 use crate::loss::cost::{product_rate, status};
 use crate::nn::{
     Architecture, Backbone, Backend, COLOURS, Head, Kind, Model, Native, Shape, Statistics, Training, buffer,
 };
 use crate::train::{OptimiserSpec, State, Step};
-
-type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// List the backbones, or time them on the CPU.
 #[derive(Debug, clap::Args)]
@@ -81,20 +80,19 @@ struct Times {
     repetitions: usize,
 }
 
-/// Runs the command; true, since neither has a verdict.
-pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
+/// Runs the command.
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     match &args.command {
-        Command::List => list(out)?,
-        Command::Bench(args) => bench(args, out)?,
+        Command::List => list(out),
+        Command::Bench(args) => bench(args, out),
     }
-    Ok(true)
 }
 
 fn architecture(backbone: Backbone, size: usize) -> Architecture {
     Architecture { backbone, pooling: None, head: Head::Linear, dim: 64, height: size, width: size }
 }
 
-fn list(out: &mut dyn Write) -> Result<(), Error> {
+fn list(out: &mut dyn Write) -> Result<(), Failure> {
     writeln!(out, "{:<14} {:>10} {:>9} {:>16}", "backbone", "parameters", "features", "GFLOP at 224x224")?;
     for (name, backbone) in Backbone::ALL {
         let dim = backbone.features();
@@ -107,7 +105,7 @@ fn list(out: &mut dyn Write) -> Result<(), Error> {
     Ok(())
 }
 
-fn bench(args: &Bench, out: &mut dyn Write) -> Result<(), Error> {
+fn bench(args: &Bench, out: &mut dyn Write) -> Result<(), Failure> {
     let wanted = match args.backbones.is_empty() {
         true => Backbone::ALL.to_vec(),
         false => args.backbones.iter().map(|name| named(name)).collect::<Result<_, _>>()?,
@@ -146,15 +144,15 @@ fn bench(args: &Bench, out: &mut dyn Write) -> Result<(), Error> {
     Ok(())
 }
 
-fn named(name: &str) -> Result<(&'static str, Backbone), Error> {
+fn named(name: &str) -> Result<(&'static str, Backbone), Failure> {
     let found = Backbone::ALL.into_iter().find(|(known, _)| *known == name);
     found.ok_or_else(|| {
         let known = Backbone::ALL.map(|(known, _)| known);
-        format!("no backbone {name:?}; there are {}", known.join(", ")).into()
+        Failure::bad_argument(format!("no backbone {name:?}; there are {}", known.join(", ")))
     })
 }
 
-fn time(name: &'static str, backbone: Backbone, args: &Bench) -> Result<Row, Error> {
+fn time(name: &'static str, backbone: Backbone, args: &Bench) -> Result<Row, Failure> {
     let (device, images, size) = (Native::default(), usize::from(args.batch), usize::from(args.size));
     let mut model = Model::new(&device, architecture(backbone, size), 0)?;
     let shape = Shape { images, rows: size, columns: size, channels: COLOURS };
@@ -201,7 +199,7 @@ fn time(name: &'static str, backbone: Backbone, args: &Bench) -> Result<Row, Err
 }
 
 /// The times of a few repetitions, after one that warms caches and buffers.
-fn repeat(seconds: f64, mut run: impl FnMut() -> Result<(), Error>) -> Result<Times, Error> {
+fn repeat(seconds: f64, mut run: impl FnMut() -> Result<(), Failure>) -> Result<Times, Failure> {
     run()?;
     let mut times = Vec::new();
     let start = Instant::now();

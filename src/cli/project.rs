@@ -27,12 +27,12 @@ pub struct Target {
 }
 
 impl Target {
-    /// The file of tensors that is named in place of a pipeline.
+    /// The file of tensors that is named in place of a pipeline; it is known by its extension, there or not.
     pub fn file_of_tensors(&self) -> Option<&Path> {
         let [word] = &self.words[..] else { return None };
         let file = Path::new(word);
-        let pipeline = file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-        (file.is_file() && !pipeline).then_some(file)
+        let is = |known: &[&str]| file.extension().is_some_and(|found| known.iter().any(|known| found == *known));
+        (is(&["safetensors", "pt", "pth"]) || file.is_file() && !is(&["yaml", "yml"])).then_some(file)
     }
 }
 
@@ -65,8 +65,7 @@ impl Project {
         let selected = if selectors.is_empty() {
             (0..pipeline.cells.len()).map(|i| CellId(i as u32)).collect()
         } else {
-            select::select(&pipeline, selectors)
-                .map_err(|error| Failure::Usage { message: error.to_string(), help: None })?
+            select::select(&pipeline, selectors)?
         };
         let root = root(&file);
         let cache = utf8("--cache", global.cache.clone().unwrap_or_else(|| root.join("cache")))?;

@@ -20,7 +20,7 @@ use crate::engine::plan::{Decision, Plan};
 use crate::engine::resources::Capacities;
 use crate::engine::run;
 use crate::engine::secrets;
-use crate::pipeline::model::{CellId, Pipeline};
+use crate::pipeline::model::{CellId, Pipeline, Source};
 use crate::stage::{self, TableFormat};
 use crate::store::Artifact;
 
@@ -131,16 +131,23 @@ fn outcome(summary: &Summary, signals: &Signals) -> Result<(), Failure> {
     }
 }
 
-/// Input files that cannot be read, or are of another network, are mistakes of the pipeline: nothing runs.
+/// With input files that cannot be read, or are weights of another network, nothing runs. One that does not exist is a
+/// mistake in the pipeline, as it is where the pipeline names it without an axis.
 fn refuse_blocked(project: &Project, plan: &Plan) -> Result<(), Failure> {
     let mut blocked = plan.cells().filter_map(|(cell, decision)| match decision {
-        Decision::Blocked { message } => Some(format!("{}: {message}", project.pipeline.cell_name(cell))),
+        Decision::Blocked { message } => Some((cell, message)),
         _ => None,
     });
-    let Some(first) = blocked.next() else { return Ok(()) };
+    let Some((cell, message)) = blocked.next() else { return Ok(()) };
     let more = blocked.count();
     let tail = if more == 0 { String::new() } else { format!(", and {more} more cells cannot run") };
-    Err(Failure::usage(format!("{first}{tail}"), "correct the input, or its path below `in:`; nothing has been run"))
+    let message = format!("{}: {message}{tail}", project.pipeline.cell_name(cell));
+    let hint = "correct the input, or its path below `in:`; nothing has been run";
+    let mut inputs = project.pipeline.cells[cell.0 as usize].inputs.iter();
+    match inputs.any(|input| matches!(&input.source, Source::Path(path) if !path.exists())) {
+        true => Err(Failure::usage(message, hint)),
+        false => Err(Failure::hinted(message, Some(hint.to_owned()))),
+    }
 }
 
 /// A secret that is not there is a mistake of whoever runs the pipeline: nothing runs.
@@ -222,8 +229,7 @@ fn print_tables(
                 None => continue,
             },
         };
-        let text = stage::render_table(&project.store, outputs, format)
-            .map_err(|error| Failure::broken(super::failure::chain(&*error)))?;
+        let text = stage::render_table(&project.store, outputs, format)?;
         writeln!(ui.out, "{}", text.trim_end())?;
         let published = project.pipeline.cells[cell.0 as usize].outputs.iter().find_map(|o| o.publish.as_ref());
         if let Some(path) = published.filter(|_| !ui.quiet) {

@@ -25,5 +25,5 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             let _ = writeln!(std::io::stdout(), "{line}");
         }
     };
-    stage::run_job(&args.job, &mut report).map_err(|error| Failure::broken(super::failure::chain(&*error)))
+    Ok(stage::run_job(&args.job, &mut report)?)
 }

@@ -56,8 +56,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
             Format::Md => TableFormat::Markdown,
             Format::Csv => TableFormat::Csv,
         };
-        let text = stage::render_table(&project.store, outputs, format)
-            .map_err(|error| Failure::broken(super::failure::chain(&*error)))?;
+        let text = stage::render_table(&project.store, outputs, format)?;
         if i > 0 {
             writeln!(ui.out)?;
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::failure::Failure;
 use crate::nn::weights::{Choice, TensorInfo, TensorSet, WeightError, WeightFile, shape_words};
 use crate::nn::{Architecture, Backbone, Error, Head, fit_backbone, normalisation_of};
 use crate::text::escaped;
@@ -37,8 +38,8 @@ struct Inspect {
     json: bool,
 }
 
-/// Runs the command; true, since a listing has no verdict.
-pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+/// Runs the command.
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let Command::Inspect(args) = &args.command;
     let file = WeightFile::open(&args.file)?;
     let set = chosen(&file, args.key.as_deref())?;
@@ -53,7 +54,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<bool, Box<dyn std::error:
     } else {
         listing(&file, set, (&fits, nearest.as_deref()), &rows, out)?;
     }
-    Ok(true)
+    Ok(())
 }
 
 /// The set of tensors under `key`, or the one that the file is about.
@@ -283,6 +284,7 @@ fn document(file: &WeightFile, set: &TensorSet, fits: &[Fits], rows: &[Row<'_>])
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::failure::in_words;
     use clap::Parser;
 
     #[derive(Parser)]
@@ -294,7 +296,7 @@ mod tests {
     fn call(words: &[&str]) -> Result<String, String> {
         let mut out = Vec::new();
         let args = Line::try_parse_from(std::iter::once(&"weights").chain(words)).map_err(|e| e.to_string())?.args;
-        run(&args, &mut out).map_err(|e| e.to_string())?;
+        in_words(run(&args, &mut out))?;
         Ok(String::from_utf8(out).unwrap())
     }
 

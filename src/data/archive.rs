@@ -1,17 +1,17 @@
 //! Unpacking archives of unknown origin: tar, tar.gz and zip, known by their content.
 //!
-//! Only regular files and folders come out, with default modes, below one empty folder. Everything else an archive may
+//! Only regular files and folders are extracted, with default modes, below one empty folder. Everything else an archive may
 //! hold (links, devices, sparse files, encrypted entries, a path twice, paths that lead out) is refused by name.
 
 mod tar;
 
 use std::cell::Cell;
-use std::fs::{self, File};
 use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
+use fs_err::{self as fs, File};
 use serde::{Deserialize, Serialize};
 use zip::CompressionMethod;
 
@@ -21,7 +21,7 @@ use crate::format::{self, Known};
 
 const BLOCK: u64 = 512;
 
-/// How much may come out of an archive.
+/// The most that may be extracted from an archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UnpackLimits {
@@ -29,7 +29,7 @@ pub struct UnpackLimits {
     pub entries: u64,
     /// Bytes. Default 1 TiB, at least 1.
     pub bytes: u64,
-    /// Bytes out of one byte of archive, once more than 64 MiB have come out. Default 200, at least 1.
+    /// Extracted bytes for each byte of the archive, once more than 64 MiB are extracted. Default 200, at least 1.
     pub ratio: u64,
 }
 
@@ -53,7 +53,7 @@ impl UnpackLimits {
     }
 }
 
-/// What came out.
+/// What was extracted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unpacked {
     pub files: u64,
@@ -63,16 +63,16 @@ pub struct Unpacked {
 /// An archive that was not unpacked, or not wholly.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// The file system refused.
-    #[error("cannot {operation} {}: {source}", path.display())]
-    Io { operation: &'static str, path: PathBuf, source: io::Error },
+    /// The file system refused; the error names the operation and the path.
+    #[error(transparent)]
+    Io(#[from] io::Error),
 
     /// Unpacking starts from nothing, so that a name clash is always the archive's.
     #[error("{} is not empty: unpack into an empty folder", folder.display())]
     NotEmpty { folder: PathBuf },
 
     /// Neither a tar, nor a gzip, nor a zip file.
-    #[error("{archive} is no tar, tar.gz or zip archive: {what}")]
+    #[error("{archive} is not a tar, tar.gz or zip archive: {what}")]
     UnknownFormat { archive: String, what: String },
 
     /// An entry that needs a password.
@@ -84,7 +84,7 @@ pub enum ArchiveError {
 
     /// An entry that this program does not unpack.
     #[error(
-        "{archive}: entry {entry:?} {why}; make an archive without it, or unpack with a command stage if you trust it"
+        "{archive}: entry {entry:?} {why}; create an archive without it, or unpack with a command stage if you trust it"
     )]
     Refused { archive: String, entry: String, why: &'static str },
 
@@ -102,21 +102,19 @@ pub enum ArchiveError {
 /// Unpacks `archive` into `into`, which is absent or an empty folder. Messages call it `named`: its URL, say.
 ///
 /// # Errors
-/// As [`ArchiveError`] says; what had come out by then stays in `into`.
+/// As [`ArchiveError`] says; what was extracted by then stays in `into`.
 pub fn unpack(archive: &Path, named: &str, into: &Path, limits: &UnpackLimits) -> Result<Unpacked, ArchiveError> {
-    let io_error = |operation, path: &Path| {
-        let path = path.to_path_buf();
-        move |source| ArchiveError::Io { operation, path, source }
-    };
-    fs::create_dir_all(into).map_err(io_error("create", into))?;
-    if fs::read_dir(into).map_err(io_error("read", into))?.next().is_some() {
+    fs::create_dir_all(into)?;
+    if fs::read_dir(into)?.next().is_some() {
         return Err(ArchiveError::NotEmpty { folder: into.to_path_buf() });
     }
-    let mut file = File::open(archive).map_err(io_error("open", archive))?;
-    let size = file.metadata().map_err(io_error("read", archive))?.len();
+    let mut file = File::open(archive)?;
+    let size = file.metadata()?.len();
     let mut start = Vec::new();
-    (&mut file).take(BLOCK).read_to_end(&mut start).map_err(io_error("read", archive))?;
-    file.seek(SeekFrom::Start(0)).map_err(io_error("read", archive))?;
+    (&mut file).take(BLOCK).read_to_end(&mut start)?;
+    file.seek(SeekFrom::Start(0))?;
+    // What is read from here on is part of an entry, and its errors name that.
+    let file = file.into_file();
 
     let ratio_limit = size.saturating_mul(limits.ratio).max(RATIO_APPLIES_FROM);
     let read = Cell::new(0);
@@ -205,7 +203,7 @@ fn zip_name(raw: &[u8], decoded: &str) -> Vec<u8> {
     name.replace('\\', "/").into_bytes()
 }
 
-/// Counts what is read over all entries and stops at the limit, so that no bomb gets further than that.
+/// Counts what is read over all entries and stops at the limit, which stops decompression bombs.
 struct Metered<'a, R> {
     inner: R,
     read: &'a Cell<u64>,
@@ -255,7 +253,7 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    fn zip(&mut self, file: File) -> Result<(), ArchiveError> {
+    fn zip(&mut self, file: std::fs::File) -> Result<(), ArchiveError> {
         let mut zip =
             zip::ZipArchive::new(BufReader::new(file)).map_err(|e| self.damaged("directory", &e.to_string()))?;
         if zip.has_duplicate_names() {
@@ -299,14 +297,14 @@ impl Unpacking<'_> {
             return Err(self.too_large(name, self.bytes_limit_words()));
         }
         if folder {
-            return fs::create_dir_all(&path).map_err(|e| self.not_made(name, &path, e));
+            return fs::create_dir_all(&path).map_err(|e| self.not_made(name, e));
         }
         if path == self.into {
             return Err(self.refused(name, "has no name"));
         }
         let parent = path.parent().unwrap_or(self.into);
-        fs::create_dir_all(parent).map_err(|e| self.not_made(name, parent, e))?;
-        let mut file = File::create_new(&path).map_err(|e| self.not_made(name, &path, e))?;
+        fs::create_dir_all(parent).map_err(|e| self.not_made(name, e))?;
+        let mut file = File::create_new(&path).map_err(|e| self.not_made(name, e))?;
         let mut buffer = vec![0; 1 << 16];
         let mut written = 0;
         loop {
@@ -316,11 +314,7 @@ impl Unpacking<'_> {
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 Err(e) => return Err(self.broken(&format!("entry {:?}", String::from_utf8_lossy(name)), &e)),
             };
-            file.write_all(&buffer[..read]).map_err(|source| ArchiveError::Io {
-                operation: "write",
-                path: path.clone(),
-                source,
-            })?;
+            file.write_all(&buffer[..read])?;
             written += read as u64;
         }
         if written != size {
@@ -333,10 +327,10 @@ impl Unpacking<'_> {
     }
 
     /// A name that is taken was taken by an earlier entry, for the folder was empty.
-    fn not_made(&self, name: &[u8], path: &Path, source: io::Error) -> ArchiveError {
-        match source.kind() {
+    fn not_made(&self, name: &[u8], error: io::Error) -> ArchiveError {
+        match error.kind() {
             ErrorKind::AlreadyExists | ErrorKind::NotADirectory => self.refused(name, "is there twice"),
-            _ => ArchiveError::Io { operation: "create", path: path.to_path_buf(), source },
+            _ => error.into(),
         }
     }
 

@@ -22,14 +22,14 @@ pub enum Variation {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Augment {
-    /// What varies beside the mirroring. Default `roll`.
+    /// The variation in addition to mirroring. Default `roll`.
     pub kind: Variation,
     /// Probability that an image is mirrored left to right, for each image by itself. Default 0.5.
     pub flip: f64,
     /// Roll: by a number of pixels from `-shift..=shift` in each direction, what leaves on one side entering on the other.
     /// Default 3.
     pub shift: u32,
-    /// Crop: rows and columns of what comes out, the network's input (papers: 224, 227). Default 224, range `1..=4096`.
+    /// Crop: rows and columns of the result, the network's input (papers: 224, 227). Default 224, range `1..=4096`.
     pub size: u32,
     /// Crop: share of the image's area, from and to. Default `[0.08, 1]`, within (0, 1] (MLRC: from 0.16).
     pub scale: [f64; 2],
@@ -101,12 +101,12 @@ impl Augment {
         mistakes
     }
 
-    /// Rows and columns of what comes out for images of the given size.
+    /// Rows and columns of the results for images of the given size.
     pub fn size(&self, images: Size) -> Size {
         if self.kind == Variation::Crop { [self.size; 2] } else { images }
     }
 
-    /// The images `batch` of `images`, as `id` determines their variation; each comes out with rows and columns of `size`.
+    /// The images `batch` of `images`, as `id` determines their variation; each result has the rows and columns of `size`.
     pub fn batch<'a>(&self, id: BatchId, images: &'a dyn Images, size: Size, batch: &'a [usize]) -> Varied<'a> {
         let mut shift = stream(id.seed, "shift", id.epoch, id.step);
         let mut roll = |size: u32| {
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_roll_refuses_images_of_other_sizes_and_a_crop_ranges_that_are_none() {
+    fn a_roll_refuses_other_sizes_and_a_crop_invalid_ranges() {
         let pixels = pixels();
         let images = Plain { pixels: &pixels, labels: &[0, 1], size: SIZE };
         let varied = Augment::default().batch(BatchId { seed: 1, epoch: 0, step: 0 }, &images, [5, 4], &[1]);

@@ -101,7 +101,7 @@ impl Decoder {
     /// as the target.
     ///
     /// # Errors
-    /// Why the image is broken, or that it has more than `max_pixels`, which its header already tells.
+    /// Why the image is broken, or that it has more than `max_pixels`, by its header.
     pub fn decode(
         &mut self,
         bytes: &[u8],
@@ -154,14 +154,14 @@ impl Decoder {
         let inks = jpeg.header().components.len() == 4;
         jpeg.set_output_format(if inks { PixelFormat::Cmyk } else { PixelFormat::Rgbx });
         self.pixels.resize(size[0] as usize * size[1] as usize * 4, 0);
-        let told = jpeg.decode_image_into(&mut self.pixels).map_err(|e| e.to_string())?;
-        if [told.height, told.width] != size.map(|side| side as usize) {
+        let decoded = jpeg.decode_image_into(&mut self.pixels).map_err(|e| e.to_string())?;
+        if [decoded.height, decoded.width] != size.map(|side| side as usize) {
             return Err(format!(
                 "it decodes to {} x {} pixels, not {} x {}",
-                told.width, told.height, size[1], size[0]
+                decoded.width, decoded.height, size[1], size[0]
             ));
         }
-        if told.warnings.iter().any(|warning| matches!(warning, DecodeWarning::TruncatedData { .. })) {
+        if decoded.warnings.iter().any(|warning| matches!(warning, DecodeWarning::TruncatedData { .. })) {
             return Err("it is cut: its last scan has too few blocks".to_owned());
         }
         if inks {
@@ -208,7 +208,7 @@ impl Decoder {
         Bitmap { size: self.size, bytes: &self.pixels }
     }
 
-    /// Writes a part of the image at hand to `out`, resized to `size`, RGB. What lies outside of the part has no influence, as
+    /// Writes a part of the image at hand to `out`, resized to `size`, RGB. Pixels outside the part have no influence, as
     /// if it had been cut out first.
     ///
     /// # Errors
@@ -310,7 +310,7 @@ fn resized_as<P: PixelTrait + InnerPixel>(
 ) -> Result<(), String> {
     let failed = |error: &dyn std::fmt::Display| format!("it cannot be resized: {error}");
     let [rows, columns] = filled.unwrap_or([part.rows, part.columns].map(f64::from));
-    // The fourth channel is no transparency.
+    // The fourth channel is not transparency.
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
     let options = options.crop(0.0, 0.0, columns, rows);
     let source = TypedImageRef::<P>::from_buffer(from.size[1], from.size[0], from.bytes).map_err(|e| failed(&e))?;
@@ -339,7 +339,7 @@ fn not_read(bytes: &[u8]) -> String {
     match format::recognise(bytes) {
         Some(known) if known.is_image() => format!("it is {known}, which is not read; convert it to {FORMATS}"),
         Some(known) => format!("it is {known}, not an image{}", known.advice()),
-        None => format!("its content is no {FORMATS} image"),
+        None => format!("its content is not a {FORMATS} image"),
     }
 }
 

@@ -1,23 +1,23 @@
 //! What can go wrong between a folder of images and a shard.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::decode::Broken;
 
 /// An image set that cannot be generated, preprocessed or opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// The file system refused.
-    #[error("cannot {operation} {}: {source}", path.display())]
-    Io { operation: &'static str, path: PathBuf, source: io::Error },
+    /// The file system refused; the error names the operation and the path.
+    #[error(transparent)]
+    Io(#[from] io::Error),
 
     /// A parameter outside its range; the same words as `check` gives.
     #[error("parameter {field} {message}")]
     Parameter { field: String, message: String },
 
     /// No folder with images.
-    #[error("{} holds no class: expected one folder of images a class ({formats}); {hint}", folder.display())]
+    #[error("{} holds no class: expected one folder of images per class ({formats}); {hint}", folder.display())]
     NoClass { folder: PathBuf, formats: &'static str, hint: String },
 
     /// More broken images than allowed.
@@ -28,28 +28,28 @@ pub enum DataError {
     #[error("no image of {} is left: all {total} are broken or not in the split's list", folder.display())]
     NoImage { folder: PathBuf, total: usize },
 
-    /// A line of a list, or a row of a table, that cannot be followed.
+    /// A line of a list, or a row of a table, that is wrong.
     #[error("{}:{line}: {message}", path.display())]
     Line { path: PathBuf, line: usize, message: String },
 
-    /// A file of a data set that is not what its layout asks for.
+    /// A file of a data set that is not what its layout expects.
     #[error("{}: {message}", path.display())]
     Content { path: PathBuf, message: String },
 
-    /// A layout whose folder or list is not there.
+    /// A layout whose folder or list is missing.
     #[error("{} holds no {what} of {set}; {help}", folder.display())]
     NoLayout { folder: PathBuf, set: &'static str, what: &'static str, help: String },
 
-    /// Images that lists name and that are not there.
-    #[error("{} names {count} of {total} images that are not there: {}; {hint}", list.display(), names(first, *count))]
+    /// Images that lists name and that are missing.
+    #[error("{} names {count} of {total} images that are missing: {}; {hint}", list.display(), names(first, *count))]
     MissingImages { list: PathBuf, count: usize, total: usize, first: Vec<String>, hint: String },
 
     /// A data set of another size than the published one.
     #[error("{set} differs from what was published: {}{}; fetch it again, or set counts: any for a set of another size", differences.join(", "), unlisted_words(first, *unlisted))]
     Counts { set: &'static str, differences: Vec<String>, unlisted: usize, first: Vec<String> },
 
-    /// A class that is trained on and tested on.
-    #[error("class {class:?}{} is in {} and in {}: zero-shot retrieval tests on classes that no training has seen; correct the split, or set shared_classes: true for a closed set of classes", others(*count - 1), splits[0], splits[1])]
+    /// A class in a training split and in the test split.
+    #[error("class {class:?}{} is in {} and in {}: zero-shot retrieval tests on classes unseen in training; correct the split, or set shared_classes: true for a closed set of classes", others(*count - 1), splits[0], splits[1])]
     SharedClasses { class: String, count: usize, splits: [&'static str; 2] },
 
     /// An image set whose files contradict one another.
@@ -62,12 +62,6 @@ pub enum DataError {
 }
 
 impl DataError {
-    /// For `map_err` after a file operation.
-    pub(super) fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataError {
-        let path = path.to_path_buf();
-        move |source| DataError::Io { operation, path, source }
-    }
-
     /// The first problem that a `check` found, if any.
     pub(super) fn first_of(problems: Vec<super::Problem>) -> Result<(), DataError> {
         match problems.into_iter().next() {

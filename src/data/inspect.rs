@@ -20,7 +20,7 @@ const BLOCK: usize = 512;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Inspection {
     /// By split, then by group.
-    pub parts: Vec<Part>,
+    pub parts: Vec<SplitCounts>,
     /// For each split that has images: how many classes have so many images.
     pub class_sizes: BTreeMap<Split, BTreeMap<usize, usize>>,
     /// Of the images that decode; none if none does.
@@ -29,7 +29,7 @@ pub struct Inspection {
     pub broken: Vec<BrokenImage>,
     /// Those across splits first, then in the order of the listing.
     pub repeated: Vec<Repeated>,
-    /// Files that are no images.
+    /// Files that are not images.
     pub ignored: usize,
     /// Those of them that are images and not read.
     pub unread: Vec<Unread>,
@@ -51,7 +51,7 @@ impl Inspection {
 
 /// Size of one split, or of one group of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Part {
+pub struct SplitCounts {
     pub split: Split,
     pub group: Option<String>,
     pub images: usize,
@@ -112,7 +112,7 @@ struct Seen {
 
 /// Reads and decodes every image of `listing`, several at once. An image with more than `max_pixels` counts as broken.
 ///
-/// `progress` is told (images done, images in all).
+/// `progress` receives (images done, images in all).
 pub fn inspect(listing: &Listing, max_pixels: u64, progress: &mut dyn FnMut(usize, usize)) -> Inspection {
     let entries = &listing.entries;
     let mut seen: Vec<Result<Seen, String>> = Vec::with_capacity(entries.len());
@@ -181,14 +181,14 @@ type Group<'a> = (Split, Option<&'a str>);
 /// Its images and classes.
 type Members<'a> = (usize, BTreeSet<&'a str>);
 
-fn parts(entries: &[Entry]) -> Vec<Part> {
+fn parts(entries: &[Entry]) -> Vec<SplitCounts> {
     let mut counts: BTreeMap<Group<'_>, Members<'_>> = BTreeMap::new();
     for entry in entries {
         let (images, classes) = counts.entry((entry.split, entry.group.as_deref())).or_default();
         *images += 1;
         classes.insert(&entry.class);
     }
-    let part = |((split, group), (images, classes)): (Group<'_>, Members<'_>)| Part {
+    let part = |((split, group), (images, classes)): (Group<'_>, Members<'_>)| SplitCounts {
         split,
         group: group.map(str::to_owned),
         images,

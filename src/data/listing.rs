@@ -16,7 +16,7 @@ pub struct Listing {
     pub root: PathBuf,
     /// By split, then as the layout orders classes, then images within a class; the images of a class of a split come together.
     pub entries: Vec<Entry>,
-    /// Files that are no images.
+    /// Files that are not images.
     pub ignored: usize,
     /// Those of them that are known by their content.
     pub unread: Vec<Unread>,

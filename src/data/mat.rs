@@ -1,7 +1,7 @@
 //! Files of MATLAB 5 (`.mat`, "Level 5 MAT-File Format"), as far as annotations of data sets need them: structs, cells,
 //! text and real numbers, compressed or not, of either byte order. And the writing of such files, for miniature sets.
 //!
-//! Nobody vouches for a file that is read: lengths are checked against what is there, nesting and unpacked bytes are
+//! Files are not trusted: lengths are checked against what is there, nesting and unpacked bytes are
 //! bounded.
 
 mod write;
@@ -12,31 +12,31 @@ use flate2::read::ZlibDecoder;
 
 pub(super) use self::write::write;
 
-/// Bytes that may come out of the compressed elements of one file. Cars-196's annotations take some 15 MB.
+/// The most bytes that the compressed elements of one file may unpack to. Cars-196's annotations take some 15 MB.
 const MOST_BYTES: u64 = 1 << 28;
 /// Arrays within arrays.
 const DEEPEST: usize = 16;
 
 /// The value of a variable.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Value {
+pub enum MatValue {
     /// Real numbers in the order of the file (column by column).
     Numbers(Vec<f64>),
     /// A char array of one row, or of none.
     Text(String),
     /// A cell array in the order of the file.
-    Cells(Vec<Value>),
+    Cells(Vec<MatValue>),
     /// A struct array: each field with its values, one an element.
-    Struct(Vec<(String, Vec<Value>)>),
+    Struct(Vec<(String, Vec<MatValue>)>),
     /// Anything else: complex or sparse numbers, objects, functions, text of several rows.
     Other,
 }
 
-impl Value {
+impl MatValue {
     /// Its text, if it is one.
     pub fn text(&self) -> Option<&str> {
         match self {
-            Value::Text(text) => Some(text),
+            MatValue::Text(text) => Some(text),
             _ => None,
         }
     }
@@ -44,7 +44,7 @@ impl Value {
     /// Its number, if it is one.
     pub fn number(&self) -> Option<f64> {
         match self {
-            Value::Numbers(numbers) if numbers.len() == 1 => Some(numbers[0]),
+            MatValue::Numbers(numbers) if numbers.len() == 1 => Some(numbers[0]),
             _ => None,
         }
     }
@@ -54,13 +54,13 @@ impl Value {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MatError {
     /// Another format.
-    #[error("it is no MATLAB 5 file: {0}; save it with `save -v7` or scipy.io.savemat")]
+    #[error("it is not a MATLAB 5 file: {0}; save it with `save -v7` or scipy.io.savemat")]
     Format(&'static str),
     /// A length beyond what is there.
     #[error("at byte {at} of {place}: {what}; fetch the file again")]
     Damaged { place: &'static str, at: usize, what: String },
-    /// Nested or compressed beyond all measure.
-    #[error("{0}: the file is no annotation list")]
+    /// Nested or compressed beyond the limits.
+    #[error("{0}: the file is not an annotation list")]
     TooLarge(&'static str),
 }
 
@@ -69,7 +69,7 @@ const COMPRESSED: u32 = 15;
 const MATRIX: u32 = 14;
 
 /// The variables of a file, in its order.
-pub fn read(file: &[u8]) -> Result<Vec<(String, Value)>, MatError> {
+pub fn read(file: &[u8]) -> Result<Vec<(String, MatValue)>, MatError> {
     let Some((head, body)) = file.split_at_checked(128) else {
         return Err(MatError::Format("it has fewer than the 128 bytes of a header"));
     };
@@ -114,7 +114,7 @@ fn inflate(data: &[u8], room: &mut u64) -> Result<Vec<u8>, String> {
     ZlibDecoder::new(data).take(*room + 1).read_to_end(&mut unpacked).map_err(|e| e.to_string())?;
     *room = room
         .checked_sub(unpacked.len() as u64)
-        .ok_or_else(|| format!("more than {MOST_BYTES} bytes come out of the compressed elements"))?;
+        .ok_or_else(|| format!("more than {MOST_BYTES} bytes in the compressed elements"))?;
     Ok(unpacked)
 }
 
@@ -183,12 +183,12 @@ impl<'a> Reader<'a> {
     }
 
     /// The name and value of an array, whose element this reader spans; no name if the array is empty.
-    fn array(&mut self, depth: usize) -> Result<(Option<String>, Value), MatError> {
+    fn array(&mut self, depth: usize) -> Result<(Option<String>, MatValue), MatError> {
         if depth > DEEPEST {
-            return Err(MatError::TooLarge("arrays lie within arrays more than 16 deep"));
+            return Err(MatError::TooLarge("arrays are nested more than 16 deep"));
         }
         if self.rest().is_empty() {
-            return Ok((None, Value::Numbers(Vec::new())));
+            return Ok((None, MatValue::Numbers(Vec::new())));
         }
         let (_, flags) = self.element()?;
         if flags.len() < 8 {
@@ -203,22 +203,22 @@ impl<'a> Reader<'a> {
         let (_, name) = self.element()?;
         let name = String::from_utf8_lossy(name).into_owned();
         let value = match class {
-            class::CELL => Value::Cells(self.arrays(count, depth)?),
+            class::CELL => MatValue::Cells(self.arrays(count, depth)?),
             class::STRUCT => self.structure(count, depth)?,
             class::CHAR if rows <= 1 => self.text()?,
             class::DOUBLE..=class::UINT64 if !complex => self.numbers(count)?,
-            _ => Value::Other,
+            _ => MatValue::Other,
         };
         Ok((Some(name), value))
     }
 
     /// The next `count` arrays.
-    fn arrays(&mut self, count: usize, depth: usize) -> Result<Vec<Value>, MatError> {
+    fn arrays(&mut self, count: usize, depth: usize) -> Result<Vec<MatValue>, MatError> {
         self.must_hold(count)?;
         (0..count).map(|_| self.inner_array(depth)).collect()
     }
 
-    fn inner_array(&mut self, depth: usize) -> Result<Value, MatError> {
+    fn inner_array(&mut self, depth: usize) -> Result<MatValue, MatError> {
         let (kind, data) = self.element()?;
         if kind != MATRIX {
             return Err(self.damaged(format!("an element of type {kind} where an array is expected")));
@@ -235,7 +235,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The fields of `count` elements: all fields of the first, then of the second.
-    fn structure(&mut self, count: usize, depth: usize) -> Result<Value, MatError> {
+    fn structure(&mut self, count: usize, depth: usize) -> Result<MatValue, MatError> {
         let (_, width) = self.element()?;
         let width = if width.len() == 4 { self.word(width) as usize } else { 0 };
         let (_, names) = self.element()?;
@@ -244,7 +244,7 @@ impl<'a> Reader<'a> {
         }
         let name =
             |name: &[u8]| String::from_utf8_lossy(name.split(|&b| b == 0).next().unwrap_or_default()).into_owned();
-        let mut fields: Vec<(String, Vec<Value>)> = names.chunks(width).map(|n| (name(n), Vec::new())).collect();
+        let mut fields: Vec<(String, Vec<MatValue>)> = names.chunks(width).map(|n| (name(n), Vec::new())).collect();
         self.must_hold(count.saturating_mul(fields.len()))?;
         if !fields.is_empty() {
             for _ in 0..count {
@@ -253,13 +253,13 @@ impl<'a> Reader<'a> {
                 }
             }
         }
-        Ok(Value::Struct(fields))
+        Ok(MatValue::Struct(fields))
     }
 
-    fn text(&mut self) -> Result<Value, MatError> {
+    fn text(&mut self) -> Result<MatValue, MatError> {
         // The data of an empty text may be left out.
         if self.rest().is_empty() {
-            return Ok(Value::Text(String::new()));
+            return Ok(MatValue::Text(String::new()));
         }
         let (kind, data) = self.element()?;
         let text = match kind {
@@ -279,11 +279,11 @@ impl<'a> Reader<'a> {
             }
             other => return Err(self.damaged(format!("text of element type {other}"))),
         };
-        Ok(Value::Text(text))
+        Ok(MatValue::Text(text))
     }
 
     /// `count` numbers, of whichever type the file stores them in.
-    fn numbers(&mut self, count: usize) -> Result<Value, MatError> {
+    fn numbers(&mut self, count: usize) -> Result<MatValue, MatError> {
         let (kind, data) = if self.rest().is_empty() { (9, &[][..]) } else { self.element()? };
         macro_rules! all {
             ($number:ty) => {
@@ -316,7 +316,7 @@ impl<'a> Reader<'a> {
         if numbers.len() != count {
             return Err(self.damaged(format!("{} numbers, the dimensions say {count}", numbers.len())));
         }
-        Ok(Value::Numbers(numbers))
+        Ok(MatValue::Numbers(numbers))
     }
 }
 

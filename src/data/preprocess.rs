@@ -1,10 +1,10 @@
 //! From a data set to an image set.
 
 use std::cell::Cell;
-use std::fs;
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
+use fs_err as fs;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +30,7 @@ pub const LEAKS: &str = "leaks.json";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PreprocessConfig {
-    /// How the data set lies in its folder. Default `folder`.
+    /// How the folder of the data set is organised. Default `folder`.
     pub layout: Layout,
     /// The folder of the data set, below the raw folder. Default: the raw folder itself.
     pub root: String,
@@ -122,7 +122,7 @@ pub struct Summary {
     pub validation: Counts,
     /// Images and classes of the test split.
     pub test: Counts,
-    /// Files that are no images.
+    /// Files that are not images.
     pub ignored: usize,
     /// Those of them that are images and not read.
     pub unread: Vec<Unread>,
@@ -157,7 +157,7 @@ pub fn preprocess(
     write_set(config, &layout::read(&config.source(), raw)?, work, out, progress)
 }
 
-/// How far a set has come, in a file beside it.
+/// The progress of a set, in a file next to it.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Progress {
     /// Digest of settings and listing.
@@ -182,9 +182,9 @@ struct Ready {
 /// not depend on the number of threads. Memory holds three blocks of images at most.
 ///
 /// The set grows in the folder `work`, which may be `out` itself. If an earlier attempt at the same set ended there before its
-/// time, this one goes on at its last whole block, and the bytes are those of an attempt that was never stopped.
+/// time, this one resumes after its last whole block, and the bytes are those of an attempt that was never stopped.
 ///
-/// `progress` is told (images done, images in all).
+/// `progress` receives (images done, images in all).
 ///
 /// # Errors
 /// [`DataError::TooManyBroken`] after all images were tried, with the first ten.
@@ -208,7 +208,7 @@ fn write_blocks(
     let entries = &listing.entries;
     let total = entries.len();
     let note = work.join(PROGRESS);
-    let mut state = begun(config, listing, work);
+    let mut state = resumed(config, listing, work);
     let mut writer = ShardWriter::open(work, config.store, config.size, state.kept)?;
     let mut broken = state.broken.iter().map(|(at, _)| *at).peekable();
     for (i, entry) in entries[..state.done].iter().enumerate() {
@@ -250,7 +250,7 @@ fn write_blocks(
         for block in entries[start..].chunks(block) {
             let ready = block.par_iter().map(|entry| read(config, listing, entry)).collect::<Result<_, _>>();
             let sent = ready.map(|ready| sender.send(ready));
-            // Nobody receives after a failure, which joining tells.
+            // The receiver is gone after a failure, which joining the thread returns.
             if !matches!(sent, Ok(Ok(()))) {
                 unread = sent.err();
                 break;
@@ -278,7 +278,7 @@ fn write_blocks(
         leaks: leaks(listing),
     };
     let (count, allowed) = (summary.broken.len(), config.max_broken);
-    // What was tried in vain is tried again the next time: the files may have been mended.
+    // Failed images are tried again the next time: the files may have been repaired.
     let failed = if count > allowed {
         let first = summary.broken.iter().take(10).cloned().collect();
         Some(DataError::TooManyBroken { count, total, allowed, first })
@@ -294,21 +294,20 @@ fn write_blocks(
         return Err(failed);
     }
     if total > 0 {
-        removed.map_err(DataError::io("remove", &work.join(PROGRESS)))?;
+        removed?;
     }
     writer.finish()?;
     if work != out {
-        fs::create_dir_all(out).map_err(DataError::io("create", out))?;
+        fs::create_dir_all(out)?;
         for name in [IMAGES, ITEMS, SET] {
             let (from, to) = (work.join(name), out.join(name));
-            // They may lie on two disks.
-            let moved = fs::rename(&from, &to).or_else(|_| fs::copy(&from, &to).and_then(|_| fs::remove_file(&from)));
-            moved.map_err(DataError::io("move", &from))?;
+            // They may be on two disks.
+            fs::rename(&from, &to).or_else(|_| fs::copy(&from, &to).and_then(|_| fs::remove_file(&from)))?;
         }
     }
     let path = out.join(LEAKS);
-    let text = serde_json::to_string_pretty(&summary.leaks).map_err(std::io::Error::other);
-    text.and_then(|text| fs::write(&path, text + "\n")).map_err(DataError::io("write", &path))?;
+    let text = serde_json::to_string_pretty(&summary.leaks).map_err(std::io::Error::other)?;
+    fs::write(path, text + "\n")?;
     Ok(summary)
 }
 
@@ -327,7 +326,7 @@ fn group(config: &PreprocessConfig, entry: &Entry) -> Option<String> {
 fn read(config: &PreprocessConfig, listing: &Listing, entry: &Entry) -> Result<Result<Ready, String>, DataError> {
     let array = matches!(config.layout, Layout::Arrays { .. });
     let path = listing.root.join(&entry.path);
-    let file = if array { Vec::new() } else { fs::read(&path).map_err(DataError::io("read", &path))? };
+    let file = if array { Vec::new() } else { fs::read(&path)? };
     Ok(decoder(|decoder| {
         // The shape is that of the whole image, before the decoder may have made it smaller.
         let whole = Cell::new(None);
@@ -360,8 +359,8 @@ fn read(config: &PreprocessConfig, listing: &Listing, entry: &Entry) -> Result<R
     }))
 }
 
-/// What an earlier attempt at the same set has left in `work`; nothing done if there is none.
-fn begun(config: &PreprocessConfig, listing: &Listing, work: &Path) -> Progress {
+/// The progress of an earlier attempt at the same set in `work`; nothing done if there is none.
+fn resumed(config: &PreprocessConfig, listing: &Listing, work: &Path) -> Progress {
     let mut plan = blake3::Hasher::new();
     plan.update(format!("{config:?}").as_bytes());
     for Entry { path, class, split, group } in &listing.entries {
@@ -379,13 +378,12 @@ fn begun(config: &PreprocessConfig, listing: &Listing, work: &Path) -> Progress 
     left.filter(whole).unwrap_or(Progress { plan, ..Progress::default() })
 }
 
-/// Writes the note of how far a set has come, whole or not at all.
+/// Writes the progress of a set, whole or not at all.
 fn save(state: &Progress, note: &Path) -> Result<(), DataError> {
-    let text = serde_json::to_vec(state).map_err(std::io::Error::other);
+    let text = serde_json::to_vec(state).map_err(std::io::Error::other)?;
     let fresh = note.with_extension("fresh");
-    text.and_then(|text| fs::write(&fresh, text))
-        .and_then(|()| fs::rename(&fresh, note))
-        .map_err(DataError::io("write", note))
+    fs::write(&fresh, text)?;
+    Ok(fs::rename(&fresh, note)?)
 }
 
 #[cfg(test)]

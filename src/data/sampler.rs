@@ -167,7 +167,7 @@ mod tests {
     const FIVE_OF_FOUR: Draw = Draw::Classes { classes: 5, per_class: 4 };
 
     #[test]
-    fn a_batch_has_distinct_classes_and_distinct_images_where_a_class_has_enough() {
+    fn a_batch_has_distinct_classes_and_images_where_there_are_enough() {
         let labels = labels();
         let sampler = Sampler::new(&labels, 12, FIVE_OF_FOUR, 9).unwrap();
         for step in 0..200 {

@@ -8,11 +8,11 @@
 //!
 //! An image is `height x width x 3` bytes, RGB, row by row; with `store: original` it is the bytes of its file.
 
-use std::fs::{self, File};
 use std::io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use fs_err::{self as fs, File};
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
@@ -61,7 +61,7 @@ pub struct Item {
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Part {
+struct SplitClasses {
     items: usize,
     /// Class names, by label.
     classes: Vec<String>,
@@ -74,13 +74,13 @@ struct SetFile {
     store: Store,
     /// Side, or short side, of the images; 0 with `store: original`.
     size: u32,
-    train: Part,
-    validation: Part,
-    test: Part,
+    train: SplitClasses,
+    validation: SplitClasses,
+    test: SplitClasses,
 }
 
 impl SetFile {
-    fn parts(&self) -> [&Part; 3] {
+    fn parts(&self) -> [&SplitClasses; 3] {
         [&self.train, &self.validation, &self.test]
     }
 
@@ -114,21 +114,20 @@ pub(super) struct ShardWriter {
     items: BufWriter<File>,
     /// Bytes in `images.u8`.
     offset: u64,
-    parts: [Part; 3],
+    parts: [SplitClasses; 3],
 }
 
 impl ShardWriter {
-    /// Starts a set in `folder`, which is made if absent; or goes on with the first `kept` bytes of `images.u8` and of
-    /// `items.jsonl`, what else they hold being cut off.
+    /// Starts a set in `folder`, which is created if absent; or continues with the first `kept` bytes of `images.u8` and of
+    /// `items.jsonl`, truncating the rest.
     pub(super) fn open(folder: &Path, store: Store, size: u32, kept: [u64; 2]) -> Result<ShardWriter, DataError> {
-        fs::create_dir_all(folder).map_err(DataError::io("create", folder))?;
+        fs::create_dir_all(folder)?;
         let open = |name: &str, kept: u64| {
             let path = folder.join(name);
-            let open = File::options().write(true).create(true).truncate(kept == 0).open(&path);
-            let mut file = open.map_err(DataError::io("create", &path))?;
-            let cut = file.set_len(kept).and_then(|()| file.seek(SeekFrom::Start(kept)));
-            cut.map_err(DataError::io("write", &path))?;
-            Ok(file)
+            let mut file = File::options().write(true).create(true).truncate(kept == 0).open(&path)?;
+            file.set_len(kept)?;
+            file.seek(SeekFrom::Start(kept))?;
+            Ok::<File, DataError>(file)
         };
         let images = open(IMAGES, kept[0])?;
         let items = BufWriter::with_capacity(1 << 16, open(ITEMS, kept[1])?);
@@ -166,20 +165,19 @@ impl ShardWriter {
             width: image.size[1],
             offset: self.offset,
         };
-        let line = serde_json::to_string(&item).map_err(std::io::Error::other);
-        line.and_then(|line| writeln!(self.items, "{line}"))
-            .map_err(DataError::io("write", &self.folder.join(ITEMS)))?;
+        let line = serde_json::to_string(&item).map_err(std::io::Error::other)?;
+        writeln!(self.items, "{line}")?;
         self.offset += image.bytes.len() as u64;
-        self.images.write_all(image.bytes).map_err(DataError::io("write", &self.folder.join(IMAGES)))
+        Ok(self.images.write_all(image.bytes)?)
     }
 
-    /// Puts what was pushed onto the disk, and tells how long the two files are: what [`ShardWriter::open`] goes on with.
+    /// Flushes what was pushed to the disk and returns the lengths of the two files, from which [`ShardWriter::open`] continues.
     pub(super) fn sync(&mut self) -> Result<[u64; 2], DataError> {
-        self.items.flush().map_err(DataError::io("write", &self.folder.join(ITEMS)))?;
+        self.items.flush()?;
         let mut items = self.items.get_ref();
-        let len = items.sync_data().and_then(|()| items.stream_position());
-        let len = len.map_err(DataError::io("write", &self.folder.join(ITEMS)))?;
-        self.images.sync_data().map_err(DataError::io("write", &self.folder.join(IMAGES)))?;
+        items.sync_data()?;
+        let len = items.stream_position()?;
+        self.images.sync_data()?;
         Ok([self.offset, len])
     }
 
@@ -191,12 +189,12 @@ impl ShardWriter {
 
     /// Writes `set.json`, which makes the folder an image set.
     pub(super) fn finish(mut self) -> Result<(), DataError> {
-        self.items.flush().map_err(DataError::io("write", &self.folder.join(ITEMS)))?;
+        self.items.flush()?;
         let [train, validation, test] = self.parts;
         let set = SetFile { version: VERSION, store: self.store, size: self.size, train, validation, test };
         let path = self.folder.join(SET);
-        let text = serde_json::to_string_pretty(&set).map_err(std::io::Error::other);
-        text.and_then(|text| fs::write(&path, text + "\n")).map_err(DataError::io("write", &path))
+        let text = serde_json::to_string_pretty(&set).map_err(std::io::Error::other)?;
+        Ok(fs::write(path, text + "\n")?)
     }
 }
 
@@ -218,8 +216,7 @@ impl ImageSet {
     /// [`DataError::Corrupt`] if the three files contradict one another.
     pub fn open(folder: &Path) -> Result<ImageSet, DataError> {
         let corrupt = |message: String| DataError::Corrupt { folder: folder.to_path_buf(), message };
-        let path = folder.join(SET);
-        let text = fs::read(&path).map_err(DataError::io("read", &path))?;
+        let text = fs::read(folder.join(SET))?;
         #[derive(Deserialize)]
         struct Version {
             version: u32,
@@ -231,9 +228,8 @@ impl ImageSet {
         let set: SetFile = serde_json::from_slice(&text).map_err(|e| corrupt(format!("{SET}: {e}")))?;
         let items = read_items(folder, &set)?;
 
-        let path = folder.join(IMAGES);
-        let file = File::open(&path).map_err(DataError::io("open", &path))?;
-        let found = file.metadata().map_err(DataError::io("read", &path))?.len();
+        let file = File::open(folder.join(IMAGES))?;
+        let found = file.metadata()?.len();
         if items.is_empty() {
             return Err(corrupt(format!("{ITEMS} names no image")));
         }
@@ -259,7 +255,7 @@ impl ImageSet {
             at = end;
         }
         // SAFETY: the file is the caller's to keep unaltered, as the contract above says; a set in the store is read-only.
-        let bytes = unsafe { Mmap::map(&file) }.map_err(DataError::io("map", &path))?;
+        let bytes = unsafe { Mmap::map(&file) }?;
         let labels = items.iter().map(|item| item.label).collect();
         Ok(ImageSet { bytes, set, items, labels })
     }
@@ -310,12 +306,11 @@ impl ImageSet {
 /// The items in order, each of the split, and with a label of the classes, that `set` says.
 fn read_items(folder: &Path, set: &SetFile) -> Result<Vec<Item>, DataError> {
     let corrupt = |message: String| DataError::Corrupt { folder: folder.to_path_buf(), message };
-    let path = folder.join(ITEMS);
-    let file = File::open(&path).map_err(DataError::io("open", &path))?;
+    let file = File::open(folder.join(ITEMS))?;
     let ends = set.ends();
     let mut items = Vec::new();
     for (i, line) in BufReader::new(file).lines().enumerate() {
-        let line = line.map_err(DataError::io("read", &path))?;
+        let line = line?;
         let item: Item = serde_json::from_str(&line).map_err(|e| corrupt(format!("{ITEMS}:{}: {e}", i + 1)))?;
         let split = Split::ALL.into_iter().zip(ends).find(|(_, end)| i < *end).map_or(Split::Test, |(split, _)| split);
         if item.split != split || item.label as usize >= set.parts()[split as usize].classes.len() {
@@ -423,7 +418,7 @@ mod tests {
         assert_eq!((second.size, second.bytes, second.encoded), ([2, 9], &[30; 54][..], false));
         assert_eq!((test.image(2).bytes, set.split(Split::Train).image(1).bytes), (&[40; 24][..], &[10; 30][..]));
         assert!(set.split(Split::Validation).is_empty());
-        // Of a file nobody knows how long it must be.
+        // The length of an encoded file is not known.
         write_sizes(room.path(), Store::Original, &[[2, 3], [5, 2], [2, 2], [2, 9], [4, 2]]);
         assert!(ImageSet::open(room.path()).unwrap().split(Split::Test).image(0).encoded);
     }

@@ -9,7 +9,7 @@ use super::error::DataError;
 use super::layout::{Class, Found, Names};
 use crate::text;
 
-/// The part of an image set that something reads.
+/// A part of an image set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Split {
@@ -48,7 +48,7 @@ pub enum SplitRule {
     /// The first `floor(n / 2)` classes in the layout's order train, the others test: the zero-shot protocol of CUB-200,
     /// Cars-196 and SOP (Oh Song et al. 2016).
     FirstHalfOfClasses,
-    /// Everything tests.
+    /// All images are test images.
     None,
     /// As a text file says, by its path below the raw folder. A line holds a name and `train`, `validation` or `test`,
     /// with space between; the name is a class, or the path of an image. Images that no line names are left out; empty
@@ -60,7 +60,7 @@ pub enum SplitRule {
 
 /// All images are pooled; of `n` classes in the layout's order the first `half = floor(n / 2)` train and validate, the
 /// others test. The `half - floor(half / 4)` classes from position `floor(fold * half / 4)` on train, and the
-/// `floor(half / 4)` that follow validate; positions go on at 0 after `half - 1`.
+/// `floor(half / 4)` that follow validate; positions wrap to 0 after `half - 1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MlrcFold {
@@ -105,8 +105,8 @@ pub(super) fn assign(rule: &SplitRule, raw: &Path, found: &Found) -> Result<Vec<
 }
 
 fn from_list(path: &Path, classes: &[Class]) -> Result<Vec<Vec<Option<Split>>>, DataError> {
-    let text = text::read(path).map_err(DataError::io("read", path))?;
-    // What each name stands for: a class before an image of the same name.
+    let text = text::read(path)?;
+    // What each name means: a class before an image of the same name.
     let mut meant: BTreeMap<&str, Vec<(usize, usize)>> = BTreeMap::new();
     for (i, class) in classes.iter().enumerate() {
         for (j, image) in class.images.iter().enumerate() {
@@ -189,13 +189,13 @@ mod tests {
     }
 
     #[test]
-    fn a_list_names_classes_and_images_with_spaces_and_leaves_out_the_others() {
+    fn a_list_names_classes_and_images_and_leaves_out_the_others() {
         let splits = listed("# made by hand\n\na\ttrain\nb c/2 b.png   test\r\nd/1.png validation\n").unwrap();
         assert_eq!(splits, [[TRAIN, TRAIN], [None, TEST], [Some(Split::Validation), None]]);
     }
 
     #[test]
-    fn a_list_that_names_what_is_not_there_or_both_splits_is_refused_with_its_line() {
+    fn a_list_with_an_unknown_name_or_two_splits_is_refused_by_its_line() {
         for (text, line, word) in [
             ("a train\nz test", 2, "no class or image \"z\""),
             ("a/9.png train", 1, "no class or image"),

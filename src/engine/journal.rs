@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::EngineError;
 use crate::store::StoreError;
 use crate::store::files::{self, For};
+use crate::text::chain;
 
 /// What a journal is, in its first line.
 pub const FORMAT: &str = "meanfield journal 1";
@@ -168,7 +169,7 @@ pub fn read_all(folder: &Path, mend: bool) -> Result<Vec<Past>, StoreError> {
             Err(StoreError::Foreign { what, .. }) => (Vec::new(), Some(format!("{what}, expected a journal"))),
             // One that its owner keeps private.
             Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => continue,
-            Err(error) => (Vec::new(), Some(error.to_string())),
+            Err(error) => (Vec::new(), Some(chain(&error))),
         };
         all.push(Past { path, lines, damage });
     }

@@ -111,7 +111,7 @@ pub fn resolved(folder: &Path) -> PathBuf {
 /// The lines of the file of patterns in `folder`, each of them a pattern.
 fn lines(folder: &Path) -> Result<Vec<String>, StoreError> {
     let path = folder.join(FILE);
-    let text = match crate::text::read(&path) {
+    let text = match crate::text::read_unnamed(&path) {
         Ok(text) => text,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
         Err(source) => return Err(StoreError::Io { verb: "read", path, source }),
@@ -187,7 +187,7 @@ mod tests {
     fn a_line_that_is_no_pattern_is_refused_with_its_number() {
         let project = tempfile::tempdir().unwrap();
         std::fs::write(project.path().join(FILE), "*.log\n{a\n").unwrap();
-        let message = Leftovers::of_project(project.path()).unwrap_err().to_string();
+        let message = crate::text::chain(&Leftovers::of_project(project.path()).unwrap_err());
         assert!(message.contains("line 2"), "{message}");
     }
 

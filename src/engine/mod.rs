@@ -63,15 +63,15 @@ pub enum EngineError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The journal could not be written.
-    #[error("cannot write the journal {}: {source}", path.display())]
+    #[error("cannot write the journal {}", path.display())]
     Journal { path: PathBuf, source: std::io::Error },
     /// An output could not be put below the reports folder.
-    #[error("cannot publish {}: {source}", target.display())]
+    #[error("cannot publish {}", target.display())]
     Publish { target: PathBuf, source: StoreError },
     /// A stage asks for more than there is.
     #[error("stage `{stage}` asks for {asked} of `{resource}`, but this run has {capacity}; {advice}")]
     Resource { stage: String, resource: String, asked: u64, capacity: u64, advice: String },
     /// Not even one thread for the work.
-    #[error("cannot start a thread: {0}")]
-    Threads(std::io::Error),
+    #[error("cannot start a thread")]
+    Threads(#[source] std::io::Error),
 }

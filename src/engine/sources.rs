@@ -18,6 +18,7 @@ use crate::store::digest::Digest;
 use crate::store::stat::{Stamp, StatCache};
 use crate::store::tree::{Entry, Node, Tree};
 use crate::store::{Artifact, Form, IoContext, StoreError};
+use crate::text::chain;
 
 /// A file or folder of the user's as it was when the plan was made.
 #[derive(Debug, Clone)]
@@ -83,7 +84,7 @@ impl Sources {
         paths.dedup();
         let read = |path: &&PathBuf| {
             let snapshot = snapshot(path, Some(&leftovers), stat);
-            ((*path).clone(), snapshot.map_err(|error| error.to_string()))
+            ((*path).clone(), snapshot.map_err(|error| chain(&error)))
         };
         // Below a few files the threads cost more than they save.
         let snapshots =
@@ -108,7 +109,7 @@ impl Sources {
             let now = list(path, Some(&self.leftovers))?;
             before.compare(path, &now, stat)
         };
-        compare().unwrap_or_else(|error| vec![error.to_string()])
+        compare().unwrap_or_else(|error| vec![chain(&error)])
     }
 
     /// The names of the files below the folder at `path` that are part of it, now.
@@ -396,7 +397,7 @@ mod tests {
         let stat = StatCache::open(&path.with_extension("stat"), true).unwrap().0;
         let leftovers = Leftovers::default();
         let snapshot = snapshot(path, Some(&leftovers), &stat);
-        let snapshots = HashMap::from([(path.to_owned(), snapshot.map_err(|error| error.to_string()))]);
+        let snapshots = HashMap::from([(path.to_owned(), snapshot.map_err(|error| chain(&error)))]);
         (Sources { snapshots, leftovers, ..Sources::default() }, stat)
     }
 

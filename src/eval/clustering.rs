@@ -1,6 +1,6 @@
-//! How well clusters of vectors agree with their classes: k-means of ours, and NMI, AMI and F1.
+//! How well clusters of vectors agree with their classes: k-means, NMI, AMI and F1.
 //!
-//! k-means decides in 64 bits, as the search does: 32-bit products propose the nearest centre, and where they cannot tell,
+//! k-means decides in 64 bits, as the search does: 32-bit products propose the nearest centre, and where they cannot decide,
 //! 64-bit ones do. Sums run in a fixed order. So the clusters are the same for any number of threads.
 
 use std::collections::BTreeMap;

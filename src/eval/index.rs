@@ -1,7 +1,7 @@
 //! Rows prepared for a search by cosine similarity, in two precisions.
 //!
 //! A search proposes by 32-bit products of unit vectors and decides by [`Index::similarity`], 64-bit cosines that depend on
-//! nothing but the two rows. [`Index::slack`] bounds how far the two may lie apart, so a proposal only ever leaves open
+//! nothing but the two rows. [`Index::slack`] bounds the difference between the two, so a proposal only ever leaves open
 //! what is then decided: the result is that of a plain 64-bit computation.
 
 use std::ops::Range;
@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use crate::math::product::View;
 use crate::math::real::Real;
 
-/// Rows ready for the search: unit vectors in 32 bits beside the raw rows and their norms.
+/// Rows ready for the search: unit vectors in 32 bits, the raw rows, and their norms.
 #[derive(Debug)]
 pub(super) struct Index<'a, T> {
     raw: &'a [T],
@@ -101,7 +101,7 @@ impl<'a, T: Real> Index<'a, T> {
         rows.flat_map(|i| self.row(i).iter().map(move |x| x.to_f64() * self.inverse_norms[i])).collect()
     }
 
-    /// The most that a 32-bit product of two unit vectors may lie from their 64-bit cosine.
+    /// The largest difference between a 32-bit product of two unit vectors and their 64-bit cosine.
     ///
     /// A sum of n products in any order errs by at most `n u / (1 - n u)` times the sum of their magnitudes, u being half an
     /// epsilon (Higham, *Accuracy and Stability of Numerical Algorithms*, 2002, section 3.1); that sum is at most 1 here, by

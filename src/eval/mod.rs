@@ -1,4 +1,4 @@
-//! Retrieval metrics of embeddings: vectors in, numbers out; and the statistics of many such numbers.
+//! Retrieval metrics of embeddings, and statistics over many such numbers.
 //!
 //! `ranks` finds where the matches of each query rank, [`retrieval`](mod@retrieval) turns that into metrics,
 //! [`per_query`] writes it query by query, [`clustering`] compares classes with clusters, [`neighbours`] finds the nearest

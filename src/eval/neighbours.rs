@@ -1,7 +1,7 @@
 //! Exact nearest neighbours by cosine similarity.
 //!
-//! Blocks of 32-bit products propose candidates; only what their rounding error's bound shows to be too far is dropped, and
-//! the rest is scored again in 64 bits, which alone ranks. So the result is that of a plain 64-bit computation: by
+//! Blocks of 32-bit products propose candidates; only rows that the bound of the rounding error rules out are dropped, and
+//! the rest is scored again in 64 bits, which decides the ranks. So the result is that of a plain 64-bit computation: by
 //! similarity, then by index, whatever the number of threads and the block sizes.
 
 use std::cmp::Ordering;
@@ -123,12 +123,12 @@ impl Nearest {
 
     /// Drops candidates that cannot be among the nearest, at least a quarter of `capacity`.
     fn prune(&mut self, slack: f64, exact: impl Fn(usize) -> f64) {
-        // `wanted` rows lie above the last similarity less the slack, and no row lies higher than its own plus the slack.
+        // `wanted` rows are above the last similarity less the slack, and no row is higher than its own plus the slack.
         let (_, &mut (last, _), _) =
             self.candidates.select_nth_unstable_by(self.wanted - 1, |a, b| b.0.total_cmp(&a.0));
         self.raise((f64::from(last) - 2.0 * slack) as f32);
         if self.candidates.len() > self.capacity * 3 / 4 {
-            // Too many within the slack of each other, such as twins: only their exact similarities tell.
+            // Too many within the slack of each other, such as twins: only their exact similarities decide.
             let mut scored: Vec<_> = self.candidates.iter().map(|&(near, i)| ((exact(i), i), near)).collect();
             let (_, &mut ((worst, _), _), _) =
                 scored.select_nth_unstable_by(self.wanted - 1, |a, b| closer(&a.0, &b.0));
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn any_blocks_and_threads_rank_as_the_double_loop() {
         let mut gallery = rows(83, 7, 1);
-        // Exact twins, and rows closer to each other than 32 bits can tell.
+        // Exact twins, and rows closer to each other than 32 bits can resolve.
         gallery.copy_within(0..70, 7 * 40);
         for row in 60..80 {
             for k in 0..7 {
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gallery_of_nothing_but_twins_is_ranked_by_index_within_bounded_memory() {
+    fn a_gallery_of_twins_is_ranked_by_index_within_bounded_memory() {
         let rows: Vec<f32> = [0.3, -0.5, 0.7].repeat(5_000);
         let gallery = Index::new(&rows, 3).unwrap();
         let query = Index::new(&rows[..3], 3).unwrap();

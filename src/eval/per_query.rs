@@ -1,17 +1,17 @@
 //! The values of every query as a Parquet table, for statistics over pairs of queries.
 
-use std::fs::File;
 use std::path::Path;
 
+use fs_err::File;
 use polars::prelude::{Column, DataFrame, ParquetWriter, PolarsError};
 use thiserror::Error;
 
 use super::Scores;
 
-/// What is known of the queries.
+/// What the rows of the table are about.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
-    /// Where each query lies among all vectors.
+    /// The position of each query among all vectors.
     pub positions: &'a [usize],
     /// Their classes.
     pub labels: &'a [u32],
@@ -24,15 +24,15 @@ pub struct Rows<'a> {
 /// Why the table was not written.
 #[derive(Debug, Error)]
 pub enum WriteError {
-    /// The file cannot be created.
-    #[error("{}: {source}", path.display())]
-    File { path: std::path::PathBuf, source: std::io::Error },
-    /// The table cannot be made or written.
-    #[error("the table of queries: {0}")]
+    /// The file cannot be created; the error names it.
+    #[error(transparent)]
+    File(#[from] std::io::Error),
+    /// The table cannot be built or written.
+    #[error("cannot write the table of queries")]
     Table(#[from] PolarsError),
 }
 
-/// Writes one row a query to `path`: `query`, `label`, `class` (if the classes have names), `matches` (R), `first_match`
+/// Writes one row per query to `path`: `query`, `label`, `class` (if the classes have names), `matches` (R), `first_match`
 /// (rank of the nearest match, from 1), and `p1`, `rp`, `map_at_r`, `mrr`, `map` (if it was computed) and each `r@K`, whose
 /// means are the metrics. A query without a match has 0 matches and no values.
 ///
@@ -65,7 +65,7 @@ pub fn write(path: &Path, scores: &[Option<Scores>], rows: Rows<'_>) -> Result<(
     }
     columns.extend(rows.recall_at.iter().map(|&k| of(&format!("r@{k}"), &|scores| scores.recall_at(k))));
     let mut table = DataFrame::new_infer_height(columns)?;
-    let file = File::create(path).map_err(|source| WriteError::File { path: path.into(), source })?;
+    let file = File::create(path)?;
     ParquetWriter::new(file).finish(&mut table)?;
     Ok(())
 }
@@ -94,7 +94,7 @@ mod tests {
         write(&path, &scores, rows).unwrap();
         write(&again, &scores, rows).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&again).unwrap());
-        let table = ParquetReader::new(File::open(&path).unwrap()).finish().unwrap();
+        let table = ParquetReader::new(std::fs::File::open(&path).unwrap()).finish().unwrap();
         let names: Vec<&str> = table.get_column_names().iter().map(|name| name.as_str()).collect();
         let expected =
             ["query", "label", "class", "matches", "first_match", "p1", "rp", "map_at_r", "mrr", "r@1", "r@10"];

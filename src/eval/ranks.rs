@@ -2,13 +2,13 @@
 //!
 //! Every metric of retrieval follows from the ranks of the few rows of a query's own class, its *matches*. So no list of
 //! neighbours is kept: the similarities of the matches are computed first, in 64 bits, and one pass over all similarities
-//! counts, for each match, the rows of other classes that lie above it. The pass goes tile by tile over 32-bit products; where
-//! queries are what is searched, each tile above the diagonal serves its rows and its columns. A similarity too near to a
-//! match's for 32 bits to tell is computed in 64: pair by pair, or for a whole tile where there are many, as in
+//! counts, for each match, the rows of other classes that rank above it. The pass goes tile by tile over 32-bit products; where
+//! the queries are searched themselves, each tile above the diagonal serves its rows and its columns. A similarity too near to a
+//! match's to decide in 32 bits is computed in 64: pair by pair, or for a whole tile where there are many, as in
 //! vectors that have collapsed onto one point. Counts are integers, so neither the tiles nor the threads can change them.
 //!
-//! A match whose rank has passed R no longer counts in any metric but for the first one; it is given up, and what lies below
-//! the last match still of interest is passed over by a loop of plain comparisons.
+//! A match whose rank has passed R no longer counts in any metric but for the first one; it is dropped, and what is below
+//! the last match still of interest is skipped by a loop of plain comparisons.
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -32,7 +32,7 @@ pub enum Ties {
     Optimistic,
 }
 
-/// What is searched for what.
+/// A search: queries, and the rows to rank for them.
 pub(super) struct Search<'a, 'b, T> {
     pub queries: &'a Index<'b, T>,
     pub query_labels: &'a [u32],
@@ -56,14 +56,14 @@ pub(super) const MOST_MATCHES: usize = 1 << 24;
 struct Match {
     similarity: f64,
     row: u32,
-    /// Rows of other classes that lie above it and not above the match before it, but for those in `Block::above`.
+    /// Rows of other classes that rank above it and not above the match before it, but for those in `Block::above`.
     passed: u32,
 }
 
 /// Some queries and what has been counted for them.
 #[derive(Default)]
 struct Block {
-    /// Of each query: a 32-bit similarity below `cut` lies above no match, one beyond `top` above all. Both are infinite
+    /// Of each query: a 32-bit similarity below `cut` is above no match, one beyond `top` above all. Both are infinite
     /// where nothing is to be counted.
     cut: Vec<f32>,
     top: Vec<f32>,
@@ -78,7 +78,7 @@ struct Block {
 }
 
 impl<T: Real> Search<'_, '_, T> {
-    /// What `visit(query, ranks)` makes of the ranks, from 1, of each query's matches: rising, the first match's first, and
+    /// Maps the ranks, from 1, of each query's matches with `visit(query, ranks)`: ascending, and
     /// without those beyond R unless `all` is set; empty if the query has no match.
     pub fn ranks<V: Send>(&self, visit: impl Fn(usize, &[usize]) -> V + Sync) -> Vec<V> {
         let (_, gallery_labels) = self.searched();
@@ -270,7 +270,7 @@ impl Block {
     }
 }
 
-/// The matches that a row may lie above and the next one, given its similarity up to `slack`: a range of places, of which
+/// The matches that a row may rank above and the next one, given its similarity up to `slack`: a range of places, of which
 /// the row has one; the only one, if it is empty.
 fn between(live: &[Match], near: f64, slack: f64) -> Range<usize> {
     let first = live.partition_point(|m| near < m.similarity - slack);
@@ -305,7 +305,7 @@ struct Tile {
     /// See [`Doubt`].
     asked: usize,
     products: Vec<f64>,
-    /// For each stretch of `STRETCH` columns of a row: whether a similarity lies between `cut` and `top`, of its row's query
+    /// For each stretch of `STRETCH` columns of a row: whether a similarity is between `cut` and `top`, of its row's query
     /// (bit 0) and of its column's (bit 1).
     between: Vec<u8>,
 }
@@ -319,7 +319,7 @@ impl Tile {
         Arch::new().dispatch(Count { tile: self, rows, columns });
     }
 
-    /// Counts what lies between, one by one.
+    /// Counts those between, one by one.
     fn settle<T: Real>(&mut self, search: &Search<'_, '_, T>, rows: &mut Block, mut columns: Option<&mut Block>) {
         let Self { place: tile, width, similarities, between, asked, products } = self;
         let stretches = width.div_ceil(STRETCH);
@@ -380,7 +380,7 @@ impl WithSimd for Count<'_> {
     }
 }
 
-/// How many of `stretch` lie above `top`, and whether one lies from `cut` to there.
+/// How many of `stretch` are above `top`, and whether one is from `cut` to there.
 #[inline(always)]
 fn compare<S: Simd>(simd: S, stretch: &[f32], cut: f32, top: f32) -> (u32, bool) {
     let [one, zero] = [1.0, 0.0].map(|x| simd.splat_f32s(x));
@@ -399,7 +399,7 @@ fn compare<S: Simd>(simd: S, stretch: &[f32], cut: f32, top: f32) -> (u32, bool)
     (above, reached > above)
 }
 
-/// The same with bounds of each element's own: adds to `above`, and says whether one lies from its `cut` to its `top`.
+/// The same with bounds of each element's own: adds to `above`, and says whether one is from its `cut` to its `top`.
 #[inline(always)]
 fn compare_each<S: Simd>(simd: S, stretch: &[f32], [cut, top]: [&[f32]; 2], above: &mut [u32]) -> bool {
     let [one, zero] = [1, 0].map(|x| simd.splat_u32s(x));

@@ -120,7 +120,7 @@ pub enum EvalError {
 /// never finds itself.
 ///
 /// Neighbours rank by cosine similarity, computed in 64 bits; equal ones as [`Options::ties`] says. The result is the same
-/// for any number of threads. Memory beside the vectors: a copy of them in 32 bits, 4 MiB a thread, and 16 bytes for each
+/// for any number of threads. Memory in addition to the vectors: a copy of them in 32 bits, 4 MiB a thread, and 16 bytes for each
 /// pair of a query and a match, up to 400 MiB. Queries without a match are left out; some codes count them as misses.
 ///
 /// ```
@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_query_has_the_values_on_paper() {
-        // Matches at ranks 1, 3, 5 and 8 of R = 4: precisions 1 and 2/3 count, ranks 5 and 8 lie beyond R.
+        // Matches at ranks 1, 3, 5 and 8 of R = 4: precisions 1 and 2/3 count, ranks 5 and 8 are beyond R.
         let scores = Scores::new(4, &[1, 3, 5, 8], true).unwrap();
         assert_eq!((scores.precision_at_1(), scores.r_precision, scores.matches), (1.0, 0.5, 4));
         assert!((scores.map_at_r - (1.0 + 2.0 / 3.0) / 4.0).abs() <= 1e-15);

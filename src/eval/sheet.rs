@@ -1,7 +1,7 @@
 //! Queries and what was found for them, as a picture and as one HTML page.
 //!
-//! Right and wrong differ by three things, so that nobody depends on colour: the colour of the frame (bluish green and
-//! vermilion, which the colour-blind tell apart), its line (whole, broken), and a mark.
+//! Right and wrong differ in three ways, so that no reader depends on colour: the colour of the frame (bluish green and
+//! vermilion, which colour-blind readers can distinguish), its line (whole, broken), and a mark.
 
 use std::fmt::Write;
 
@@ -52,7 +52,7 @@ const LETTER: usize = 8;
 const INNER: usize = SIDE as usize;
 const CELL: usize = INNER + 2 * FRAME + GAP;
 
-/// The sheet as a PNG file: a line a query, the query first.
+/// The sheet as a PNG file: a line per query, the query first.
 ///
 /// # Errors
 /// [`ImageError`] where it would be too large for the format.
@@ -108,7 +108,7 @@ impl Canvas {
                     (y.min(side - 1 - y), x)
                 };
                 let broken = right == Some(false) && along % 12 >= 8;
-                // The thin frame lies next to its picture.
+                // The thin frame is next to its picture.
                 if near < FRAME && near >= FRAME - width && !broken {
                     self.set(left + x, top + y, colour);
                 }

@@ -49,7 +49,7 @@ pub fn t_quantile(probability: f64, degrees_of_freedom: f64) -> Option<f64> {
     Some(t.inverse_cdf(probability)).filter(|quantile| quantile.is_finite())
 }
 
-/// Half the width of the t-interval of a mean: the true mean lies within `mean ± half_width` with probability
+/// Half the width of the t-interval of a mean: the true mean is within `mean ± half_width` with probability
 /// `confidence`, given `n` independent normal values of sample standard deviation `standard_deviation`.
 ///
 /// `None` for fewer than two values, or if `confidence` is outside (0, 1).

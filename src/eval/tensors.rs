@@ -1,10 +1,10 @@
 //! Writes tensors for other tools: `.npy`, `.safetensors`, `.parquet`.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use fs_err::{self as fs, File};
 use npyz::{AutoSerialize, WriterBuilder};
 use polars::prelude::{Column, DataFrame, NamedFrom, ParquetWriter, PolarsError, Series};
 use thiserror::Error;
@@ -20,19 +20,19 @@ pub enum ExportError {
     /// No tensor has the name, or none was named where one must be.
     #[error("{}: {found}; it has {}", path.display(), names.join(", "))]
     Name { path: PathBuf, found: String, names: Vec<String> },
-    /// The extension is of no format that is written.
+    /// The extension is not one of a format that is written.
     #[error("{}: expected the extension .npy, .safetensors or .parquet", path.display())]
     Extension { path: PathBuf },
-    /// Integers that 32 bits do not tell apart, in which tensors are read.
+    /// Integers that 32-bit floats, in which tensors are read, cannot represent.
     #[error(
         "tensor {name:?} has the integer {value}, and those from 16777216 on would be rounded; write it from Python"
     )]
     Wide { name: String, value: f32 },
-    /// The file cannot be written.
-    #[error("{}: {source}", path.display())]
-    File { path: PathBuf, source: std::io::Error },
-    /// The table cannot be made.
-    #[error("the table: {0}")]
+    /// The file cannot be written; the error names it.
+    #[error(transparent)]
+    File(#[from] std::io::Error),
+    /// The table cannot be built or written.
+    #[error("cannot write the table of tensors")]
     Table(#[from] PolarsError),
 }
 
@@ -43,8 +43,8 @@ const VECTORS: &str = "embeddings";
 ///
 /// - `.npy`: one tensor: `name`, else the only one, else `embeddings`. Real numbers in 32 bits, integers in 64.
 /// - `.safetensors`: all tensors; a copy where `from` is of that format, else real numbers in 32 bits.
-/// - `.parquet`: of a file of vectors (that has `embeddings`) a row a vector and a column a tensor, with the class's name where
-///   the file has it; of any other a row a tensor: `name`, `shape` and `values`.
+/// - `.parquet`: of a file of vectors (that has `embeddings`) a row per vector and a column per tensor, with the class's name where
+///   the file has it; of any other a row per tensor: `name`, `shape` and `values`.
 ///
 /// # Errors
 /// [`ExportError`].
@@ -63,22 +63,18 @@ pub fn export(from: &Path, to: &Path, name: Option<&str>) -> Result<(), ExportEr
             let one = if let [one] = tensors[..] { Some(one) } else { usual() };
             write_npy(&file, one.ok_or_else(|| unknown("an .npy file holds one tensor: name it".to_owned()))?, to)
         }
-        "safetensors" if name.is_none() && file.format() == Format::Safetensors => {
-            let copied = fs::read(from).and_then(|bytes| fs::write(to, bytes));
-            copied.map_err(|source| ExportError::File { path: to.into(), source })
-        }
+        "safetensors" if name.is_none() && file.format() == Format::Safetensors => Ok(fs::write(to, fs::read(from)?)?),
         "safetensors" => {
             let values = tensors.iter().map(|tensor| file.values(tensor)).collect::<Result<Vec<_>, _>>()?;
             let named = tensors.iter().zip(&values).map(|(t, values)| (t.name.as_str(), &t.shape[..], &values[..]));
             let bytes = write_safetensors(named, &BTreeMap::new())?;
-            fs::write(to, bytes).map_err(|source| ExportError::File { path: to.into(), source })
+            Ok(fs::write(to, bytes)?)
         }
         "parquet" => {
             let vectors = tensors.iter().any(|tensor| tensor.name == VECTORS && tensor.shape.len() == 2);
             let table = if vectors { row_a_vector(&file, &tensors)? } else { row_a_tensor(&file, &tensors)? };
             let mut table = DataFrame::new_infer_height(table)?;
-            let file = File::create(to).map_err(|source| ExportError::File { path: to.into(), source })?;
-            ParquetWriter::new(file).finish(&mut table)?;
+            ParquetWriter::new(File::create(to)?).finish(&mut table)?;
             Ok(())
         }
         _ => Err(ExportError::Extension { path: to.into() }),
@@ -108,12 +104,12 @@ fn write_npy(file: &WeightFile, tensor: &TensorInfo, to: &Path) -> Result<(), Ex
         file.flush()
     }
     let values = file.values(tensor)?;
-    let written = if whole(tensor) {
-        write(&tensor.shape, integers(tensor, values)?, to)
+    if whole(tensor) {
+        write(&tensor.shape, integers(tensor, values)?, to)?;
     } else {
-        write(&tensor.shape, values, to)
-    };
-    written.map_err(|source| ExportError::File { path: to.into(), source })
+        write(&tensor.shape, values, to)?;
+    }
+    Ok(())
 }
 
 fn row_a_vector(file: &WeightFile, tensors: &[&TensorInfo]) -> Result<Vec<Column>, ExportError> {

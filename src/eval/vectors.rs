@@ -7,7 +7,7 @@
 //! | `frame` | tables, and which of their columns are elements of the vectors |
 //! | `lines` | labels in text files |
 //!
-//! The rules are in docs/evaluation.md. Where they leave two answers, there is none: the message names what there is.
+//! The rules are in docs/evaluation.md. Where they leave two answers, the file is refused and the message lists the candidates.
 
 mod frame;
 mod lines;
@@ -23,12 +23,12 @@ pub use crate::array::{Matrix, Values};
 use crate::regular;
 use crate::table::Table;
 
-/// What the user says of names in a file.
+/// The names that the user gave for arrays or columns of a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Names<'a> {
     /// The array or column of vectors; of columns also several, `x,y`, or a numbered series, `f*`.
     pub vectors: Option<&'a str>,
-    /// The array or column of labels, which is then no part of the vectors.
+    /// The array or column of labels, which is then not part of the vectors.
     pub labels: Option<&'a str>,
 }
 
@@ -37,13 +37,13 @@ pub struct Names<'a> {
 pub struct Vectors {
     /// A row each, none of them empty.
     pub matrix: Matrix,
-    /// What of the file they are, in words; none if a file holds but one array.
+    /// The array or columns, in words; none if the file holds only one array.
     pub name: Option<String>,
-    /// Whatever else the file holds, by name: arrays or columns.
+    /// The other arrays or columns of the file, by name.
     pub others: Vec<Other>,
 }
 
-/// An array or a column that is no part of the vectors.
+/// An array or a column that is not part of the vectors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Other {
     pub name: String,
@@ -63,9 +63,9 @@ pub struct Labels {
 /// Why a file gives no vectors or labels.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// The file cannot be opened or read.
-    #[error("{}: {source}", path.display())]
-    File { path: PathBuf, source: std::io::Error },
+    /// The file cannot be opened; the error names it.
+    #[error(transparent)]
+    File(#[from] std::io::Error),
     /// It is not of the format that its name says, or holds something else than expected.
     #[error("{}: {message}", path.display())]
     Content { path: PathBuf, message: String },
@@ -97,8 +97,8 @@ pub fn read_vectors(path: &Path, names: Names<'_>) -> Result<Vectors, ReadError>
 /// - `.npz`, `.safetensors`, `.pt`, `.pth`: the array `name`; else `labels`; else the only one; else the only one with a usual
 ///   name; else the only 1-d one that is not of fractions.
 /// - `.parquet`: the column `name`; else `labels` or `label`; else the only one; else the only one with a usual name.
-/// - `.csv`, `.tsv`: as `.parquet` if the first line is a header, which has one of these names; else a label a line.
-/// - `.txt`: a label a line.
+/// - `.csv`, `.tsv`: as `.parquet` if the first line is a header, which has one of these names; else a label per line.
+/// - `.txt`: a label per line.
 ///
 /// # Errors
 /// [`ReadError`], with the row or line of a label that is missing or no label.
@@ -135,7 +135,7 @@ enum Format {
 
 fn read<T>(path: &Path, of: impl FnOnce(Format) -> Result<T, String>) -> Result<T, ReadError> {
     // The readers below say what is wrong with the content; a file that cannot be opened is said in one way.
-    regular::open(path).map_err(|source| ReadError::File { path: path.into(), source })?;
+    regular::open(path)?;
     let extension = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     let format = match extension.as_str() {
         "npy" => Format::Npy,

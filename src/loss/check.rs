@@ -137,16 +137,16 @@ pub enum Verdict {
 #[derive(Debug, Error)]
 pub enum CheckError {
     /// Not JSON of the format above.
-    #[error("not a file of reference losses: {0}")]
+    #[error("not a file of reference losses")]
     Format(#[from] serde_json::Error),
     /// The parameters are not those of the loss.
     #[error("case {case} ({loss}): parameters {params}: {reason}")]
     Parameters { case: usize, loss: String, params: String, reason: String },
     /// A parameter is out of range.
-    #[error("case {case}: {source}")]
+    #[error("case {case}")]
     Range { case: usize, source: SpecError },
     /// The loss refuses the batch.
-    #[error("case {case} ({loss}): {source}")]
+    #[error("case {case} ({loss})")]
     Loss { case: usize, loss: String, source: LossError },
     /// A matrix does not have the shape that the case needs.
     #[error("case {case} ({loss}): {what} must be {expected}")]

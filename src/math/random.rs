@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_depends_on_each_of_its_four_coordinates_and_on_nothing_else() {
+    fn a_stream_depends_on_its_four_coordinates_alone() {
         let first = |seed, purpose, epoch, item| stream(seed, purpose, epoch, item).bits();
         let reference = first(1, "flip", 2, 3);
         assert_eq!(reference, first(1, "flip", 2, 3));
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_of_one_number_is_that_number_and_one_of_several_depends_on_each_and_on_their_order() {
+    fn a_seed_of_several_numbers_depends_on_each_and_on_their_order() {
         assert_eq!([0, 7, u64::MAX].map(|number| seed_of(&[number])), [0, 7, u64::MAX]);
         let mut seeds: Vec<u64> = (0..4).flat_map(|fold| (0..11).map(move |run| seed_of(&[fold, run]))).collect();
         seeds.extend((0..11).chain([seed_of(&[0, 0, 0]), seed_of(&[1, 0, 0])]));

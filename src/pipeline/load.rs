@@ -172,7 +172,7 @@ pub(super) fn read_text(path: &Path, report: &mut Report) -> Option<Arc<str>> {
         None
     };
     let shown = path.display();
-    match crate::text::read(path) {
+    match crate::text::read_unnamed(path) {
         Ok(text) => Some(text.into()),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

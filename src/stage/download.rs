@@ -1,8 +1,8 @@
 //! `download`: files from their mirrors, or a generated image set; a folder comes out.
 
-use std::fs;
 use std::path::Path;
 
+use fs_err as fs;
 use serde_json::{Map, Value};
 use thiserror::Error;
 use ureq::http::HeaderValue;

@@ -89,7 +89,7 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
     if !all.rows.remarks.is_empty() {
         document["remarks"] = json!(all.rows.remarks);
     }
-    std::fs::write(output(job, "scores")?, format!("{document:#}\n"))?;
+    fs_err::write(output(job, "scores")?, format!("{document:#}\n"))?;
     let rows = per_query::Rows {
         positions: &asked.positions,
         labels: &asked.labels,

@@ -11,6 +11,7 @@ use super::work::{config, side, task};
 use crate::nn::check_own;
 use crate::nn::weights::WeightFile;
 use crate::pipeline::model::{CellId, Pipeline, Source};
+use crate::text::chain;
 
 /// Checks the files of cells, each file with each network once.
 #[derive(Default)]
@@ -39,7 +40,7 @@ impl FileChecks {
             }
             _ => return None,
         };
-        self.known.entry(key).or_insert_with(|| check().err().map(|error| error.to_string())).clone()
+        self.known.entry(key).or_insert_with(|| check().err().map(|error| chain(&*error))).clone()
     }
 }
 

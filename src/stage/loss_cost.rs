@@ -49,5 +49,5 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
     if let Some(bytes) = bytes {
         metrics["step_mib"] = json!(bytes as f64 / f64::from(1 << 20));
     }
-    Ok(std::fs::write(output(job, "scores")?, format!("{:#}\n", json!({ "metrics": metrics })))?)
+    Ok(fs_err::write(output(job, "scores")?, format!("{:#}\n", json!({ "metrics": metrics })))?)
 }

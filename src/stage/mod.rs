@@ -46,8 +46,8 @@ pub type Report<'a> = &'a mut dyn FnMut(&Progress);
 /// A job that does not fit its kind: the engine and the kinds disagree, or somebody wrote a job file by hand.
 #[derive(Debug, Error)]
 enum JobMismatch {
-    #[error("cannot read the job {}: {source}", path.display())]
-    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("{} is not a job", path.display())]
+    Malformed { path: PathBuf, source: serde_json::Error },
     #[error("there is no stage kind `{0}`")]
     Kind(String),
     #[error("the job has no input `{0}`")]
@@ -114,8 +114,9 @@ pub fn kinds() -> Kinds {
 
 /// Runs the job in the file at `path`.
 pub fn run_job(path: &Path, report: Report<'_>) -> Result<(), JobError> {
-    let text = std::fs::read(path).map_err(|source| JobMismatch::Unreadable { path: path.to_owned(), source })?;
-    let job: KindJob = serde_json::from_slice(&text)?;
+    let text = fs_err::read(path)?;
+    let malformed = |source| JobMismatch::Malformed { path: path.to_owned(), source };
+    let job: KindJob = serde_json::from_slice(&text).map_err(malformed)?;
     match job.kind.as_str() {
         "download" => download::run(&job, report),
         "preprocess" => preprocess::run(&job, report),
@@ -147,8 +148,8 @@ const HELD: &str = "held";
 /// Holds a resume folder, which is made if absent, until the file is closed: a job whose run was killed ends within a second,
 /// and must not write there beside this one meanwhile.
 fn hold(resume: &Path, what: &str) -> std::io::Result<std::fs::File> {
-    std::fs::create_dir_all(resume)?;
-    let held = std::fs::File::create(resume.join(HELD))?;
+    fs_err::create_dir_all(resume)?;
+    let held = fs_err::File::create(resume.join(HELD))?.into_file();
     match held.try_lock() {
         Ok(()) => {}
         Err(TryLockError::Error(error)) => return Err(error),

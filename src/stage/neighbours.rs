@@ -101,8 +101,8 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
         });
         lines.push(Line { query: picture(asked.positions[query])?, found: found.collect::<Result<_, JobError>>()? });
     }
-    std::fs::write(output(job, "page")?, sheet::html(&lines)?)?;
-    std::fs::write(output(job, "picture")?, sheet::png(&lines)?)?;
+    fs_err::write(output(job, "page")?, sheet::html(&lines)?)?;
+    fs_err::write(output(job, "picture")?, sheet::png(&lines)?)?;
     Ok(())
 }
 

@@ -37,9 +37,9 @@ enum Unfit {
         told.name()
     )]
     Otherwise { file: PathBuf, asked: Normalisation, told: Normalisation, who: &'static str },
-    #[error("{}: {source}", file.display())]
+    #[error("{}", file.display())]
     Network { file: PathBuf, source: nn::Error },
-    #[error("{}: {source}; it holds `{{\"pixels\": \"imagenet\"}}` or the like", file.display())]
+    #[error("{}: expected `{{\"pixels\": \"imagenet\"}}` or the like", file.display())]
     About { file: PathBuf, source: serde_json::Error },
     #[error("{} holds {files} files, expected one file of weights", folder.display())]
     Files { folder: PathBuf, files: usize },
@@ -104,10 +104,10 @@ fn only_file(path: &Path) -> Result<(PathBuf, Option<About>), JobError> {
         return Ok((path.to_owned(), None));
     }
     let mut files: Vec<PathBuf> =
-        std::fs::read_dir(path)?.map(|item| Ok(item?.path())).collect::<std::io::Result<_>>()?;
+        fs_err::read_dir(path)?.map(|item| Ok(item?.path())).collect::<std::io::Result<_>>()?;
     let beside = path.join(ABOUT);
     let about = files.contains(&beside).then(|| -> Result<About, JobError> {
-        let text = std::fs::read(&beside)?;
+        let text = fs_err::read(&beside)?;
         Ok(serde_json::from_slice(&text).map_err(|source| Unfit::About { file: beside.clone(), source })?)
     });
     files.retain(|file| *file != beside);
@@ -125,7 +125,7 @@ mod tests {
     fn weights_are_a_file_or_the_one_file_of_a_folder_with_what_is_known_of_it() {
         let folder = tempfile::tempdir().unwrap();
         let first = folder.path().join("resnet50.pth");
-        let error = |path: &Path| only_file(path).unwrap_err().to_string();
+        let error = |path: &Path| crate::text::chain(&*only_file(path).unwrap_err());
         assert!(error(folder.path()).contains("holds 0 files, expected one"));
         std::fs::write(&first, "").unwrap();
         assert_eq!(only_file(&first).unwrap().0, first);

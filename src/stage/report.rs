@@ -35,11 +35,11 @@ const TABLE: &str = "table.json";
 
 #[derive(Debug, Error)]
 enum ReportInputError {
-    #[error("cannot read the scores {}: {source}", path.display())]
-    Unreadable { path: std::path::PathBuf, source: std::io::Error },
-    #[error("{} holds no scores (a JSON object with `metrics`): {source}", path.display())]
+    #[error(transparent)]
+    Unreadable(#[from] std::io::Error),
+    #[error("{} does not hold scores (a JSON object with `metrics`)", path.display())]
     NoScores { path: std::path::PathBuf, source: serde_json::Error },
-    #[error("{} holds no scores: neither a JSON object nor a CSV log, a heading and a line of values below it", path.display())]
+    #[error("{} does not hold scores: neither a JSON object nor a CSV log, a heading and a line of values below it", path.display())]
     NoLog { path: std::path::PathBuf },
     #[error("{}: the metric `{metric}` is {found}, expected a number; choose the table's `metrics:` without it, or write a number", path.display())]
     NoNumber { path: std::path::PathBuf, metric: String, found: String },
@@ -81,7 +81,7 @@ type Read = (Vec<(String, f64)>, Vec<String>);
 
 /// What a file of scores holds. What is no number is an error, unless the table has `wanted` metrics and it is none of these.
 fn read(path: &Path, wanted: Option<&[String]>) -> Result<Read, ReportInputError> {
-    let text = text::read(path).map_err(|source| ReportInputError::Unreadable { path: path.to_owned(), source })?;
+    let text = text::read(path)?;
     let no_number = |metric: &str, found: String| {
         let unwanted = wanted.is_some_and(|wanted| !wanted.iter().any(|name| name == metric));
         let (path, metric) = (path.to_owned(), metric.to_owned());
@@ -207,7 +207,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("scores");
         std::fs::write(&path, text).unwrap();
-        read(&path, wanted).map(|(metrics, _)| metrics).map_err(|error| error.to_string())
+        read(&path, wanted).map(|(metrics, _)| metrics).map_err(|error| text::chain(&error))
     }
 
     fn pairs(expected: &[(&str, f64)]) -> Vec<(String, f64)> {
@@ -228,7 +228,7 @@ mod tests {
             assert_eq!(found(text, None).unwrap(), pairs(expected), "{text:?}");
         }
         for text in ["", "epoch,loss\n", "not a table", "a\n1,2\n"] {
-            assert!(found(text, None).unwrap_err().contains("holds no scores"), "{text:?}");
+            assert!(found(text, None).unwrap_err().contains("does not hold scores"), "{text:?}");
         }
         let text = "model,acc\nr50,0.5\n";
         assert!(found(text, None).unwrap_err().contains("the metric `model` is `r50`, expected a number"));
@@ -246,8 +246,8 @@ mod tests {
             (r#"{"metrics": {"a": "0,5"}}"#, "the metric `a` is \"0,5\", expected a number"),
             (r#"{"metrics": {"a": [1]}}"#, "`a` is [1]"),
             (r#"{"metrics": {"a": true}}"#, "`a` is true"),
-            (r#"{"metrics": {"a": 1"#, "holds no scores"),
-            (r#"{"metrics": "NaN"#, "holds no scores"),
+            (r#"{"metrics": {"a": 1"#, "does not hold scores (a JSON object with `metrics`): EOF while parsing"),
+            (r#"{"metrics": "NaN"#, "does not hold scores"),
         ] {
             let message = found(text, None).unwrap_err();
             assert!(message.contains(part), "{message}");

@@ -1,6 +1,5 @@
 //! `search`: the next values to try, or the best that were tried, from the scores of trials.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -14,7 +13,7 @@ use crate::engine::execute::{KindInput, KindJob};
 use crate::pipeline::kinds::{Inputs, Kind, ParameterProblem};
 use crate::search::{Search, Space, Trial, Values, best};
 use crate::table::csv;
-use crate::text;
+use crate::text::{self, for_a_spreadsheet};
 
 pub(super) const KIND: Kind = Kind {
     name: "search",
@@ -99,8 +98,8 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
     let suggestion = Suggestion {
         values: values.iter().map(|(name, value)| (name.clone(), number(&search.space, name, *value))).collect(),
     };
-    std::fs::write(output(job, "suggestion")?, format!("{:#}\n", serde_json::to_value(&suggestion)?))?;
-    std::fs::write(output(job, "trials")?, table(&search.space, &names, &trials))?;
+    fs_err::write(output(job, "suggestion")?, format!("{:#}\n", serde_json::to_value(&suggestion)?))?;
+    fs_err::write(output(job, "trials")?, table(&search.space, &names, &trials)?)?;
     Ok(())
 }
 
@@ -188,28 +187,20 @@ fn score(path: &Path, objective: &str) -> Result<f64, JobError> {
     Ok(if lost { f64::NAN } else { values.into_iter().fold(f64::NEG_INFINITY, f64::max) })
 }
 
-/// A text as a field of CSV.
-fn field(text: &str) -> String {
-    let text = text::for_a_spreadsheet(text);
-    if text.contains([',', '"']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.into_owned() }
-}
-
-/// The trials, one a line: name, score, its standard error over the cells, values.
-fn table(space: &Space, names: &[String], trials: &[Tried]) -> String {
+/// The trials as CSV, one per line: name, score, its standard error over the cells, values.
+fn table(space: &Space, names: &[String], trials: &[Tried]) -> Result<Vec<u8>, JobError> {
     let columns: Vec<&String> = space.0.keys().collect();
-    let mut text = String::from("trial,score,standard_error,cells");
-    columns.iter().for_each(|name| text.extend([",", &field(name)]));
-    text.push('\n');
+    let text = |text: &str| for_a_spreadsheet(text).into_owned();
+    let mut writer = ::csv::Writer::from_writer(Vec::new());
+    let heading = ["trial", "score", "standard_error", "cells"].into_iter().map(text);
+    writer.write_record(heading.chain(columns.iter().map(|name| text(name))))?;
     for (name, tried) in names.iter().zip(trials) {
         let error = tried.standard_error().map_or(String::new(), |error| error.to_string());
-        let _ = write!(text, "{},{},{error},{}", field(name), tried.trial().score, tried.scores.len());
-        for column in &columns {
-            let value = tried.values.get(*column).map_or(String::new(), |value| value.to_string());
-            text.extend([",", &value]);
-        }
-        text.push('\n');
+        let start = [text(name), tried.trial().score.to_string(), error, tried.scores.len().to_string()];
+        let value = |column: &&String| tried.values.get(*column).map_or(String::new(), |value| value.to_string());
+        writer.write_record(start.into_iter().chain(columns.iter().map(value)))?;
     }
-    text
+    Ok(writer.into_inner().map_err(|error| error.into_error())?)
 }
 
 #[cfg(test)]
@@ -265,7 +256,7 @@ mod tests {
         assert_eq!(trials[0].standard_error(), Some(0.125));
         let space: Space = serde_json::from_value(json!({ "n": { "range": [0, 5], "scale": "integer" } })).unwrap();
         let expected = "trial,score,standard_error,cells,n\n0,0.625,0.125,2,0\n1,0,,2,1\n";
-        assert_eq!(table(&space, &names, &trials), expected);
+        assert_eq!(String::from_utf8(table(&space, &names, &trials).unwrap()).unwrap(), expected);
         assert_eq!(number(&space, "n", 3.0).to_string(), "3");
         let refused = |inputs: &[KindInput], objective: &str| gather(inputs, objective).err().unwrap().to_string();
         assert!(

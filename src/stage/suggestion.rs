@@ -33,7 +33,7 @@ pub(super) struct Refused(pub Vec<ParameterProblem>);
 
 /// Reads a suggestion.
 pub(super) fn read(path: &Path) -> Result<Suggestion, JobError> {
-    Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+    Ok(serde_json::from_slice(&fs_err::read(path)?)?)
 }
 
 /// Puts the suggestion in the file at `path` in the place of parameters, which must be there and numbers.

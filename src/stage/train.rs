@@ -99,7 +99,7 @@ impl Work for Training<'_> {
             Err(TrainError::Checkpoint(error)) if error.is_useless() => {
                 tracing::warn!("begins anew: {error}");
                 if let Some(keep) = start.keep {
-                    std::fs::remove_file(keep.path)?;
+                    fs_err::remove_file(keep.path)?;
                 }
                 train(device, config, &data, loss, start, on_epoch)?
             }
@@ -142,11 +142,11 @@ fn remark(validate: Validate) -> Option<String> {
 
 /// Removes what a training left that was killed while it wrote: files that are no checkpoint under its name.
 fn sweep(folder: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
+    for entry in fs_err::read_dir(folder)? {
         let name = entry?.file_name();
         let whole = name.to_str().is_some_and(|name| name.starts_with("checkpoint") && name.ends_with(".safetensors"));
         if !whole && name != HELD {
-            std::fs::remove_file(folder.join(name))?;
+            fs_err::remove_file(folder.join(name))?;
         }
     }
     Ok(())
@@ -262,7 +262,7 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
         let last = epochs.lines().count();
         let _ = writeln!(epochs, "{last}{}", ",NaN".repeat(fields.saturating_sub(1)));
     }
-    std::fs::write(output(job, "model")?, weights)?;
-    std::fs::write(output(job, "epochs")?, epochs)?;
+    fs_err::write(output(job, "model")?, weights)?;
+    fs_err::write(output(job, "epochs")?, epochs)?;
     Ok(())
 }

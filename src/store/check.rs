@@ -10,6 +10,7 @@ use super::digest::Digest;
 use super::files::{self, foreign, set_aside};
 use super::tree::Node;
 use super::{Artifact, Form, IoContext, Note, Store, StoreError};
+use crate::text::chain;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -152,7 +153,7 @@ fn object(path: &Path) -> Option<Object> {
         Ok(Some(_)) => Some(Object::Damaged("altered".into())),
         // Removed since it was listed.
         Ok(None) => None,
-        Err(error) => Some(Object::Damaged(format!("not readable ({error})"))),
+        Err(error) => Some(Object::Damaged(format!("not readable ({})", chain(&error)))),
     }
 }
 

@@ -46,7 +46,7 @@ use self::stat::StatCache;
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// The operating system refused an operation.
-    #[error("cannot {verb} {}: {source}", path.display())]
+    #[error("cannot {verb} {}", path.display())]
     Io { verb: &'static str, path: PathBuf, source: io::Error },
     /// Something that cannot be stored, or be an input.
     #[error("{} is {what}", path.display())]

@@ -24,6 +24,7 @@ use super::digest::Digest;
 use super::files::{self, For};
 use super::lock::{HELD, own};
 use super::{IoContext, StoreError};
+use crate::text::chain;
 
 /// The job of a built-in kind, in the cell's folder. Kinds take no user's files, and move work of an earlier attempt
 /// into their folder: nothing is rescued from beside this file.
@@ -161,7 +162,7 @@ impl Staging {
             match moved() {
                 Ok(target) => self.rescued.lock().unwrap_or_else(PoisonError::into_inner).push(target),
                 Err(error) => {
-                    tracing::warn!("{error}; the folder {} stays", folder.display());
+                    tracing::warn!("{}; the folder {} stays", chain(&error), folder.display());
                     return None;
                 }
             }

@@ -26,9 +26,9 @@ impl Row {
 /// of `,`, `;` and tab that the first line has most of, or the one that a line `sep=;` of Excel names; in `.tsv` the tab.
 ///
 /// # Errors
-/// What [`text::read`] refuses.
+/// What [`text::read`] refuses, without the path.
 pub fn read(path: &Path) -> Result<Vec<Row>, String> {
-    let text = text::read(path).map_err(|e| e.to_string())?;
+    let text = text::read_unnamed(path).map_err(|e| e.to_string())?;
     let tabs = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tsv"));
     rows(&text, tabs.then_some(b'\t'))
 }

@@ -18,21 +18,21 @@ use crate::array::Matrix;
 pub struct Column {
     /// As in the file.
     pub name: String,
-    pub kind: Kind,
+    pub kind: ColumnKind,
     /// Its type in words.
     pub word: String,
-    /// Whether it is what pandas calls an index: a number or name of the row, no property of it.
+    /// Whether it is a pandas index: a number or name of the row, not a property of it.
     pub index: bool,
 }
 
-/// What can be made of a column.
+/// What a column can be read as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ColumnKind {
     /// Texts.
     Text,
     /// Numbers, which are texts too where they are whole.
     Number,
-    /// A list of numbers a row.
+    /// A list of numbers per row.
     List,
     /// No value in any row.
     Null,
@@ -76,7 +76,7 @@ impl Table {
         let names = rows.next().map(|row| row.fields).unwrap_or_default();
         let columns: Vec<Column> = names
             .into_iter()
-            .map(|name| Column { name, kind: Kind::Text, word: "text".to_owned(), index: false })
+            .map(|name| Column { name, kind: ColumnKind::Text, word: "text".to_owned(), index: false })
             .collect();
         let rows: Vec<csv::Row> = rows.collect();
         let filled = |row: &csv::Row| row.fields.iter().rposition(|field| !field.is_empty()).map_or(0, |last| last + 1);
@@ -116,7 +116,7 @@ impl Table {
     /// A column as text, `None` where it has no value: integers, and whole numbers, by their digits.
     ///
     /// # Errors
-    /// A column or value that is no text, by row; a damaged file.
+    /// A column or value that is not text, by row; a damaged file.
     pub fn texts(&self, column: usize) -> Result<Vec<Option<String>>, String> {
         match &self.content {
             Content::Text { rows, .. } => {

@@ -22,7 +22,7 @@ use polars_parquet::read::schema::parquet_to_arrow_schema;
 use polars_parquet::read::{BasicDecompressor, PageReader, column_iter_to_arrays, read_metadata};
 use serde_json::Value as Json;
 
-use super::{Column, Kind};
+use super::{Column, ColumnKind};
 use crate::array::{Matrix, Values, whole};
 use crate::contained::contained;
 use crate::format;
@@ -38,7 +38,7 @@ pub struct File {
     parts: Vec<Part>,
 }
 
-/// Where a column lies and what it is.
+/// The position and type of a column.
 #[derive(Debug)]
 struct Part {
     field: Field,
@@ -89,9 +89,9 @@ impl File {
         let Column { name, kind, word, .. } = &self.columns[column];
         let expected = |row: usize, what: String| format!("column {name:?}: row {row} {what}");
         match kind {
-            Kind::Null => return Ok(vec![None; self.metadata.num_rows]),
-            Kind::Text | Kind::Number => {}
-            Kind::List | Kind::Other => {
+            ColumnKind::Null => return Ok(vec![None; self.metadata.num_rows]),
+            ColumnKind::Text | ColumnKind::Number => {}
+            ColumnKind::List | ColumnKind::Other => {
                 return Err(format!("column {name:?} is {word}, expected integers or text"));
             }
         }
@@ -111,7 +111,7 @@ impl File {
 
     pub(super) fn matrix(&self, columns: &[usize]) -> Result<Matrix, String> {
         match *columns {
-            [only] if self.columns[only].kind == Kind::List => self.lists(only),
+            [only] if self.columns[only].kind == ColumnKind::List => self.lists(only),
             _ => self.side_by_side(columns),
         }
     }
@@ -122,7 +122,7 @@ impl File {
         let mut values = if narrow { Values::F32(Vec::new()) } else { Values::F64(Vec::new()) };
         for (place, &column) in columns.iter().enumerate() {
             let Column { name, kind, word, .. } = &self.columns[column];
-            if *kind != Kind::Number {
+            if *kind != ColumnKind::Number {
                 return Err(format!("column {name:?} is {word}, expected numbers"));
             }
             let mut row = 0;
@@ -151,7 +151,7 @@ impl File {
         let mut values = if narrow { Values::F32(Vec::new()) } else { Values::F64(Vec::new()) };
         let (mut rows, mut dim) = (0, None);
         self.each(column, |array| {
-            let lists = array.as_any().downcast_ref::<ListArray<i64>>().ok_or_else(|| format!("column {name:?} is no list"))?;
+            let lists = array.as_any().downcast_ref::<ListArray<i64>>().ok_or_else(|| format!("column {name:?} is not a list"))?;
             let items = lists.values();
             let (found, holes) = (numbers(items.as_ref(), narrow)?, items.has_nulls());
             for (at, ends) in lists.offsets().buffer().windows(2).enumerate() {
@@ -171,7 +171,7 @@ impl File {
                 match (&mut values, &found) {
                     (Values::F32(all), Values::F32(some)) => all.extend_from_slice(&some[range]),
                     (Values::F64(all), Values::F64(some)) => all.extend_from_slice(&some[range]),
-                    _ => return Err(format!("column {name:?} is no list of numbers")),
+                    _ => return Err(format!("column {name:?} is not a list of numbers")),
                 }
             }
             rows += lists.len();
@@ -280,7 +280,7 @@ fn leaves(field: &ParquetType) -> Vec<&PrimitiveType> {
     }
 }
 
-fn describe(field: &ParquetType, at: Range<usize>) -> Result<(Part, Kind, String), String> {
+fn describe(field: &ParquetType, at: Range<usize>) -> Result<(Part, ColumnKind, String), String> {
     let logical = match leaves(field)[..] {
         [leaf] => leaf.logical_type,
         _ => None,
@@ -291,41 +291,41 @@ fn describe(field: &ParquetType, at: Range<usize>) -> Result<(Part, Kind, String
     };
     let half = logical == Some(PrimitiveLogicalType::Float16);
     let (kind, word) = match &arrow.dtype {
-        _ if logical == Some(PrimitiveLogicalType::Unknown) => (Kind::Null, "null".to_owned()),
+        _ if logical == Some(PrimitiveLogicalType::Unknown) => (ColumnKind::Null, "null".to_owned()),
         Type::LargeList(item) => {
             let (kind, word) = scalar(&item.dtype, half);
-            (if kind == Kind::Number { Kind::List } else { Kind::Other }, format!("lists of {word}"))
+            (if kind == ColumnKind::Number { ColumnKind::List } else { ColumnKind::Other }, format!("lists of {word}"))
         }
         scalar_type => scalar(scalar_type, half),
     };
     Ok((Part { field: arrow, leaves: at, half }, kind, word))
 }
 
-/// What a value that is no list is.
-fn scalar(dtype: &Type, half: bool) -> (Kind, String) {
+/// What a value other than a list is.
+fn scalar(dtype: &Type, half: bool) -> (ColumnKind, String) {
     let (kind, word) = match dtype {
-        Type::Utf8View => (Kind::Text, "text"),
-        Type::BinaryView => (Kind::Text, "bytes"),
-        Type::Boolean => (Kind::Number, "bool"),
-        Type::Int8 => (Kind::Number, "int8"),
-        Type::Int16 => (Kind::Number, "int16"),
-        Type::Int32 => (Kind::Number, "int32"),
-        Type::Int64 => (Kind::Number, "int64"),
-        Type::UInt8 => (Kind::Number, "uint8"),
-        Type::UInt16 => (Kind::Number, "uint16"),
-        Type::UInt32 => (Kind::Number, "uint32"),
-        Type::UInt64 => (Kind::Number, "uint64"),
-        Type::Float32 => (Kind::Number, "float32"),
-        Type::Float64 => (Kind::Number, "float64"),
-        Type::Decimal(..) => (Kind::Number, "decimals"),
-        Type::FixedSizeBinary(2) if half => (Kind::Number, "float16"),
-        Type::FixedSizeBinary(_) => (Kind::Other, "raw bytes"),
-        Type::Date32 | Type::Date64 => (Kind::Other, "dates"),
-        Type::Time32(_) | Type::Time64(_) => (Kind::Other, "times of day"),
-        Type::Timestamp(..) => (Kind::Other, "timestamps"),
-        Type::Struct(_) => (Kind::Other, "structs"),
-        Type::LargeList(_) => (Kind::Other, "lists"),
-        _ => (Kind::Other, "of a type that is not read"),
+        Type::Utf8View => (ColumnKind::Text, "text"),
+        Type::BinaryView => (ColumnKind::Text, "bytes"),
+        Type::Boolean => (ColumnKind::Number, "bool"),
+        Type::Int8 => (ColumnKind::Number, "int8"),
+        Type::Int16 => (ColumnKind::Number, "int16"),
+        Type::Int32 => (ColumnKind::Number, "int32"),
+        Type::Int64 => (ColumnKind::Number, "int64"),
+        Type::UInt8 => (ColumnKind::Number, "uint8"),
+        Type::UInt16 => (ColumnKind::Number, "uint16"),
+        Type::UInt32 => (ColumnKind::Number, "uint32"),
+        Type::UInt64 => (ColumnKind::Number, "uint64"),
+        Type::Float32 => (ColumnKind::Number, "float32"),
+        Type::Float64 => (ColumnKind::Number, "float64"),
+        Type::Decimal(..) => (ColumnKind::Number, "decimals"),
+        Type::FixedSizeBinary(2) if half => (ColumnKind::Number, "float16"),
+        Type::FixedSizeBinary(_) => (ColumnKind::Other, "raw bytes"),
+        Type::Date32 | Type::Date64 => (ColumnKind::Other, "dates"),
+        Type::Time32(_) | Type::Time64(_) => (ColumnKind::Other, "times of day"),
+        Type::Timestamp(..) => (ColumnKind::Other, "timestamps"),
+        Type::Struct(_) => (ColumnKind::Other, "structs"),
+        Type::LargeList(_) => (ColumnKind::Other, "lists"),
+        _ => (ColumnKind::Other, "of a type that is not read"),
     };
     (kind, word.to_owned())
 }

@@ -50,7 +50,7 @@ fn csv_of_scripts_and_of_spreadsheets_is_the_same_table() {
 }
 
 #[test]
-fn rows_keep_their_lines_through_blank_ones_and_values_of_several_lines() {
+fn rows_keep_their_lines_after_blank_lines_and_line_breaks() {
     for end in ["\n", "\r\n"] {
         let text = ["path,label", "", "a.jpg,1", "\"b", ".jpg\",2", "", "", "c.jpg,3", ""].join(end);
         let rows = csv::rows(&text, None).unwrap();
@@ -207,7 +207,7 @@ fn a_file_with_spoilt_bytes_never_panics() {
             fs::write(&path, bytes).unwrap();
             let outcome = Table::open(&path).and_then(|table| {
                 (0..table.columns().len()).try_for_each(|at| match table.columns()[at].kind {
-                    Kind::List => table.matrix(&[at]).map(|_| ()),
+                    ColumnKind::List => table.matrix(&[at]).map(|_| ()),
                     _ => table.texts(at).map(|_| ()),
                 })
             });

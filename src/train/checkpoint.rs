@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::{self, Display};
-use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use fs_err::{self as fs, File};
 use safetensors::tensor::{Dtype, SafeTensors, View, serialize_to_file};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -57,9 +57,12 @@ impl Display for Difference {
 /// Why a checkpoint could not be written, or a training cannot go on from it.
 #[derive(Debug, Error)]
 pub enum CheckpointError {
-    /// The file system refused.
-    #[error("cannot {operation} {}: {source}", path.display())]
-    Io { operation: &'static str, path: PathBuf, source: io::Error },
+    /// The file system refused; the error names the operation and the path.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The tensors could not be written.
+    #[error("cannot write {}", path.display())]
+    Unwritten { path: PathBuf, source: safetensors::SafeTensorError },
     /// Not a whole checkpoint.
     #[error("{} is not a whole checkpoint: {reason}", path.display())]
     Torn { path: PathBuf, reason: String },
@@ -174,21 +177,16 @@ impl Checkpoint {
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
-        let at = |operation, path: &Path| {
-            let path = path.to_owned();
-            move |source| CheckpointError::Io { operation, path, source }
-        };
         let description = Description::of(self).and_then(|description| serde_json::to_string(&description));
-        let description = description.map_err(|error| at("describe", path)(error.into()))?;
+        let description = description.map_err(io::Error::from)?;
         let tensors = self.tensors.iter().map(|(name, values)| (name, Vector { shape: [values.len()], values }));
         serialize_to_file(tensors, Some(HashMap::from([(KEY.to_string(), description)])), &partial)
-            .map_err(|error| at("write", &partial)(io::Error::other(error)))?;
-        let synced = File::open(&partial).and_then(|file| file.sync_all());
-        synced.map_err(at("write", &partial))?;
-        fs::rename(&partial, path).map_err(at("replace", path))?;
+            .map_err(|source| CheckpointError::Unwritten { path: partial.clone(), source })?;
+        File::open(&partial)?.sync_all()?;
+        fs::rename(&partial, path)?;
         // The new name is on the disk once the folder is.
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(at("write", folder))
+        Ok(File::open(folder)?.sync_all()?)
     }
 
     /// The checkpoint at `path`, none if there is no file, for a training with `settings` to go on from.
@@ -203,7 +201,7 @@ impl Checkpoint {
         let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(CheckpointError::Io { operation: "read", path: path.to_owned(), source }),
+            Err(error) => return Err(error.into()),
         };
         let checkpoint =
             Self::parse(&bytes).map_err(|reason| CheckpointError::Torn { path: path.to_owned(), reason })?;
@@ -400,7 +398,7 @@ mod tests {
         }
         assert!(refused + 16 >= whole.len(), "{refused} of {}", whole.len());
         let longer: Vec<u8> = whole.iter().copied().chain([0]).collect();
-        assert!(Checkpoint::parse(&longer).is_err());
+        assert_eq!(Checkpoint::parse(&longer).unwrap_err(), "incomplete metadata, file not fully covered");
     }
 
     #[test]
@@ -446,10 +444,14 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_cannot_be_written_is_told() {
+    fn a_place_that_cannot_be_written_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let error = checkpoint().write(&folder.path().join("none/state.safetensors")).unwrap_err().to_string();
-        assert!(error.starts_with("cannot write ") && error.contains("none"), "{error}");
-        assert!(Checkpoint::read(folder.path(), &settings(), true).is_err());
+        assert!(error.starts_with("cannot write ") && error.ends_with("none/state.safetensors.partial"), "{error}");
+        let error = Checkpoint::read(folder.path(), &settings(), true).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("failed to read from file `{}`: Is a directory (os error 21)", folder.path().display())
+        );
     }
 }

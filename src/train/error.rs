@@ -30,16 +30,16 @@ pub enum TrainError {
     #[error(transparent)]
     Network(#[from] nn::Error),
     /// The loss has no value.
-    #[error("epoch {epoch}, step {step}: {source}")]
+    #[error("epoch {epoch}, step {step}")]
     Loss { epoch: u32, step: u32, source: LossError },
     /// The loss has no value on a batch that is measured.
-    #[error("measuring after epoch {epoch}: {source}")]
+    #[error("measuring after epoch {epoch}")]
     Measure { epoch: u32, source: LossError },
     /// There are no images to score it on.
     #[error("the training is to be scored on its {on} images, and there are none; does the split rule make any?")]
     NothingHeldOut { on: &'static str },
     /// It cannot be scored; epoch 0 is before the first.
-    #[error("scoring after epoch {epoch}: {source}")]
+    #[error("scoring after epoch {epoch}")]
     Score { epoch: u32, source: ScoreError },
     /// The loss, or a gradient of it, is NaN or infinite.
     #[error("epoch {epoch}, step {step}: the {what} is not finite; lower the learning rates or look at the data")]
@@ -56,7 +56,7 @@ pub enum TrainError {
     #[error("no gradient reaches the parameter {parameter}")]
     NoGradient { parameter: String },
     /// A gradient or a state of the wrong length, or a device that failed.
-    #[error("the optimiser cannot move {tensor}: {source}")]
+    #[error("optimiser step failed for {tensor}")]
     Optimiser { tensor: String, source: StepError },
     /// The state of the training could not be written, or is that of another one.
     #[error(transparent)]

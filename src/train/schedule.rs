@@ -217,6 +217,7 @@ mod tests {
             parse(r#"{"kind": "multi_step", "at": [3, 9], "factor": 0.1}"#).unwrap(),
             Schedule::MultiStep { at: vec![3, 9], factor: 0.1 }
         );
-        assert!(parse(r#"{"kind": "step", "evry": 1, "factor": 0.5}"#).is_err());
+        let error = parse(r#"{"kind": "step", "evry": 1, "factor": 0.5}"#).unwrap_err().to_string();
+        assert!(error.starts_with("unknown field `evry`, expected"), "{error}");
     }
 }

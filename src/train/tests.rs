@@ -45,7 +45,7 @@ fn message(loss: Answers) -> Option<String> {
     let text = r#"{"dim": 4, "epochs": 1, "batch": {"classes": 2, "per_class": 2}}"#;
     train(&Native::default(), &serde_json::from_str(text).unwrap(), &data, &loss, Start::default(), &mut |_| {})
         .err()
-        .map(|error| error.to_string())
+        .map(|error| crate::text::chain(&error))
 }
 
 #[test]

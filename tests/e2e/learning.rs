@@ -42,7 +42,7 @@ fn the_numbers_are_the_same_bits_for_any_jobs_and_threads() {
     }
     assert_eq!(one.executed(), set(&[]));
     let again = one.run(&["table", "--format", "md"]);
-    assert!(again.out.contains("| proxy\\_anchor") || again.out.contains("| proxy_anchor"), "{}", again.out);
+    assert!(again.out.contains("| proxy\\_anchor"), "{}", again.out);
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn a_mode_that_a_loss_has_no_vectors_for_is_refused_before_anything_runs() {
     space.edit("    in: { scores: scores, raw_pixels: pixel_scores }", "    in: { training: model.epochs }");
     let ran = space.run(&["run"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
-    assert!(ran.out.contains("parent_gap") || ran.out.contains("parent gap"), "{}", ran.out);
+    assert!(ran.out.contains("parent_gap"), "{}", ran.out);
 }
 
 /// One training.
@@ -140,8 +140,10 @@ fn a_killed_training_goes_on_and_a_longer_one_goes_on_from_a_shorter_one() {
     shorter.edit("epochs: 2", "epochs: 6");
     shorter.executed();
     assert!(outputs(&shorter) == outputs(&whole), "a training that went on has other outputs");
-    let log = shorter.run(&["why", "model"]).out;
-    assert!(log.contains("with.epochs: 2 -> 6") || log.contains("up to date"), "{log}");
+    assert!(shorter.run(&["why", "model"]).out.contains("up to date"));
+    shorter.edit("epochs: 6", "epochs: 8");
+    let why = shorter.run(&["why", "model"]).out;
+    assert!(why.contains("with.epochs: 6 -> 8"), "{why}");
 }
 
 #[test]
@@ -172,6 +174,6 @@ fn weights_of_a_file_are_an_input_of_a_training() {
     assert!(listed.contains("blocks.0.conv.weight") && listed.contains("head.bias"), "{listed}");
     space.edit("loss: contrastive", "backbone: resnet18, loss: contrastive");
     let ran = space.run(&["run"]);
-    assert_eq!(ran.code, 2);
+    assert_eq!(ran.code, 1);
     assert!(ran.err.contains("conv1.weight"), "{}", ran.err);
 }

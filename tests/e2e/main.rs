@@ -3,6 +3,7 @@
 mod commands;
 mod damage;
 mod datasets;
+mod errors;
 mod faults;
 mod freshness;
 mod images;

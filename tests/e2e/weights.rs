@@ -46,13 +46,13 @@ fn weights_of_another_network_are_refused_before_anything_runs() {
     space.write("others.safetensors", weights(&["module.backbone."]));
     space.edit("loss: contrastive", "backbone: resnet18, loss: contrastive");
     let ran = space.run(&["run"]);
-    assert_eq!(ran.code, 2, "{}", ran.err);
+    assert_eq!(ran.code, 1, "{}", ran.err);
     assert!(ran.err.contains("not the weights of this network of 100 tensors"), "{}", ran.err);
     assert!(ran.err.contains("missing: conv1.weight") && ran.err.contains("nothing has been run"), "{}", ran.err);
     assert!(space.run(&["plan"]).out.contains("no   model"));
     space.write("others.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n");
     let ran = space.run(&["run"]);
-    assert_eq!(ran.code, 2);
+    assert_eq!(ran.code, 1);
     assert!(ran.err.contains("a Git-LFS pointer; fetch the file itself with `git lfs pull`"), "{}", ran.err);
     // Of the right network, whatever stands before the names.
     space.write("others.safetensors", weights(&["module.backbone."]));
@@ -65,14 +65,14 @@ fn of_two_sets_of_weights_the_pipeline_names_one() {
     let space = Space::new(TRAINING);
     space.write("others.safetensors", weights(&["student.", "teacher."]));
     let ran = space.run(&["run"]);
-    assert_eq!(ran.code, 2);
+    assert_eq!(ran.code, 1);
     assert!(ran.err.contains("2 sets of weights in it fit this network"), "{}", ran.err);
     assert!(ran.err.contains("weights: { prefix: teacher. }"), "{}", ran.err);
     let listed = space.run(&["weights", "inspect", "others.safetensors"]).out;
     assert!(listed.contains("fits convnet4, but: weights: { prefix: student. } or"), "{listed}");
     space.edit("loss: contrastive", "weights: { prefix: techer. }, loss: contrastive");
     let ran = space.run(&["run"]);
-    assert!(ran.code == 2 && ran.err.contains("names fit with `weights: { prefix: teacher. }`"), "{}", ran.err);
+    assert!(ran.code == 1 && ran.err.contains("names fit with `weights: { prefix: teacher. }`"), "{}", ran.err);
     space.edit("techer.", "teacher.");
     assert_eq!(space.executed(), set(&["raw", "images", "model", "vectors"]));
     space.edit("teacher.", "student.");
@@ -85,12 +85,12 @@ fn a_vision_transformer_does_not_start_from_a_file_whose_pixels_nobody_knows() {
     space.write("others.safetensors", weights(&[""]));
     space.edit("loss: contrastive", "backbone: vit_small_16, loss: contrastive");
     let ran = space.run(&["run"]);
-    assert_eq!(ran.code, 2);
+    assert_eq!(ran.code, 1);
     assert!(ran.err.contains("its tensors do not tell how it wants pixels"), "{}", ran.err);
     assert!(ran.err.contains("`pixels: imagenet` for DINO, DeiT"), "{}", ran.err);
     space.edit("backbone: vit_small_16,", "backbone: vit_small_16, pixels: imagenet,");
     let ran = space.run(&["run"]);
-    assert!(ran.code == 2 && ran.err.contains("missing: cls_token"), "{}", ran.err);
+    assert!(ran.code == 1 && ran.err.contains("missing: cls_token"), "{}", ran.err);
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn pixels_are_part_of_the_key_go_with_the_model_and_hold_for_what_starts_from_it
     std::fs::copy(space.blob("model", "model"), space.path("others.safetensors")).unwrap();
     space.edit("pixels: imagenet, loss", "pixels: half, loss");
     let ran = space.run(&["run"]);
-    assert_eq!(ran.code, 2);
+    assert_eq!(ran.code, 1);
     assert!(ran.err.contains("`pixels: half` is asked for, and the file itself says `imagenet`"), "{}", ran.err);
     space.edit("pixels: half, loss", "loss");
     assert_eq!(space.executed(), set(&["model", "vectors"]));
@@ -142,6 +142,6 @@ fn a_model_of_another_program_is_no_input_of_embed_and_the_plan_says_so() {
     space.write("others.safetensors", weights(&[""]));
     space.edit("embed, in: { model: model,", "embed, in: { model: ./others.safetensors,");
     let ran = space.run(&["run", "vectors"]);
-    assert_eq!(ran.code, 2);
+    assert_eq!(ran.code, 1);
     assert!(ran.err.contains("its metadata has no key \"meanfield\""), "{}", ran.err);
 }

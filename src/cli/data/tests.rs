@@ -4,6 +4,7 @@ use clap::Parser;
 use tempfile::TempDir;
 
 use super::*;
+use crate::cli::failure::in_words;
 use crate::data::generate::{Family, GeneratedLayout, GeneratorSpec, generate};
 
 #[derive(Debug, Parser)]
@@ -19,7 +20,7 @@ fn call(room: &Path, words: &[&str]) -> Result<(bool, String), String> {
     let words = words.iter().map(|word| word.replace("ROOM", &folder));
     let line = ["data".to_owned(), "inspect".to_owned(), folder.clone()].into_iter().chain(words);
     let args = Line::try_parse_from(line).map_err(|e| e.to_string())?.args;
-    let sound = run(&args, &mut out).map_err(|e| e.to_string().replace(&folder, "ROOM"))?;
+    let sound = in_words(run(&args, &mut out)).map_err(|message| message.replace(&folder, "ROOM"))?;
     Ok((sound, String::from_utf8(out).unwrap().replace(&folder, "ROOM")))
 }
 
@@ -79,7 +80,9 @@ fn layouts_and_splits_are_written_as_words() {
     assert_eq!(parse_split("mlrc:2"), Ok(SplitRule::Mlrc(MlrcFold { fold: 2 })));
     assert_eq!(parse_split("list:s.txt"), Ok(SplitRule::List("s.txt".into())));
     assert_eq!(parse_split("none"), Ok(SplitRule::None));
-    assert!(parse_split("half").is_err() && parse_split("mlrc:x").is_err());
+    let expected = "expected official, first_half_of_classes, none, mlrc:FOLD or list:FILE";
+    assert_eq!(parse_split("half").unwrap_err(), expected);
+    assert_eq!(parse_split("mlrc:x").unwrap_err(), "the fold is \"x\", expected 0, 1, 2 or 3");
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub(super) struct Member {
     pub(super) kind: EntryType,
     /// Of its content, in bytes.
     pub(super) size: u64,
-    /// Whether the content is not the file, but a map of its holes and what lies between them.
+    /// Whether the content is not the file, but a map of its holes and of what is between them.
     pub(super) sparse: bool,
 }
 
@@ -77,7 +77,7 @@ impl<R: Read> Members<R> {
                     twice(records.replace(read).is_some())?;
                 }
                 EntryType::XGlobalHeader => {
-                    // `git archive` writes a comment. What it says of every member is no name and no size.
+                    // `git archive` writes a comment. It holds neither name nor size of a member.
                     let read =
                         Records::parse(&self.records(size)?).ok_or_else(|| wrong("its records are malformed"))?;
                     if read != Records::default() {

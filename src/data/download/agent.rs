@@ -38,7 +38,12 @@ pub(super) fn agent(config: &DownloadConfig, loopback: bool, secure: bool) -> Re
 }
 
 fn roots(path: PathBuf) -> Result<RootCerts, DownloadError> {
-    let pem = std::fs::read(&path).map_err(DownloadError::io("read the certificates of SSL_CERT_FILE,", &path))?;
+    let unreadable = |source| DownloadError::Local {
+        operation: "read the certificates of SSL_CERT_FILE,",
+        path: path.clone(),
+        source,
+    };
+    let pem = std::fs::read(&path).map_err(unreadable)?;
     let certificates: Vec<Certificate<'static>> = parse_pem(&pem)
         .filter_map(|item| match item {
             Ok(PemItem::Certificate(certificate)) => Some(certificate),

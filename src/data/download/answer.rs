@@ -10,7 +10,7 @@ use ureq::typestate::WithoutBody;
 
 use super::DownloadConfig;
 use super::part::Origin;
-use super::reason::Reason;
+use super::reason::FetchError;
 
 const BUFFER: usize = 1 << 16;
 
@@ -20,7 +20,7 @@ const AHEAD: usize = 8;
 /// Steps to an answer that may each take the patience of a download: names and connections, redirects, the header.
 const STEPS: u32 = 3;
 
-/// What stands before the content of an answer.
+/// What precedes the content of an answer.
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) status: u16,
@@ -70,7 +70,7 @@ impl Head {
         self.length.is_some() || self.headers.contains_key(header::TRANSFER_ENCODING)
     }
 
-    /// The range that this answer gives of a file that `origin` has begun, if it is what follows the first `offset` bytes of
+    /// The range that this answer gives of a file that `origin` started, if it is what follows the first `offset` bytes of
     /// that very file; else half a sentence that says why it is not.
     pub(super) fn continues(&self, origin: &Origin, offset: u64) -> Result<Range, String> {
         let kind = self.text(header::CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
@@ -117,7 +117,7 @@ impl Range {
 }
 
 /// The content of an answer or a file, piece by piece.
-pub(super) struct Pieces(Receiver<Result<Vec<u8>, Reason>>);
+pub(super) struct Pieces(Receiver<Result<Vec<u8>, FetchError>>);
 
 impl Pieces {
     /// Reads `reader` ahead.
@@ -126,7 +126,7 @@ impl Pieces {
     /// No thread can be had.
     pub(super) fn of(
         reader: impl Read + Send + 'static,
-        failed: fn(std::io::Error) -> Reason,
+        failed: fn(std::io::Error) -> FetchError,
     ) -> std::io::Result<Pieces> {
         let (sender, receiver) = sync_channel(AHEAD);
         std::thread::Builder::new().spawn(move || read(reader, &sender, failed))?;
@@ -134,11 +134,11 @@ impl Pieces {
     }
 
     /// The next bytes, none at the end; `None` if nothing comes within `wait`.
-    fn next(&self, wait: Duration) -> Option<Result<Vec<u8>, Reason>> {
+    fn next(&self, wait: Duration) -> Option<Result<Vec<u8>, FetchError>> {
         match self.0.recv_timeout(wait) {
             Ok(piece) => Some(piece),
             Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(Err(Reason::Transport("its reader ended".to_owned()))),
+            Err(RecvTimeoutError::Disconnected) => Some(Err(FetchError::Transport("its reader ended".to_owned()))),
         }
     }
 
@@ -148,7 +148,11 @@ impl Pieces {
     }
 }
 
-fn read(mut reader: impl Read, sender: &SyncSender<Result<Vec<u8>, Reason>>, failed: fn(std::io::Error) -> Reason) {
+fn read(
+    mut reader: impl Read,
+    sender: &SyncSender<Result<Vec<u8>, FetchError>>,
+    failed: fn(std::io::Error) -> FetchError,
+) {
     loop {
         let mut buffer = vec![0; BUFFER];
         let piece = match reader.read(&mut buffer) {
@@ -173,7 +177,7 @@ fn read(mut reader: impl Read, sender: &SyncSender<Result<Vec<u8>, Reason>>, fai
 pub(super) fn ask(
     request: RequestBuilder<WithoutBody>,
     patience: Duration,
-) -> std::io::Result<Result<(Head, Pieces), Reason>> {
+) -> std::io::Result<Result<(Head, Pieces), FetchError>> {
     let (heads, head) = sync_channel(1);
     let (sender, receiver) = sync_channel(AHEAD);
     std::thread::Builder::new().spawn(move || match request.call() {
@@ -184,15 +188,15 @@ pub(super) fn ask(
             let length = body.content_length().or_else(none);
             let head = Head { status: parts.status.as_u16(), length, headers: parts.headers };
             if heads.send(Ok(head)).is_ok() {
-                read(body.into_reader(), &sender, |e| Reason::Transport(e.to_string()));
+                read(body.into_reader(), &sender, |e| FetchError::Transport(e.to_string()));
             }
         }
-        Err(error) => drop(heads.send(Err(Reason::from(error)))),
+        Err(error) => drop(heads.send(Err(FetchError::from(error)))),
     })?;
     let wait = patience * STEPS;
     Ok(match head.recv_timeout(wait) {
         Ok(head) => head.map(|head| (head, Pieces(receiver))),
-        Err(_) => Err(Reason::Transport(format!("no answer within {} s", wait.as_secs()))),
+        Err(_) => Err(FetchError::Transport(format!("no answer within {} s", wait.as_secs()))),
     })
 }
 
@@ -216,11 +220,11 @@ impl Pace {
     }
 
     /// The next bytes, none at the end. Only the time that is spent waiting counts, not that of a slow disk.
-    pub(super) fn next(&mut self, pieces: &Pieces) -> Result<Vec<u8>, Reason> {
+    pub(super) fn next(&mut self, pieces: &Pieces) -> Result<Vec<u8>, FetchError> {
         loop {
-            let begun = Instant::now();
+            let start = Instant::now();
             let piece = pieces.next(self.patience.saturating_sub(self.waited));
-            self.waited += begun.elapsed();
+            self.waited += start.elapsed();
             match piece {
                 Some(Ok(bytes)) if !bytes.is_empty() => {
                     self.bytes += bytes.len() as u64;
@@ -234,16 +238,16 @@ impl Pace {
     }
 
     /// Ends a window that has passed.
-    fn window(&mut self) -> Result<(), Reason> {
+    fn window(&mut self) -> Result<(), FetchError> {
         if self.waited < self.patience {
             return Ok(());
         }
         let (bytes, seconds) = (self.bytes, self.patience.as_secs());
         (self.bytes, self.waited) = (0, Duration::ZERO);
         match bytes {
-            0 => Err(Reason::Transport(format!("nothing came for {seconds} s"))),
+            0 => Err(FetchError::Transport(format!("nothing came for {seconds} s"))),
             slow if slow < self.min_rate.saturating_mul(seconds) => {
-                Err(Reason::Slow { bytes, seconds, min_rate: self.min_rate })
+                Err(FetchError::Slow { bytes, seconds, min_rate: self.min_rate })
             }
             _ => Ok(()),
         }
@@ -318,8 +322,8 @@ mod tests {
             let mut pace = Pace { waited: Duration::from_secs(10), bytes, ..Pace::new(&config(min_rate)) };
             pace.window()
         };
-        assert!(matches!(after(0, 0), Err(Reason::Transport(_))));
-        assert!(matches!(after(9_999, 1000), Err(Reason::Slow { bytes: 9_999, seconds: 10, .. })));
+        assert!(matches!(after(0, 0), Err(FetchError::Transport(_))));
+        assert!(matches!(after(9_999, 1000), Err(FetchError::Slow { bytes: 9_999, seconds: 10, .. })));
         assert!(after(10_000, 1000).is_ok());
         assert!(after(1, 0).is_ok());
     }

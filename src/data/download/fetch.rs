@@ -7,10 +7,10 @@ use std::time::Duration;
 use ureq::http::header;
 
 use super::answer::{Pace, Pieces, ask};
-use super::part::{Origin, Part, Resume};
-use super::reason::{Failure, Reason};
+use super::part::{Origin, PartialFile, Resume};
+use super::reason::{FetchError, MirrorFailure};
 use super::room::{Disk, Room};
-use super::source::Source;
+use super::source::UrlTarget;
 use super::{DownloadConfig, DownloadError, agent};
 use crate::data::checksum::{Expected, Mismatch, Verified};
 use crate::format::{self, Known};
@@ -19,12 +19,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A failed attempt: this URL's fault, or this machine's.
 enum Stop {
-    Url(Reason),
+    Url(FetchError),
     Local(DownloadError),
 }
 
-impl From<Reason> for Stop {
-    fn from(reason: Reason) -> Self {
+impl From<FetchError> for Stop {
+    fn from(reason: FetchError) -> Self {
         Stop::Url(reason)
     }
 }
@@ -38,9 +38,9 @@ impl From<DownloadError> for Stop {
 /// The bytes that an answer gives.
 #[derive(Default)]
 struct Span {
-    /// How many lie in the part before.
+    /// Bytes in the part before it.
     from: u64,
-    /// How many lie there after, if the answer says so.
+    /// Bytes in the part after it, if the answer says so.
     until: Option<u64>,
     /// Size of the whole file, if the answer says so.
     total: Option<u64>,
@@ -52,13 +52,13 @@ struct Span {
 pub(super) struct Fetch<'a> {
     pub(super) config: &'a DownloadConfig,
     pub(super) expected: Expected,
-    pub(super) part: Part,
+    pub(super) part: PartialFile,
     pub(super) progress: &'a mut dyn FnMut(u64, Option<u64>),
 }
 
 impl Fetch<'_> {
     /// All attempts at one URL.
-    pub(super) fn all_attempts(&mut self, url: &str) -> Result<Result<Verified, Failure>, DownloadError> {
+    pub(super) fn all_attempts(&mut self, url: &str) -> Result<Result<Verified, MirrorFailure>, DownloadError> {
         let mut pause = Duration::from_millis(self.config.backoff_ms);
         let mut attempts = 1;
         loop {
@@ -66,7 +66,7 @@ impl Fetch<'_> {
                 Ok(verified) => return Ok(Ok(verified)),
                 Err(Stop::Local(error)) => return Err(error),
                 Err(Stop::Url(reason)) if attempts > self.config.retries || !reason.may_pass() => {
-                    return Ok(Err(Failure { url: url.to_owned(), attempts, reason }));
+                    return Ok(Err(MirrorFailure { url: url.to_owned(), attempts, reason }));
                 }
                 Err(Stop::Url(reason)) => tracing::debug!(url, attempts, %reason, "trying again"),
             }
@@ -77,23 +77,26 @@ impl Fetch<'_> {
     }
 
     fn attempt(&mut self, url: &str) -> Result<Verified, Stop> {
-        match Source::parse(url)? {
-            Source::File(path) => {
-                let metadata = fs::metadata(&path).map_err(Reason::Unreadable)?;
+        match UrlTarget::parse(url)? {
+            UrlTarget::File(path) => {
+                let metadata = fs::metadata(&path).map_err(FetchError::Unreadable)?;
                 if !metadata.is_file() {
-                    return Err(Reason::Unreadable(io::Error::other("it is no regular file")).into());
+                    return Err(FetchError::Unreadable(io::Error::other("it is not a regular file")).into());
                 }
-                let file = File::open(&path).map_err(Reason::Unreadable)?;
+                let file = File::open(&path).map_err(FetchError::Unreadable)?;
                 let total = Some(metadata.len());
                 let origin = Origin { url: url.to_owned(), etag: None, last_modified: None, date: None, total };
                 self.part.begin(&origin)?;
-                let pieces = Pieces::of(file, Reason::Unreadable).map_err(DownloadError::io("start reading", &path))?;
+                let failed = |source| DownloadError::Local { operation: "start reading", path, source };
+                let pieces = Pieces::of(file, FetchError::Unreadable).map_err(failed)?;
                 self.receive(&pieces, &Span { until: total, total, ..Span::default() })
             }
-            Source::Http { loopback } => {
+            UrlTarget::Http { loopback } => {
                 if let Some(resume) = self.part.resume(url, self.expected.pins_content())? {
                     match self.http(url, loopback, Some(&resume)) {
-                        Err(Stop::Url(Reason::Mismatch(_) | Reason::WrongRange(_) | Reason::Status(416))) => {
+                        Err(Stop::Url(
+                            FetchError::Mismatch(_) | FetchError::WrongRange(_) | FetchError::Status(416),
+                        )) => {
                             self.part.clear()?;
                         }
                         other => return other,
@@ -124,27 +127,30 @@ impl Fetch<'_> {
                 request = request.header(header::IF_RANGE, validator);
             }
         }
-        let (head, pieces) = ask(request, Duration::from_secs(self.config.timeout_s))
-            .map_err(DownloadError::io("start a thread for", &self.part.bytes))??;
+        let path = self.part.bytes.clone();
+        let failed = |source| DownloadError::Local { operation: "start a thread for", path, source };
+        let (head, pieces) = ask(request, Duration::from_secs(self.config.timeout_s)).map_err(failed)??;
         let span = match (head.status, resume) {
             (200, _) => {
                 let encoding = head.encoding();
                 if let Some(encoding) = encoding.as_ref().filter(|_| !pinned) {
-                    return Err(Reason::Encoded(encoding.clone()).into());
+                    return Err(FetchError::Encoded(encoding.clone()).into());
                 }
                 if !(pinned || self.expected.size.is_some() || head.says_where_it_ends()) {
-                    return Err(Reason::NoEnd.into());
+                    return Err(FetchError::NoEnd.into());
                 }
                 self.part.begin(&head.origin(url))?;
                 Span { from: 0, until: head.length, total: head.length, encoding }
             }
             (206, Some(resume)) => {
-                let range = head.continues(&resume.origin, resume.offset).map_err(Reason::WrongRange)?;
+                let range = head.continues(&resume.origin, resume.offset).map_err(FetchError::WrongRange)?;
                 let (until, total) = (Some(range.last + 1), Some(range.total));
                 Span { from: resume.offset, until, total, encoding: None }
             }
-            (206, None) => return Err(Reason::WrongRange("is one, where all of it was asked for".to_owned()).into()),
-            (status, _) => return Err(Reason::Status(status).into()),
+            (206, None) => {
+                return Err(FetchError::WrongRange("is one, where all of it was asked for".to_owned()).into());
+            }
+            (status, _) => return Err(FetchError::Status(status).into()),
         };
         self.receive(&pieces, &span)
     }
@@ -157,15 +163,15 @@ impl Fetch<'_> {
         {
             self.part.clear()?;
             // What came instead says more than its size; if it cannot be read, the size is reported.
-            let instead = stands_in(&pieces.start(patience)).map(Reason::Other);
-            let encoded = || span.encoding.clone().map(Reason::Encoded);
+            let instead = stands_in(&pieces.start(patience)).map(FetchError::Other);
+            let encoded = || span.encoding.clone().map(FetchError::Encoded);
             return Err(instead.or_else(encoded).unwrap_or_else(|| self.wrong_size(total)).into());
         }
         let whole = span.total.or(self.expected.size);
         let limit = self.expected.size.unwrap_or(self.config.max_bytes);
         if let Some(announced) = whole.filter(|whole| *whole > limit) {
             self.part.clear()?;
-            return Err(Reason::TooLarge { announced: Some(announced), limit }.into());
+            return Err(FetchError::TooLarge { announced: Some(announced), limit }.into());
         }
         let folder = self.part.bytes.parent().map(std::path::Path::to_path_buf).unwrap_or_default();
         let no_room = |free: u64| DownloadError::NoRoom { folder: folder.clone(), needed: whole, free };
@@ -188,7 +194,7 @@ impl Fetch<'_> {
                 self.part.clear()?;
                 return Err(match whole {
                     Some(_) => self.wrong_size(size),
-                    None => Reason::TooLarge { announced: None, limit },
+                    None => FetchError::TooLarge { announced: None, limit },
                 }
                 .into());
             }
@@ -200,7 +206,7 @@ impl Fetch<'_> {
             (self.progress)(size, whole);
         }
         if let Some(announced) = whole.filter(|whole| size < *whole) {
-            return Err(Reason::Cut { received: size, announced }.into());
+            return Err(FetchError::Cut { received: size, announced }.into());
         }
         self.finish(size, stand_in, span.encoding.clone())
     }
@@ -213,13 +219,13 @@ impl Fetch<'_> {
             Err(mismatch) => mismatch,
         };
         self.part.clear()?;
-        let other = stand_in.map(Reason::Other).or(encoding.map(Reason::Encoded));
-        Err(other.unwrap_or(Reason::Mismatch(found)).into())
+        let other = stand_in.map(FetchError::Other).or(encoding.map(FetchError::Encoded));
+        Err(other.unwrap_or(FetchError::Mismatch(found)).into())
     }
 
-    fn wrong_size(&self, found: u64) -> Reason {
+    fn wrong_size(&self, found: u64) -> FetchError {
         let expected = self.expected.size.map_or_else(|| "what was announced".to_owned(), |n| n.to_string());
-        Reason::Mismatch(Mismatch { what: "size", expected, found: found.to_string() })
+        FetchError::Mismatch(Mismatch { what: "size", expected, found: found.to_string() })
     }
 }
 

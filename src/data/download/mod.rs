@@ -1,6 +1,6 @@
 //! Fetching one file from a list of mirrors, resumed after a cut and verified before it is put in place.
 //!
-//! Bytes go to a `.part` file in a directory that outlives the process. Beside it, a `.json` file says which URL they
+//! Bytes go to a `.part` file in a directory that outlives the process. Next to it, a `.json` file says which URL they
 //! come from and the ETag, Last-Modified and size that the server gave. A later attempt asks for the rest with `Range` and
 //! `If-Range` (RFC 9110, sections 13.1.5 and 14.2) and compares all of these with the answer, so a file that changed
 //! meanwhile comes whole. What is verified is the finished file on the disk. The rules are in docs/downloads.md.
@@ -14,22 +14,22 @@ mod room;
 mod source;
 mod token;
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use fs_err as fs;
 use serde::{Deserialize, Serialize};
 use ureq::http::HeaderValue;
 
 use self::fetch::Fetch;
-use self::part::Part;
-pub use self::reason::{Failure, Reason};
-use self::source::Source;
+use self::part::PartialFile;
+pub use self::reason::{FetchError, MirrorFailure};
+use self::source::UrlTarget;
 pub use self::token::authorization;
 use super::Problem;
 use super::checksum::{Expected, Verified};
 
-/// Where a file is found, what it is known to be, and how patiently to fetch it.
+/// Where to fetch a file, what is known of it, and the limits of patience.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DownloadConfig {
@@ -53,9 +53,9 @@ pub struct DownloadConfig {
     /// What the servers get as `Authorization`, see [`authorization`].
     #[serde(skip)]
     pub token: Option<HeaderValue>,
-    /// Bytes a second that must come, on average over `timeout_s`. Default 1024; 0 takes any.
+    /// The least bytes per second, on average over `timeout_s`. Default 1024; 0 for any.
     pub min_rate: u64,
-    /// Bytes that may come where `size` is not known. Default 1 TiB, at least 1.
+    /// The most bytes where `size` is not known. Default 1 TiB, at least 1.
     pub max_bytes: u64,
 }
 
@@ -87,7 +87,7 @@ impl DownloadConfig {
             refuse("urls", "is empty, expected at least one URL".to_owned());
         }
         for (i, url) in self.urls.iter().enumerate() {
-            if let Err(Reason::BadUrl(message)) = Source::parse(url) {
+            if let Err(FetchError::BadUrl(message)) = UrlTarget::parse(url) {
                 refuse(&format!("urls.{i}"), format!("is {url:?}: {message}"));
             }
         }
@@ -133,32 +133,29 @@ pub enum DownloadError {
 
     /// Every mirror failed.
     #[error("no URL gave the file:{}", failures.iter().map(|f| format!("\n  {f}")).collect::<String>())]
-    EveryUrlFailed { failures: Vec<Failure> },
+    EveryUrlFailed { failures: Vec<MirrorFailure> },
 
-    /// Nothing to trust.
+    /// No certificates.
     #[error("{} holds no certificate in PEM form; correct or unset SSL_CERT_FILE", path.display())]
     NoCertificate { path: PathBuf },
 
     /// The disk of the part is full, or would be.
-    #[error("the disk of {} has {free} bytes left{}; free some space, or keep the store elsewhere with --cache", folder.display(), needed.map_or_else(|| ", and the server does not say how many will come".to_owned(), |n| format!(", and the file has {n}")))]
+    #[error("the disk of {} has {free} bytes left{}; free some space, or keep the store elsewhere with --cache", folder.display(), needed.map_or_else(|| ", and the server does not say how many it will send".to_owned(), |n| format!(", and the file has {n}")))]
     NoRoom { folder: PathBuf, needed: Option<u64>, free: u64 },
 
-    /// The local file system refused; no other mirror would help.
-    #[error("cannot {operation} {}: {source}", path.display())]
-    Io { operation: &'static str, path: PathBuf, source: io::Error },
-}
+    /// The local file system refused; no other mirror would help. The error names the operation and the path.
+    #[error(transparent)]
+    Io(#[from] io::Error),
 
-impl DownloadError {
-    fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DownloadError {
-        let path = path.to_path_buf();
-        move |source| DownloadError::Io { operation, path, source }
-    }
+    /// A file that changed under the download, or a thread that could not be started.
+    #[error("cannot {operation} {}", path.display())]
+    Local { operation: &'static str, path: PathBuf, source: io::Error },
 }
 
 /// Fetches one file to `destination`, whose folder exists.
 ///
 /// `part_dir` keeps the bytes of an unfinished download for the next call with the same URLs and expectations; of
-/// two processes, the second waits a few seconds for the first and then begins anew. `progress` gets (bytes so far, bytes in all if known) as they arrive.
+/// two processes, the second waits a few seconds for the first and then starts over. `progress` gets (bytes so far, bytes in all if known) as they arrive.
 ///
 /// # Errors
 /// [`DownloadError::EveryUrlFailed`] with the last answer of each mirror; `destination` is then untouched.
@@ -171,8 +168,9 @@ pub fn download(
     if let Some((field, message)) = config.check().into_iter().next() {
         return Err(DownloadError::Parameter { field, message });
     }
-    fs::create_dir_all(part_dir).map_err(DownloadError::io("create", part_dir))?;
-    let mut fetch = Fetch { config, expected: config.expected(), part: Part::claim(config, part_dir)?, progress };
+    fs::create_dir_all(part_dir)?;
+    let mut fetch =
+        Fetch { config, expected: config.expected(), part: PartialFile::claim(config, part_dir)?, progress };
     let mut failures = Vec::new();
     for url in &config.urls {
         match fetch.all_attempts(url)? {

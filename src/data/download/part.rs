@@ -1,11 +1,13 @@
 //! The bytes of an unfinished download, and the note of their origin. One process at a time writes a part.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::TryLockError;
 use std::io::{self, ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use fs_err::os::unix::fs::OpenOptionsExt;
+use fs_err::{self as fs, File, OpenOptions};
 use jiff::fmt::rfc2822;
 use nix::libc::O_NOFOLLOW;
 use serde::{Deserialize, Serialize};
@@ -17,7 +19,7 @@ use crate::data::checksum::{Expected, Mismatch, Verified, Verifier};
 
 const BUFFER: usize = 1 << 16;
 
-/// How often, and after which pause, a part that another process writes is asked for before this one begins a part of its own. A
+/// How often, and after which pause, a part that another process writes is requested before this one starts a part of its own. A
 /// process whose run was killed ends within a second.
 const CLAIMS: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(100);
@@ -57,7 +59,7 @@ pub(super) struct Resume {
 }
 
 /// The bytes so far, locked, and the note of their origin.
-pub(super) struct Part {
+pub(super) struct PartialFile {
     file: File,
     pub(super) bytes: PathBuf,
     note: PathBuf,
@@ -65,14 +67,14 @@ pub(super) struct Part {
     _own: Option<TempPath>,
 }
 
-impl Part {
+impl PartialFile {
     /// Takes the part of this download in `dir`. While another process writes it, this one waits a few seconds for its end and
-    /// then begins a part of its own, as it does where files cannot be locked.
-    pub(super) fn claim(config: &DownloadConfig, dir: &Path) -> Result<Part, DownloadError> {
-        Part::claim_within(config, dir, CLAIMS)
+    /// then starts a part of its own, as it does where files cannot be locked.
+    pub(super) fn claim(config: &DownloadConfig, dir: &Path) -> Result<PartialFile, DownloadError> {
+        PartialFile::claim_within(config, dir, CLAIMS)
     }
 
-    pub(super) fn claim_within(config: &DownloadConfig, dir: &Path, claims: u32) -> Result<Part, DownloadError> {
+    pub(super) fn claim_within(config: &DownloadConfig, dir: &Path, claims: u32) -> Result<PartialFile, DownloadError> {
         let mut hasher = blake3::Hasher::new();
         let digests = [&config.sha256, &config.blake3, &config.md5].into_iter().flatten();
         for text in config.urls.iter().chain(digests) {
@@ -81,17 +83,17 @@ impl Part {
         let name = &hasher.finalize().to_hex()[..16];
         let bytes = dir.join(format!("{name}.part"));
         for claim in 0..claims {
-            let file = open(&bytes).map_err(DownloadError::io("open", &bytes))?;
+            let file = open(&bytes)?;
             match file.try_lock() {
                 Ok(()) if is_at(&file, &bytes) => {
                     let note = bytes.with_extension("json");
-                    return Ok(Part { file, bytes, note, _own: None });
+                    return Ok(PartialFile { file, bytes, note, _own: None });
                 }
-                // It was finished or given up, and its name may be another file's.
+                // It was finished or abandoned, and its name may be that of another file.
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
                     if claim == 0 {
-                        tracing::info!("waits for a download of another run to end");
+                        tracing::info!("waiting for a download of another run");
                     }
                     std::thread::sleep(PAUSE);
                 }
@@ -99,33 +101,35 @@ impl Part {
             }
         }
         let own = tempfile::Builder::new().prefix(&format!("{name}.")).suffix(".part").tempfile_in(dir);
-        let (file, path) = own.map_err(DownloadError::io("create a file in", dir))?.into_parts();
+        let unmade = |source| DownloadError::Local { operation: "create a file in", path: dir.to_owned(), source };
+        let (file, path) = own.map_err(unmade)?.into_parts();
         let bytes = path.to_path_buf();
-        Ok(Part { file, note: bytes.with_extension("json"), bytes, _own: Some(path) })
+        let file = File::from_parts(file, &bytes);
+        Ok(PartialFile { file, note: bytes.with_extension("json"), bytes, _own: Some(path) })
     }
 
     /// Forgets what is there and notes where the next bytes come from.
     ///
-    /// The bytes go first: a note beside an empty part resumes nothing.
+    /// The bytes go first: a note next to an empty part resumes nothing.
     pub(super) fn begin(&mut self, origin: &Origin) -> Result<(), DownloadError> {
         self.clear()?;
         let scratch = self.note.with_extension("json.new");
-        let text = serde_json::to_vec(origin).map_err(|e| io::Error::new(ErrorKind::InvalidData, e));
-        text.and_then(|text| fs::write(&scratch, text)).map_err(DownloadError::io("write", &scratch))?;
-        fs::rename(&scratch, &self.note).map_err(DownloadError::io("write", &self.note))
+        fs::write(&scratch, serde_json::to_vec(origin).map_err(io::Error::other)?)?;
+        Ok(fs::rename(&scratch, &self.note)?)
     }
 
     pub(super) fn clear(&mut self) -> Result<(), DownloadError> {
-        self.file.set_len(0).and_then(|()| self.file.rewind()).map_err(DownloadError::io("empty", &self.bytes))?;
+        self.file.set_len(0)?;
+        self.file.rewind()?;
         match fs::remove_file(&self.note) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(DownloadError::io("remove", &self.note)(e)),
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(e.into()),
             _ => Ok(()),
         }
     }
 
-    /// What a request to `url` may resume. Without a validator only a digest can prove that the two halves belong together.
+    /// What a request to `url` may resume. Without a validator, only a digest proves that the two halves belong together.
     pub(super) fn resume(&mut self, url: &str, pinned: bool) -> Result<Option<Resume>, DownloadError> {
-        let offset = self.file.seek(io::SeekFrom::End(0)).map_err(DownloadError::io("read", &self.bytes))?;
+        let offset = self.file.seek(io::SeekFrom::End(0))?;
         let origin = fs::read(&self.note).ok().and_then(|text| serde_json::from_slice::<Origin>(&text).ok());
         Ok(origin
             .filter(|origin| offset > 0 && origin.url == url && (origin.validator().is_some() || pinned))
@@ -134,48 +138,50 @@ impl Part {
     }
 
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), DownloadError> {
-        self.file.write_all(bytes).map_err(DownloadError::io("write", &self.bytes))
+        Ok(self.file.write_all(bytes)?)
     }
 
-    /// Compares what lies on the disk, not what was received, with what is expected.
+    /// Compares what is on the disk, not what was received, with what is expected.
     pub(super) fn verify(&mut self, expected: &Expected) -> Result<Result<Verified, Mismatch>, DownloadError> {
-        let flushed = self.file.sync_all().and_then(|()| self.file.rewind());
-        flushed.map_err(DownloadError::io("flush", &self.bytes))?;
-        digest(&mut self.file, expected).map_err(DownloadError::io("read", &self.bytes))
+        self.file.sync_all()?;
+        self.file.rewind()?;
+        Ok(digest(&mut self.file, expected)?)
     }
 
     /// Moves the part, which is as `verified` says, to `destination`.
     pub(super) fn publish(mut self, verified: &Verified, destination: &Path) -> Result<(), DownloadError> {
-        let failed = || DownloadError::io("write", destination);
+        let changed = |message: &str| {
+            let source = io::Error::other(message.to_owned());
+            DownloadError::Local { operation: "write", path: destination.to_owned(), source }
+        };
         match fs::rename(&self.bytes, destination) {
             Ok(()) if is_at(&self.file, destination) => {}
             Ok(()) => {
-                let other = io::Error::other("another file was in the place of the one that was verified");
-                fs::remove_file(destination).map_err(failed())?;
-                return Err(failed()(other));
+                fs::remove_file(destination)?;
+                return Err(changed("another file was in the place of the one that was verified"));
             }
             Err(e) if e.kind() == ErrorKind::CrossesDevices => {
                 let mut near = destination.as_os_str().to_owned();
                 near.push(".new");
-                fs::copy(&self.bytes, &near).map_err(failed())?;
-                let copied = File::open(&near).and_then(|mut copy| digest(&mut copy, &Expected::default()));
-                if copied.map_err(failed())?.as_ref() != Ok(verified) {
-                    return Err(failed()(io::Error::other("the copy differs from the file that was verified")));
+                let near = PathBuf::from(near);
+                fs::copy(&self.bytes, &near)?;
+                if digest(&mut File::open(&near)?, &Expected::default())?.as_ref() != Ok(verified) {
+                    return Err(changed("the copy differs from the file that was verified"));
                 }
-                fs::rename(&near, destination).map_err(failed())?;
+                fs::rename(&near, destination)?;
                 self.clear()?;
             }
-            Err(e) => return Err(failed()(e)),
+            Err(e) => return Err(e.into()),
         }
         match fs::remove_file(&self.note) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(DownloadError::io("remove", &self.note)(e)),
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(e.into()),
             _ => Ok(()),
         }
     }
 }
 
-impl Drop for Part {
-    /// An empty part is of no use to a later call.
+impl Drop for PartialFile {
+    /// A later call cannot use an empty part.
     fn drop(&mut self) {
         if is_at(&self.file, &self.bytes) && self.file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
             let _ = fs::remove_file(&self.bytes);
@@ -183,7 +189,7 @@ impl Drop for Part {
     }
 }
 
-/// Opens the file at `path`, made if absent, for reading and appending. A link, a pipe or a folder there is none of ours.
+/// Opens the file at `path`, made if absent, for reading and appending. A link, a pipe or a folder there was not made by this program.
 fn open(path: &Path) -> io::Result<File> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path)?,
@@ -195,7 +201,7 @@ fn open(path: &Path) -> io::Result<File> {
 
 /// Whether `path` names that very file.
 fn is_at(file: &File, path: &Path) -> bool {
-    let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let id = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
     match (file.metadata(), fs::symlink_metadata(path)) {
         (Ok(open), Ok(there)) => id(open) == id(there),
         _ => false,
@@ -241,9 +247,9 @@ mod tests {
     fn a_part_that_is_written_is_not_shared() {
         let dir = tempfile::tempdir().unwrap();
         let config = DownloadConfig::default();
-        let mut first = Part::claim(&config, dir.path()).unwrap();
+        let mut first = PartialFile::claim(&config, dir.path()).unwrap();
         first.append(b"abc").unwrap();
-        let mut second = Part::claim_within(&config, dir.path(), 2).unwrap();
+        let mut second = PartialFile::claim_within(&config, dir.path(), 2).unwrap();
         assert_ne!(first.bytes, second.bytes);
         second.append(b"other").unwrap();
         let own = second.bytes.clone();
@@ -252,13 +258,13 @@ mod tests {
         let bytes = first.bytes.clone();
         drop(first);
         assert_eq!(fs::read(&bytes).unwrap(), b"abc");
-        assert_eq!(Part::claim(&config, dir.path()).unwrap().bytes, bytes);
+        assert_eq!(PartialFile::claim(&config, dir.path()).unwrap().bytes, bytes);
     }
 
     #[test]
     fn a_file_that_took_the_place_of_the_verified_one_is_not_published() {
         let dir = tempfile::tempdir().unwrap();
-        let mut part = Part::claim(&DownloadConfig::default(), dir.path()).unwrap();
+        let mut part = PartialFile::claim(&DownloadConfig::default(), dir.path()).unwrap();
         part.append(b"abc").unwrap();
         let verified = part.verify(&Expected::default()).unwrap().unwrap();
         fs::remove_file(&part.bytes).unwrap();
@@ -272,15 +278,15 @@ mod tests {
     fn what_lies_in_place_of_a_part_is_not_written_to() {
         let dir = tempfile::tempdir().unwrap();
         let config = DownloadConfig::default();
-        let path = Part::claim(&config, dir.path()).unwrap().bytes.clone();
+        let path = PartialFile::claim(&config, dir.path()).unwrap().bytes.clone();
         let own = dir.path().join("mine");
         fs::write(&own, "mine").unwrap();
         std::os::unix::fs::symlink(&own, &path).unwrap();
-        Part::claim(&config, dir.path()).unwrap().append(b"abc").unwrap();
+        PartialFile::claim(&config, dir.path()).unwrap().append(b"abc").unwrap();
         assert_eq!(fs::read(&own).unwrap(), b"mine");
         fs::remove_file(&path).unwrap();
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        Part::claim(&config, dir.path()).unwrap().append(b"abc").unwrap();
+        PartialFile::claim(&config, dir.path()).unwrap().append(b"abc").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"abc");
     }
 }

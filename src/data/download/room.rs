@@ -46,7 +46,7 @@ impl Room {
         }
     }
 
-    /// Takes room for `bytes` more; `look` tells how full the disk is.
+    /// Takes room for `bytes` more; `look` returns how full the disk is.
     ///
     /// # Errors
     /// The free bytes, if the reserve would be touched.

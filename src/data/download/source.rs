@@ -4,21 +4,21 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use super::reason::Reason;
+use super::reason::FetchError;
 
 /// Where a URL points.
-pub(super) enum Source {
+pub(super) enum UrlTarget {
     File(PathBuf),
     Http { loopback: bool },
 }
 
-impl Source {
+impl UrlTarget {
     /// Reads a URL, and says what is wrong with it.
-    pub(super) fn parse(url: &str) -> Result<Source, Reason> {
+    pub(super) fn parse(url: &str) -> Result<UrlTarget, FetchError> {
         if url.starts_with('/') {
-            return Ok(Source::File(url.into()));
+            return Ok(UrlTarget::File(url.into()));
         }
-        let bad = |message: &str| Reason::BadUrl(message.to_owned());
+        let bad = |message: &str| FetchError::BadUrl(message.to_owned());
         let (scheme, rest) =
             url.split_once("://").ok_or_else(|| bad("expected https://, http://, file:/// or an absolute path"))?;
         match scheme.to_ascii_lowercase().as_str() {
@@ -32,19 +32,19 @@ impl Source {
                 match percent_decoded(path) {
                     Some(bytes) => {
                         let decoded = PathBuf::from(OsString::from_vec(bytes));
-                        Ok(Source::File(if !decoded.exists() && literal.exists() { literal } else { decoded }))
+                        Ok(UrlTarget::File(if !decoded.exists() && literal.exists() { literal } else { decoded }))
                     }
-                    None if literal.exists() => Ok(Source::File(literal)),
+                    None if literal.exists() => Ok(UrlTarget::File(literal)),
                     None => Err(bad("% must be followed by two hexadecimal digits")),
                 }
             }
             "http" | "https" => {
-                let uri: ureq::http::Uri = url.parse().map_err(|e| Reason::BadUrl(format!("{e}")))?;
+                let uri: ureq::http::Uri = url.parse().map_err(|e| FetchError::BadUrl(format!("{e}")))?;
                 let host = uri.host().unwrap_or_default();
                 if host.is_empty() {
                     return Err(bad("it names no host"));
                 }
-                Ok(Source::Http { loopback: matches!(host, "localhost" | "127.0.0.1" | "[::1]") })
+                Ok(UrlTarget::Http { loopback: matches!(host, "localhost" | "127.0.0.1" | "[::1]") })
             }
             other => Err(bad(&format!("the scheme {other:?} is not supported, expected https, http or file"))),
         }

@@ -148,7 +148,7 @@ impl Room {
     }
 }
 
-fn only_reason(result: Result<Fetched, DownloadError>) -> Reason {
+fn only_reason(result: Result<Fetched, DownloadError>) -> FetchError {
     match result {
         Err(DownloadError::EveryUrlFailed { mut failures }) if failures.len() == 1 => failures.remove(0).reason,
         other => panic!("expected one failed URL, got {other:?}"),
@@ -170,11 +170,11 @@ fn a_file_comes_whole_is_verified_and_leaves_no_part() {
 }
 
 #[test]
-fn a_cut_download_goes_on_in_a_later_call() {
+fn a_cut_download_resumes_in_a_later_call() {
     let (room, server) = (Room::new(), serve(&content(), Some("\"v1\""), &[Answer::Cut(70_000)]));
     let config = config(&[&server.url]);
     let first = room.fetch(&config);
-    assert!(matches!(only_reason(first), Reason::Cut { .. } | Reason::Transport(_)));
+    assert!(matches!(only_reason(first), FetchError::Cut { .. } | FetchError::Transport(_)));
     assert!(!room.file().exists());
     assert_eq!(room.parts(), [70_000]);
     room.fetch(&config).unwrap();
@@ -193,7 +193,7 @@ fn a_second_download_waits_for_the_first_and_resumes_what_it_left() {
             std::thread::yield_now();
         }
         let second = room.fetch(&config);
-        assert!(matches!(only_reason(first.join().unwrap()), Reason::Transport(_)));
+        assert!(matches!(only_reason(first.join().unwrap()), FetchError::Transport(_)));
         second
     });
     second.unwrap();
@@ -205,7 +205,7 @@ fn a_second_download_waits_for_the_first_and_resumes_what_it_left() {
 fn a_silent_server_is_given_up_and_the_part_kept() {
     let (room, server) = (Room::new(), serve(&content(), None, &[Answer::Stall(70_000)]));
     let config = DownloadConfig { timeout_s: 1, ..config(&[&server.url]) };
-    assert!(matches!(only_reason(room.fetch(&config)), Reason::Transport(_)));
+    assert!(matches!(only_reason(room.fetch(&config)), FetchError::Transport(_)));
     assert_eq!(room.parts(), [70_000]);
 }
 
@@ -214,7 +214,7 @@ fn a_complete_part_of_a_killed_process_needs_no_request() {
     let (room, server) = (Room::new(), serve(&content(), None, &[Answer::Cut(150_000)]));
     let config = DownloadConfig { sha256: sha256(&content()), ..config(&[&server.url]) };
     room.fetch(&config).unwrap_err();
-    let mut part = Part::claim(&config, &room.0.path().join("parts")).unwrap();
+    let mut part = PartialFile::claim(&config, &room.0.path().join("parts")).unwrap();
     part.resume(&server.url, true).unwrap();
     part.append(&content()[150_000..]).unwrap();
     drop(part);
@@ -225,7 +225,7 @@ fn a_complete_part_of_a_killed_process_needs_no_request() {
 
 #[test]
 fn a_changed_file_an_ignored_range_and_a_wrong_range_restart() {
-    // Of the same length, so that only If-Range tells.
+    // Of the same length, so that only If-Range shows it.
     let other: Vec<u8> = content().into_iter().rev().collect();
     let longer = [other.clone(), vec![1, 2, 3]].concat();
     for (answer, result) in [
@@ -259,8 +259,8 @@ fn without_a_strong_validator_only_a_digest_allows_to_resume() {
 }
 
 #[test]
-fn a_pinned_file_that_changed_under_a_part_is_fetched_anew() {
-    // Same length, no validator: only the digest tells that the halves do not belong together.
+fn a_pinned_file_that_changed_under_a_part_is_fetched_again() {
+    // Same length, no validator: only the digest shows that the halves do not belong together.
     let other: Vec<u8> = content().into_iter().rev().collect();
     let (room, server) = (Room::new(), serve(&other, None, &[Answer::Cut(9), Answer::Changed(content())]));
     let config = DownloadConfig { sha256: sha256(&content()), ..config(&[&server.url]) };
@@ -280,12 +280,12 @@ fn passing_failures_are_retried_and_lasting_ones_are_not() {
     }
     let (room, server) = (Room::new(), serve(&content(), None, &[Answer::Status(404)]));
     let config = DownloadConfig { retries: 9, ..config(&[&server.url]) };
-    assert!(matches!(only_reason(room.fetch(&config)), Reason::Status(404)));
+    assert!(matches!(only_reason(room.fetch(&config)), FetchError::Status(404)));
     assert_eq!(server.ranges.lock().unwrap().len(), 1);
 }
 
 #[test]
-fn mirrors_are_tried_in_order_and_all_failures_are_told() {
+fn mirrors_are_tried_in_order_and_all_failures_are_reported() {
     let (gone, wrong, good) =
         (serve(&[], None, &[Answer::Status(404)]), serve(b"other", None, &[]), serve(&content(), None, &[]));
     let pinned = |urls: &[&str]| DownloadConfig { sha256: sha256(&content()), ..config(urls) };
@@ -324,7 +324,7 @@ fn file_urls_are_read_verified_and_percent_decoded() {
     room.fetch(&DownloadConfig { sha256: sha256(&content()), ..config(&[&url]) }).unwrap();
     assert_eq!(room.read(), content());
     let reason = only_reason(room.fetch(&config(&["file:///no/such/file"])));
-    assert!(matches!(reason, Reason::Unreadable(_)), "{reason}");
+    assert!(matches!(reason, FetchError::Unreadable(_)), "{reason}");
 }
 
 #[test]
@@ -379,7 +379,7 @@ fn raw(answer: &[u8], more: &'static [u8]) -> String {
 }
 
 #[test]
-fn answers_that_are_not_the_whole_file_as_it_is_are_refused_by_their_fault() {
+fn answers_other_than_the_whole_file_are_refused_with_the_reason() {
     const NONE: &[u8] = b"";
     const CHUNK: &[u8] = b"8\r\n01234567\r\n";
     let pinned = |bytes: &[u8]| DownloadConfig { sha256: sha256(bytes), ..config(&[]) };
@@ -437,7 +437,7 @@ fn a_device_or_a_pipe_is_no_file_to_copy() {
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
     for path in [Path::new("/dev/zero"), &pipe, room.0.path()] {
         let reason = only_reason(room.fetch(&config(&[&path.display().to_string()])));
-        assert!(matches!(reason, Reason::Unreadable(_)), "{reason}");
+        assert!(matches!(reason, FetchError::Unreadable(_)), "{reason}");
     }
 }
 

@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_curve_passes_through_its_points_and_straight_strokes_stay_straight() {
+    fn a_curve_passes_through_its_points_and_lines_stay_straight() {
         let points = vec![[0.0, 0.0], [0.5, 0.5], [1.0, 0.0]];
         for smooth in [false, true] {
             let line = Stroke { points: points.clone(), smooth }.trace(&points);

@@ -2,10 +2,10 @@
 //! have them, so that every pipeline runs at small scale without a network.
 
 use std::fmt::Write;
-use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::Path;
 
+use fs_err::{self as fs, File};
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 use rayon::prelude::*;
@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{GeneratorSpec, class_of};
 use crate::data::error::DataError;
-use crate::data::mat::{self, Value};
+use crate::data::mat::{self, MatValue};
 
-/// How generated images lie in their folder.
+/// How the folder of generated images is organised.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GeneratedLayout {
@@ -24,7 +24,7 @@ pub enum GeneratedLayout {
     Folder,
     /// As `CUB_200_2011.tgz` unpacks.
     Cub,
-    /// As `car_ims.tgz` unpacks, with `cars_annos.mat` beside.
+    /// As `car_ims.tgz` unpacks, with `cars_annos.mat` next to it.
     Cars196,
     /// As `Stanford_Online_Products.zip` unpacks; the first half of the classes is in the list that trains.
     Sop,
@@ -51,7 +51,7 @@ fn images(spec: &GeneratorSpec, into: &Path, path: impl Fn(u32, u32) -> String +
         (0..spec.per_class).try_for_each(|sample| {
             let path = into.join(path(class, sample));
             folder_of(&path)?;
-            let file = BufWriter::new(File::create(&path).map_err(DataError::io("create", &path))?);
+            let file = BufWriter::new(File::create(&path)?);
             JpegEncoder::new_with_quality(file, 90)
                 .encode(&draw(u64::from(sample)), spec.size, spec.size, ExtendedColorType::Rgb8)
                 .map_err(|e| DataError::Encode { path: path.clone(), message: e.to_string() })
@@ -61,12 +61,12 @@ fn images(spec: &GeneratorSpec, into: &Path, path: impl Fn(u32, u32) -> String +
 
 fn folder_of(path: &Path) -> Result<(), DataError> {
     let folder = path.parent().unwrap_or(path);
-    fs::create_dir_all(folder).map_err(DataError::io("create", folder))
+    Ok(fs::create_dir_all(folder)?)
 }
 
 fn file(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
     folder_of(path)?;
-    fs::write(path, bytes).map_err(DataError::io("write", path))
+    Ok(fs::write(path, bytes)?)
 }
 
 /// Every (class, sample), both from 0, with the number of the image from 1.
@@ -95,10 +95,12 @@ fn cars196(spec: &GeneratorSpec, into: &Path) -> Result<(), DataError> {
     let path = |class: u32, sample: u32| format!("car_ims/{:06}.jpg", class * spec.per_class + sample + 1);
     images(spec, into, path)?;
     let numbers = |of: &dyn Fn(u32, u32) -> u32| {
-        numbered(spec).map(|(class, sample, _)| Value::Numbers(vec![f64::from(of(class, sample))])).collect::<Vec<_>>()
+        numbered(spec)
+            .map(|(class, sample, _)| MatValue::Numbers(vec![f64::from(of(class, sample))]))
+            .collect::<Vec<_>>()
     };
-    let paths = numbered(spec).map(|(class, sample, _)| Value::Text(path(class, sample))).collect();
-    let annotations = Value::Struct(vec![
+    let paths = numbered(spec).map(|(class, sample, _)| MatValue::Text(path(class, sample))).collect();
+    let annotations = MatValue::Struct(vec![
         ("relative_im_path".to_owned(), paths),
         ("bbox_x1".to_owned(), numbers(&|_, _| 1)),
         ("bbox_y1".to_owned(), numbers(&|_, _| 1)),
@@ -107,10 +109,10 @@ fn cars196(spec: &GeneratorSpec, into: &Path) -> Result<(), DataError> {
         ("class".to_owned(), numbers(&|class, _| class + 1)),
         ("test".to_owned(), numbers(&|_, sample| sample % 2)),
     ]);
-    let names = (0..spec.classes).map(|class| Value::Text(format!("Generated {class}"))).collect();
+    let names = (0..spec.classes).map(|class| MatValue::Text(format!("Generated {class}"))).collect();
     let path = into.join("cars_annos.mat");
-    let bytes = mat::write(&[("annotations", annotations), ("class_names", Value::Cells(names))]);
-    file(&path, &bytes.map_err(DataError::io("write", &path))?)
+    let bytes = mat::write(&[("annotations", annotations), ("class_names", MatValue::Cells(names))]);
+    file(&path, &bytes?)
 }
 
 fn sop(spec: &GeneratorSpec, into: &Path) -> Result<(), DataError> {

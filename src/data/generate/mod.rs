@@ -4,10 +4,10 @@ mod glyphs;
 mod miniature;
 mod textures;
 
-use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::Path;
 
+use fs_err::{self as fs, File};
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 use rayon::prelude::*;
@@ -100,11 +100,11 @@ pub fn generate(spec: &GeneratorSpec, into: &Path) -> Result<u64, DataError> {
     let (class_digits, sample_digits) = (digits(spec.classes, 3), digits(spec.per_class, 2));
     (0..spec.classes).into_par_iter().try_for_each(|class| {
         let folder = into.join(format!("{class:0class_digits$}"));
-        fs::create_dir_all(&folder).map_err(DataError::io("create", &folder))?;
+        fs::create_dir_all(&folder)?;
         let draw = class_of(spec, u64::from(class));
         (0..spec.per_class).try_for_each(|sample| {
             let path = folder.join(format!("{sample:0sample_digits$}.png"));
-            let file = BufWriter::new(File::create(&path).map_err(DataError::io("create", &path))?);
+            let file = BufWriter::new(File::create(&path)?);
             PngEncoder::new(file)
                 .write_image(&draw(u64::from(sample)), spec.size, spec.size, ExtendedColorType::Rgb8)
                 .map_err(|e| DataError::Encode { path: path.clone(), message: e.to_string() })
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_bytes_for_any_number_of_threads_and_others_for_another_seed() {
+    fn the_bytes_depend_on_the_seed_and_not_on_the_threads() {
         for family in FAMILIES {
             let one = files(&spec(family), 1);
             assert!(one == files(&spec(family), 2) && one == files(&spec(family), 4));
@@ -239,7 +239,7 @@ mod tests {
         }
     }
 
-    /// Magnitudes of the lowest 2-d Fourier coefficients of each channel: the same wherever the drawing stands.
+    /// Magnitudes of the lowest 2-d Fourier coefficients of each channel: the same wherever the drawing is.
     fn spectrum(pixels: &[u8], size: usize) -> Vec<f64> {
         let mut out = Vec::new();
         for channel in 0..3 {
@@ -271,7 +271,9 @@ mod tests {
         let spec: GeneratorSpec = serde_json::from_str(r#"{"family": "glyphs"}"#).unwrap();
         assert_eq!((spec.classes, spec.per_class, spec.size, spec.seed), (100, 20, 32, 0));
         assert!(spec.check().is_empty());
-        assert!(serde_json::from_str::<GeneratorSpec>(r#"{"family": "glyphs", "sizes": 3}"#).is_err());
+        let error =
+            serde_json::from_str::<GeneratorSpec>(r#"{"family": "glyphs", "sizes": 3}"#).unwrap_err().to_string();
+        assert!(error.starts_with("unknown field `sizes`, expected one of `family`"), "{error}");
         let wrong = GeneratorSpec { classes: 0, per_class: 0, size: 7, ..spec };
         let fields: Vec<_> = wrong.check().into_iter().map(|(field, _)| field).collect();
         assert_eq!(fields, ["classes", "per_class", "size"]);

@@ -39,7 +39,7 @@ fn a_sound_set_is_counted() {
     fs::remove_file(room.path().join("003/00.png")).unwrap();
     let mut seen = Vec::new();
     let found = inspect(&listing(room.path()), 1000, &mut |done, total| seen.push((done, total)));
-    let part = |split, images| Part { split, group: None, images, classes: 2 };
+    let part = |split, images| SplitCounts { split, group: None, images, classes: 2 };
     assert_eq!(found.parts, [part(Split::Train, 6), part(Split::Test, 5)]);
     assert_eq!(found.class_sizes[&Split::Train], BTreeMap::from([(3, 2)]));
     assert_eq!(found.class_sizes[&Split::Test], BTreeMap::from([(2, 1), (3, 1)]));

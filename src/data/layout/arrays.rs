@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use super::{Found, Image};
-use crate::array::{Kind, Layout, npy};
+use crate::array::{ElementType, Layout, npy};
 use crate::data::decode::Rgb;
 use crate::data::error::DataError;
 use crate::regular;
@@ -14,11 +14,11 @@ use crate::regular;
 /// numbers, or of their texts.
 pub(super) fn read(root: &Path, images: &str, labels: &str) -> Result<Found, DataError> {
     let path = root.join(images);
-    let mut file = regular::open(&path).map_err(DataError::io("open", &path))?;
+    let mut file = regular::open(&path)?;
     let shape = header(&mut file).map_err(|message| DataError::Content { path, message })?;
     let path = root.join(labels);
     let wrong = |message: String| DataError::Content { path: path.clone(), message };
-    regular::open(&path).map_err(DataError::io("open", &path))?;
+    regular::open(&path)?;
     let labels = npy::open(&path).and_then(|array| array.labels()).map_err(wrong)?;
     if labels.len() as u64 != shape.images {
         return Err(wrong(format!(
@@ -55,7 +55,7 @@ pub(in crate::data) fn image(path: &Path, index: u64) -> Result<Rgb, String> {
     Ok(Rgb { width: shape.width, height: shape.height, pixels })
 }
 
-/// Where the pixels of an array lie.
+/// Where the pixels of an array are.
 struct Shape {
     /// The byte at which they begin.
     start: u64,
@@ -85,7 +85,7 @@ fn header(file: &mut File) -> Result<Shape, String> {
         };
         return Err(format!("its shape is {shape:?}; {expected}{help}"));
     };
-    if kind != Kind::U8 {
+    if kind != ElementType::U8 {
         return Err(format!(
             "its elements are {kind:?}; {expected} (x.astype('uint8'), of values from 0 to 1 (255 * x).round() before)"
         ));

@@ -1,23 +1,23 @@
 //! Cars-196 in each of the three forms that it is had in: all images in one folder and their classes in a MATLAB file; the
-//! authors' own halves with a MATLAB file each; one folder a class with two CSV files.
+//! authors' own halves with a MATLAB file each; one folder per class with two CSV files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::{Found, Image, below, files, help, home};
 use crate::data::error::DataError;
-use crate::data::mat::{self, Value};
+use crate::data::mat::{self, MatValue};
 use crate::text;
 
-/// The folders that the set may lie in, as the program, torchvision and nobody names them.
+/// The folders that may hold the set: the name of this program, that of torchvision, and none.
 const HOMES: [&str; 3] = ["cars196", "stanford_cars", ""];
 const ANNOTATIONS: &str = "cars_annos.mat";
 /// Lists of the halves, each with the folder of its images, which one mirror has within another of that name.
 const HALVES: [(&str, &str); 2] =
     [("cars_train_annos.mat", "cars_train"), ("cars_test_annos_withlabels.mat", "cars_test")];
-/// Where those lists lie.
+/// Where those lists are.
 const DEVKITS: [&str; 4] = ["devkit", "car_devkit/devkit", "car_devkit", ""];
-/// Lists of the mirror with a folder a class, each with the folder of its images.
+/// Lists of the mirror with a folder per class, each with the folder of its images.
 const MIRROR: [(&str, &str); 2] =
     [("anno_train.csv", "car_data/car_data/train"), ("anno_test.csv", "car_data/car_data/test")];
 const CLASSES: usize = 196;
@@ -34,7 +34,7 @@ pub(super) fn read(root: &Path) -> Result<Found, DataError> {
     if let Some(home) = home(root, &HOMES, MIRROR[0].0) {
         return read_mirror(&home);
     }
-    let unpack = "put it there, and beside it the folder car_ims that car_ims.tgz unpacks to (`uses: download/cars196` \
+    let unpack = "put it there, and next to it the folder car_ims that car_ims.tgz unpacks to (`uses: download/cars196` \
                   does), or set root; or use another form of the set: docs/data.md, Cars-196";
     Err(DataError::NoLayout {
         folder: root.to_owned(),
@@ -58,7 +58,7 @@ fn annotations(path: PathBuf, image: &str) -> Result<Annotations, DataError> {
     let wrong = |message: String| DataError::Content { path: path.clone(), message };
     let variables = variables(&path)?;
     let field = |name: &str| match variable(&variables, "annotations") {
-        Some(Value::Struct(fields)) => fields.iter().find(|(n, _)| n == name).map(|(_, values)| values),
+        Some(MatValue::Struct(fields)) => fields.iter().find(|(n, _)| n == name).map(|(_, values)| values),
         _ => None,
     };
     let (Some(paths), Some(classes)) = (field(image), field("class")) else {
@@ -69,8 +69,8 @@ fn annotations(path: PathBuf, image: &str) -> Result<Annotations, DataError> {
     let mut images = Vec::with_capacity(paths.len());
     for (i, (image_path, class)) in paths.iter().zip(classes).enumerate() {
         let wrong = |message: String| wrong(format!("annotations({}): {message}", i + 1));
-        let path = image_path.text().ok_or_else(|| wrong(format!("{image} is no text")))?;
-        let class = class.number().ok_or_else(|| wrong("class is no number".to_owned()))?;
+        let path = image_path.text().ok_or_else(|| wrong(format!("{image} is not text")))?;
+        let class = class.number().ok_or_else(|| wrong("class is not a number".to_owned()))?;
         if class.fract() != 0.0 || !(1.0..=count as f64).contains(&class) {
             return Err(wrong(format!("the class is {class}, expected an integer in 1..={count}")));
         }
@@ -79,23 +79,23 @@ fn annotations(path: PathBuf, image: &str) -> Result<Annotations, DataError> {
     Ok(Annotations { path, images, names })
 }
 
-fn variables(path: &Path) -> Result<Vec<(String, Value)>, DataError> {
-    let bytes = std::fs::read(path).map_err(DataError::io("read", path))?;
+fn variables(path: &Path) -> Result<Vec<(String, MatValue)>, DataError> {
+    let bytes = fs_err::read(path)?;
     mat::read(&bytes).map_err(|error| DataError::Content { path: path.to_owned(), message: error.to_string() })
 }
 
-fn variable<'a>(variables: &'a [(String, Value)], name: &str) -> Option<&'a Value> {
+fn variable<'a>(variables: &'a [(String, MatValue)], name: &str) -> Option<&'a MatValue> {
     variables.iter().find(|(n, _)| n == name).map(|(_, value)| value)
 }
 
-fn class_names(variables: &[(String, Value)]) -> Vec<String> {
+fn class_names(variables: &[(String, MatValue)]) -> Vec<String> {
     match variable(variables, "class_names") {
-        Some(Value::Cells(cells)) => cells.iter().filter_map(Value::text).map(str::to_owned).collect(),
+        Some(MatValue::Cells(cells)) => cells.iter().filter_map(MatValue::text).map(str::to_owned).collect(),
         _ => Vec::new(),
     }
 }
 
-/// Images with the numbers of their classes, and the paths of images beside them.
+/// Images with the numbers of their classes, and the paths of other images.
 type Listed = (Vec<(usize, Image)>, Vec<String>);
 
 /// The images of annotations below `home`, each once.
@@ -138,7 +138,7 @@ fn read_halves(home: &Path) -> Result<Found, DataError> {
                 folder: kit,
                 set: "Cars-196",
                 what: "file cars_test_annos_withlabels.mat",
-                help: "it has the classes of cars_test, which cars_test_annos.mat does not say: put it beside \
+                help: "it has the classes of cars_test, which cars_test_annos.mat does not say: put it next to \
                        cars_train_annos.mat (docs/data.md, Cars-196, says where it is had)"
                     .to_owned(),
             });
@@ -147,26 +147,26 @@ fn read_halves(home: &Path) -> Result<Found, DataError> {
         let folder = if home.join(&inner).is_dir() { &inner } else { folder };
         let mut half = annotations(path, "fname")?;
         half.images.iter_mut().for_each(|(path, _)| *path = format!("{folder}/{path}"));
-        let (found, beside) = images(home, &half)?;
+        let (found, others) = images(home, &half)?;
         pairs.extend(found);
-        unlisted.extend(beside);
+        unlisted.extend(others);
     }
     let classes = Found::by_class(pairs, |&class| class_name(class, names.get(class - 1).map(String::as_str)));
     Ok(Found { root: home.to_owned(), classes, unlisted, ..Found::default() })
 }
 
-/// Lines `FILE,x1,y1,x2,y2,CLASS`; the file lies in the folder of its class's name.
+/// Lines `FILE,x1,y1,x2,y2,CLASS`; the file is in the folder of its class's name.
 fn read_mirror(home: &Path) -> Result<Found, DataError> {
     let mut pairs = Vec::new();
     let mut unlisted = Vec::new();
     let mut names = BTreeMap::new();
     for (list, folder) in MIRROR {
         let path = home.join(list);
-        let text = text::read(&path).map_err(DataError::io("read", &path))?;
+        let text = text::read(&path)?;
         let base = home.join(folder);
         let mut places: BTreeMap<String, String> = BTreeMap::new();
         for entry in walkdir::WalkDir::new(&base).min_depth(2).max_depth(2).follow_links(true) {
-            let entry = entry.map_err(|e| DataError::io("read", &base)(e.into()))?;
+            let entry = entry.map_err(std::io::Error::from)?;
             let below = entry.path().strip_prefix(&base).ok().and_then(Path::to_str);
             if let Some((class, file)) = below.and_then(|below| below.split_once('/'))
                 && !files::is_litter(file)

@@ -1,4 +1,4 @@
-//! CUB-200-2011: one folder a class, and a list that names all images.
+//! CUB-200-2011: one folder per class, and a list that names all images.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,7 +7,7 @@ use super::{Found, below, files, folder, help, home};
 use crate::data::error::DataError;
 use crate::text;
 
-/// Reads `CUB_200_2011/images/<NNN.Name>/*.jpg`. Where `images.txt` is beside `images`, its images must be there, and those
+/// Reads `CUB_200_2011/images/<NNN.Name>/*.jpg`. Where `images.txt` is next to `images`, its images must be there, and those
 /// that it does not name are left out.
 pub(super) fn read(root: &Path) -> Result<Found, DataError> {
     let Some(home) = home(root, &["CUB_200_2011", ""], "images") else {
@@ -37,7 +37,7 @@ pub(super) fn read(root: &Path) -> Result<Found, DataError> {
 
 /// Paths of lines `ID PATH`.
 fn images_txt(list: &Path) -> Result<Vec<String>, DataError> {
-    let text = text::read(list).map_err(DataError::io("read", list))?;
+    let text = text::read(list)?;
     let mut paths = Vec::new();
     for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let wrong = |message: String| DataError::Line { path: list.to_owned(), line: i + 1, message };

@@ -1,4 +1,4 @@
-//! What lies in the folders of a data set: what every layout passes over, and which file a list's path means.
+//! The files of a data set: which ones every layout ignores, and which one a path of a list means.
 //!
 //! Lists travel. A spreadsheet or a script of Windows writes `001.Albatross\a.JPG`, a Mac keeps `é` as two characters, and
 //! the file is named a little otherwise. A path therefore means the file of that very name; else the one file that differs
@@ -7,16 +7,16 @@
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use fs_err as fs;
 use unicode_normalization::UnicodeNormalization;
 
 use super::folder::is_image;
 use crate::data::error::DataError;
 
-/// What desktops, file servers and notebooks leave beside data. Never a class or an image, in any layout; neither is a name
+/// What desktops, file servers and notebooks leave next to data. Never a class or an image, in any layout; neither is a name
 /// that begins with a dot (`._x.jpg`, `.ipynb_checkpoints`).
 const LITTER: [&str; 10] = [
     "__MACOSX",
@@ -31,7 +31,7 @@ const LITTER: [&str; 10] = [
     "Icon\r",
 ];
 
-/// Whether a file or folder is nobody's data.
+/// Whether a file or folder is not data.
 pub(super) fn is_litter(name: &str) -> bool {
     name.starts_with('.') || LITTER.iter().any(|litter| litter.eq_ignore_ascii_case(name))
 }
@@ -47,18 +47,18 @@ pub(super) fn tidy(path: &str) -> Cow<'_, str> {
     Cow::Owned(if path.starts_with('/') { format!("/{}", parts.join("/")) } else { parts.join("/") })
 }
 
-/// What names that differ only in case or Unicode form have in common.
+/// The form that names differing only in case or Unicode form share.
 pub(super) fn alike(name: &str) -> String {
     name.nfc().collect::<String>().to_lowercase()
 }
 
-/// The fields of a line, which blanks, tabs, semicolons or commas part, without quotation marks around them.
+/// The fields of a line, separated by blanks, tabs, semicolons or commas, without quotation marks around them.
 pub(super) fn fields(line: &str) -> Vec<&str> {
     let parts = line.split(is_separator).map(|field| field.trim_matches('"'));
     parts.filter(|field| !field.is_empty()).collect()
 }
 
-/// Whether a list may have it between two fields.
+/// Whether it separates two fields of a list.
 pub(super) fn is_separator(c: char) -> bool {
     c.is_whitespace() || matches!(c, ';' | ',')
 }
@@ -74,7 +74,7 @@ pub(super) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
 
 /// The folder up to three levels below `base` that holds `marker`.
 pub(super) fn elsewhere(base: &Path, marker: &str) -> Option<std::path::PathBuf> {
-    /// Entries that are looked at, so that a wrong folder costs no minutes.
+    /// Entries to look at, so that a wrong folder does not cost minutes.
     const MOST: usize = 100_000;
     let walk = walkdir::WalkDir::new(base).min_depth(1).max_depth(3).sort_by_file_name().into_iter();
     let walk = walk.filter_entry(|entry| entry.depth() == 0 || !entry.file_name().to_str().is_none_or(is_litter));
@@ -82,10 +82,10 @@ pub(super) fn elsewhere(base: &Path, marker: &str) -> Option<std::path::PathBuf>
     folders.map(|entry| entry.into_path()).find(|folder| folder.join(marker).exists())
 }
 
-/// Names that a list may write otherwise.
+/// Names that a list may spell differently.
 pub(in crate::data) struct Names<'a> {
     exact: BTreeSet<&'a str>,
-    /// By what they have in common; made when the first name is not found as it is.
+    /// By their common form; built when the first name is not found as written.
     alike: OnceCell<BTreeMap<String, Vec<&'a str>>>,
 }
 
@@ -138,7 +138,7 @@ impl<'a> Names<'a> {
 pub(super) struct Matched {
     /// The file of each listed path, below the root.
     pub paths: Vec<String>,
-    /// The images beside them that no path means, sorted.
+    /// The other images, which no path means, sorted.
     pub unlisted: Vec<String>,
 }
 
@@ -193,7 +193,7 @@ fn below(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
 
-/// What lies in one folder.
+/// The content of one folder.
 #[derive(Default)]
 struct Folder {
     files: BTreeSet<String>,
@@ -287,7 +287,7 @@ impl Folders<'_> {
     fn hint(&mut self, path: &str, all: bool) -> Result<String, DataError> {
         if all {
             if let Some(folder) = elsewhere(self.root, path) {
-                return Ok(format!("they lie below {}: move them, or correct the list", folder.display()));
+                return Ok(format!("they are below {}: move them, or correct the list", folder.display()));
             }
             let shorter = path.match_indices('/').map(|(at, _)| path.split_at(at + 1));
             if let Some((more, _)) = shorter.into_iter().find(|(_, rest)| self.root.join(rest).is_file()) {
@@ -352,10 +352,10 @@ fn read(path: &Path) -> Result<Folder, DataError> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(folder),
-        Err(e) => return Err(DataError::io("read", path)(e)),
+        Err(e) => return Err(e.into()),
     };
     for entry in entries {
-        let entry = entry.map_err(DataError::io("read", path))?;
+        let entry = entry?;
         // A name that is not UTF-8 is in no list.
         let Ok(name) = entry.file_name().into_string() else { continue };
         match entry.file_type() {
@@ -374,10 +374,11 @@ fn read(path: &Path) -> Result<Folder, DataError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn make(files: &[&str]) -> tempfile::TempDir {
+    /// A folder with empty files.
+    pub(in crate::data::layout) fn make(files: &[&str]) -> tempfile::TempDir {
         let room = tempfile::tempdir().unwrap();
         for file in files {
             let path = room.path().join(file);
@@ -394,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_means_the_file_of_its_name_or_the_only_one_that_differs_in_its_writing() {
+    fn a_path_means_the_file_of_its_name_or_the_only_variant_of_it() {
         // The name of the folder is composed, that of the list is not.
         let files =
             ["caf\u{e9}/1.JPG", "caf\u{e9}/2.jpg", "caf\u{e9}/._2.jpg", "b/x\\y.jpg", "caf\u{e9}/3.jpg", "b/n.txt"];
@@ -414,7 +415,7 @@ mod tests {
             (["a/1.jpg", "a/2.jpg"], "a/1.png", "a/1.jpg is there"),
             (["a/albatross_01.jpg", "a/2.jpg"], "a/albatros_01.jpg", "a/albatross_01.jpg is there"),
             (["albatross/1.jpg", "b/2.jpg"], "albatros/1.jpg", "albatross/ is there"),
-            (["x/y/a/1.jpg", "x/y/a/2.jpg"], "a/1.jpg", "they lie below ROOM/x/y"),
+            (["x/y/a/1.jpg", "x/y/a/2.jpg"], "a/1.jpg", "they are below ROOM/x/y"),
             (["a/1.jpg", "a/2.jpg"], "set/images/a/1.jpg", "without \"set/images/\""),
             (["a/1.jpg", "a/2.jpg"], "q/1.jpg", "fetch it again"),
             (["a/1.jpg", "a/2.jpg"], "a/3.jpg", "fetch it again"),

@@ -1,10 +1,11 @@
-//! Listing an image folder: one folder a class, images directly inside.
+//! Listing an image folder: one folder per class, images directly inside.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{Error, ErrorKind, Read};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use fs_err::{self as fs, File};
 
 use super::files::is_litter;
 use super::{Class, Found, Image};
@@ -14,17 +15,17 @@ use crate::data::listing::Unread;
 use crate::format::{self, Known};
 use crate::regular::special;
 
-/// Extensions of the formats that are read. A file of such a name is taken for an image unseen, and its format is known when
-/// it is decoded: 60,000 files need not be opened to be listed.
+/// Extensions of the formats that are read. A file with such a name counts as an image without being opened, and its format is
+/// detected when it is decoded: listing 60,000 files need not open them.
 const EXTENSIONS: [&str; 14] =
     ["jpg", "jpeg", "jpe", "jfif", "jif", "jfi", "png", "gif", "bmp", "webp", "ppm", "pgm", "pbm", "pnm"];
 
-/// Endings of copies and of what is half written: images by their content, and yet not the data set's.
+/// Extensions of copies and of incomplete files: images by their content that are not part of the data set.
 const COPIES: [&str; 8] = ["bak", "orig", "old", "tmp", "part", "crdownload", "download", "swp"];
 
 /// Lists the classes below `root`, in the order of the raw bytes of their names, and so their images. Folders without an
-/// image are no classes; links are followed. Files beside the class folders, and those inside that are no images by their
-/// extension or their content, count as ignored; what is nobody's data ([`is_litter`]) does not.
+/// image are not classes; links are followed. Files next to the class folders, and those inside that are not images by their
+/// extension or their content, count as ignored; litter ([`is_litter`]) does not.
 pub(super) fn read(root: &Path) -> Result<Found, DataError> {
     let mut found = Found { root: root.to_owned(), ..Found::default() };
     let mut folders_below = 0;
@@ -61,7 +62,7 @@ pub(super) fn read(root: &Path) -> Result<Found, DataError> {
         let hint = if let Some(unread) = found.unread.first() {
             format!("there are {unread}")
         } else if folders_below > 0 {
-            "the classes may lie deeper: set root to the folder that holds them".to_owned()
+            "the classes may be deeper: set root to the folder that holds them".to_owned()
         } else {
             "check root and the archive".to_owned()
         };
@@ -92,8 +93,8 @@ fn look(name: &str, path: &Path) -> Result<Look, DataError> {
         return Ok(Look::Image);
     }
     let mut start = Vec::new();
-    let opened = File::open(path).map_err(DataError::io("open", path))?;
-    opened.take(512).read_to_end(&mut start).map_err(DataError::io("read", path))?;
+    let opened = File::open(path)?;
+    opened.take(512).read_to_end(&mut start)?;
     let Some(known) = format::recognise(&start) else { return Ok(Look::Other(None)) };
     let copy = name.ends_with('~')
         || extension(name).is_some_and(|found| COPIES.iter().any(|known| known.eq_ignore_ascii_case(found)));
@@ -109,32 +110,27 @@ fn look(name: &str, path: &Path) -> Result<Look, DataError> {
     })
 }
 
-/// (name, path, whether it is a folder) of what is somebody's data, in the order of the raw bytes of the names.
+/// (name, path, whether it is a folder) of everything but litter, in the order of the raw bytes of the names.
 fn entries(folder: &Path) -> Result<Vec<(String, PathBuf, bool)>, DataError> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(DataError::io("read", folder))? {
-        let entry = entry.map_err(DataError::io("read", folder))?;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
         let (name, path) = (entry.file_name(), entry.path());
         if name.as_bytes().starts_with(b".") {
             continue;
         }
-        let kind = entry.file_type().map_err(DataError::io("read", &path))?;
-        let name = name.into_string().map_err(|_| DataError::Io {
-            operation: "use the name of",
-            path: path.clone(),
-            source: Error::new(ErrorKind::InvalidFilename, "it is not UTF-8: rename it"),
-        })?;
+        let kind = entry.file_type()?;
+        let Ok(name) = name.into_string() else {
+            let message = "its name is not UTF-8; rename it".to_owned();
+            return Err(DataError::Content { path, message });
+        };
         if is_litter(&name) {
             continue;
         }
-        let kind = if kind.is_symlink() {
-            fs::metadata(&path).map_err(DataError::io("read", &path))?.file_type()
-        } else {
-            kind
-        };
+        let kind = if kind.is_symlink() { fs::metadata(&path)?.file_type() } else { kind };
         if let Some(what) = special(kind) {
             let message = format!("it is {what}, expected a file");
-            return Err(DataError::io("read", &path)(Error::new(ErrorKind::InvalidInput, message)));
+            return Err(DataError::Content { path, message });
         }
         found.push((name, path, kind.is_dir()));
     }
@@ -144,20 +140,11 @@ fn entries(folder: &Path) -> Result<Vec<(String, PathBuf, bool)>, DataError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::files::tests::make;
     use super::*;
 
-    fn make(files: &[&str]) -> tempfile::TempDir {
-        let room = tempfile::tempdir().unwrap();
-        for file in files {
-            let path = room.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, b"").unwrap();
-        }
-        room
-    }
-
     #[test]
-    fn classes_and_images_come_in_byte_order_and_the_rest_is_counted_or_skipped() {
+    fn classes_and_images_are_in_byte_order_and_the_rest_is_counted() {
         let room = make(&[
             "b/2.JPG",
             "b/10.png",
@@ -239,6 +226,7 @@ mod tests {
         assert!(message.contains("set root"), "{message}");
         let message = read(make(&["a/1.txt"]).path()).unwrap_err().to_string();
         assert!(message.contains("check root"), "{message}");
-        assert!(matches!(read(Path::new("/no/such/folder")), Err(DataError::Io { .. })));
+        let message = read(Path::new("/no/such/folder")).unwrap_err().to_string();
+        assert_eq!(message, "failed to read directory `/no/such/folder`: No such file or directory (os error 2)");
     }
 }

@@ -14,8 +14,8 @@ const PAGE: &str = "http://mmlab.ie.cuhk.edu.hk/projects/DeepFashion.html";
 /// The folder of the set: as most code names it, and as its authors do.
 const HOMES: [&str; 3] = ["Inshop_Clothes", "In-shop Clothes Retrieval Benchmark", ""];
 
-/// Reads `Eval/list_eval_partition.txt`, or the list in `Anno` or right beside the images, in one of [`HOMES`]. The images
-/// lie in `Img`, in `Img/img` or right there. Classes are items, in the order of the number behind their last underscore.
+/// Reads `Eval/list_eval_partition.txt`, or the list in `Anno` or next to the images, in one of [`HOMES`]. The images
+/// are in `Img`, in `Img/img` or right there. Classes are items, in the order of the number behind their last underscore.
 pub(super) fn read(root: &Path) -> Result<Found, DataError> {
     let with_list = [format!("Eval/{LIST}"), format!("Anno/{LIST}"), LIST.to_owned()];
     let with_list = with_list.each_ref().map(String::as_str);
@@ -64,7 +64,7 @@ struct Line {
 
 /// The number of images, the names of the columns if they are there, and a line an image.
 fn partition(list: &Path) -> Result<Vec<Line>, DataError> {
-    let text = text::read(list).map_err(DataError::io("read", list))?;
+    let text = text::read(list)?;
     let wrong = |line: usize, message: String| DataError::Line { path: list.to_owned(), line, message };
     let mut rows = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let announced = rows.next().and_then(|(_, line)| files::fields(line).first()?.parse::<usize>().ok());
@@ -106,7 +106,7 @@ fn images(home: &Path, list: &Path, first: Option<&str>) -> Result<PathBuf, Data
     let large = home.join("Img/img_highres");
     if large.is_dir() && !home.join("Img/img").is_dir() {
         let message = format!(
-            "its images are those of Img/img.zip, and there are only the larger ones of {}; unpack img.zip beside them, or \
+            "its images are those of Img/img.zip, and there are only the larger ones of {}; unpack img.zip next to them, or \
              rename that folder to img if you mean those",
             large.display()
         );

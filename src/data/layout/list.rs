@@ -13,7 +13,7 @@ use crate::table::Table;
 pub(super) fn read(root: &Path, file: &str) -> Result<Found, DataError> {
     let path = root.join(file);
     let wrong = |message: String| DataError::Content { path: path.clone(), message };
-    regular::open(&path).map_err(DataError::io("open", &path))?;
+    regular::open(&path)?;
     let table = Table::open(&path).map_err(wrong)?;
     let texts = |name: &str| -> Result<Option<Vec<Option<String>>>, DataError> {
         let texts = table.find(name).and_then(|place| place.map(|place| table.texts(place)).transpose());

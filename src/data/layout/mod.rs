@@ -1,4 +1,4 @@
-//! How data sets lay out their images, classes and splits: one file a layout, all of them to one [`Listing`].
+//! How data sets lay out their images, classes and splits: one file per layout, each read into a [`Listing`].
 
 pub(super) mod arrays;
 mod cars196;
@@ -22,7 +22,7 @@ use super::error::DataError;
 use super::listing::{Entry, Listing, Unread};
 use super::split::{Split, SplitRule, assign};
 
-/// How a data set lies in its folder.
+/// How the folder of a data set is organised.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Layout {
@@ -74,7 +74,7 @@ fn labels_npy() -> String {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Counts {
-    /// Images and classes of each split are those that the literature states. Layouts that are no one data set take any.
+    /// Images and classes of each split are those that the literature states. Layouts that are not of one data set take any.
     #[default]
     Published,
     /// Any size: excerpts and miniatures.
@@ -133,7 +133,7 @@ pub(super) struct Found {
     pub classes: Vec<Class>,
     /// Whether the images say their splits.
     pub lists_splits: bool,
-    /// Files that are no images.
+    /// Files that are not images.
     pub ignored: usize,
     /// Those of them that are known by their content.
     pub unread: Vec<Unread>,

@@ -8,29 +8,29 @@ use crate::data::error::DataError;
 use crate::data::split::{Split, SplitRule, assign};
 
 /// Images and classes of a split, or of one group of it.
-struct Part {
+struct PublishedCounts {
     split: Split,
     group: Option<&'static str>,
     images: usize,
     classes: usize,
 }
 
-const fn part(split: Split, images: usize, classes: usize) -> Part {
-    Part { split, group: None, images, classes }
+const fn part(split: Split, images: usize, classes: usize) -> PublishedCounts {
+    PublishedCounts { split, group: None, images, classes }
 }
 
 /// Proxy-Anchor (Kim et al. 2020), section 4.1, states all of them.
-const CUB: &[Part] = &[part(Split::Train, 5_864, 100), part(Split::Test, 5_924, 100)];
-const CARS196: &[Part] = &[part(Split::Train, 8_054, 98), part(Split::Test, 8_131, 98)];
-const SOP: &[Part] = &[part(Split::Train, 59_551, 11_318), part(Split::Test, 60_502, 11_316)];
-const INSHOP: &[Part] = &[
+const CUB: &[PublishedCounts] = &[part(Split::Train, 5_864, 100), part(Split::Test, 5_924, 100)];
+const CARS196: &[PublishedCounts] = &[part(Split::Train, 8_054, 98), part(Split::Test, 8_131, 98)];
+const SOP: &[PublishedCounts] = &[part(Split::Train, 59_551, 11_318), part(Split::Test, 60_502, 11_316)];
+const INSHOP: &[PublishedCounts] = &[
     part(Split::Train, 25_882, 3_997),
-    Part { split: Split::Test, group: Some("query"), images: 14_218, classes: 3_985 },
-    Part { split: Split::Test, group: Some("gallery"), images: 12_612, classes: 3_985 },
+    PublishedCounts { split: Split::Test, group: Some("query"), images: 14_218, classes: 3_985 },
+    PublishedCounts { split: Split::Test, group: Some("gallery"), images: 12_612, classes: 3_985 },
 ];
 
 /// What is published of a layout.
-fn parts(layout: &Layout) -> Option<(&'static str, &'static [Part])> {
+fn parts(layout: &Layout) -> Option<(&'static str, &'static [PublishedCounts])> {
     match layout {
         Layout::Cub => Some(("CUB-200-2011", CUB)),
         Layout::Cars196 => Some(("Cars-196", CARS196)),
@@ -49,7 +49,7 @@ impl Layout {
     }
 }
 
-/// Compares the official split with the published one; layouts that are no one data set have nothing published.
+/// Compares the official split with the published one; layouts that are not of one data set have nothing published.
 pub(super) fn check(layout: &Layout, found: &Found) -> Result<(), DataError> {
     let Some((set, parts)) = parts(layout) else { return Ok(()) };
     let splits = assign(&SplitRule::Official, Path::new(""), found)?;

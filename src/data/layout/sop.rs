@@ -28,7 +28,7 @@ pub(super) fn read(root: &Path) -> Result<Found, DataError> {
         if !path.exists() {
             return Err(missing(list, unpack.to_owned()));
         }
-        let text = text::read(&path).map_err(DataError::io("read", &path))?;
+        let text = text::read(&path)?;
         let mut rows = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).peekable();
         // The header; a list that has lost it begins with an image.
         rows.next_if(|(_, line)| line.contains("class_id"));

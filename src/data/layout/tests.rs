@@ -159,19 +159,22 @@ fn each_wrong_thing_of_cars_has_its_message() {
     let cars = |spoil: &dyn Fn(&Path)| message(&source(Layout::Cars196), GeneratedLayout::Cars196, spoil);
     let annotate = |room: &Path, path: &str, class: f64| {
         let fields = vec![
-            ("relative_im_path".to_owned(), ["car_ims/000001.jpg", path].map(|p| Value::Text(p.to_owned())).to_vec()),
-            ("class".to_owned(), [1.0, class].map(|c| Value::Numbers(vec![c])).to_vec()),
+            (
+                "relative_im_path".to_owned(),
+                ["car_ims/000001.jpg", path].map(|p| MatValue::Text(p.to_owned())).to_vec(),
+            ),
+            ("class".to_owned(), [1.0, class].map(|c| MatValue::Numbers(vec![c])).to_vec()),
         ];
-        let names = Value::Cells(["a", "b"].map(|name| Value::Text(name.to_owned())).to_vec());
-        let file = mat::write(&[("annotations", Value::Struct(fields)), ("class_names", names)]).unwrap();
+        let names = MatValue::Cells(["a", "b"].map(|name| MatValue::Text(name.to_owned())).to_vec());
+        let file = mat::write(&[("annotations", MatValue::Struct(fields)), ("class_names", names)]).unwrap();
         fs::write(room.join("cars_annos.mat"), file).unwrap();
     };
-    use crate::data::mat::Value;
+    use crate::data::mat::MatValue;
     let messages = [
         cars(&|room| fs::remove_file(room.join("cars_annos.mat")).unwrap()),
         cars(&|room| fs::write(room.join("cars_annos.mat"), b"no annotations").unwrap()),
         cars(&|room| {
-            let file = mat::write(&[("notes", Value::Text("x".to_owned()))]).unwrap();
+            let file = mat::write(&[("notes", MatValue::Text("x".to_owned()))]).unwrap();
             fs::write(room.join("cars_annos.mat"), file).unwrap();
         }),
         cars(&|room| annotate(room, "car_ims/000002.jpg", 3.0)),
@@ -228,7 +231,7 @@ fn each_wrong_thing_of_in_shop_has_its_message() {
     insta::assert_snapshot!(messages.join("\n"));
 }
 
-/// The two files of In-Shop as they are fetched, the images unpacked beside the list.
+/// The two files of In-Shop as they are fetched, the images unpacked next to the list.
 #[test]
 fn in_shop_is_read_as_its_files_unpack() {
     let room = miniature(GeneratedLayout::Inshop);
@@ -269,7 +272,7 @@ fn the_mirror_of_cars_is_read_with_its_two_lists() {
     );
 }
 
-/// The lists of a set, each written anew by `change`.
+/// The lists of a set, each rewritten by `change`.
 fn rewrite(room: &Path, lists: &[&str], change: &dyn Fn(&str) -> Vec<u8>) {
     for list in lists {
         let path = room.join(list);
@@ -356,7 +359,7 @@ fn a_set_that_lies_deeper_is_named() {
 }
 
 #[test]
-fn in_shop_is_read_in_the_folders_of_its_authors_and_not_of_other_images() {
+fn in_shop_is_read_from_the_folders_of_its_authors_only() {
     let official = "In-shop Clothes Retrieval Benchmark";
     let room = miniature(GeneratedLayout::Inshop);
     let expected = read(&source(Layout::Inshop), room.path()).unwrap().entries;
@@ -380,7 +383,7 @@ fn in_shop_is_read_in_the_folders_of_its_authors_and_not_of_other_images() {
 /// The two halves of the authors' own form: lists in the devkit, images in folders, one of them within another.
 #[test]
 fn the_halves_of_cars_are_read_with_their_devkit() {
-    use crate::data::mat::Value;
+    use crate::data::mat::MatValue;
     let room = tempfile::tempdir().unwrap();
     let root = room.path().join("stanford_cars");
     fs::create_dir_all(root.join("devkit")).unwrap();
@@ -388,17 +391,17 @@ fn the_halves_of_cars_are_read_with_their_devkit() {
         fs::create_dir_all(root.join(image).parent().unwrap()).unwrap();
         fs::write(root.join(image), b"").unwrap();
     }
-    let texts = |texts: &[&str]| texts.iter().map(|text| Value::Text((*text).to_owned())).collect::<Vec<_>>();
+    let texts = |texts: &[&str]| texts.iter().map(|text| MatValue::Text((*text).to_owned())).collect::<Vec<_>>();
     let annotate = |file: &str, images: &[&str], classes: &[f64]| {
-        let classes = classes.iter().map(|class| Value::Numbers(vec![*class])).collect();
+        let classes = classes.iter().map(|class| MatValue::Numbers(vec![*class])).collect();
         let fields = vec![("class".to_owned(), classes), ("fname".to_owned(), texts(images))];
-        fs::write(root.join(file), mat::write(&[("annotations", Value::Struct(fields))]).unwrap()).unwrap();
+        fs::write(root.join(file), mat::write(&[("annotations", MatValue::Struct(fields))]).unwrap()).unwrap();
     };
     annotate("devkit/cars_train_annos.mat", &["00001.jpg", "00002.jpg"], &[2.0, 1.0]);
     let message = read(&source(Layout::Cars196), room.path()).unwrap_err().to_string();
     assert!(message.contains("cars_test_annos_withlabels.mat"), "{message}");
     annotate("cars_test_annos_withlabels.mat", &["00001.jpg"], &[1.0]);
-    let names = mat::write(&[("class_names", Value::Cells(texts(&["A", "B"])))]).unwrap();
+    let names = mat::write(&[("class_names", MatValue::Cells(texts(&["A", "B"])))]).unwrap();
     fs::write(root.join("devkit/cars_meta.mat"), names).unwrap();
     let listing = read(&source(Layout::Cars196), room.path()).unwrap();
     let expected = "train      001.A                -       cars_train/00002.jpg\n\
@@ -440,7 +443,7 @@ fn a_table_gives_labels_splits_and_groups() {
     let listing = listed("label,path\n10,a/1.png\n9,b/3.png\n", false).unwrap();
     let expected = "train      9                    -       b/3.png\ntest       10                   -       a/1.png";
     assert_eq!((lines(&listing).as_str(), listing.unlisted), (expected, 2));
-    // Labels that are no numbers come by their bytes; 007 is not 7.
+    // Labels that are not numbers come by their bytes; 007 is not 7.
     let listing = listed("label,path\nb,a/1.png\n007,b/3.png\n7,b/4.png\n", false).unwrap();
     let classes: Vec<&str> = listing.entries.iter().map(|entry| entry.class.as_str()).collect();
     assert_eq!(classes, ["007", "7", "b"]);
@@ -481,7 +484,7 @@ fn a_table_in_parquet_says_the_same() {
     let listing = read(&source(Layout::List { file: "list.parquet".to_owned() }), room.path()).unwrap();
     let expected = "train      9                    -       b/3.png\ntest       10                   -       a/1.png";
     assert_eq!((lines(&listing).as_str(), listing.unlisted), (expected, 2));
-    // A label that pandas made a float for the sake of a missing one elsewhere; a column of nothing beside it.
+    // A label that pandas made a float for the sake of a missing one elsewhere; next to an empty column.
     let nothing = Column::new("group".into(), [None::<&str>; 3]);
     table.replace("label", Column::new("label".into(), [10.0f64, 9.0, 9.0])).unwrap();
     table.with_column(nothing).unwrap();

@@ -3,17 +3,17 @@ use std::path::Path;
 
 use super::*;
 
-/// Files that SciPy wrote; `make.py` beside them is the script.
+/// Files that SciPy wrote; `make.py` next to them is the script.
 fn fixture(name: &str) -> Vec<u8> {
     fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/mat").join(name)).unwrap()
 }
 
-fn text(text: &str) -> Value {
-    Value::Text(text.to_owned())
+fn text(text: &str) -> MatValue {
+    MatValue::Text(text.to_owned())
 }
 
-fn numbers(numbers: &[f64]) -> Value {
-    Value::Numbers(numbers.to_vec())
+fn numbers(numbers: &[f64]) -> MatValue {
+    MatValue::Numbers(numbers.to_vec())
 }
 
 #[test]
@@ -21,13 +21,13 @@ fn what_scipy_writes_is_read_compressed_and_plain() {
     for name in ["annotations.mat", "plain.mat"] {
         let variables = read(&fixture(name)).unwrap();
         let value = |wanted: &str| &variables.iter().find(|(name, _)| name == wanted).unwrap().1;
-        let Value::Struct(fields) = value("annotations") else { panic!("{:?}", value("annotations")) };
+        let MatValue::Struct(fields) = value("annotations") else { panic!("{:?}", value("annotations")) };
         let field = |wanted: &str| fields.iter().find(|(name, _)| name == wanted).unwrap().1.clone();
         assert_eq!(field("relative_im_path"), ["1", "2", "3", "4"].map(|i| text(&format!("car_ims/00000{i}.jpg"))));
         assert_eq!(field("bbox_x1"), [0.0, 112.0, 224.0, 336.0].map(|x| numbers(&[x])));
         assert_eq!(field("class"), [1.0, 2.0, 3.0, 1.0].map(|x| numbers(&[x])));
         let names = ["AM General Hummer SUV 2000", "Ä", "日本 3"].map(text);
-        assert_eq!(value("class_names"), &Value::Cells(names.to_vec()));
+        assert_eq!(value("class_names"), &MatValue::Cells(names.to_vec()));
         assert_eq!(value("doubles"), &numbers(&[1.5, -2.0, 1e300]));
         // Column by column.
         assert_eq!(value("wide"), &numbers(&[1.0, 3.0, 2.0, 4.0]));
@@ -36,7 +36,7 @@ fn what_scipy_writes_is_read_compressed_and_plain() {
         assert_eq!(value("single"), &numbers(&[0.25]));
         assert_eq!(value("empty"), &numbers(&[]));
         assert_eq!(value("nothing"), &text(""));
-        assert_eq!(value("complex"), &Value::Other);
+        assert_eq!(value("complex"), &MatValue::Other);
         assert_eq!(value("flag"), &numbers(&[1.0]));
     }
 }
@@ -48,13 +48,13 @@ fn what_is_written_is_read() {
         ("class".to_owned(), vec![numbers(&[1.0]), numbers(&[2.0]), numbers(&[])]),
     ];
     let variables =
-        [("annotations", Value::Struct(fields)), ("names", Value::Cells(vec![text("x"), numbers(&[1.0, 2.0])]))];
+        [("annotations", MatValue::Struct(fields)), ("names", MatValue::Cells(vec![text("x"), numbers(&[1.0, 2.0])]))];
     let read = read(&write(&variables).unwrap()).unwrap();
     assert_eq!(read, variables.map(|(name, value)| (name.to_owned(), value)));
 }
 
 #[test]
-fn no_cut_and_no_changed_byte_makes_the_reader_panic_and_cuts_are_told() {
+fn no_cut_and_no_changed_byte_makes_the_reader_panic() {
     for name in ["annotations.mat", "plain.mat"] {
         let whole = fixture(name);
         let expected = read(&whole).unwrap();

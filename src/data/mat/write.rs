@@ -5,10 +5,10 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 
-use super::{COMPRESSED, MATRIX, Value, class};
+use super::{COMPRESSED, MATRIX, MatValue, class};
 
 /// The bytes of a file with `variables`. Numbers become 1 x N arrays of doubles, struct and cell arrays 1 x N.
-pub(in crate::data) fn write(variables: &[(&str, Value)]) -> std::io::Result<Vec<u8>> {
+pub(in crate::data) fn write(variables: &[(&str, MatValue)]) -> std::io::Result<Vec<u8>> {
     let mut file = b"MATLAB 5.0 MAT-file".to_vec();
     file.resize(124, b' ');
     file.extend([0x00, 0x01, b'I', b'M']);
@@ -37,18 +37,18 @@ fn element(kind: u32, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn array(name: &str, value: &Value) -> Vec<u8> {
+fn array(name: &str, value: &MatValue) -> Vec<u8> {
     let (class, columns, data) = match value {
-        Value::Numbers(numbers) => {
+        MatValue::Numbers(numbers) => {
             let bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
             (class::DOUBLE, numbers.len(), element(9, &bytes))
         }
-        Value::Text(text) => {
+        MatValue::Text(text) => {
             let units: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
             (class::CHAR, units.len() / 2, element(4, &units))
         }
-        Value::Cells(cells) => (class::CELL, cells.len(), cells.iter().flat_map(|cell| array("", cell)).collect()),
-        Value::Struct(fields) => {
+        MatValue::Cells(cells) => (class::CELL, cells.len(), cells.iter().flat_map(|cell| array("", cell)).collect()),
+        MatValue::Struct(fields) => {
             let count = fields.first().map_or(0, |(_, values)| values.len());
             let names: Vec<u8> = fields.iter().flat_map(|(name, _)| field_name(name)).collect();
             let mut data = element(5, &(FIELD_NAME as u32).to_le_bytes());
@@ -58,7 +58,7 @@ fn array(name: &str, value: &Value) -> Vec<u8> {
             }
             (class::STRUCT, count, data)
         }
-        Value::Other => (class::DOUBLE, 0, element(9, &[])),
+        MatValue::Other => (class::DOUBLE, 0, element(9, &[])),
     };
     let mut body = element(6, &[class, 0, 0, 0, 0, 0, 0, 0]);
     body.extend(element(5, &[1i32.to_le_bytes(), (columns as i32).to_le_bytes()].concat()));

@@ -115,7 +115,7 @@ fn a_set_keeps_squares_shapes_or_files() {
 }
 
 #[test]
-fn a_set_that_was_stopped_goes_on_with_the_bytes_of_one_that_was_not() {
+fn a_stopped_set_resumes_with_the_bytes_of_one_that_was_not() {
     let room = tempfile::tempdir().unwrap();
     let listing = shapes(room.path());
     let config = of_store(Store::ShortSide);
@@ -138,8 +138,8 @@ fn a_set_that_was_stopped_goes_on_with_the_bytes_of_one_that_was_not() {
             first
         };
         attempt(&config, stop);
-        assert!(work.path().join(PROGRESS).exists() && ImageSet::open(out.path()).is_err());
-        // What a killed process had begun to write.
+        assert!(work.path().join(PROGRESS).exists() && !out.path().join(SET).exists());
+        // What a killed process has half written.
         for name in [IMAGES, ITEMS] {
             let path = work.path().join(name);
             let longer = [fs::read(&path).unwrap(), b"half of".to_vec()].concat();
@@ -177,7 +177,8 @@ fn broken_images_are_told_with_reason_and_left_out_up_to_the_limit() {
     let (out, result) = run(&PreprocessConfig { max_broken: 3, ..config() }, raw.path());
     let message = result.unwrap_err().to_string();
     assert!(message.contains("4 of 15") && message.contains("000/01.png: its content"), "{message}");
-    assert!(ImageSet::open(out.path()).is_err());
+    let message = ImageSet::open(out.path()).unwrap_err().to_string();
+    assert!(message.starts_with(&format!("failed to open file `{}`", out.path().join(SET).display())), "{message}");
 
     let (out, result) = run(&PreprocessConfig { max_broken: 4, ..config() }, raw.path());
     let summary = result.unwrap();
@@ -236,7 +237,8 @@ fn a_group_is_what_stands_before_the_first_hyphen() {
 #[test]
 fn parameters_are_read_strictly_and_their_ranges_checked() {
     assert_eq!(serde_json::from_str::<PreprocessConfig>("{}").unwrap(), PreprocessConfig::default());
-    assert!(serde_json::from_str::<PreprocessConfig>(r#"{"sizes": 3}"#).is_err());
+    let error = serde_json::from_str::<PreprocessConfig>(r#"{"sizes": 3}"#).unwrap_err().to_string();
+    assert!(error.starts_with("unknown field `sizes`, expected one of"), "{error}");
     assert!(PreprocessConfig::default().check().is_empty());
     let wrong = PreprocessConfig {
         root: "../other".into(),
@@ -259,7 +261,8 @@ fn a_file_that_is_taken_away_is_an_error_and_not_a_broken_image() {
     fs::remove_file(&path).unwrap();
     let work = tempfile::tempdir().unwrap();
     let attempt = || write_blocks(&of_store(Store::Square), &listing, [work.path(); 2], 2, &mut |_, _| {});
-    assert!(matches!(attempt(), Err(DataError::Io { path: found, .. }) if found == path));
+    let message = format!("failed to open file `{}`: No such file or directory (os error 2)", path.display());
+    assert_eq!(attempt().unwrap_err().to_string(), message);
     fs::write(&path, bytes).unwrap();
     assert_eq!(attempt().unwrap().broken.len(), 1, "broken.jpg alone");
 }

@@ -1,10 +1,10 @@
 //! Tables of vectors: which columns are the elements, which is the label, and what is left out.
 //!
-//! A number of a row is no element of its vector. So a column is only taken by its name or by its type: named by the user, a
+//! Not every number of a row is an element of its vector. So a column is only taken by its name or by its type: named by the user, a
 //! list, or one of a series of numbered columns. Everything else is reported.
 
 use super::{LABELS, Labels, Names, Other, VECTORS, Vectors, is_usual, only};
-use crate::table::{Column, Kind, Table, names};
+use crate::table::{Column, ColumnKind, Table, names};
 
 /// Prefixes that are usual for the numbered columns of vectors, besides the names of whole ones; pandas itself has none.
 const PREFIXES: [&str; 8] = ["", "f", "feat", "e", "v", "vec", "d", "dim"];
@@ -81,7 +81,7 @@ impl Candidate {
 
 fn by_rule(columns: &[Column], label: Option<usize>) -> Result<Candidate, String> {
     let free = |at: &usize| Some(*at) != label && !columns[*at].index;
-    let lists = (0..columns.len()).filter(|at| free(at) && columns[*at].kind == Kind::List).map(|at| Candidate {
+    let lists = (0..columns.len()).filter(|at| free(at) && columns[*at].kind == ColumnKind::List).map(|at| Candidate {
         columns: vec![at],
         usual: is_usual(&columns[at].name, &VECTORS),
         fault: None,
@@ -127,7 +127,7 @@ fn series(columns: &[Column], among: impl Iterator<Item = usize>) -> Vec<Candida
     }
     groups.retain(|_, members| {
         members.sort_unstable();
-        members.iter().filter(|(_, at)| columns[*at].kind == Kind::Number).count() > 1
+        members.iter().filter(|(_, at)| columns[*at].kind == ColumnKind::Number).count() > 1
     });
     let candidates = groups.into_iter().map(|((prefix, _), members)| {
         let word = prefix.trim_matches(|c: char| !c.is_alphanumeric());
@@ -144,7 +144,7 @@ fn series(columns: &[Column], among: impl Iterator<Item = usize>) -> Vec<Candida
 fn fault(columns: &[Column], members: &[(u64, usize)]) -> Option<String> {
     let name = |place: usize| &columns[members[place].1].name;
     let (first, last) = (name(0), name(members.len() - 1));
-    if let Some((_, at)) = members.iter().find(|(_, at)| columns[*at].kind != Kind::Number) {
+    if let Some((_, at)) = members.iter().find(|(_, at)| columns[*at].kind != ColumnKind::Number) {
         let Column { name, word, .. } = &columns[*at];
         return Some(format!("the columns {first} to {last} are numbered, but {name} is {word}, expected numbers"));
     }

@@ -9,7 +9,7 @@ use crate::text;
 pub(super) fn labels(path: &Path, name: Option<&str>) -> Result<Labels, String> {
     let plain = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt"));
     if plain {
-        return plain_lines(&text::read(path).map_err(|e| e.to_string())?);
+        return plain_lines(&text::read_unnamed(path).map_err(|e| e.to_string())?);
     }
     let rows = csv::read(path)?;
     let header = rows.iter().find(|row| !row.is_blank()).map(|row| row.fields.as_slice()).unwrap_or_default();

@@ -9,7 +9,7 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::{LABELS, Labels, Names, Other, VECTORS, Vectors, is_usual, only};
 use crate::array::npz::Archive;
-use crate::array::{Array, Kind, Layout, Matrix, Values};
+use crate::array::{Array, ElementType, Layout, Matrix, Values};
 use crate::format;
 use crate::nn::weights::{TensorInfo, WeightFile};
 use crate::table;
@@ -38,7 +38,7 @@ impl Known {
         }
     }
 
-    fn kind(&self) -> Option<Kind> {
+    fn kind(&self) -> Option<ElementType> {
         self.layout.as_ref().ok().map(|layout| layout.kind)
     }
 }
@@ -56,7 +56,7 @@ fn with<T>(path: &Path, use_it: impl FnOnce(&mut dyn Arrays) -> Result<T, String
         Some("npz") => use_it(&mut Archive::open(path)?),
         Some("safetensors") => {
             let file = File::open(path).map_err(|e| e.to_string())?;
-            // SAFETY: whoever asks for the metrics of a file does not alter it meanwhile.
+            // SAFETY: the caller does not alter the file while its metrics are computed.
             let bytes = unsafe { Mmap::map(&file) }.map_err(|e| e.to_string())?;
             use_it(&mut Safe::of(&bytes)?)
         }
@@ -76,9 +76,9 @@ pub(super) fn vectors(path: &Path, names: Names<'_>) -> Result<Vectors, String> 
         let known = file.known();
         let label = names.labels.or_else(|| only(&known, |a| is_usual(&a.name, &LABELS)).map(|a| a.name.as_str()));
         let candidates = || {
-            known
-                .iter()
-                .filter(|a| a.axes() == 2 && a.kind().is_some_and(Kind::is_number) && Some(a.name.as_str()) != label)
+            known.iter().filter(|a| {
+                a.axes() == 2 && a.kind().is_some_and(ElementType::is_number) && Some(a.name.as_str()) != label
+            })
         };
         let chosen = match names.vectors {
             Some(name) => named(&known, name)?,
@@ -243,7 +243,7 @@ impl Torch {
     fn array(&self, tensor: &TensorInfo, bytes: &mut Vec<u8>) -> Result<Layout, String> {
         let values = self.0.values(tensor).map_err(|e| e.to_string())?;
         let wide = matches!(tensor.dtype, Dtype::I32 | Dtype::I64 | Dtype::U32 | Dtype::U64);
-        // From 2^24 on 32 bits do not tell neighbours apart.
+        // From 2^24 on, 32 bits cannot represent every integer.
         let exact = |value: &f32| value.abs() < 16_777_216.0;
         if let Some(row) = values.iter().position(|value| wide && !exact(value)) {
             return Err(format!(
@@ -251,9 +251,10 @@ impl Torch {
                 values[row]
             ));
         }
-        let kind = if kind(tensor.dtype).is_some_and(Kind::is_discrete) { Kind::I32 } else { Kind::F32 };
+        let kind =
+            if kind(tensor.dtype).is_some_and(ElementType::is_discrete) { ElementType::I32 } else { ElementType::F32 };
         bytes.extend(values.iter().flat_map(|&value| match kind {
-            Kind::I32 => (value as i32).to_le_bytes(),
+            ElementType::I32 => (value as i32).to_le_bytes(),
             _ => value.to_le_bytes(),
         }));
         Ok(Layout::plain(kind, &tensor.shape))
@@ -300,21 +301,21 @@ fn unsupported(name: &str, dtype: Dtype) -> String {
 }
 
 /// The elements of a tensor.
-fn kind(dtype: Dtype) -> Option<Kind> {
+fn kind(dtype: Dtype) -> Option<ElementType> {
     Some(match dtype {
-        Dtype::BOOL => Kind::Bool,
-        Dtype::I8 => Kind::I8,
-        Dtype::I16 => Kind::I16,
-        Dtype::I32 => Kind::I32,
-        Dtype::I64 => Kind::I64,
-        Dtype::U8 => Kind::U8,
-        Dtype::U16 => Kind::U16,
-        Dtype::U32 => Kind::U32,
-        Dtype::U64 => Kind::U64,
-        Dtype::F16 => Kind::F16,
-        Dtype::BF16 => Kind::Bf16,
-        Dtype::F32 => Kind::F32,
-        Dtype::F64 => Kind::F64,
+        Dtype::BOOL => ElementType::Bool,
+        Dtype::I8 => ElementType::I8,
+        Dtype::I16 => ElementType::I16,
+        Dtype::I32 => ElementType::I32,
+        Dtype::I64 => ElementType::I64,
+        Dtype::U8 => ElementType::U8,
+        Dtype::U16 => ElementType::U16,
+        Dtype::U32 => ElementType::U32,
+        Dtype::U64 => ElementType::U64,
+        Dtype::F16 => ElementType::F16,
+        Dtype::BF16 => ElementType::Bf16,
+        Dtype::F32 => ElementType::F32,
+        Dtype::F64 => ElementType::F64,
         _ => return None,
     })
 }

@@ -9,9 +9,9 @@ use crate::format::Known;
 /// Why a weight file could not be read, matched or written.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightError {
-    /// The file system refused.
-    #[error("cannot {operation} {}: {source}", file.display())]
-    Io { operation: &'static str, file: PathBuf, source: io::Error },
+    /// The file system refused; the error names the operation and the path.
+    #[error(transparent)]
+    Io(#[from] io::Error),
 
     /// Neither safetensors nor PyTorch's.
     #[error(

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Cursor};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -18,6 +17,7 @@ use super::prefix::strip;
 use super::unread::unread_kind;
 use super::{legacy, safe, zipped};
 use crate::format::{Known, recognise};
+use crate::regular;
 
 /// How a weight file is written; known by its content, never by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,13 +184,9 @@ impl WeightFile {
     /// [`WeightError`], with the place in the file, for whatever is not a sound file of tensors.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, WeightError> {
         let path = path.as_ref();
-        let io_error = |operation| move |source| WeightError::Io { operation, file: path.to_path_buf(), source };
-        let file = File::open(path).map_err(io_error("open"))?;
-        if file.metadata().map_err(io_error("read"))?.is_dir() {
-            return Err(io_error("read")(io::Error::from(io::ErrorKind::IsADirectory)));
-        }
+        let file = regular::open(path)?;
         // SAFETY: the file is the caller's to keep unaltered, as the contract above says.
-        let mapped = unsafe { Mmap::map(&file) }.map_err(io_error("map"))?;
+        let mapped = unsafe { Mmap::map(&file) }?;
         Self::read(path.to_path_buf(), Bytes::Mapped(Arc::new(mapped)))
     }
 

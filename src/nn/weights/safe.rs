@@ -303,7 +303,8 @@ mod tests {
         let numbers = format!("{{\"__metadata__\":{{\"epoch\":3,\"lr\":[0.5],\"by\":\"me\"}},{}}}", tensor("a", 8));
         assert_eq!(read(&numbers, 8), Ok(1));
         assert_eq!(read(&format!("{{\"__metadata__\":null,{}}}", tensor("a", 8)), 8), Ok(1));
-        assert!(read(&format!("{{\"__metadata__\":{{}},\"__metadata__\":{{}},{}}}", tensor("a", 8)), 8).is_err());
+        let twice = format!("{{\"__metadata__\":{{}},\"__metadata__\":{{}},{}}}", tensor("a", 8));
+        assert!(read(&twice, 8).unwrap_err().contains("the name \"__metadata__\" comes twice"));
         // Sixteen exabytes in all: the sum of the header's counts must not wrap around.
         let huge = |name: &str, start: u64, len: u64| {
             format!("\"{name}\":{{\"dtype\":\"U8\",\"shape\":[{len}],\"data_offsets\":[{start},{}]}}", start + len)
