@@ -1,4 +1,4 @@
-//! ArcFace: softmax with a margin on the own angle.
+//! ArcFace: softmax with an additive margin on the target angle.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ use crate::math::real::Real;
 /// ```
 ///
 /// `theta_ic` is the angle between embedding and class vector, `m` the margin in radians. Beyond `pi - m` the plain target grows
-/// with the angle: a sample opposite to its class vector is pushed on. The derivative of `theta` is infinite where the cosine is
+/// with the angle: a sample opposite to its class vector is pushed away. The derivative of `theta` is infinite where the cosine is
 /// 1 or -1: `monotone` holds `sin theta` at 4.5e-4 or more, `plain` the cosine within 1 - 1e-7, with slope 0 outside. With one
 /// class the loss is 0.
 ///
@@ -28,7 +28,7 @@ use crate::math::real::Real;
 /// See [`ArcFace::FIELDS`].
 ///
 /// # Gradient
-/// With respect to a logit: `(probability - [c = y_i]) / B`; with respect to the own cosine that times
+/// With respect to a logit: `(probability - [c = y_i]) / B`; with respect to the target cosine that times
 /// `scale sin(theta + m) / sin theta`, or times `scale` beyond `pi - m`.
 ///
 /// # Cost

@@ -1,4 +1,4 @@
-//! Center loss: softmax, and the pull of each sample to a learned centre of its class.
+//! Center loss: softmax, plus the attraction of each sample to a learned centre of its class.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -10,14 +10,14 @@ use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
 use crate::math::product::{Onto, View, product};
 use crate::math::real::Real;
 
-/// Center loss, together with the softmax that it accompanies.
+/// Center loss, together with its softmax.
 ///
 /// ```text
 /// L = mean_i cross-entropy over c of (x_i . w_c), target y_i  +  weight / 2 mean_i |x_i - z_{y_i}|^2
 /// ```
 ///
-/// `x` embeddings, `w` class vectors and `z` centres, all raw, as in the paper: nothing is normalised. Without the softmax all
-/// samples would do best at one point. Vectors so long that the value overflows are an error.
+/// `x` embeddings, `w` class vectors and `z` centres, all raw, as in the paper: nothing is normalised. Without the softmax the
+/// optimum would be a single point. Vectors so long that the value overflows are an error.
 ///
 /// # Shapes
 /// Embeddings `B x D`; `class_vectors` `C x D` and `centres` `C x D`, which start at 0.
@@ -33,8 +33,8 @@ use crate::math::real::Real;
 /// O(B C D) time, O(B C + C D) memory.
 ///
 /// # Source
-/// Wen et al., *A Discriminative Feature Learning Approach for Deep Face Recognition*, ECCV 2016, which sums over the batch where
-/// this averages, has a bias in the softmax, and moves centres by a rule of its own, half way to the mean of their samples; here
+/// Wen et al., *A Discriminative Feature Learning Approach for Deep Face Recognition*, ECCV 2016, which sums over the batch instead
+/// of averaging, has a bias in the softmax, and updates centres by a separate rule, half way to the mean of their samples; here
 /// they follow their gradient. Not in pytorch-metric-learning.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

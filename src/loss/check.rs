@@ -1,14 +1,14 @@
 //! Compares the losses with reference values of another implementation.
 //!
 //! The file is JSON: `{ "cases": [ { loss, params, num_classes, embeddings, labels, proxies?, proxies_shape?, note?,
-//! expected: { loss, grad_embeddings, grad_proxies? } } ] }`. `params` hold the loss's parameters by their names here, and
+//! expected: { loss, grad_embeddings, grad_proxies? } } ] }`. `params` contain the loss's parameters by their names here, and
 //! may also state the conventions of [`CONVENTIONS`], which are checked and dropped.
 //!
-//! `proxies` are a matrix with a row a class, or its transpose. The shape tells which, unless it is square; then the note
-//! must hold `(num_classes` (a row a class) or `(dim` (a column a class). A loss that learns several matrices has them all in
+//! `proxies` are a matrix with one row per class, or its transpose. The shape decides, unless it is square; then the note
+//! must contain `(num_classes` (one row per class) or `(dim` (one column per class). A loss that learns several matrices has them all in
 //! `matrices` and `expected.grad_matrices`, in its own order and layout.
 //!
-//! `memory: [ { embeddings, labels } ]` are batches that a loss with a memory has met before, the oldest first.
+//! `memory: [ { embeddings, labels } ]` are earlier batches of a loss with a memory, the oldest first.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -19,7 +19,7 @@ use super::registry::{LossSpec, SpecError};
 use super::{Batch, Gradients, LossError};
 use crate::math::real::Real;
 
-/// What reference files say about how a loss is computed, in words: (loss, key, the value that holds here).
+/// Conventions that reference files state about a loss: (loss, key, the value used here).
 pub const CONVENTIONS: &[(&str, &str, &str)] = &[
     ("contrastive", "reducer", "avg_non_zero per pair type"),
     ("triplet", "distance", "lp2_normalized"),
@@ -37,14 +37,14 @@ pub struct Reference {
     pub cases: Vec<Case>,
 }
 
-/// One loss on one batch, with the value and gradients that another implementation found.
+/// One loss on one batch, with the value and gradients of another implementation.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Case {
     /// The loss's name.
     pub loss: String,
     /// Its parameters.
     pub params: Map<String, Value>,
-    /// Free text; see the module's words on square matrices.
+    /// Free text; see the module documentation on square matrices.
     #[serde(default)]
     pub note: String,
     /// `C`.
@@ -62,11 +62,11 @@ pub struct Case {
     /// Earlier batches, for a loss with a memory.
     #[serde(default)]
     pub memory: Vec<Past>,
-    /// What must come out.
+    /// The expected result.
     pub expected: Expected,
 }
 
-/// A batch that came before.
+/// An earlier batch.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Past {
     /// Rows of length `D`.
@@ -82,7 +82,7 @@ pub struct Expected {
     pub loss: f64,
     /// Its gradient with respect to the raw embeddings.
     pub grad_embeddings: Vec<Vec<f64>>,
-    /// Its gradient with respect to the raw proxies, laid out as they are.
+    /// Its gradient with respect to the raw proxies, in their layout.
     #[serde(default)]
     pub grad_proxies: Option<Vec<Vec<f64>>>,
     /// The gradients with respect to all matrices, for a loss with several.
@@ -102,7 +102,7 @@ pub struct Errors {
     pub parameters: Option<f64>,
 }
 
-/// How one case went.
+/// The result of one case.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
     /// The loss.
@@ -129,7 +129,7 @@ pub enum Verdict {
     Equal,
     /// Not.
     Differs,
-    /// This program does not have that loss.
+    /// The program has no such loss.
     NotBuiltIn,
 }
 
@@ -162,7 +162,7 @@ pub struct Tolerances {
     pub f64: f64,
 }
 
-/// Evaluates every case of a reference file, in the file's order; with `only` non-empty, those losses alone.
+/// Evaluates every case of a reference file, in the file's order; with `only` non-empty, only those losses.
 pub fn check(json: &str, only: &[String], tolerances: Tolerances) -> Result<Vec<Row>, CheckError> {
     let reference: Reference = serde_json::from_str(json)?;
     let cases = reference.cases.iter().enumerate();
@@ -201,7 +201,7 @@ impl Errors {
     }
 }
 
-/// The loss of a case, in this program's words.
+/// The loss of a case, with the parameter names used here.
 fn spec(number: usize, case: &Case) -> Result<LossSpec, CheckError> {
     let refuse = |reason: String| CheckError::Parameters {
         case: number,
@@ -221,7 +221,7 @@ fn spec(number: usize, case: &Case) -> Result<LossSpec, CheckError> {
             Some("lp2_normalized") => _ = params.insert("distance".into(), json!("euclidean")),
             Some("cosine_similarity") => {
                 params.insert("distance".into(), json!("cosine"));
-                // Margins on similarities, there.
+                // There, margins are similarities.
                 for key in ["pos_margin", "neg_margin"] {
                     let margin =
                         params.get(key).and_then(Value::as_f64).ok_or_else(|| refuse(format!("{key} is missing")))?;
@@ -292,7 +292,7 @@ fn errors<T: Real>(number: usize, case: &Case, spec: &LossSpec) -> Result<Errors
     })
 }
 
-/// `matrix` as `rows x cols`, row-major, transposing it if it is the other way round.
+/// `matrix` as `rows x cols`, row-major, transposed if necessary.
 fn by_class(matrix: &[Vec<f64>], rows: usize, cols: usize, note: &str) -> Option<Vec<f64>> {
     let is = |r: usize, c: usize| matrix.len() == r && matrix.iter().all(|row| row.len() == c);
     let (straight, turned) = match rows == cols && rows > 1 {

@@ -1,4 +1,4 @@
-//! CosFace: softmax with a margin on the own cosine.
+//! CosFace: softmax with a margin on the target cosine.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! What a loss costs: seconds and memory of forward and backward, beside the arithmetic that it cannot do without.
+//! The cost of a loss: seconds and memory of forward and backward, with the compute-bound lower limit.
 
 use std::fs;
 use std::time::Instant;
@@ -11,23 +11,23 @@ use super::{Batch, Gradients, LossError};
 use crate::math::product::{Onto, View, product};
 use crate::math::random::{Stream, stream};
 
-/// What one loss took at one size.
+/// The measurements of one loss at one size.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
     pub repetitions: usize,
     pub median_ms: f64,
     pub min_ms: f64,
-    /// Time of the products that it consists of at the rate of a square product: 6 B C D operations, with a penalty on near
-    /// class vectors C C D more; C is the rows of its parameters, B for a loss of pairs.
+    /// Time of its matrix products at the rate of a square product: 6 B C D operations, and C C D more with a penalty on close
+    /// class vectors; C is the number of rows of its parameters, B for a pair-based loss.
     pub floor_ms: f64,
-    /// Memory beyond inputs and parameters, the gradients included; none where the system does not tell. It is true in a
+    /// Memory beyond inputs and parameters, including gradients; none if the system does not report it. Accurate only in a
     /// process that did nothing before.
     pub bytes: Option<u64>,
     /// The same over B C + C D numbers of four bytes.
     pub times_scores_and_parameters: Option<f64>,
 }
 
-/// Why nothing was measured.
+/// Why there is no measurement.
 #[derive(Debug, Error)]
 pub enum CostError {
     #[error(transparent)]
@@ -36,7 +36,7 @@ pub enum CostError {
     Loss(#[from] LossError),
 }
 
-/// Times a loss on standard normal embeddings and parameters, four samples a class, for some seconds and at least five times.
+/// Times a loss on standard normal embeddings and parameters, with four samples per class, for some seconds and at least five times.
 pub fn measure(spec: &LossSpec, [batch, classes, dim]: [usize; 3], seconds: f64) -> Result<Cost, CostError> {
     let loss = spec.build::<f32>()?;
     let rate = product_rate();
@@ -53,7 +53,7 @@ pub fn measure(spec: &LossSpec, [batch, classes, dim]: [usize; 3], seconds: f64)
     let mut gradients = Gradients::default();
     let mut times = Vec::new();
     let start = Instant::now();
-    // The first repetition warms caches and buffers, and does not count.
+    // The first repetition is a warm-up and does not count.
     while times.len() < 6 || start.elapsed().as_secs_f64() < seconds {
         let start = Instant::now();
         loss.evaluate(input, classes, &parameters, &mut gradients)?;
@@ -74,7 +74,7 @@ pub fn measure(spec: &LossSpec, [batch, classes, dim]: [usize; 3], seconds: f64)
     })
 }
 
-/// Operations of the products that a loss of `rows` class vectors consists of.
+/// Operations of the matrix products of a loss with `rows` class vectors.
 fn operations(spec: &LossSpec, [batch, rows, dim]: [usize; 3]) -> f64 {
     let settings = serde_json::to_value(spec).unwrap_or_default();
     let penalty = settings["mf_reg"].as_f64().is_some_and(|weight| weight > 0.0);
@@ -86,7 +86,7 @@ fn normal(count: usize, random: &mut Stream) -> Vec<f32> {
     (0..count).map(|_| random.normal() as f32).collect()
 }
 
-/// Operations a second of a 1,024 x 1,024 x 1,024 product: the best of a few.
+/// Operations per second of a 1,024 x 1,024 x 1,024 product: the best of a few.
 pub fn product_rate() -> f64 {
     const SIDE: usize = 1024;
     let (matrix, mut out) = (vec![0.5f32; SIDE * SIDE], vec![0.0; SIDE * SIDE]);
@@ -99,7 +99,7 @@ pub fn product_rate() -> f64 {
     2.0 * (SIDE * SIDE * SIDE) as f64 / best.fold(f64::INFINITY, f64::min)
 }
 
-/// A number of this process's status, in bytes, where the system has one.
+/// A number of this process's status, in bytes, if the system has one.
 pub fn status(key: &str) -> Option<u64> {
     let text = fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;

@@ -10,12 +10,12 @@ use crate::math::real::Real;
 /// FastAP loss.
 ///
 /// ```text
-/// bins      num_bins + 1 centres, evenly over the squared distances [0, 4]; a distance is shared between its two neighbours
+/// bins      num_bins + 1 centres, evenly over the squared distances [0, 4]; a distance is split between its two neighbours
 /// H+_k, H_k soft counts in bin k of the query's own class, and of all other samples; C+_k, C_k their cumulative sums
 /// L         = mean over queries with a positive of 1 - 1/|P| sum_k H+_k C+_k / C_k
 /// ```
 ///
-/// A batch without positive pairs costs 0.
+/// The loss of a batch without positive pairs is 0.
 ///
 /// # Shapes
 /// Embeddings `B x D`; no parameters.
@@ -24,8 +24,8 @@ use crate::math::real::Real;
 /// See [`FastAp::FIELDS`].
 ///
 /// # Gradient
-/// Through `H` and `C` to the shares, which move linearly with the squared distance between two centres. At a centre the
-/// slope is that of the bin above.
+/// Through `H` and `C` to the shares, which are linear in the squared distance between two centres. At a centre the
+/// derivative is that of the bin above.
 ///
 /// # Cost
 /// O(B^2 (D + num_bins)) time, O(B^2) memory; free of `C`.
@@ -78,7 +78,7 @@ impl FastAp {
         let bins = self.num_bins as usize;
         let width = T::from_f64(4.0 / bins as f64);
         let others = || positives.iter().map(|j| (*j, true)).chain(negatives.iter().map(|j| (*j, false)));
-        // The two bin centres around a squared distance, the share of the upper one, and whether it moves with it.
+        // The two bin centres around a squared distance, the share of the upper one, and whether the share depends on the distance.
         let place = |distance: T| {
             let at = distance * distance / width;
             let low = (at.to_f64() as usize).min(bins - 1);

@@ -1,5 +1,5 @@
-//! The frame that most losses share: compare the embeddings of a batch with something, apply a formula to the matrix of
-//! comparisons, and take the gradient of that matrix back to the raw vectors.
+//! The frame shared by most losses: compare the embeddings of a batch with references, apply a formula to the matrix of
+//! comparisons, and propagate the gradient of that matrix back to the raw vectors.
 
 use rayon::prelude::*;
 
@@ -8,29 +8,29 @@ use super::measure::Measure;
 use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
 use crate::math::real::Real;
 
-/// What unit embeddings are compared with.
+/// The references that unit embeddings are compared with.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Against {
     /// The other samples of the batch (and, under cross-batch memory, those of past batches).
     Samples(Measure),
-    /// One learned vector a class, by cosine: the name of that matrix, and how it starts.
+    /// One learned vector per class, by cosine: the name of that matrix, and its initialisation.
     ClassVectors(&'static str, Init),
 }
 
-/// A loss that is a function of a matrix of comparisons; this is all that makes it a [`Loss`].
+/// A loss that is a function of a matrix of comparisons; implementing this is enough to be a [`Loss`].
 pub trait Formula: Send + Sync {
     /// What is compared.
     fn against(&self) -> Against;
 
-    /// The value. The cells of the table turn into the gradient with respect to them.
+    /// The value. Overwrites the comparisons by the gradient with respect to them.
     fn value<T: Real>(&self, table: &mut Table<'_, T>) -> f64;
 
-    /// One more matrix that a loss of samples learns; its values and gradient are in the [`Table`].
+    /// A further matrix that a loss of samples learns; its values and gradient are in the [`Table`].
     fn learned(&self, _classes: usize) -> Option<Parameter> {
         None
     }
 
-    /// What the unit embeddings cost on their own; adds its gradient with respect to them.
+    /// The cost of the unit embeddings themselves; adds its gradient with respect to them.
     fn regulariser<T: Real>(&self, _units: &Units<T>, _gradient: &mut [T]) -> f64 {
         0.0
     }
@@ -70,7 +70,7 @@ impl<T: Real, L: Formula> Loss<T> for L {
     }
 }
 
-/// The samples that those of a batch are compared with.
+/// The samples that the batch is compared with.
 #[derive(Debug, Clone, Copy)]
 pub struct References<'a, T> {
     /// `R x D` unit vectors.
@@ -79,11 +79,11 @@ pub struct References<'a, T> {
     pub labels: &'a [u32],
     /// Sample `i` of the batch is reference `(first + i) % R`, with which it is not compared.
     pub first: usize,
-    /// Whether the gradient stops here; if not, the references are the batch.
+    /// Whether the references are constants; if not, they are the batch.
     pub constant: bool,
 }
 
-/// A loss of samples whose references may be others than the batch.
+/// A loss of samples whose references may differ from the batch.
 pub trait OfSamples<T>: Loss<T> {
     /// The value for a batch with unit embeddings `units`; else as [`Loss::evaluate`].
     fn with_references(
@@ -127,14 +127,14 @@ impl<T: Real, L: Formula> OfSamples<T> for L {
     }
 }
 
-/// A matrix of comparisons with a row a sample.
+/// A matrix of comparisons with one row per sample.
 #[derive(Debug)]
 pub struct Table<'a, T> {
     /// Row-major; comparisons first, then the gradient with respect to them.
     pub cells: &'a mut [T],
     /// The class of each row.
     pub labels: &'a [u32],
-    /// Cells of a row: as many as classes or references.
+    /// Entries per row: the number of classes or references.
     pub width: usize,
     /// The matrix of [`Formula::learned`]; empty without one.
     pub learned: &'a [T],
@@ -151,9 +151,9 @@ pub struct Anchor<'a, T> {
     pub label: usize,
     /// Its comparisons with the references.
     pub cells: &'a mut [T],
-    /// Places of the other references of its class, ascending.
+    /// Indices of the other references of its class, ascending.
     pub positives: Vec<usize>,
-    /// Places of the references of other classes, ascending.
+    /// Indices of the references of other classes, ascending.
     pub negatives: Vec<usize>,
 }
 
@@ -162,7 +162,7 @@ impl<'a, T: Real> Table<'a, T> {
         Self { cells, labels, width, learned: &[], learned_gradient: Vec::new(), references: &[], first: 0 }
     }
 
-    /// What `row` returns for each anchor, having changed its cells. The anchor's comparison with itself is 0 from then on.
+    /// What `row` returns for each anchor after changing its entries. The anchor's comparison with itself becomes 0.
     pub fn anchors<R: Send>(&mut self, row: impl Fn(Anchor<'_, T>) -> R + Sync) -> Vec<R> {
         let (labels, references, first) = (self.labels, self.references, self.first);
         let run = |(i, cells): (usize, &mut [T])| {
@@ -177,7 +177,7 @@ impl<'a, T: Real> Table<'a, T> {
 
     /// The mean over the terms of all anchors, 0 for no terms.
     ///
-    /// `row` returns the sum of an anchor's terms and their number, and leaves the derivatives of that sum in the cells of
+    /// `row` returns the sum of an anchor's terms and their number, and writes the derivatives of that sum to the entries of
     /// its positives and negatives.
     pub fn mean(&mut self, row: impl Fn(Anchor<'_, T>) -> (f64, f64) + Sync) -> Mean {
         let all = self.anchors(row);
@@ -193,6 +193,6 @@ impl<'a, T: Real> Table<'a, T> {
 pub struct Mean {
     /// The mean.
     pub value: f64,
-    /// How many terms it is over.
+    /// The number of terms.
     pub terms: f64,
 }

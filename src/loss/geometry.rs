@@ -1,4 +1,4 @@
-//! Checked batches, unit vectors, their cosines, and the way back from gradients of cosines to gradients of raw vectors.
+//! Checked batches, unit vectors, their cosines, and the backward pass from gradients of cosines to gradients of raw vectors.
 
 use rayon::prelude::*;
 
@@ -9,12 +9,12 @@ use crate::math::rows::dot;
 use crate::math::rows::{add_scaled, largest, sum};
 use crate::math::simd::vectorise;
 
-/// Norms below this divide as if they were this, as in the reference implementations.
+/// Smaller norms are replaced by this as divisors, as in the reference implementations.
 const SMALLEST_NORM: f64 = 1e-12;
 
-/// A row and what divides it by its L2 norm.
+/// A row and the factors that normalise it.
 ///
-/// A row shorter than 1e-12 is divided by 1e-12 instead: a zero row stays zero, its cosine with everything is 0, and
+/// A row shorter than 1e-12 is divided by 1e-12 instead: a zero row stays zero, its cosine with any vector is 0, and
 /// its gradient is the incoming one times 1e12.
 ///
 /// The inverse is a product of two factors, since the square of one element, or the norm itself, may overflow.
@@ -48,7 +48,7 @@ impl<T: Real> Norm<T> {
         if !finite || largest.to_f64() * (row.len() as f64).sqrt() < SMALLEST_NORM {
             return floored;
         }
-        // The exponent turned round; the largest of all has no counterpart, and the one before serves.
+        // The exponent negated; the largest exponent has no counterpart, so the next smaller one is used.
         let exponent = (largest.to_f64().to_bits() >> 52).min(2045);
         let power = T::from_f64(f64::from_bits((2046 - exponent) << 52));
         let squares: T = sum(
@@ -69,7 +69,7 @@ impl<T: Real> Norm<T> {
         out.iter_mut().zip(row).for_each(|(out, &x)| *out = x * self.power * self.inverse);
     }
 
-    /// Turns the gradient of the unit row `u` into that of the raw row: `(g - (g . u) u) / norm`.
+    /// Converts the gradient of the unit row `u` to that of the raw row: `(g - (g . u) u) / norm`.
     #[inline(always)]
     fn pull_back(self, gradient: &mut [T], u: &[T]) {
         let radial = if self.floored { T::ZERO } else { dot(gradient, u) };
@@ -89,7 +89,7 @@ fn norms<T: Real>(raw: &[T], dim: usize) -> Vec<Norm<T>> {
     norms
 }
 
-/// The embeddings of a batch divided by their L2 norms.
+/// The L2-normalised embeddings of a batch.
 #[derive(Debug, Clone)]
 pub struct Units<T> {
     /// `count x dim`, row-major.
@@ -122,7 +122,7 @@ impl<T: Real> Units<T> {
         &self.rows[i * self.dim..(i + 1) * self.dim]
     }
 
-    /// Turns the gradient of the unit rows into that of the raw rows, in place.
+    /// Converts the gradient of the unit rows to that of the raw rows, in place.
     pub fn pull_back(&self, gradient: &mut [T]) {
         let rows = gradient.par_chunks_mut(self.dim).zip(self.rows.par_chunks(self.dim)).zip(&self.norms);
         rows.for_each(|((gradient, u), norm)| {
@@ -161,7 +161,7 @@ impl<T: Real> Units<T> {
                 let units = &mut units[..width * dim];
                 let cosines = &mut cosines[..width * count];
                 vectors.write_units(first, units);
-                // With the class vectors on the left no operand is read across its rows, which halves gemm's rate.
+                // With the class vectors as left operand no operand is read across its rows, which would halve gemm's rate.
                 serial_product(View::new(units, width, dim), turned, Onto::Replace, cosines);
                 turn(cosines, count, &mut parts);
             },
@@ -180,7 +180,7 @@ impl<T: Real> Units<T> {
 
 /// Writes column `i` of `from`, a matrix of rows of length `cols`, to `out[i]`.
 pub fn turn<T: Real>(from: &[T], cols: usize, out: &mut [&mut [T]]) {
-    // Few columns at a time: they are lines of the cache that fill up together.
+    // Few columns at a time, so that their cache lines fill together.
     const COLUMNS: usize = 16;
     for (block, out) in out.chunks_mut(COLUMNS).enumerate() {
         for (at, row) in from.chunks(cols).enumerate() {
@@ -205,13 +205,13 @@ pub struct ClassVectors<'a, T> {
     norms: Vec<Norm<T>>,
 }
 
-/// Class vectors whose unit rows exist at one time, at most.
+/// Largest number of class vectors whose unit rows exist at once.
 const TILE: usize = 128;
-/// Parts that the gradient of the embeddings is summed in, at most. Tiles of one part follow each other on one thread.
+/// Largest number of partial sums of the gradient of the embeddings. Tiles of one partial sum run in order on one thread.
 const PARTS: usize = 16;
 
 impl<T: Real> ClassVectors<'_, T> {
-    /// Rows of a tile, which depends on nothing but the shape: few enough that a small matrix has a tile a thread.
+    /// Rows of a tile, which depends on nothing but the shape: few enough that a small matrix has one tile per thread.
     fn tile(&self) -> usize {
         self.count.div_ceil(4).next_multiple_of(TILE / 4).min(TILE)
     }
@@ -282,7 +282,7 @@ fn wrong_number(found: usize, expected: usize) -> LossError {
     LossError::Shape { what: "the list of parameters".into(), found, expected }
 }
 
-/// The norms of a matrix that has the right length and no element that is not finite.
+/// The norms of a matrix of the right length with finite elements only.
 fn checked<T: Real>(what: &str, values: &[T], rows: usize, dim: usize) -> Result<Vec<Norm<T>>, LossError> {
     let expected = rows.saturating_mul(dim);
     if values.len() != expected {
@@ -298,7 +298,7 @@ fn checked<T: Real>(what: &str, values: &[T], rows: usize, dim: usize) -> Result
     }
 }
 
-/// `buffer` with `length` elements, whatever they are, reusing its memory.
+/// `buffer` with `length` elements of unspecified value, reusing its memory.
 pub fn sized<T: Real>(buffer: &mut Vec<T>, length: usize) -> &mut [T] {
     buffer.resize(length, T::ZERO);
     buffer
@@ -320,7 +320,7 @@ pub fn from_cosines<T: Real>(units: &Units<T>, gradient: &[T], gradients: &mut G
 }
 
 /// Adds the gradient with respect to the unit rows of a loss of their cosines with `references`, given its gradient with
-/// respect to those cosines. With `both` the references are the rows, and move too.
+/// respect to those cosines. With `both` the references are the rows themselves and receive gradients too.
 pub fn cosine_gradient<T: Real>(units: &Units<T>, references: View<'_, T>, gradient: &[T], both: bool, out: &mut [T]) {
     let gradient = View::new(gradient, units.count, gradient.len() / units.count);
     product(gradient, references, Onto::Add, out);
@@ -329,14 +329,14 @@ pub fn cosine_gradient<T: Real>(units: &Units<T>, references: View<'_, T>, gradi
     }
 }
 
-/// A gradient with respect to unit class vectors, in the memory that holds the parameter's gradient afterwards.
+/// A gradient with respect to unit class vectors, in the buffer of the parameter's gradient.
 pub struct UnitGradient<T> {
     values: Vec<T>,
     begun: bool,
 }
 
 impl<T: Real> UnitGradient<T> {
-    /// None yet. Takes the memory of the first parameter's gradient.
+    /// None yet. Takes the buffer of the first parameter's gradient.
     pub fn none(gradients: &mut Gradients<T>) -> Self {
         gradients.parameters.resize_with(1, Vec::new);
         Self { values: std::mem::take(&mut gradients.parameters[0]), begun: false }
@@ -352,9 +352,9 @@ impl<T: Real> UnitGradient<T> {
 }
 
 /// Writes the gradients of a loss of the cosines between embeddings and class vectors, given its gradient with respect
-/// to those `B x rows` cosines. To the parameter's gradient comes `unit_gradient`.
+/// to those `B x rows` cosines. `unit_gradient` is added to the parameter's gradient.
 ///
-/// Tiles without any gradient cost nothing, those with few entries (hinges that are not active) only these.
+/// Tiles without gradient are skipped; of tiles with few entries (inactive hinges) only these are multiplied.
 pub fn from_scores<T: Real>(
     embeddings: &Units<T>,
     vectors: &ClassVectors<'_, T>,
@@ -385,7 +385,7 @@ pub fn from_scores<T: Real>(
     embeddings.pull_back(out);
 }
 
-/// Neighbouring class vectors, with the gradient of the cosines with all.
+/// Consecutive class vectors, with the gradient of their cosines with all embeddings.
 struct Tile<'a, T> {
     embeddings: &'a Units<T>,
     vectors: &'a ClassVectors<'a, T>,
@@ -396,9 +396,9 @@ struct Tile<'a, T> {
 
 impl<T: Real> Tile<'_, T> {
     /// Adds this tile's part of the gradient of the unit embeddings to `sum`, and writes that of its raw rows to `out`,
-    /// which with `Onto::Add` holds another gradient of the unit rows. `units` is room for the unit rows.
+    /// which with `Onto::Add` contains another gradient of the unit rows. `units` is scratch for the unit rows.
     fn add(&self, onto: Onto, units: &mut [T], sum: &mut [T], out: &mut [T]) {
-        // A product does so many of its operations in the time that one takes alone.
+        // A product performs this many operations in the time of one separate operation.
         const PRODUCT_GAIN: usize = 8;
         let Self { embeddings, vectors, first, width, .. } = *self;
         let (count, dim) = (embeddings.count, embeddings.dim);
@@ -438,7 +438,7 @@ impl<T: Real> Tile<'_, T> {
     }
 }
 
-/// The samples of a batch, class by class.
+/// The samples of a batch, grouped by class.
 #[derive(Debug, Clone)]
 pub struct Groups {
     /// The classes present, ascending.

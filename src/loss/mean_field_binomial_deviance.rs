@@ -26,7 +26,7 @@ use crate::math::real::Real;
 ///
 /// # Gradient
 /// With `g` the logistic function, with respect to `q_ic`: `-alpha g(-alpha (q - base)) / B` for the own class,
-/// `beta g(beta (q - base)) / B` for another.
+/// `beta g(beta (q - base)) / B` for other classes.
 ///
 /// # Cost
 /// O(B C D) time, O(B C) memory; with `mf_reg` or `mf_dropped` above 0 also O(C^2 D) time for each.
@@ -168,17 +168,17 @@ mod tests {
         let order = |small: f64, gap: &dyn Fn(f64) -> f64| (gap(2.0 * small) / gap(small)).abs().log2();
         let averages = order(1e-2, &|spread| gap(spread, 0.0, 1.0));
         assert!((averages - 4.0).abs() < 0.2, "{averages}");
-        // Fields that are off by as much as the samples.
+        // Fields that deviate as much as the samples.
         let elsewhere = order(1e-4, &|spread| gap(spread, 4.0 * spread, 1.0));
         assert!((elsewhere - 2.0).abs() < 0.1, "{elsewhere}");
     }
 
     #[test]
     fn the_dropped_term_draws_mean_fields_together_and_the_penalty_drives_them_apart() {
-        // One field far from the sample's, so that the pairs of samples and fields hardly matter.
+        // One field is far from the sample's, so that pairs of samples and fields contribute little.
         let batch = Batch { embeddings: &[0.0, 0.0, 1.0], labels: &[2], dim: 3 };
         let fields = [1.0, 0.0, 0.0, 0.8, 0.6, 0.0, 0.0, 0.0, 1.0];
-        // What the two near fields gain in cosine by a step down the gradient.
+        // The change in cosine of the two close fields by a gradient step.
         let gain = |mf_reg: f64, mf_dropped: f64| {
             let loss = MeanFieldBinomialDeviance { beta: 20.0, mf_reg, mf_dropped, ..Default::default() };
             let mut gradients = Gradients::default();

@@ -1,4 +1,4 @@
-//! Mean-field contrastive loss: samples against one learned mean field a class.
+//! Mean-field contrastive loss: samples compared with one learned mean field per class.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,7 @@ use crate::math::simd::vectorise;
 /// O(B C D) time, O(B C) memory; with `mf_reg > 0` also O(C^2 D) time in tiles of 256 classes.
 ///
 /// # Source
-/// Furusawa, *Mean Field Theory in Deep Metric Learning*, ICLR 2024, and its code, which makes the `C x C` cosines even
+/// Furusawa, *Mean Field Theory in Deep Metric Learning*, ICLR 2024, and its code, which computes the `C x C` cosines even
 /// with `mf_reg = 0`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -98,7 +98,7 @@ impl<T: Real> Loss<T> for MeanFieldContrastive {
         let (pos_margin, neg_margin) = (T::from_f64(self.pos_margin), T::from_f64(self.neg_margin));
         let each = T::from_f64(1.0 / units.count as f64);
 
-        // The cosines turn into the gradient with respect to them, in place.
+        // Overwrites the cosines by the gradient with respect to them.
         let mut scores = units.scores(&fields);
         let sums: Vec<f64> = scores
             .par_chunks_mut(classes)
@@ -106,7 +106,7 @@ impl<T: Real> Loss<T> for MeanFieldContrastive {
             .map(|(row, &label)| {
                 let label = label as usize;
                 let pull = T::ONE - row[label] - pos_margin;
-                // Far from every margin: the own class is no negative.
+                // Far from every margin: the own class is not a negative.
                 row[label] = T::from_f64(-100.0);
                 let mut sum = 0.0;
                 vectorise(

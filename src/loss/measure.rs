@@ -1,4 +1,4 @@
-//! What two unit vectors are compared by, and the way back from gradients of comparisons to gradients of vectors.
+//! Comparisons of two unit vectors, and the backward pass from gradients of comparisons to gradients of vectors.
 
 use rayon::prelude::*;
 
@@ -17,11 +17,11 @@ pub enum Measure {
     /// `|a - b|`; a distance of 0 passes no gradient.
     Euclidean,
     /// `Var(a - b) / Var(a)`, the variances being over the elements. Not symmetric. A variance of `a` that is below
-    /// [`SMALLEST_VARIANCE`] when multiplied by `D - 1` divides as if it were that.
+    /// [`SMALLEST_VARIANCE`] when multiplied by `D - 1` is replaced by it as a divisor.
     NoiseToSignal,
 }
 
-/// See [`Measure::NoiseToSignal`]; other codes give NaN there.
+/// See [`Measure::NoiseToSignal`]; other implementations give NaN there.
 pub const SMALLEST_VARIANCE: f64 = 1e-6;
 
 impl Measure {
@@ -49,7 +49,7 @@ impl Measure {
     }
 
     /// Adds to `out` the gradient with respect to the anchors, given the `matrix` and the `gradient` with respect to it as
-    /// independent entries. With `both` the references are the anchors, and move too; else they are constants.
+    /// independent entries. With `both` the references are the anchors and receive gradients too; else they are constants.
     pub fn pull_back<T: Real>(
         self,
         anchors: &Units<T>,
@@ -60,7 +60,7 @@ impl Measure {
         out: &mut [T],
     ) {
         let (dim, count) = (anchors.dim, references.len() / anchors.dim);
-        // The gradient of anchor i as it is, and what it gets as the reference of anchor j.
+        // The gradient of anchor i itself, and that as the reference of anchor j.
         let mirrored = |i: usize, j: usize| if both { gradient[j * count + i] } else { T::ZERO };
         match self {
             Self::Cosine => cosine_gradient(anchors, View::new(references, count, dim), gradient, both, out),
@@ -94,7 +94,7 @@ impl Measure {
     }
 }
 
-/// Rows less their means, and their squared norms after that.
+/// Centred rows, and their squared norms.
 struct Centred<T> {
     rows: Vec<T>,
     variances: Vec<T>,
@@ -123,11 +123,11 @@ fn inner_products<T: Real>(a: &[T], b: &[T], dim: usize, out: &mut [T]) {
     product(View::new(a, a.len() / dim, dim), View::new(&turned, dim, count), Onto::Replace, out);
 }
 
-/// Squared distances below this share of the rows' squared norms come from differences: an inner product's rounding, which
-/// is a few units in the last place of those norms, would be too large a part of them.
+/// Squared distances below this fraction of the rows' squared norms are computed from differences: the rounding error of an
+/// inner product, a few units in the last place of those norms, would be too large compared with them.
 const NEAR: f64 = 0.125;
 
-/// `|a - b|^2` of all rows: from inner products, or from differences where rows are near.
+/// `|a - b|^2` of all rows: from inner products, or from differences if rows are close.
 fn squared_distances<T: Real>(a: &[T], b: &[T], dim: usize, out: &mut [T]) {
     let squares = |rows: &[T]| -> Vec<T> { rows.chunks(dim).map(|row| dot(row, row)).collect() };
     let (of_a, of_b) = (squares(a), squares(b));
@@ -160,8 +160,8 @@ fn squared_distance<T: Real>(a: &[T], b: &[T]) -> T {
     lanes.iter().fold(T::ZERO, |sum, &lane| sum + lane)
 }
 
-/// `out_i += sum_j weight(i, j) (a_i - b_j)`. Where `near`, differences are taken before they are weighted, so that a large
-/// weight does not magnify rounding.
+/// `out_i += sum_j weight(i, j) (a_i - b_j)`. If `near`, differences are computed before weighting, so that a large
+/// weight does not amplify rounding errors.
 fn differences<T: Real>(
     a: &[T],
     b: &[T],

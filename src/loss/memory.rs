@@ -1,13 +1,13 @@
-//! What a loss remembers between the steps of a training.
+//! The state of a loss between training steps.
 
 use super::LossError;
 use super::geometry::Units;
 use crate::math::real::Real;
 
-/// Unit embeddings of past batches and their classes, the oldest giving way to new ones.
+/// Unit embeddings of past batches and their classes; new ones replace the oldest.
 ///
-/// The training loop owns it, so that a loss stays a pure function: it starts empty and goes to every
-/// [`step`](super::Loss::step) in turn.
+/// The training loop owns it, so that a loss stays a pure function: it starts empty and is passed to every
+/// [`step`](super::Loss::step).
 #[derive(Debug, Clone, Default)]
 pub struct Memory<T> {
     pub(super) rows: Vec<T>,
@@ -16,7 +16,7 @@ pub struct Memory<T> {
 }
 
 impl<T: Real> Memory<T> {
-    /// Its embeddings, their classes and the place that is overwritten next: all of it.
+    /// Its complete state: the embeddings, their classes and the index that is overwritten next.
     pub fn parts(&self) -> (&[T], &[u32], usize) {
         (&self.rows, &self.labels, self.next)
     }
@@ -26,8 +26,8 @@ impl<T: Real> Memory<T> {
         Self { rows, labels, next }
     }
 
-    /// Puts a batch in; `size` is the most that the memory holds. Sample `i` is then in place `(first + i) % size`, `first`
-    /// being what this returns.
+    /// Inserts a batch; `size` is the capacity. Sample `i` is then at index `(first + i) % size`, where `first` is the
+    /// returned value.
     pub(super) fn insert(&mut self, size: usize, units: &Units<T>, labels: &[u32]) -> Result<usize, LossError> {
         if labels.len() > size {
             return Err(LossError::Memory { size, batch: labels.len() });

@@ -1,4 +1,4 @@
-//! The losses: one a file, one trait, one registry.
+//! The losses: one file each, one trait, one registry.
 //!
 //! A loss is a pure function of (embeddings, labels, its own parameters). It returns its value and the gradients in
 //! closed form: the caller puts them on a tape if it has one. Everything is generic over `f32` (training) and `f64`
@@ -52,8 +52,8 @@ use self::memory::Memory;
 /// A mini-batch as a loss sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a, T> {
-    /// `B x D`, row-major, as the network made them: a loss that wants unit vectors normalises them itself, and its
-    /// gradient goes through that normalisation.
+    /// `B x D`, row-major, the raw output of the network: a loss that needs unit vectors normalises them itself, and its
+    /// gradient includes that normalisation.
     pub embeddings: &'a [T],
     /// `B` class indices, each below the number of classes.
     pub labels: &'a [u32],
@@ -61,17 +61,17 @@ pub struct Batch<'a, T> {
     pub dim: usize,
 }
 
-/// How a parameter starts.
+/// The initialisation of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {
     /// Each element from N(0, 1).
     Normal,
     /// Each element from N(0, 2 / fan), fan being the number of rows (Kaiming normal, fan-out, of a rows x cols matrix).
     KaimingNormalFanOut,
-    /// Each element uniform within the root of 1 / rows: PyTorch's Kaiming uniform with `a` the root of 5, of the transposed matrix, for
-    /// the code that it is from has a column where this has a row.
+    /// Each element uniform within the square root of 1 / rows: PyTorch's Kaiming uniform with `a` the square root of
+    /// 5, of the transposed matrix, since the original code stores vectors as columns.
     KaimingUniform,
-    /// Each element this number.
+    /// Each element has this value.
     Constant(f64),
 }
 
@@ -84,11 +84,11 @@ pub struct Parameter {
     pub rows: usize,
     /// Columns of it.
     pub cols: usize,
-    /// How it starts.
+    /// Its initialisation.
     pub init: Init,
 }
 
-/// The gradients of one evaluation, in the shapes of what they belong to.
+/// The gradients of one evaluation, in the shapes of their variables.
 #[derive(Debug, Clone, Default)]
 pub struct Gradients<T> {
     /// `B x D`.
@@ -103,22 +103,22 @@ pub enum LossError {
     /// No samples, or samples without elements.
     #[error("the batch has {labels} labels and embeddings of length {dim}, expected at least 1 of each")]
     Empty { labels: usize, dim: usize },
-    /// A length does not fit the others.
+    /// A length does not match the others.
     #[error("{what} has {found} elements, expected {expected}")]
     Shape { what: String, found: usize, expected: usize },
     /// A label is not a class.
     #[error("label {label} at position {position} is not below the number of classes, {classes}")]
     Label { label: u32, position: usize, classes: usize },
-    /// A NaN or an infinity came in.
+    /// An input is NaN or infinite.
     #[error("{what} is not finite at position {position}")]
     NotFinite { what: String, position: usize },
-    /// A loss of raw vectors does not fit the number type.
+    /// The value of a loss of raw vectors overflows.
     #[error("the loss of raw vectors this long is not a finite number")]
     Overflow,
-    /// A batch does not fit into the memory of past batches.
+    /// A batch is larger than the memory of past batches.
     #[error("the memory holds {size} embeddings, fewer than the batch's {batch}")]
     Memory { size: usize, batch: usize },
-    /// Only a loss that compares samples can have a memory of them.
+    /// Only a loss that compares samples can have a memory.
     #[error("cross-batch memory needs a loss that compares samples")]
     NotOfSamples,
 }
@@ -129,7 +129,7 @@ pub trait Loss<T>: Send + Sync {
     /// without parameters.
     fn parameters(&self, classes: usize, dim: usize) -> Vec<Parameter>;
 
-    /// The loss over pairs whose mean-field form this one is; none for a loss that is no such form.
+    /// The pair-based parent of which this is the mean-field form, if it is one.
     fn parent(&self) -> Option<Box<dyn Loss<T>>> {
         None
     }
@@ -143,8 +143,8 @@ pub trait Loss<T>: Send + Sync {
         parameters: &[&[T]],
         gradients: &mut Gradients<T>,
     ) -> Result<T, LossError>;
-    /// [`Loss::evaluate`] as one step of a training: a loss that remembers past batches reads and extends `memory`, which
-    /// starts empty and goes from step to step.
+    /// [`Loss::evaluate`] as one training step: a loss with a memory of past batches reads and extends `memory`, which
+    /// starts empty and is passed from step to step.
     fn step(
         &self,
         _memory: &mut Memory<T>,
@@ -157,9 +157,9 @@ pub trait Loss<T>: Send + Sync {
     }
 }
 
-/// Whether `loss` learns one matrix with a row a class, such as mean fields or proxies, and nothing else.
+/// Whether `loss` learns one matrix with one row per class, such as mean fields or proxies, and nothing else.
 pub fn has_class_vectors<T>(loss: &dyn Loss<T>) -> bool {
-    // Two shapes without a common factor: a row a class by chance at the one is none at the other.
+    // Two shapes without a common factor, so that a coincidence in one is not one in the other.
     [(5, 3), (7, 4)].into_iter().all(|(classes, dim)| {
         matches!(&loss.parameters(classes, dim)[..], [matrix] if (matrix.rows, matrix.cols) == (classes, dim))
     })

@@ -1,4 +1,4 @@
-//! NT-Xent: each positive pair against all negatives of its anchor.
+//! NT-Xent: each positive pair compared with all negatives of its anchor.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ use crate::math::real::Real;
 /// L = mean over ordered positive pairs (a, p) of log(1 + sum_{n in N_a} exp((s_an - s_ap) / temperature))
 /// ```
 ///
-/// `s` cosines of embeddings, `N_a` the samples of other classes. Other positives of the anchor take no part in its
+/// `s` cosines of embeddings, `N_a` the samples of other classes. Other positives of the anchor are not in its
 /// denominator. Without positive pairs, or without negatives, it is 0.
 ///
 /// # Shapes
@@ -24,8 +24,8 @@ use crate::math::real::Real;
 /// See [`NtXent::FIELDS`].
 ///
 /// # Gradient
-/// With `r` the share of the negatives in a pair's softmax: `-r / (temperature pairs)` for `s_ap`, and the same, shared out
-/// over the negatives by their softmax, for `s_an`.
+/// With `r` the share of the negatives in a pair's softmax: `-r / (temperature pairs)` for `s_ap`, and `+r / (temperature pairs)`,
+/// distributed over the negatives by their softmax, for `s_an`.
 ///
 /// # Cost
 /// O(B^2 D) time, O(B^2) memory; free of `C`.

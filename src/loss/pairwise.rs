@@ -1,4 +1,4 @@
-//! From what a pair costs to two losses: the sum over pairs, and its mean-field form.
+//! From the cost of a pair to two losses: the sum over pairs, and its mean-field form.
 //!
 //! A [`PairTerm`] is written once. [`PairBased`] sums it over the pairs of a batch; [`MeanField`] replaces one sample of
 //! each pair by a learned vector of its class. `docs/losses.md` derives the second from the first.
@@ -12,7 +12,7 @@ use super::penalty::closeness;
 use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
 use crate::math::real::Real;
 
-/// What two unit vectors cost as a function of their cosine `s`.
+/// The cost of two unit vectors as a function of their cosine `s`.
 ///
 /// ```
 /// use meanfield::loss::pairwise::{MeanField, PairTerm};
@@ -31,18 +31,18 @@ use crate::math::real::Real;
 ///     }
 /// }
 ///
-/// // A loss like any other: embeddings against one learned vector a class.
+/// // A loss like any other: embeddings compared with one learned vector per class.
 /// let _loss = MeanField::new(Square);
 /// ```
 pub trait PairTerm<T>: Clone + Send + Sync + 'static {
     /// The cost of two vectors of one class, and its derivative with respect to `s`.
     fn positive(&self, s: T) -> (T, T);
 
-    /// The cost of two vectors of different classes, at least 0 and never falling, and its derivative with respect to `s`.
+    /// The cost of two vectors of different classes, at least 0 and non-decreasing, and its derivative with respect to `s`.
     fn negative(&self, s: T) -> (T, T);
 }
 
-/// The loss over all pairs of a batch, every class and every pair of classes weighing the same.
+/// The loss over all pairs of a batch, with equal weight for all classes and all pairs of classes.
 ///
 /// ```text
 /// L = 1/(2K) sum_c { 1/n_c^2 sum_{i,j in c} positive(s_ij) + sum_{d != c} 1/(n_c n_d) sum_{i in c, j in d} negative(s_ij) }
@@ -88,7 +88,7 @@ impl<T: Real, P: PairTerm<T>> Loss<T> for PairBased<P> {
     }
 }
 
-/// The samples of a batch class by class, and the place of each sample's class among those present.
+/// The samples of a batch grouped by class, and the index of each sample's class among those present.
 pub(super) struct Members {
     pub members: Vec<Vec<usize>>,
     pub of: Vec<usize>,
@@ -97,7 +97,7 @@ pub(super) struct Members {
 /// A loss of the cosines between all samples, averaged over the samples of a class and then over the `K` classes:
 /// `factor / K sum_c 1/n_c sum_{i in c} anchor_i`.
 ///
-/// `anchor` is given the `B` cosines of sample `i`; it returns its cost and leaves the derivatives in their place.
+/// `anchor` is given the `B` cosines of sample `i`; it returns its cost and overwrites them by the derivatives.
 pub(super) fn class_wise<T: Real>(
     batch: Batch<'_, T>,
     classes: usize,
@@ -114,7 +114,7 @@ pub(super) fn class_wise<T: Real>(
         members.iter().for_each(|&i| of[i] = place);
     }
     let groups = Members { members: groups.members, of };
-    // The cosines turn into the gradient with respect to them, in place.
+    // Overwrites the cosines by the gradient with respect to them.
     let mut cosines = units.cosines(&units);
     let costs: Vec<f64> = cosines
         .par_chunks_mut(units.count)
@@ -130,7 +130,7 @@ pub(super) fn class_wise<T: Real>(
     Ok(T::from_f64(costs.iter().sum()))
 }
 
-/// The mean-field form of a loss of pairs.
+/// The mean-field form of a pair-based loss.
 ///
 /// ```text
 /// L = 1/B sum_i { positive(q_{i,y_i}) + sum_{c != y_i} negative(q_ic) }
@@ -139,8 +139,8 @@ pub(super) fn class_wise<T: Real>(
 /// ```
 ///
 /// `q_ic = e_i . m_c`, `e` unit embeddings, `m` unit mean fields. The sums over classes run over all `C`, present in the
-/// batch or not. The second line keeps mean fields apart; the third is what the mean-field losses of the paper leave out of
-/// the first-order expansion of the pairs: it draws mean fields together.
+/// batch or not. The second line keeps mean fields apart; the third contains the terms of the first-order expansion of the pairs that
+/// the paper's mean-field losses drop: it pulls mean fields together.
 ///
 /// # Shapes
 /// Embeddings `B x D`; `mean_fields` `C x D`.
@@ -150,11 +150,11 @@ pub(super) fn class_wise<T: Real>(
 /// classes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MeanField<P> {
-    /// What a pair costs.
+    /// The cost of a pair.
     pub term: P,
-    /// Weight of the penalty on near mean fields, at least 0.
+    /// Weight of the penalty on close mean fields, at least 0.
     pub mf_reg: f64,
-    /// Power of that penalty, at least 1.
+    /// Exponent of that penalty, at least 1.
     pub mf_power: f64,
     /// Weight of the dropped terms, in [0, 1].
     pub mf_dropped: f64,
@@ -204,8 +204,8 @@ impl<T: Real, P: PairTerm<T>> Loss<T> for MeanField<P> {
 
 /// A loss of the cosines between samples and mean fields, averaged over the samples, plus one of the mean fields alone.
 ///
-/// `row` is given the `C` cosines of a sample and its label; it returns its cost and leaves the derivatives in their
-/// place. `alone` adds its gradient to its second argument, if it has any.
+/// `row` is given the `C` cosines of a sample and its label; it returns its cost and overwrites them by the
+/// derivatives. `alone` adds its gradient to its second argument, if it has any.
 pub(super) fn sample_wise<T: Real>(
     batch: Batch<'_, T>,
     classes: usize,
@@ -233,7 +233,7 @@ pub(super) fn sample_wise<T: Real>(
     Ok(value)
 }
 
-/// `sum over (weight, power) of weight / C sum_c sum_{d != c} cost(m_c . m_d)^power`, left out where the weight is 0.
+/// `sum over (weight, power) of weight / C sum_c sum_{d != c} cost(m_c . m_d)^power`, skipped if the weight is 0.
 pub(super) fn repulsion<T: Real>(
     fields: &ClassVectors<'_, T>,
     weights: &[(f64, f64)],

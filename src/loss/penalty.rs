@@ -1,4 +1,4 @@
-//! The penalty on mean fields that come too close, shared by the two mean-field losses.
+//! The penalty on mean fields that are too close, shared by the mean-field losses.
 
 use rayon::prelude::*;
 
@@ -8,20 +8,20 @@ use crate::math::real::Real;
 use crate::math::rows::{add_scaled, largest};
 use crate::math::simd::vectorise;
 
-/// Rows of mean fields whose cosines with all following rows exist at one time, and rows of one task.
+/// Number of rows of mean fields whose cosines with all following rows exist at once, and rows of one task.
 const TILE: usize = 256;
-/// Where fewer than one pair in so many has a gradient, single rows are added instead of multiplying matrices.
+/// If fewer than one in this many pairs has a gradient, single rows are added instead of multiplying matrices.
 const SPARSE: usize = 64;
 
 /// `weight / C sum_c sum_{d != c} x(m_c . m_d)^power` for the unit mean fields `m`, whose gradient with respect to these is
 /// added to `gradient`.
 ///
-/// `excess` maps a cosine to `x >= 0` and `dx / dcosine`, and never falls. Where `x` is 0 the derivative of the power is
+/// `excess` maps a cosine to `x >= 0` and `dx / dcosine`, and is non-decreasing. Where `x` is 0 the derivative of the power is
 /// taken as 0.
 ///
-/// The cosines are symmetric, so only tiles on and above the diagonal are made: C^2 D operations and O(C) memory in units
-/// of 256 elements, beside one matrix of unit rows. The gradient costs twice as much where most pairs have one, and next to
-/// nothing where few do.
+/// The cosines are symmetric, so only tiles on and above the diagonal are computed: C^2 D operations and O(C) memory in units
+/// of 256 elements, plus one matrix of unit rows. The gradient costs twice as much if most pairs have one, and almost
+/// nothing if few do.
 pub(super) fn closeness<T: Real>(
     fields: &ClassVectors<'_, T>,
     weight: f64,
@@ -92,7 +92,7 @@ pub(super) fn closeness<T: Real>(
     pair * total
 }
 
-/// What the pairs of a block of rows with the rows of a strip come to.
+/// The sum over the pairs of a block of rows and the rows of a strip.
 struct Block {
     sum: f64,
     /// Pairs (row after the strip's first, row of the strip) with a gradient; none if they are too many to list.
@@ -100,7 +100,7 @@ struct Block {
 }
 
 impl Block {
-    /// Turns the cosines of rows `first..` with `rows` rows into the gradient with respect to them; 0 for pairs on and
+    /// Overwrites the cosines of rows `first..` with `rows` rows by the gradient with respect to them; 0 for pairs on and
     /// below the diagonal. `term` maps a cosine to a pair's term and its derivative.
     fn of<T: Real>(cosines: &mut [T], rows: usize, first: usize, term: impl Fn(T) -> (T, T)) -> Self {
         let limit = cosines.len() / SPARSE;
@@ -113,7 +113,7 @@ impl Block {
             vectorise(
                 #[inline(always)]
                 || {
-                    // No pair of a row has more than its nearest.
+                    // No pair of a row exceeds its closest one.
                     let nearest = largest(
                         above,
                         T::from_f64(-2.0),

@@ -18,8 +18,8 @@ use crate::math::real::Real;
 ///      + zero_mean_reg mean_i |sum_k e_ik|
 /// ```
 ///
-/// `e` unit embeddings. A variance times `D - 1` below 1e-6 divides as if it were 1e-6, where other codes give NaN: an
-/// embedding of equal components, or of one, has no signal. A mean over no terms is 0.
+/// `e` unit embeddings. A variance times `D - 1` below 1e-6 is replaced by 1e-6 as a divisor, where other implementations give NaN: an
+/// embedding with equal components, or a single one, has no signal. A mean over no terms is 0.
 ///
 /// # Shapes
 /// Embeddings `B x D`; no parameters.

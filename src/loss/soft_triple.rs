@@ -22,7 +22,7 @@ use crate::math::simd::vectorise;
 /// `e` unit embeddings, `w` unit centres, `K` centres a class.
 ///
 /// # Shapes
-/// Embeddings `B x D`; `centres` `C K x D`, the centres of a class side by side.
+/// Embeddings `B x D`; `centres` `C K x D`, the centres of a class in consecutive rows.
 ///
 /// # Parameters
 /// See [`SoftTriple::FIELDS`].
@@ -35,9 +35,9 @@ use crate::math::simd::vectorise;
 ///
 /// # Source
 /// Qian et al., *SoftTriple Loss: Deep Metric Learning Without Triplet Sampling*, ICCV 2019. Equal to pytorch-metric-learning,
-/// where the pull between centres is part of the loss up to version 0.9.88 and since 2 a regulariser of its own, divided by the
-/// same number, with the smallest number of the type in place of the 1e-5 of the paper's code. The centres start Kaiming-uniform as
-/// there, 0.24 long with 750 of 128 dimensions: their length does not enter the loss, but it divides every step that turns
+/// where the attraction between centres is part of the loss up to version 0.9.88 and since 2 a separate regulariser, divided by the
+/// same number, with the smallest number of the type instead of the 1e-5 of the paper's code. The centres are initialised Kaiming-uniform
+/// as there, of length 0.24 for 750 of 128 dimensions: their length does not affect the loss, but it divides every step that rotates
 /// them. `tau` is 0 as in version 2; the paper has 0.2.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -108,7 +108,7 @@ impl<T: Real> Loss<T> for SoftTriple {
         let mut value =
             cross_entropy(&mut slopes, batch.labels, classes, self.la, |score| (scale * (score - margin), scale));
 
-        // From the scores to the cosines: the softmax over the centres moves too.
+        // From the scores to the cosines: the softmax over the centres depends on them too.
         let sharpness = T::from_f64(1.0 / self.gamma);
         let scores = similarities.par_chunks(BLOCK).zip(slopes.par_chunks(BLOCK));
         cosines.par_chunks_mut(BLOCK * each).zip(scores).for_each_init(room, |shares, (cosines, (scores, slopes))| {
@@ -130,7 +130,7 @@ impl<T: Real> Loss<T> for SoftTriple {
     }
 }
 
-/// Classes of a sample whose centres are compared at one time.
+/// Number of classes of a sample whose centres are compared at once.
 const BLOCK: usize = 128;
 
 impl SoftTriple {
@@ -138,7 +138,7 @@ impl SoftTriple {
         self.centers_per_class as usize
     }
 
-    /// The softmax over each class's centres, given the cosines with the centres of some classes; `out` may hold more.
+    /// The softmax over each class's centres, given the cosines with the centres of some classes; `out` may be longer.
     fn shares<T: Real>(&self, cosines: &[T], out: &mut [T]) {
         let (each, sharpness) = (self.centres(), T::from_f64(1.0 / self.gamma));
         let out = &mut out[..cosines.len()];

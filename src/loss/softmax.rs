@@ -7,10 +7,10 @@ use crate::math::rows::{exponentials, largest};
 use crate::math::simd::vectorise;
 
 /// `mean_i log(1 + sum_{c != y_i} exp(scale q_ic - target(q_{i,y_i})))`, which is the cross-entropy of the logits
-/// `scale q_ic` with the target's replaced.
+/// `scale q_ic` with that of the target replaced.
 ///
-/// `target` maps the own score to its logit and that logit's derivative. The `B x classes` scores turn into the gradient
-/// with respect to them.
+/// `target` maps the target score to its logit and that logit's derivative. The `B x classes` scores are overwritten by the
+/// gradient with respect to them.
 pub(super) fn cross_entropy<T: Real>(
     scores: &mut [T],
     labels: &[u32],
@@ -30,7 +30,7 @@ pub(super) fn cross_entropy<T: Real>(
                 #[inline(always)]
                 || {
                     row.iter_mut().for_each(|score| *score = scale * *score - own);
-                    // Its power is 0: the target is no part of the sum.
+                    // Its power is 0: the target is not part of the sum.
                     row[label] = T::from_f64(f64::NEG_INFINITY);
                     let top = largest(
                         row,

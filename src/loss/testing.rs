@@ -1,4 +1,4 @@
-//! What every loss is held to: reference values, slopes, extreme inputs, threads.
+//! Tests of every loss: reference values, gradients, extreme inputs, threads.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -14,7 +14,7 @@ use crate::math::real::Real;
 /// Values and gradients of pytorch-metric-learning 2.8.1 and of the mean-field paper's formulas, in 64 bits.
 const REFERENCE: &str = include_str!("../../tests/data/losses.json");
 
-/// The same of losses and options that the former lacks; `tests/data/losses_more.py` made it.
+/// The same for losses and options that the former lacks, written by `tests/data/losses_more.py`.
 const MORE_REFERENCE: &str = include_str!("../../tests/data/losses_more.json");
 
 /// A batch with its parameters.
@@ -50,7 +50,7 @@ impl Sample {
         Ok((value, gradients))
     }
 
-    /// Element `at` of the embeddings and parameters, laid end to end.
+    /// Element `at` of the concatenated embeddings and parameters.
     fn element(&mut self, at: usize) -> &mut f64 {
         match at.checked_sub(self.embeddings.len()) {
             None => &mut self.embeddings[at],
@@ -71,7 +71,7 @@ pub fn equals_reference(loss: &str, cases: usize) {
     equals(REFERENCE, loss, cases);
 }
 
-/// The same in the file of losses and options that came later.
+/// The same in the second file.
 pub fn equals_more_reference(loss: &str, cases: usize) {
     equals(MORE_REFERENCE, loss, cases);
 }
@@ -114,7 +114,7 @@ fn slope(loss: &dyn Loss<f64>, mut sample: Sample) -> Result<(), TestCaseError> 
         let (low, high) = (value_at(start - STEP), value_at(start + STEP));
         let middle = value_at(start);
         let found = (high - low) / (2.0 * STEP);
-        // A kink between the two points, seen as unequal one-sided slopes, has no slope to compare with.
+        // A kink between the two points, detected by unequal one-sided slopes, has no derivative to compare with.
         let kink = ((high - middle) - (middle - low)).abs() / STEP > 1e-3 * scale;
         prop_assert!(
             kink || (found - gradient).abs() <= 2e-5 * scale,
@@ -124,7 +124,7 @@ fn slope(loss: &dyn Loss<f64>, mut sample: Sample) -> Result<(), TestCaseError> 
     Ok(())
 }
 
-/// Inputs that have made losses fail: tiny and huge norms, zero rows, twins, collapsed batches.
+/// Inputs on which losses have failed: tiny and huge norms, zero rows, duplicates, collapsed batches.
 fn extremes(loss: &dyn Loss<f64>) -> Vec<(String, Sample)> {
     let mut all = Vec::new();
     for scale in [1e-30, 1e-11, 1e30, 1e37] {
@@ -184,7 +184,7 @@ fn finite<T: Real>(spec: &LossSpec, what: &str, sample: &Sample) {
     }
 }
 
-/// The loss with its defaults, with each numeric field at each end of a steep range, and with each of its words.
+/// The loss with its defaults, with each numeric field at each end of a steep range, and with each of its options.
 fn steep(name: &str) -> Vec<LossSpec> {
     let plain = LossSpec::named(name).unwrap();
     let mut all = vec![plain.clone()];
@@ -219,7 +219,7 @@ fn one_two_and_four_threads_give_the_same_bits() {
         let double = LossSpec::named(name).unwrap().build::<f64>().unwrap();
         let sample = Sample::new(&*double, 60, 24, 290, 3);
         let mut sample = Sample { labels: (0..60).map(|i| i / 4).collect(), ..sample };
-        // Near twins, so that every hinge of every loss is active somewhere.
+        // Near duplicates, so that every hinge of every loss is active somewhere.
         sample.embeddings.copy_within(0..24, 24);
         let bits = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -13,7 +13,7 @@ const LOSSES: &str = include_str!("../../tests/data/loss_vectors.csv");
 const DIM: usize = 4;
 const CLASSES: usize = 4;
 
-/// What a line calls a loss, and the name here.
+/// The name of a loss in the file, and here.
 const NAMES: &[(&str, &str)] = &[
     ("MeanFieldContrastive", "mean_field_contrastive"),
     ("MeanFieldClassWiseMultiSimilarity", "mean_field_class_wise_multi_similarity"),
@@ -46,7 +46,7 @@ fn set(name: &str) -> (Vec<u32>, Vec<f64>) {
     (labels, elements)
 }
 
-/// The loss of a line. Parts of its parameters that are not `key=value` say what holds here anyway.
+/// The loss of a line. Parts of its parameters that are not `key=value` describe defaults.
 fn spec(name: &str, parameters: &str) -> LossSpec {
     let kind = NAMES.iter().find(|(there, _)| *there == name).unwrap().1;
     let mut values = json!({ "kind": kind });
