@@ -2,7 +2,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | here | element types, byte orders, shapes; an array whose bytes are there |
+//! | here | element types, byte orders, shapes; an array with its bytes |
 //! | [`npy`] | the header of `.npy`, as every version of NumPy has written it |
 //! | [`npz`] | the `.npy` files in an archive of `numpy.savez` |
 //!

@@ -286,3 +286,49 @@ pub fn in_words(result: Result<(), Failure>) -> Result<bool, String> {
         Err(other) => Err(format!("{other:?}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn printed(failure: Failure) -> String {
+        let (Failure::Usage(message) | Failure::Broken(message)) = failure else { panic!("{failure:?}") };
+        let mut text = Vec::new();
+        message.print(&mut text, Paint::new(false)).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn the_message_is_the_chain_of_sources_and_the_hint_is_that_of_the_last() {
+        let full = StoreError::Io { verb: "create", path: "out".into(), source: io::ErrorKind::StorageFull.into() };
+        let failure = Failure::from(EngineError::Publish { target: "out/a".into(), source: full });
+        assert_eq!(
+            printed(failure),
+            "error: cannot publish out/a: cannot create out: no storage space\nhelp: free some space, or keep the \
+             reports elsewhere with --reports; finished cells are cached; run again to resume\n"
+        );
+        let failure = Failure::in_file(Path::new("cases.json"), EvalError::NoMatch { queries: 3 });
+        assert_eq!(
+            printed(failure),
+            "error: cases.json: none of the 3 queries has another sample of its class to find\n"
+        );
+    }
+
+    #[test]
+    fn no_error_repeats_the_text_of_its_source() {
+        for entry in walkdir::WalkDir::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")) {
+            let path = entry.unwrap().into_path();
+            if path.extension().is_none_or(|extension| extension != "rs") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            for variant in text.split("#[error(").skip(1) {
+                let (message, rest) = variant.split_once(")]").unwrap_or((variant, ""));
+                let fields = rest.split("///").next().and_then(|rest| rest.split("\n}").next()).unwrap_or_default();
+                let named = fields.contains("source:") && message.contains("{source");
+                let numbered = ["#[from]", "#[source]"].iter().any(|mark| fields.contains(mark));
+                assert!(!named && !(numbered && message.contains("{0")), "{}: {message}", path.display());
+            }
+        }
+    }
+}

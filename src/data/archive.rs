@@ -197,7 +197,7 @@ fn safe_path(name: &[u8]) -> Result<PathBuf, &'static str> {
 
 /// The name of a zip's entry: UTF-8 where it is that, else as the format says of names without that mark (code page 437),
 /// and with the separators of this system. Windows tools write backslashes, which the format forbids; there they part folders.
-/// Of an ASCII name, Info-ZIP's extra field may hold the true one.
+/// An ASCII name may be replaced by the one in Info-ZIP's extra field.
 fn zip_name(raw: &[u8], decoded: &str) -> Vec<u8> {
     let name = std::str::from_utf8(raw).ok().filter(|name| !name.is_ascii()).unwrap_or(decoded);
     name.replace('\\', "/").into_bytes()

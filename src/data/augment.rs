@@ -24,9 +24,9 @@ pub enum Variation {
 pub struct Augment {
     /// The variation in addition to mirroring. Default `roll`.
     pub kind: Variation,
-    /// Probability that an image is mirrored left to right, for each image by itself. Default 0.5.
+    /// Probability that an image is mirrored left to right, independently for each image. Default 0.5.
     pub flip: f64,
-    /// Roll: by a number of pixels from `-shift..=shift` in each direction, what leaves on one side entering on the other.
+    /// Roll: by a number of pixels from `-shift..=shift` in each direction, wrapping around at the edges.
     /// Default 3.
     pub shift: u32,
     /// Crop: rows and columns of the result, the network's input (papers: 224, 227). Default 224, range `1..=4096`.
@@ -71,7 +71,7 @@ pub struct Varied<'a> {
     images: &'a dyn Images,
     size: Size,
     batch: &'a [usize],
-    /// By how many pixels a roll goes, down and to the right.
+    /// Pixels of a roll, down and to the right.
     roll: [usize; 2],
 }
 
@@ -124,7 +124,7 @@ impl Varied<'_> {
         self.batch.len()
     }
 
-    /// Whether there is none.
+    /// Whether the batch is empty.
     pub fn is_empty(&self) -> bool {
         self.batch.is_empty()
     }

@@ -15,7 +15,7 @@ pub struct Region {
 }
 
 impl Region {
-    /// The whole of an image.
+    /// The whole image.
     pub fn whole([rows, columns]: Size) -> Region {
         Region { top: 0, left: 0, rows, columns }
     }

@@ -35,7 +35,7 @@ pub struct Rgb {
     pub pixels: Vec<u8>,
 }
 
-/// Pixels row by row, of three bytes or of four, the last of which says nothing.
+/// Pixels row by row, of three bytes or of four, the last of which is unused.
 #[derive(Debug, Clone, Copy)]
 pub struct Bitmap<'a> {
     pub size: Size,
@@ -78,14 +78,14 @@ pub fn decoder<R>(with: impl FnOnce(&mut Decoder) -> R) -> R {
     OWN.with_borrow_mut(with)
 }
 
-/// Decodes and resizes images, one after another, in memory of its own that is used again.
+/// Decodes and resizes images, one after another, reusing its buffers.
 #[derive(Default)]
 pub struct Decoder {
     resizer: Resizer,
-    /// The image at hand.
+    /// The current image.
     pixels: Vec<u8>,
     size: Size,
-    /// Rows and columns of it that the image fills: fewer than there are where the transform has rounded them up.
+    /// Rows and columns that the image fills: fewer than it has where the transform rounded them up.
     filled: [f64; 2],
     /// A resized one with four channels.
     scratch: Vec<u8>,
@@ -174,7 +174,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Says of what size the image at hand is.
+    /// Sets the size of the current image.
     fn hold(&mut self, size: Size) {
         self.size = size;
         self.filled = size.map(f64::from);
@@ -203,12 +203,12 @@ impl Decoder {
         self.hold(size);
     }
 
-    /// The image at hand.
+    /// The current image.
     pub fn bitmap(&self) -> Bitmap<'_> {
         Bitmap { size: self.size, bytes: &self.pixels }
     }
 
-    /// Writes a part of the image at hand to `out`, resized to `size`, RGB. Pixels outside the part have no influence, as
+    /// Writes a part of the current image to `out`, resized to `size`, RGB. Pixels outside the part have no influence, as
     /// if it had been cut out first.
     ///
     /// # Errors
@@ -232,7 +232,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Writes a part of RGB pixels of a size to `out`, as [`Decoder::resize`] does that of the image at hand.
+    /// Writes a part of RGB pixels of a size to `out`, as [`Decoder::resize`] does for the current image.
     ///
     /// # Errors
     /// As [`Decoder::resize`]; and if the pixels are not of that size.
@@ -253,7 +253,7 @@ impl Decoder {
         }
     }
 
-    /// Resizes the image at hand to `size` and writes a part of that to `out`, RGB.
+    /// Resizes the current image to `size` and writes a part of that to `out`, RGB.
     ///
     /// # Errors
     /// As [`Decoder::rescale`].
@@ -267,7 +267,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Resizes the image at hand.
+    /// Resizes the current image.
     ///
     /// # Errors
     /// If there is none.

@@ -21,7 +21,7 @@ const BLOCK: usize = 512;
 pub struct Inspection {
     /// By split, then by group.
     pub parts: Vec<SplitCounts>,
-    /// For each split that has images: how many classes have so many images.
+    /// For each split with images: the number of classes by their number of images.
     pub class_sizes: BTreeMap<Split, BTreeMap<usize, usize>>,
     /// Of the images that decode; none if none does.
     pub dimensions: Option<Dimensions>,
@@ -58,7 +58,7 @@ pub struct SplitCounts {
     pub classes: usize,
 }
 
-/// Smallest, median and largest, each of its own.
+/// Smallest, median and largest, of each dimension separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Dimensions {
     pub width: [u32; 3],

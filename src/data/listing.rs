@@ -1,4 +1,4 @@
-//! What a data set's layout says of its images, before any of them is read.
+//! The images of a data set by its layout, before any of them is read.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use super::split::Split;
 pub struct Listing {
     /// The folder that paths start from.
     pub root: PathBuf,
-    /// By split, then as the layout orders classes, then images within a class; the images of a class of a split come together.
+    /// By split, then as the layout orders classes, then images within a class; the images of a class are contiguous within a split.
     pub entries: Vec<Entry>,
     /// Files that are not images.
     pub ignored: usize,
@@ -24,7 +24,7 @@ pub struct Listing {
     pub unlisted: usize,
 }
 
-/// Files of one extension that are images, and yet none of the data set's.
+/// Files of one extension that are images but not part of the data set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Unread {
     pub files: usize,

@@ -282,7 +282,7 @@ impl<'a> Reader<'a> {
         Ok(MatValue::Text(text))
     }
 
-    /// `count` numbers, of whichever type the file stores them in.
+    /// `count` numbers, of any type that the file stores them in.
     fn numbers(&mut self, count: usize) -> Result<MatValue, MatError> {
         let (kind, data) = if self.rest().is_empty() { (9, &[][..]) } else { self.element()? };
         macro_rules! all {

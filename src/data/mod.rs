@@ -18,6 +18,6 @@ pub mod sampler;
 pub mod shard;
 pub mod split;
 
-/// What the `check` of a parameter struct refuses: the field's path (`split.list`), and half a sentence that says its
+/// What the `check` of a parameter struct refuses: the field's path (`split.list`), and half a sentence with its
 /// value and the valid ones ("is 0, expected an integer in 1..=4096").
 pub type Problem = (String, String);

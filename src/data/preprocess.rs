@@ -145,7 +145,7 @@ pub struct Counts {
 /// train split first, then validation and test, classes and images in the layout's order.
 ///
 /// # Errors
-/// As [`write_set`], and what reading the layout comes upon.
+/// As [`write_set`], and the errors of reading the layout.
 pub fn preprocess(
     config: &PreprocessConfig,
     raw: &Path,
@@ -322,7 +322,7 @@ fn group(config: &PreprocessConfig, entry: &Entry) -> Option<String> {
 
 /// One image, decoded and resized as the settings say, or why it is broken.
 ///
-/// A file that cannot be read is not broken: it may have been taken away while this runs.
+/// A file that cannot be read is not a broken image: it may have been removed meanwhile.
 fn read(config: &PreprocessConfig, listing: &Listing, entry: &Entry) -> Result<Result<Ready, String>, DataError> {
     let array = matches!(config.layout, Layout::Arrays { .. });
     let path = listing.root.join(&entry.path);

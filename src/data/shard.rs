@@ -3,7 +3,7 @@
 //! | file | content |
 //! | --- | --- |
 //! | `images.u8` | the images one after another, the train split first, then validation and test |
-//! | `items.jsonl` | one JSON object an image, in the same order: [`Item`] |
+//! | `items.jsonl` | one JSON object per image, in the same order: [`Item`] |
 //! | `set.json` | version, [`Store`], size, and the counts and class names of the three splits; written last |
 //!
 //! An image is `height x width x 3` bytes, RGB, row by row; with `store: original` it is the bytes of its file.
@@ -26,7 +26,7 @@ pub(super) const IMAGES: &str = "images.u8";
 pub(super) const ITEMS: &str = "items.jsonl";
 pub(super) const SET: &str = "set.json";
 
-/// What a set keeps of its images.
+/// How a set stores its images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Store {
@@ -94,7 +94,7 @@ impl SetFile {
     }
 }
 
-/// An image to be written: what it is, whose, and its bytes.
+/// An image to be written.
 #[derive(Debug)]
 pub(super) struct NewImage<'a> {
     pub split: Split,
@@ -142,8 +142,8 @@ impl ShardWriter {
         })
     }
 
-    /// The label of the next image of that split and class. The images of a split come together, train first, and those
-    /// of a class come together within it.
+    /// The label of the next image of that split and class. The images of a split are contiguous, train first, and those
+    /// of a class are contiguous within it.
     pub(super) fn count(&mut self, split: Split, class: &str) -> u32 {
         let part = &mut self.parts[split as usize];
         if part.classes.last().is_none_or(|last| last != class) {

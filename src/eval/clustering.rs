@@ -17,7 +17,7 @@ use crate::math::real::Real;
 
 /// Passes over the vectors, at most.
 const PASSES: usize = 20;
-/// Vectors that one task takes.
+/// Vectors per task.
 const BLOCK: usize = 512;
 
 /// Agreement of clusters with classes: 1 if they are the same.
@@ -240,7 +240,7 @@ fn assign<T: Real>(rows: &Index<'_, T>, centres: &[f32]) -> Vec<u32> {
     firsts.par_iter().flat_map_iter(block).collect()
 }
 
-/// Moves each centre to the mean of its rows; one without any stays.
+/// Moves each centre to the mean of its rows; one without rows stays.
 fn move_centres<T: Real>(rows: &Index<'_, T>, clusters: &[u32], centres: &mut [f32]) {
     let dim = rows.dim();
     let mut members = vec![Vec::new(); centres.len() / dim];

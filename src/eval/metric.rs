@@ -49,7 +49,7 @@ impl Metric {
         matches!(self, Metric::Nmi | Metric::Ami | Metric::F1)
     }
 
-    /// Its value, in [0, 1] (`ami` may be below); nothing if what it needs was not computed.
+    /// Its value, in [0, 1] (`ami` may be below); none if the values that it needs were not computed.
     pub fn value(self, found: &Retrieval, clusters: Option<&Agreement>) -> Option<f64> {
         match self {
             Metric::PrecisionAt1 => Some(found.precision_at_1),

@@ -13,7 +13,7 @@ use super::retrieval::{EvalError, Labelled, index};
 use crate::math::product::{Onto, serial_product};
 use crate::math::real::Real;
 
-/// Rows of the query and gallery blocks whose similarities exist at one time on one thread.
+/// Rows of the query and gallery blocks whose similarities are in memory at a time on one thread.
 #[derive(Debug, Clone, Copy)]
 struct Blocks {
     queries: usize,

@@ -220,7 +220,7 @@ impl<T: Real> Search<'_, '_, T> {
         }
     }
 
-    /// The 64-bit product of a pair of the tile, once so many are asked for that all are worth computing.
+    /// The 64-bit product of a pair of the tile; once enough are requested, all of the tile are computed.
     fn wide_product(&self, Doubt { tile, pair, asked, products }: Doubt<'_>) -> Option<f64> {
         *asked += 1;
         if products.is_empty() && *asked > tile.rows.len() * tile.columns.len() / 64 {
@@ -235,7 +235,7 @@ impl<T: Real> Search<'_, '_, T> {
         products.get(pair).copied()
     }
 
-    /// Gives up the matches whose rank has passed R.
+    /// Drops the matches whose rank has passed R.
     fn give_up(&self, block: &mut Block, at: usize) {
         let matches = &block.matches[block.starts[at]..block.starts[at + 1]];
         let mut live = block.live[at];
@@ -284,7 +284,7 @@ struct Place {
     columns: Range<usize>,
 }
 
-/// A pair whose similarity 32 bits cannot place, and what its tile knows better.
+/// A pair whose similarity 32 bits cannot place, and the 64-bit products of its tile.
 struct Doubt<'a> {
     tile: &'a Place,
     /// Where its similarity is in the tile.

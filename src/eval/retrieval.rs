@@ -10,7 +10,7 @@ use super::index::Index;
 use super::ranks::{MOST_MATCHES, Search, TILE, Ties};
 use crate::math::real::Real;
 
-/// Vectors and what they show.
+/// Vectors and their classes.
 #[derive(Debug, Clone, Copy)]
 pub struct Labelled<'a, T> {
     /// `N x dim`, row-major; only directions count.
@@ -45,7 +45,7 @@ pub enum Average {
     Classes,
 }
 
-/// The metrics of one set of queries: means over the queries whose class occurs among what they search.
+/// The metrics of one set of queries: means over the queries whose class occurs in the gallery.
 ///
 /// R is the number of rows of the query's class to be found, itself excluded; its *matches*.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -68,7 +68,7 @@ pub struct Retrieval {
     pub mean_average_precision: Option<f64>,
     /// All queries.
     pub queries: usize,
-    /// Queries left out, for their class has no other sample.
+    /// Queries left out because their class has no other sample.
     pub without_match: usize,
     /// Each query's own values, in order; none for those left out.
     #[serde(skip)]

@@ -158,7 +158,7 @@ impl Canvas {
     }
 }
 
-/// The sheet as an HTML page that needs no other file.
+/// The sheet as a self-contained HTML page.
 ///
 /// # Errors
 /// [`ImageError`], should a picture not be of its size.

@@ -20,7 +20,7 @@ pub struct TTest {
 }
 
 impl TTest {
-    /// Half the width of the interval around `difference` that holds the true one with probability `confidence`.
+    /// Half the width of the interval around `difference` that contains the true difference with probability `confidence`.
     /// `None` if `confidence` is outside (0, 1).
     pub fn half_width(&self, confidence: f64) -> Option<f64> {
         Some(t_quantile(0.5 + confidence / 2.0, self.degrees_of_freedom)? * self.standard_error)

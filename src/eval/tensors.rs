@@ -36,7 +36,7 @@ pub enum ExportError {
     Table(#[from] PolarsError),
 }
 
-/// Tensors that hold what an image shows, whose name alone says what is wanted of a file of vectors.
+/// The tensor that holds the embeddings of a file of vectors.
 const VECTORS: &str = "embeddings";
 
 /// Writes the tensors of `from` to `to`, in the format of its extension; only the one called `name`, if that is given.
@@ -81,7 +81,7 @@ pub fn export(from: &Path, to: &Path, name: Option<&str>) -> Result<(), ExportEr
     }
 }
 
-/// Whether the file has integers there.
+/// Whether the tensor has integers in the file.
 fn whole(tensor: &TensorInfo) -> bool {
     use safetensors::tensor::Dtype::{I8, I16, I32, I64, U8, U16, U32, U64};
     matches!(tensor.dtype, I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64)

@@ -3,7 +3,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `named` | files of arrays with names, and which of them is meant |
+//! | `named` | files of arrays with names, and which of them to read |
 //! | `frame` | tables, and which of their columns are elements of the vectors |
 //! | `lines` | labels in text files |
 //!

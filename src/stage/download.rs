@@ -149,7 +149,7 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
             let token = token(job)?;
             for mut wish in wishes {
                 wish.config.token.clone_from(&token);
-                fetch(&wish, job, data, report).map_err(|error| with_way_out(error, by_hand.as_deref()))?;
+                fetch(&wish, job, data, report).map_err(|error| with_hint(error, by_hand.as_deref()))?;
             }
         }
     }
@@ -166,7 +166,7 @@ fn token(job: &KindJob) -> Result<Option<HeaderValue>, JobError> {
 }
 
 /// Adds what the definition says of fetching by hand to a failure of every URL.
-fn with_way_out(error: JobError, by_hand: Option<&str>) -> JobError {
+fn with_hint(error: JobError, by_hand: Option<&str>) -> JobError {
     match (error.downcast::<DownloadError>(), by_hand) {
         (Ok(failure), Some(by_hand)) if matches!(*failure, DownloadError::EveryUrlFailed { .. }) => {
             Box::new(ByHand { failure: *failure, by_hand: by_hand.to_owned() })

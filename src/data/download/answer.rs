@@ -1,4 +1,4 @@
-//! One answer, read on a thread of its own: whatever the other side does, waiting for it has an end.
+//! One answer, read on its own thread, so that every wait has a timeout.
 
 use std::io::{ErrorKind, Read};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -71,7 +71,7 @@ impl Head {
     }
 
     /// The range that this answer gives of a file that `origin` started, if it is what follows the first `offset` bytes of
-    /// that very file; else half a sentence that says why it is not.
+    /// the same file; else half a sentence with the reason.
     pub(super) fn continues(&self, origin: &Origin, offset: u64) -> Result<Range, String> {
         let kind = self.text(header::CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
         if kind.starts_with("multipart/byteranges") {

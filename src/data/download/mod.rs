@@ -3,7 +3,7 @@
 //! Bytes go to a `.part` file in a directory that outlives the process. Next to it, a `.json` file says which URL they
 //! come from and the ETag, Last-Modified and size that the server gave. A later attempt asks for the rest with `Range` and
 //! `If-Range` (RFC 9110, sections 13.1.5 and 14.2) and compares all of these with the answer, so a file that changed
-//! meanwhile comes whole. What is verified is the finished file on the disk. The rules are in docs/downloads.md.
+//! meanwhile is fetched whole. What is verified is the finished file on the disk. The rules are in docs/downloads.md.
 
 mod agent;
 mod answer;
@@ -106,7 +106,7 @@ impl DownloadConfig {
         problems
     }
 
-    /// Whether a digest says which file is meant.
+    /// Whether a digest pins the content.
     pub fn pins_content(&self) -> bool {
         self.expected().pins_content()
     }
@@ -119,7 +119,7 @@ impl DownloadConfig {
 /// A file that is in place and met every expectation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
-    /// The mirror that gave it.
+    /// The mirror that served it.
     pub url: String,
     pub verified: Verified,
 }

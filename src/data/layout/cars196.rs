@@ -22,7 +22,7 @@ const MIRROR: [(&str, &str); 2] =
     [("anno_train.csv", "car_data/car_data/train"), ("anno_test.csv", "car_data/car_data/test")];
 const CLASSES: usize = 196;
 
-/// Reads whichever form is there. Classes come in the order of their numbers.
+/// Reads the form that the folder has. Classes come in the order of their numbers.
 pub(super) fn read(root: &Path) -> Result<Found, DataError> {
     if let Some(home) = home(root, &HOMES, ANNOTATIONS) {
         return read_annotations(&home);

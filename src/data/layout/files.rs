@@ -1,7 +1,7 @@
 //! The files of a data set: which ones every layout ignores, and which one a path of a list means.
 //!
 //! Lists travel. A spreadsheet or a script of Windows writes `001.Albatross\a.JPG`, a Mac keeps `é` as two characters, and
-//! the file is named a little otherwise. A path therefore means the file of that very name; else the one file that differs
+//! the file is named slightly differently. A path therefore means the file of that exact name; else the one file that differs
 //! only in separators, `./`, upper and lower case or Unicode form. Two such files are an error, not a choice.
 
 use std::borrow::Cow;
@@ -99,10 +99,10 @@ impl<'a> Names<'a> {
         is_separator(c)
     }
 
-    /// The name that is meant.
+    /// The matching name.
     ///
     /// # Errors
-    /// `; what may be meant`.
+    /// `; the nearest names`.
     pub(in crate::data) fn find(&self, name: &str) -> Result<&'a str, String> {
         if let Some(exact) = self.exact.get(name) {
             return Ok(exact);
@@ -145,7 +145,7 @@ pub(super) struct Matched {
 /// Finds the file below `root` that each path of `list` means.
 ///
 /// # Errors
-/// [`DataError::MissingImages`] with the first ten and what may be meant; [`DataError::Content`] where two files fit.
+/// [`DataError::MissingImages`] with the first ten and the nearest names; [`DataError::Content`] where two files fit.
 pub(super) fn find<'a>(
     root: &Path,
     list: &Path,
@@ -283,7 +283,7 @@ impl Folders<'_> {
         Ok(&self.folders[path])
     }
 
-    /// What may be meant by a path that is not there.
+    /// A hint for a path that does not exist.
     fn hint(&mut self, path: &str, all: bool) -> Result<String, DataError> {
         if all {
             if let Some(folder) = elsewhere(self.root, path) {

@@ -83,7 +83,7 @@ fn extension(name: &str) -> Option<&str> {
 /// What a file is.
 enum Look {
     Image,
-    /// None of the data set's images; what it is and what to do, if it is an image all the same.
+    /// Not an image of the data set; what it is and what to do, if it is an image of another kind.
     Other(Option<String>),
 }
 
