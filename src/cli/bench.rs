@@ -1,4 +1,4 @@
-//! `meanfield loss bench`: seconds and memory of a loss, beside the arithmetic that it cannot do without.
+//! `meanfield loss bench`: time and memory of a loss, compared with the compute-bound lower limit.
 
 use std::io::Write;
 use std::process::Command;
@@ -10,30 +10,33 @@ use super::failure::Failure;
 use crate::loss::cost::{self, Cost};
 use crate::loss::registry::LossSpec;
 
-/// Time forward and backward of losses on random embeddings.
+/// Time the forward and backward pass of losses on random embeddings
 ///
-/// Each loss and size runs in a process of its own, so that its memory is its own. Embeddings and parameters are standard
-/// normal, four samples a class. The floor is the time of the products that a loss consists of (forward, gradient of the
-/// embeddings, gradient of the parameters: 6 B C D operations, C being the rows of its parameters, B for a loss of pairs;
-/// with `mf_reg > 0` one triangle of cosines more, C C D) at the rate of a square product measured just before.
+/// Each loss and size runs in its own process, so that its peak memory can be measured. Embeddings and parameters are
+/// standard normal, with four samples per class. The floor is the compute-bound lower limit: the time of the matrix
+/// products of a loss (forward, gradient of the embeddings, gradient of the parameters: 6 B C D operations, where C is
+/// the number of class vectors, or B for a pair-based loss; `mf_reg > 0` adds C C D) at the rate of a square product
+/// measured just before.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meanfield loss bench contrastive proxy_anchor --batch 32,128 --seconds 0.1")]
 pub struct Args {
-    /// Losses: names, or mappings as in a pipeline such as '{ kind: soft_triple, centers_per_class: 2 }' [default: all]
+    /// Losses: names, or mappings as in a pipeline, such as '{ kind: soft_triple, centers_per_class: 2 }' [default: all]
     #[arg(value_name = "LOSS")]
     losses: Vec<String>,
-    /// Samples of a batch, B
+    /// Batch sizes, B
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "128", value_parser = at_least_one())]
     batch: Vec<u64>,
-    /// Classes, C
+    /// Numbers of classes, C
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "100", value_parser = at_least_one())]
     classes: Vec<u64>,
-    /// Length of an embedding, D
+    /// Embedding dimensions, D
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "512", value_parser = at_least_one())]
     dim: Vec<u64>,
-    /// Threads [default: one a core]
+    /// Number of threads [default: the number of cores]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Seconds to repeat one loss and size for; at least five repetitions
+    /// Minimum seconds per loss and size; at least five repetitions
     #[arg(long, value_name = "S", default_value_t = 1.0)]
     seconds: f64,
     /// Print one JSON document

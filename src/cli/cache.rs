@@ -1,4 +1,4 @@
-//! `meanfield cache check`: every byte of the store verified, and repaired if asked.
+//! `meanfield cache check`: verifies every byte of the store, and repairs it on request.
 
 use std::path::{Path, PathBuf};
 
@@ -11,8 +11,12 @@ use crate::engine::journal::{self, Past};
 use crate::store::{Note, check};
 use crate::text;
 
-/// Arguments of `cache`.
+/// Verify and repair the store
+///
+/// The store is the folder of cached results, `cache` by default.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meanfield cache check")]
 pub struct Args {
     #[command(subcommand)]
     action: Action,
@@ -20,10 +24,15 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Read everything in the store and report what is damaged
+    /// Verify every byte of the store
+    ///
+    /// Reads all records and objects, compares them with their digests, and reports what is damaged or foreign. Exit
+    /// code 1 if anything is. Cells whose results are damaged run again with the next `run`; nothing else is lost.
+    #[command(after_help = "Examples:
+  meanfield cache check
+  meanfield cache check --repair")]
     Check {
-        /// Repair it: damaged objects are removed, what is not the store's is moved to `rescued/`, lost records are
-        /// restored from their copies
+        /// Remove damaged objects, restore lost records from their copies, and move foreign files to `rescued/`
         #[arg(long)]
         repair: bool,
         /// Print one JSON document
@@ -32,7 +41,7 @@ enum Action {
     },
 }
 
-/// Where the store of the project in this folder lies.
+/// The store folder of the project in the current folder.
 pub fn folder(global: &Global) -> PathBuf {
     global.cache.clone().unwrap_or_else(|| project::root(Path::new("./pipeline.yaml")).join("cache"))
 }
@@ -74,7 +83,10 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
         true => Ok(()),
         false => {
             if !json {
-                writeln!(ui.out, "`meanfield cache check --repair` repairs this; what is lost runs again")?;
+                writeln!(
+                    ui.out,
+                    "`meanfield cache check --repair` repairs this; cells whose results are lost run again"
+                )?;
             }
             Err(Failure::Check)
         }

@@ -1,4 +1,4 @@
-//! `meanfield data`: what data sets hold.
+//! `meanfield data`: inspects data sets.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -15,8 +15,10 @@ use crate::data::preprocess::PreprocessConfig;
 use crate::data::split::{MlrcFold, SplitRule};
 use crate::text::escaped;
 
-/// Inspect data sets.
+/// Inspect data sets
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meanfield data inspect photos --layout folder --split first_half_of_classes")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -24,40 +26,45 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Count and decode the images of a data set; find broken ones and the same image twice. Exit code 1 if an image is
-    /// broken or in two splits.
+    /// Count and decode the images of a data set; find broken and repeated ones
+    ///
+    /// Decodes every image and prints the images and classes of each split, image sizes, a histogram of class sizes,
+    /// broken images and images that occur more than once. Exit code 1 if an image is broken or in two splits.
+    #[command(
+        after_help = "Examples:\n  meanfield data inspect photos --layout folder --split first_half_of_classes\n  meanfield data inspect CUB_200_2011 --layout cub --contact-sheet classes.png"
+    )]
     Inspect(Inspect),
 }
 
 #[derive(Debug, clap::Args)]
 struct Inspect {
-    /// The folder of the data set.
+    /// Folder of the data set
     folder: PathBuf,
-    /// folder, cub, cars196, sop, inshop, list:FILE (a .csv or .parquet table) or arrays:IMAGES,LABELS (.npy files).
+    /// Layout: folder, cub, cars196, sop, inshop, list:FILE (a .csv or .parquet table) or arrays:IMAGES,LABELS (.npy files)
     #[arg(long, default_value = "folder", value_parser = parse_layout)]
     layout: Layout,
-    /// official, first_half_of_classes, none, mlrc:FOLD or list:FILE.
+    /// Split rule: official, first_half_of_classes, none, mlrc:FOLD or list:FILE
     #[arg(long, default_value = "official", value_parser = parse_split)]
     split: SplitRule,
-    /// Take cub, cars196, sop and inshop of any size, not of the published one only.
+    /// Accept cub, cars196, sop and inshop with other image counts than the published ones
     #[arg(long)]
     any_counts: bool,
-    /// Allow classes shared between the test split and another one.
+    /// Allow classes shared between test and other splits
     #[arg(long)]
     shared_classes: bool,
-    /// Draw some images of some classes, one class per row, into this PNG file.
+    /// Draw sample images, one class per row, into this PNG file
     #[arg(long, value_name = "FILE")]
     contact_sheet: Option<PathBuf>,
     #[command(flatten)]
     overwrite: Overwrite,
-    /// Print one JSON document.
+    /// Print one JSON document
     #[arg(long)]
     json: bool,
 }
 
 /// Rows and columns of a contact sheet.
 const SHEET: (usize, usize) = (12, 10);
-/// Findings of one kind that are listed; the document has them all.
+/// Number of findings of one kind that are listed; the JSON document has all of them.
 const SHOWN: usize = 10;
 
 fn parse_layout(text: &str) -> Result<Layout, String> {
@@ -122,7 +129,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     verdict(found.is_sound())
 }
 
-/// Refuses a place for the contact sheet that is taken or not a picture's.
+/// Refuses a path for the contact sheet that exists or does not end in `.png`.
 fn check_sheet(args: &Inspect, path: &Path) -> Result<(), Failure> {
     if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
         let what = "--contact-sheet writes a picture, expected a name that ends in .png";
@@ -131,7 +138,7 @@ fn check_sheet(args: &Inspect, path: &Path) -> Result<(), Failure> {
     args.overwrite.check(path, &[]).map_err(Failure::bad_argument)
 }
 
-/// Refuses a place for the contact sheet that is an image of the data set.
+/// Refuses a path for the contact sheet that is an image of the data set.
 fn check_apart(listing: &Listing, path: &Path) -> Result<(), Failure> {
     let mut images = listing.entries.iter().map(|entry| listing.root.join(&entry.path));
     match path.exists() && images.any(|image| is_one(path, &image)) {
@@ -163,7 +170,7 @@ fn print(found: &Inspection, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "\nwidth {}; height {} pixels", words(size.width), words(size.height))?;
     }
     for (split, sizes) in &found.class_sizes {
-        writeln!(out, "\nimages a class, {}", split.name())?;
+        writeln!(out, "\nimages per class, {}", split.name())?;
         histogram(sizes, out)?;
     }
     if found.ignored > 0 {
@@ -228,7 +235,7 @@ fn repeated(all: &[&Repeated], out: &mut dyn Write) -> io::Result<()> {
     more(all.len(), out)
 }
 
-/// At most ten bars, of as many sizes each.
+/// At most ten bars, each of the same number of class sizes.
 fn histogram(sizes: &BTreeMap<usize, usize>, out: &mut dyn Write) -> io::Result<()> {
     const BARS: usize = 10;
     const WIDTH: usize = 40;
@@ -241,7 +248,7 @@ fn histogram(sizes: &BTreeMap<usize, usize>, out: &mut dyn Write) -> io::Result<
     let most = bars.iter().map(|bar| bar.2).max().unwrap_or(1).max(1);
     for (from, to, classes) in bars {
         let range = if from == to { from.to_string() } else { format!("{from}-{to}") };
-        // A bar that is there is seen.
+        // Rounded up: a bar of few classes must be visible.
         let bar = "#".repeat((classes * WIDTH).div_ceil(most));
         writeln!(out, "{range:>11} {classes:>7} {bar}")?;
     }

@@ -1,4 +1,4 @@
-//! `meanfield eval`: retrieval metrics of embeddings in a file.
+//! `meanfield eval`: retrieval metrics of embeddings in a file of any tool.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,59 +15,66 @@ use crate::math::real::Real;
 use crate::table::names;
 use crate::text::escaped;
 
-/// Retrieval metrics of vectors in .npy, .npz, .safetensors, .pt or .parquet.
+/// Compute retrieval metrics for embeddings in a file
+///
+/// Every row is a query and is searched among all other rows, or in the gallery. Prints P@1, R-precision, MAP@R,
+/// Recall@K and MRR in percent. Reads embeddings of any tool: .npy, .npz, .safetensors, .pt or .parquet. Code in a .pt
+/// file is not executed.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meanfield eval embeddings.npy labels.csv --recall 1,10,100
+  meanfield eval vectors.parquet --clusters --queries per_query.parquet")]
 pub struct Args {
-    /// Vectors, a row each: .npy (2-d numbers), .npz, .safetensors, .pt or .parquet.
+    /// Embeddings, one per row: .npy (2-d numbers), .npz, .safetensors, .pt or .parquet
     embeddings: PathBuf,
     /// Their labels: .npy (1-d integers or texts), .npz, .safetensors, .pt, .parquet, .csv, .tsv or .txt (one per line)
-    /// [default: in the same file].
+    /// [default: in the same file]
     labels: Option<PathBuf>,
-    /// Search these vectors instead of the other queries.
+    /// Search these embeddings instead of the other queries
     #[arg(long, value_name = "FILE")]
     gallery: Option<PathBuf>,
-    /// The gallery's labels [default: in the same file].
+    /// Labels of the gallery [default: in the same file]
     #[arg(long, requires = "gallery", value_name = "FILE")]
     gallery_labels: Option<PathBuf>,
-    /// The K of each Recall@K.
+    /// Values of K for Recall@K
     #[arg(long, value_delimiter = ',', default_value = "1,2,4,8", value_name = "K,...")]
     recall: Vec<usize>,
-    /// Which of two equally near vectors ranks first.
+    /// Which of two equally near vectors ranks first
     #[arg(long, value_name = "RULE", default_value = "index")]
     ties: TieRule,
-    /// Whether each query or each class counts the same.
+    /// Whether to average over queries or over classes
     #[arg(long, value_name = "OVER", default_value = "queries")]
     average: AverageOver,
-    /// Also mAP, the mean average precision.
+    /// Also compute mAP, the mean average precision
     #[arg(long)]
     map: bool,
-    /// Also NMI, AMI and F1 of k-means clusters, as many as there are classes.
+    /// Also compute NMI, AMI and F1 of k-means clusters, one cluster per class
     #[arg(long)]
     clusters: bool,
-    /// Random seed of k-means.
+    /// Random seed for k-means
     #[arg(long, requires = "clusters", value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// Write the values of every query to this .parquet file.
+    /// Write the metrics of every query to this .parquet file
     #[arg(long, value_name = "FILE")]
     queries: Option<PathBuf>,
     #[command(flatten)]
     overwrite: Overwrite,
-    /// Array or column that holds the vectors; of a table also several columns, x,y, or 'f*' for f0, f1, ...
+    /// Array or column with the embeddings; in a table also several columns: x,y, or 'f*' for f0, f1, ...
     #[arg(long, value_name = "NAME")]
     vectors_name: Option<String>,
-    /// Array or column that holds the labels; it is not part of the vectors.
+    /// Array or column with the labels; it is not part of the embeddings
     #[arg(long, value_name = "NAME")]
     labels_name: Option<String>,
-    /// Print one JSON document.
+    /// Print one JSON document
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum TieRule {
-    /// That of the lower index
+    /// The one with the lower index
     Index,
-    /// That of the query's class, as in the official evaluation of In-Shop
+    /// The one of the query's class, as in the official evaluation of In-Shop
     Optimistic,
 }
 
@@ -83,12 +90,12 @@ struct Found {
     retrieval: Retrieval,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     clusters: Option<Agreement>,
-    /// What of the files was read, for each that holds more than one array.
+    /// What was read of each file that holds more than one array.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     read: Vec<Taken>,
 }
 
-/// What of a file was read and what was not.
+/// What was read of a file, and what was not.
 #[derive(Debug, Clone, Serialize)]
 struct Taken {
     file: PathBuf,
@@ -178,7 +185,7 @@ fn metrics<T: Real>(
     Ok(Found { retrieval, clusters, read: Vec::new() })
 }
 
-/// Refuses a name that is not that of a table: `--queries` may be taken for the vectors of the queries.
+/// Refuses a path that does not end in `.parquet`: `--queries` is easily mistaken for the embeddings of the queries.
 fn check_table(path: &Path) -> Result<(), Failure> {
     if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet")) {
         let what = "--queries writes a table of every query's values, expected a name that ends in .parquet";
@@ -197,7 +204,7 @@ fn check_labels(vectors: &Path, labels: Option<&Path>, option: &str) -> Result<(
     Ok(())
 }
 
-/// Vectors and labels of the same rows.
+/// Embeddings and their labels.
 struct Set {
     vectors: Matrix,
     labels: Vec<String>,
@@ -325,7 +332,7 @@ mod tests {
         assert!(call(&[&vectors, &path, "--queries", &other]).unwrap_err().contains("a name that ends in .parquet"));
         let table = table.to_string_lossy();
         fs::write(&*table, "mine").unwrap();
-        assert!(call(&[&table, &path, "--queries", &table]).unwrap_err().contains("this file is read here"));
+        assert!(call(&[&table, &path, "--queries", &table]).unwrap_err().contains("this file is an input"));
         assert_eq!((fs::read(&vectors).unwrap(), fs::read(&*table).unwrap()), (before, b"mine".to_vec()));
     }
 }

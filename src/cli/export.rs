@@ -10,21 +10,26 @@ use crate::engine::plan::Decision;
 use crate::eval::tensors::export;
 use crate::store::Form;
 
-/// Write the tensors of a file (`meanfield export vectors.safetensors --to v.npy`), or of the output of one cell
-/// (`meanfield export quickstart 'vectors[seed=0]' --to v.parquet`).
+/// Write embeddings or weights as .npy, .safetensors or .parquet
+///
+/// Converts the tensors of a .safetensors file, or of the cached output of one selected cell, to a file that other
+/// tools read.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meanfield export quickstart 'vectors[dataset=glyphs,loss=contrastive,seed=0]' --to vectors.parquet
+  meanfield export vectors.safetensors --to vectors.npy")]
 pub struct Args {
     #[command(flatten)]
     target: Target,
-    /// The file to write; its extension says how: .npy, .safetensors or .parquet
+    /// File to write; its extension selects the format: .npy, .safetensors or .parquet
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
     #[command(flatten)]
     overwrite: Overwrite,
-    /// Which output of the cell [default: the first]
+    /// Output of the cell [default: the first]
     #[arg(long, value_name = "NAME")]
     output: Option<String>,
-    /// Only this tensor
+    /// Write only this tensor
     #[arg(long, value_name = "NAME")]
     tensor: Option<String>,
 }

@@ -9,12 +9,17 @@ use super::project::{Project, Target};
 use super::{Global, Ui};
 use crate::pipeline::model::Pipeline;
 
-/// Arguments of `graph`.
+/// Show the stage graph
+///
+/// Prints the stages, the number of their cells and what each stage reads, as a graph for Graphviz (DOT), for Markdown
+/// (Mermaid) or as an SVG image.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meanfield graph quickstart --format mermaid")]
 pub struct Args {
     #[command(flatten)]
     target: Target,
-    /// How to write it
+    /// Output format
     #[arg(long, short, value_name = "FORMAT", default_value = "dot")]
     format: Format,
 }
@@ -42,10 +47,10 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
 /// A stage as it is drawn.
 struct Node<'a> {
     name: &'a str,
-    /// Its axes and how many cells they make: `dataset x loss x seed: 36 cells`.
+    /// Its axes and its number of cells: `dataset x loss x seed: 36 cells`.
     cells: String,
     reads: &'a [usize],
-    /// Of which it reads earlier cells: drawn dashed.
+    /// Stages of which it reads earlier cells, drawn dashed.
     recalls: &'a [usize],
 }
 
@@ -105,7 +110,7 @@ fn mermaid(nodes: &[Node<'_>]) -> String {
     text
 }
 
-/// Layers from left to right: a stage stands one layer behind the last of its inputs.
+/// Layers from left to right: a stage is one layer to the right of its rightmost input.
 fn svg(nodes: &[Node<'_>]) -> String {
     const GAP: (usize, usize) = (60, 24);
     const HEIGHT: usize = 48;

@@ -1,4 +1,4 @@
-//! The hidden command beside every run: kills what the run has started if its process is gone.
+//! The hidden command that watches every run: kills the processes of a run that was killed.
 
 use std::path::PathBuf;
 
@@ -8,15 +8,15 @@ use crate::engine::guard;
 /// Arguments of `guard`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The run's process. It may be gone before this one can look who its parent is
+    /// Process ID of the run, which may end before this process can ask for its parent
     run: u32,
-    /// The folder below which the run's commands start
+    /// Folder below which the run's commands start
     folder: PathBuf,
 }
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    // The engine starts the file that it runs itself, whose name in `/proc` says nothing.
+    // The engine starts it as `/proc/self/exe`, and the process would be called `exe`.
     #[cfg(target_os = "linux")]
     let _ = nix::sys::prctl::set_name(c"meanfield");
     guard::watch(std::io::stdin(), args.run, &args.folder);

@@ -9,13 +9,19 @@ use super::{Global, Ui};
 use crate::engine::journal::{self, Line, Past};
 use crate::text::escaped;
 
-/// Arguments of `history`.
+/// List past runs
+///
+/// Prints one line per run of this project, newest last: when it started, its pipeline, how many cells it executed,
+/// found cached and failed, how it ended, how long it took, and its command line.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meanfield history
+  meanfield history quickstart --limit 5 --json")]
 pub struct Args {
-    /// Show at most this many runs
+    /// Number of runs to show
     #[arg(long, short = 'n', value_name = "N", default_value_t = 20)]
     limit: u32,
-    /// Only runs of this pipeline
+    /// Show only runs of this pipeline
     #[arg(value_name = "PIPELINE")]
     pipeline: Option<String>,
     /// Print one JSON document

@@ -1,4 +1,4 @@
-//! `meanfield loss`: the losses, their comparison with reference values, and their speed.
+//! `meanfield loss`: lists, checks and times the loss functions.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -11,8 +11,12 @@ use super::failure::{Failure, verdict};
 use crate::loss::check::{Errors, Row, Tolerances, Verdict, check};
 use crate::loss::registry::LossSpec;
 
-/// List the losses, compare them with reference values, or time them.
+/// List, check and time the loss functions
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meanfield loss list
+  meanfield loss check tests/data/losses.json
+  meanfield loss bench proxy_anchor --batch 32 --seconds 0.1")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -20,27 +24,32 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Compare values and gradients with those of another implementation.
+    /// Compare losses and their gradients with reference values
+    ///
+    /// Computes each case of the file in 32 and 64 bits and prints the largest relative error of the value, the
+    /// gradient of the embeddings and the gradient of the parameters. Exit code 1 if one exceeds its tolerance.
+    #[command(after_help = "Examples:\n  meanfield loss check tests/data/losses.json --loss proxy_anchor")]
     Check(Check),
     Bench(bench::Args),
-    /// Print every loss with its parameters, their defaults and ranges.
+    /// List every loss with its parameters, their defaults and ranges
+    #[command(after_help = "Examples:\n  meanfield loss list")]
     List,
 }
 
 #[derive(Debug, clap::Args)]
 struct Check {
-    /// Reference cases: JSON with inputs, parameters, expected value and gradients.
+    /// Reference cases: JSON with inputs, parameters, expected value and gradients
     file: PathBuf,
-    /// Largest relative error in 32 bits.
+    /// Largest relative error allowed in 32 bits
     #[arg(long, default_value_t = 1e-4)]
     tolerance: f64,
-    /// Largest relative error in 64 bits.
+    /// Largest relative error allowed in 64 bits
     #[arg(long, default_value_t = 1e-9)]
     tolerance_f64: f64,
-    /// Check only this loss (repeatable).
+    /// Check only this loss (repeatable)
     #[arg(long = "loss", value_name = "NAME")]
     losses: Vec<String>,
-    /// Print one JSON document.
+    /// Print one JSON document
     #[arg(long)]
     json: bool,
 }

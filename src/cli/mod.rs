@@ -1,4 +1,4 @@
-//! The command line: one file a command, and the only place that prints.
+//! The command line: one file per command, and the only module that prints.
 //!
 //! Results go to standard output; progress, notes and errors to standard error. Exit codes: 0 all done or up to date,
 //! 1 a cell, a check or a file failed, 2 the pipeline or the command line is wrong (see [`failure`] for which is which), 128
@@ -21,6 +21,8 @@ mod paint;
 mod plan;
 mod progress;
 mod project;
+#[cfg(test)]
+mod reference;
 mod run;
 mod show;
 mod signals;
@@ -38,10 +40,18 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use self::failure::Failure;
 use self::paint::Paint;
+use self::progress::Screen;
 
-/// Regenerates the comparison tables of a deep-metric-learning paper from one YAML file.
+/// Regenerates the comparison tables of a deep-metric-learning paper from one YAML file
+///
+/// A pipeline is a graph of stages (download, preprocess, train, embed, evaluate, report, or any command). Axes such as
+/// data set, loss and seed multiply a stage into cells. Results are cached by content: unaffected cells never rerun.
 #[derive(Debug, Parser)]
 #[command(name = "meanfield", version, max_term_width = 100, propagate_version = true)]
+#[command(after_help = "Examples:
+  meanfield plan quickstart
+  meanfield run quickstart
+  meanfield table quickstart --format md")]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -52,16 +62,16 @@ struct Cli {
 /// Options of every command.
 #[derive(Debug, Args)]
 struct Global {
-    /// Folder of the store [default: `cache` beside the pipeline's folder]
+    /// Folder of cached results [default: `cache` in the project, the folder that contains `pipelines/`]
     #[arg(long, global = true, value_name = "DIR", env = "MEANFIELD_CACHE", help_heading = "Global options")]
     cache: Option<PathBuf>,
-    /// Folder of reports and other published outputs [default: `reports` beside the pipeline's folder]
+    /// Folder of reports and other published outputs [default: `reports` in the project]
     #[arg(long, global = true, value_name = "DIR", env = "MEANFIELD_REPORTS", help_heading = "Global options")]
     reports: Option<PathBuf>,
     /// Print only results and errors
     #[arg(long, short, global = true, env = "MEANFIELD_QUIET", help_heading = "Global options")]
     quiet: bool,
-    /// Print what the program does inside; twice for more
+    /// Increase log verbosity (repeat for more)
     #[arg(long, short, global = true, action = clap::ArgAction::Count, env = "MEANFIELD_VERBOSE", help_heading = "Global options")]
     verbose: u8,
     /// When to use colours
@@ -87,40 +97,25 @@ enum Color {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run what is not up to date, and print the tables
     Run(run::Args),
-    /// Print what `run` would do, and why
     Plan(plan::Args),
-    /// Count the cells of each stage that are up to date
     Status(status::Args),
-    /// Explain why cells will run or are up to date
     Why(why::Args),
-    /// Draw the stages
     Graph(graph::Args),
-    /// Print the resolved parameters, inputs and outputs of cells
     Show(show::Args),
-    /// Print the tables of report stages
     Table(table::Args),
-    /// List past runs
     History(history::Args),
-    /// Verify and repair the store
     Cache(cache::Args),
-    /// List the losses, compare them with reference values, or time them
     Loss(loss::Args),
-    /// Retrieval metrics of anyone's vectors
     Eval(eval::Args),
-    /// Write embeddings or weights as .npy, .safetensors or .parquet
     Export(export::Args),
-    /// Look into data sets: counts, broken and repeated images
     Data(data::Args),
-    /// List the tensors of weight files
     Weights(weights::Args),
-    /// List the backbones, or time them on the CPU
     Network(network::Args),
-    /// Run a built-in stage kind on a job file; the engine calls this
+    /// Run a built-in stage kind on a job file; started by the engine
     #[command(hide = true)]
     Stage(stage::Args),
-    /// End what a run has started if the run is killed; the engine calls this
+    /// Kill the processes of a run that was killed; started by the engine
     #[command(hide = true)]
     Guard(guard::Args),
     /// Panic, so that a test can read the message
@@ -128,7 +123,7 @@ enum Command {
     Panic,
 }
 
-/// What commands print with.
+/// Where and how commands print.
 struct Ui<'a> {
     /// Standard output.
     out: &'a mut dyn Write,
@@ -136,12 +131,14 @@ struct Ui<'a> {
     paint: Paint,
     /// Colours for standard error.
     notes: Paint,
+    /// Standard error of a command that has progress to show.
+    screen: Screen,
     /// Print only results and errors.
     quiet: bool,
 }
 
 impl Ui<'_> {
-    /// Columns of the terminal that standard output goes to; none if it is not one.
+    /// Columns of the terminal on standard output; none if it is not a terminal.
     fn width(&self) -> Option<usize> {
         let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
         Some(usize::from(width.0))
@@ -151,7 +148,7 @@ impl Ui<'_> {
 /// Parses the command line, runs the command, prints its failure, and returns the exit code.
 pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(bug::report));
-    // The hook has told it.
+    // The hook has reported it.
     std::panic::catch_unwind(command).unwrap_or(ExitCode::FAILURE)
 }
 
@@ -161,19 +158,23 @@ fn command() -> ExitCode {
         Paint::new(match cli.global.color {
             Color::Always => true,
             Color::Never => false,
-            Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+            Color::Auto => {
+                let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+                terminal && !dumb && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            }
         })
     };
     let notes = paint(io::IsTerminal::is_terminal(&io::stderr()));
-    log_to_stderr(cli.global.verbose, matches!(cli.command, Command::Stage(_)));
+    let screen = Screen::default();
+    log_to_stderr(cli.global.verbose, matches!(cli.command, Command::Stage(_)), &screen);
     let mut out = BufWriter::new(io::stdout().lock());
-    let mut ui =
-        Ui { out: &mut out, paint: paint(io::IsTerminal::is_terminal(&io::stdout())), notes, quiet: cli.global.quiet };
+    let paint = paint(io::IsTerminal::is_terminal(&io::stdout()));
+    let mut ui = Ui { out: &mut out, paint, notes, screen, quiet: cli.global.quiet };
     let result = dispatch(&cli, &mut ui).and_then(|()| out.flush().map_err(Failure::from));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Results come before the failure, whatever buffers hold. A closed pipe has been reported already.
+            // Buffered results come before the failure. A closed pipe has been reported already.
             let _ = out.flush();
             failure.print(notes);
             failure.exit_code()
@@ -204,15 +205,16 @@ fn dispatch(cli: &Cli, ui: &mut Ui<'_>) -> Result<(), Failure> {
     }
 }
 
-/// This program, to be started again: the file that runs now, even if it has been replaced or removed since.
+/// The file of this program, to start it again, even if it has been replaced or removed since.
 fn this_program() -> io::Result<PathBuf> {
     let running = PathBuf::from("/proc/self/exe");
-    // A child asks while it still is a copy of this process.
+    // The child resolves it while it still is a copy of this process.
     if running.exists() { Ok(running) } else { std::env::current_exe() }
 }
 
-/// A cell's standard error is its log, which tells what the work came to; a command's is the user's terminal.
-fn log_to_stderr(verbose: u8, in_a_cell: bool) {
+/// A cell's standard error is its log, which reports its results; a command's is the user's terminal.
+fn log_to_stderr(verbose: u8, in_a_cell: bool, screen: &Screen) {
+    let screen = screen.clone();
     let level = match verbose {
         0 if in_a_cell => tracing::Level::INFO,
         0 => tracing::Level::WARN,
@@ -222,8 +224,8 @@ fn log_to_stderr(verbose: u8, in_a_cell: bool) {
     // A second call, in tests that run commands in one process, keeps the first.
     let _ = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(io::stderr)
-        // Nor what cannot be written there: it would be written there.
+        .with_writer(move || screen.clone())
+        // An error of the log could only be written to the same place.
         .log_internal_errors(false)
         .with_ansi(false)
         .with_target(verbose > 1)

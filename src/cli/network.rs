@@ -1,4 +1,4 @@
-//! `meanfield network`: the backbones, and how fast they are on this machine.
+//! `meanfield network`: lists the backbones and times them on this machine.
 
 use std::io::Write;
 use std::time::Instant;
@@ -13,8 +13,11 @@ use crate::nn::{
 };
 use crate::train::{OptimiserSpec, State, Step};
 
-/// List the backbones, or time them on the CPU.
+/// List and time the backbones
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meanfield network list
+  meanfield network bench convnet4 --batch 2 --size 32 --seconds 0.1")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -22,32 +25,35 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Print every backbone with its parameters, features and operations.
+    /// List every backbone with its parameters, features and operations
+    #[command(after_help = "Examples:\n  meanfield network list")]
     List,
     Bench(Bench),
 }
 
-/// Time a training step and inference of backbones on random images.
+/// Time a training step and inference of backbones on random images
 ///
-/// A step is forward, backward and AdamW over all parameters, with batch normalisation by the batch and a linear head to 64.
-/// The floor is the time of its multiplications and additions (2 an element of each product; a step has three times those of
-/// a forward pass, less the gradient of the images) at the rate of a large product measured just before. Convolutions of
-/// 3x3 need fewer than that, by Winograd's algorithm, and may go below.
+/// A step is forward pass, backward pass and AdamW over all parameters, with batch normalisation in training mode and a
+/// linear head of dimension 64. The floor is the compute-bound lower limit: the time of the multiplications and
+/// additions (a step has three times those of a forward pass, less the gradient of the images) at the rate of a large
+/// matrix product measured just before. Winograd convolutions need fewer operations than counted and may be faster than
+/// the floor.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  meanfield network bench convnet4 --batch 2 --size 32 --seconds 0.1")]
 struct Bench {
     /// Backbones [default: all]
     #[arg(value_name = "BACKBONE")]
     backbones: Vec<String>,
-    /// Images of a batch
+    /// Batch size
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
-    /// Rows and columns of an image
+    /// Height and width of an image in pixels
     #[arg(long, value_name = "N", default_value_t = 224, value_parser = clap::value_parser!(u16).range(16..))]
     size: u16,
-    /// Threads [default: one a core]
+    /// Number of threads [default: the number of cores]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Seconds to repeat each for; at least three repetitions
+    /// Minimum seconds per backbone; at least three repetitions
     #[arg(long, value_name = "S", default_value_t = 5.0)]
     seconds: f64,
     /// Print one JSON document
@@ -65,11 +71,11 @@ struct Row {
     forward_ms: Times,
     step_floor_ms: f64,
     forward_floor_ms: f64,
-    /// GFLOP of a forward pass, as PyTorch's users count them: two for each multiplication with its addition.
+    /// GFLOP of a forward pass; a multiplication with its addition counts as two operations.
     gflop: f64,
-    /// The most bytes of parameters, activations and gradients in a step.
+    /// Peak bytes of parameters, activations and gradients in a step.
     step_bytes: usize,
-    /// The most memory that the process has held so far, earlier backbones included, where the system tells.
+    /// Peak memory of the process so far, earlier backbones included, if the system reports it.
     process_bytes: Option<u64>,
 }
 
@@ -198,7 +204,7 @@ fn time(name: &'static str, backbone: Backbone, args: &Bench) -> Result<Row, Fai
     })
 }
 
-/// The times of a few repetitions, after one that warms caches and buffers.
+/// The times of several repetitions, after a warm-up.
 fn repeat(seconds: f64, mut run: impl FnMut() -> Result<(), Failure>) -> Result<Times, Failure> {
     run()?;
     let mut times = Vec::new();

@@ -1,22 +1,22 @@
-//! Files that a command line names for writing: one that is there is replaced only where that is asked for.
+//! Files to write that a command line names: an existing file is replaced only on request.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// The flag of every command that writes a file it is given the name of.
+/// The flag of every command that writes a file named on the command line.
 #[derive(Debug, clap::Args)]
 pub struct Overwrite {
-    /// Replace the file that is to be written, if it is there
+    /// Replace the file to write if it exists
     #[arg(long, visible_alias = "force")]
     overwrite: bool,
 }
 
 impl Overwrite {
-    /// Refuses a file that is there, before any work is done for it; and in any case one of `inputs`.
+    /// Refuses an existing file before any work is done for it, and in any case one of `inputs`.
     ///
     /// # Errors
-    /// One sentence with the way out.
+    /// One sentence with a hint.
     pub fn check(&self, path: &Path, inputs: &[&Path]) -> Result<(), String> {
         if inputs.iter().any(|input| is_one(path, input)) {
             return Err(is_read(path));
@@ -24,19 +24,19 @@ impl Overwrite {
         match path.symlink_metadata() {
             Ok(metadata) if metadata.is_dir() => Err(format!("{} is a folder; name a file to write", path.display())),
             Ok(_) if !self.overwrite => {
-                Err(format!("{} is there already; name another file, or replace it with --overwrite", path.display()))
+                Err(format!("{} exists; name another file, or replace it with --overwrite", path.display()))
             }
             _ => Ok(()),
         }
     }
 }
 
-/// The refusal of a file to write that is read too.
+/// The refusal to write a file that is also read.
 pub fn is_read(path: &Path) -> String {
-    format!("{}: this file is read here, expected one to write", path.display())
+    format!("{}: this file is an input, expected a file to write", path.display())
 }
 
-/// Whether both are names of one file that is there.
+/// Whether both are names of the same existing file.
 pub fn is_one(path: &Path, other: &Path) -> bool {
     let id = |path: &Path| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
     id(path).is_some_and(|found| id(other) == Some(found))

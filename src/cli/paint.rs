@@ -1,4 +1,4 @@
-//! Colours that are there or not: callers name what a word means, never a code.
+//! Colours, if wanted: callers name what a word means, never an escape code.
 
 use std::fmt::Display;
 
@@ -9,7 +9,7 @@ pub struct Paint {
 }
 
 impl Paint {
-    /// Painting if `on`.
+    /// Paints only if `on`.
     pub fn new(on: bool) -> Paint {
         Paint { on }
     }
@@ -33,12 +33,12 @@ impl Paint {
         self.wrap("1;31", text)
     }
 
-    /// Something to look at.
+    /// Something that needs attention.
     pub fn notice(self, text: impl Display) -> String {
         self.wrap("1;33", text)
     }
 
-    /// Something going on.
+    /// Something in progress.
     pub fn busy(self, text: impl Display) -> String {
         self.wrap("1;36", text)
     }
@@ -48,7 +48,7 @@ impl Paint {
         self.wrap("1", text)
     }
 
-    /// Something of less weight.
+    /// Something less important.
     pub fn faint(self, text: impl Display) -> String {
         self.wrap("2", text)
     }

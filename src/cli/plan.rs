@@ -13,15 +13,24 @@ use crate::pipeline::model::CellId;
 use crate::stage::Works;
 use crate::text::escaped;
 
-/// Arguments of `plan`.
+/// Show what `run` would do, and why
+///
+/// Lists every selected cell that is not up to date with the reason: new, a changed parameter with its old and new
+/// value, a changed input. A cell listed as `may` runs only if the cells it reads produce different outputs. The last
+/// lines count the cells and estimate the compute of training and embedding. Nothing is executed or downloaded; only
+/// the digests of input files are cached.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meanfield plan quickstart
+  meanfield plan quickstart 'model[loss=proxy_anchor]' --set params.epochs=20
+  meanfield plan quickstart --json")]
 pub struct Args {
     #[command(flatten)]
     target: Target,
     /// Plan to run the selected cells even if they are up to date
     #[arg(long)]
     force: bool,
-    /// Print one JSON document, with the cells that are up to date
+    /// Print one JSON document that also lists the cells that are up to date
     #[arg(long)]
     json: bool,
 }

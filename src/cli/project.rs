@@ -1,4 +1,4 @@
-//! From words on the command line to a loaded pipeline, an opened store and selected cells.
+//! From the arguments of a command to a loaded pipeline, an open store and selected cells.
 
 use std::path::{Path, PathBuf};
 
@@ -17,17 +17,17 @@ use crate::store::Store;
 /// The arguments that name a pipeline and cells of it.
 #[derive(Debug, Args)]
 pub struct Target {
-    /// The pipeline (a .yaml file, or the name of one in `pipelines/`), then selectors of cells such as
-    /// `model[loss=mean_field*,seed=0..2]` [default: the only pipeline there is; all cells]
+    /// Pipeline (a .yaml file, or the name of one in `pipelines/`), then selectors of cells such as
+    /// `model[loss=mean_field*,seed=0..2]` [default: the only pipeline; all cells]
     #[arg(value_name = "PIPELINE|SELECTOR")]
     words: Vec<String>,
-    /// Set a value of the pipeline from outside, such as train.epochs=5
+    /// Override a value of the pipeline, such as params.epochs=5 or axes.seed=[0] (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
 
 impl Target {
-    /// The file of tensors that is named in place of a pipeline; it is known by its extension, there or not.
+    /// The file of tensors named instead of a pipeline.
     pub fn file_of_tensors(&self) -> Option<&Path> {
         let [word] = &self.words[..] else { return None };
         let file = Path::new(word);
@@ -36,11 +36,11 @@ impl Target {
     }
 }
 
-/// A pipeline with everything that it needs to be planned.
+/// A pipeline with everything needed to plan it.
 pub struct Project {
     /// The checked pipeline.
     pub pipeline: Pipeline,
-    /// What earlier runs left.
+    /// The results of earlier runs.
     pub store: Store,
     /// The user's files.
     pub sources: Sources,
@@ -78,13 +78,13 @@ impl Project {
         Ok(Project { pipeline, store, sources, reports, selected })
     }
 
-    /// What decisions are made from.
+    /// The input of every decision.
     pub fn context(&self) -> Context<'_> {
         Context { pipeline: &self.pipeline, store: &self.store, sources: &self.sources }
     }
 
-    /// The plan of the selected cells and what they need; with `force`, the selected ones run in any case. A cell whose weight file
-    /// is of another network cannot run.
+    /// The plan of the selected cells and of the cells they need; with `force`, the selected ones run even if they are
+    /// up to date. A cell whose weight file belongs to another network is blocked.
     pub fn plan(&self, force: bool) -> Result<Plan, Failure> {
         let forced = if force { self.selected.iter().copied().collect() } else { Default::default() };
         let mut plan = plan::plan(&self.context(), &self.selected, forced)?;
@@ -99,18 +99,18 @@ impl Project {
         Ok(plan)
     }
 
-    /// Writes what was learnt about the user's files, so that the next command need not read them.
+    /// Writes the digests of the user's files, so that the next command does not need to read them.
     pub fn close(&self) -> Result<(), Failure> {
         Ok(self.store.stat.flush()?)
     }
 }
 
-/// Refuses what would be read from the store's folder, or published into it.
+/// Refuses inputs inside the store's folder, and outputs published into it.
 fn check_places(pipeline: &Pipeline, cache: &Path, reports: &Path) -> Result<(), Failure> {
     let (store, reports) = (resolved(&Store::folder(cache)?), resolved(reports));
     let refused = |what: String, help| Err(Failure::usage(format!("{what} the store {}", store.display()), help));
     if reports.starts_with(&store) {
-        let what = format!("the folder of reports {} lies in", reports.display());
+        let what = format!("the folder of reports {} is inside", reports.display());
         return refused(what, "name another folder with --reports");
     }
     let nested = store.starts_with(&reports);
@@ -126,7 +126,7 @@ fn check_places(pipeline: &Pipeline, cache: &Path, reports: &Path) -> Result<(),
             if let Source::Path(path) = &input.source
                 && std::path::absolute(path)?.starts_with(&store)
             {
-                let what = format!("the input {} lies in", path.display());
+                let what = format!("the input {} is inside", path.display());
                 return refused(what, "read the output of a stage by its name, or a published one below the reports");
             }
         }
@@ -134,7 +134,7 @@ fn check_places(pipeline: &Pipeline, cache: &Path, reports: &Path) -> Result<(),
     Ok(())
 }
 
-/// Where cache and reports lie by default: the folder above `pipelines/`, else the pipeline's own.
+/// The default parent of `cache` and `reports`: the folder above `pipelines/`, else the pipeline's own.
 pub fn root(file: &Path) -> PathBuf {
     let folder = match file.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -198,7 +198,7 @@ fn assignment(word: &str) -> Result<(String, String), Failure> {
     }
 }
 
-/// Refuses a folder that job files and journals, which are JSON, could not name.
+/// Refuses a folder whose name is not UTF-8: job files and journals, which are JSON, could not name it.
 fn utf8(option: &str, folder: PathBuf) -> Result<PathBuf, Failure> {
     let full = std::path::absolute(&folder).unwrap_or_else(|_| folder.clone());
     match full.to_str() {

@@ -1,4 +1,4 @@
-//! `meanfield run`: make what is not up to date, and print the tables.
+//! `meanfield run`: runs what is not up to date and prints the tables.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -24,30 +24,40 @@ use crate::pipeline::model::{CellId, Pipeline, Source};
 use crate::stage::{self, TableFormat};
 use crate::store::Artifact;
 
-/// Arguments of `run`.
+/// Run what is not up to date and print the tables
+///
+/// Executes every selected cell without a cached result, and the cells that it needs, several at once in dependency
+/// order. Finished cells are cached by the content of their inputs, so a run that was interrupted or killed resumes
+/// where it ended: run the same command again. Progress goes to standard error, the tables of report stages to standard
+/// output. Exit code 0: everything is up to date; 1: a cell failed; 2: the pipeline or the command line is wrong, and
+/// nothing ran.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meanfield run quickstart
+  meanfield run quickstart 'scores[dataset=glyphs,seed=0..2]' -j 2
+  meanfield run quickstart --set params.epochs=2 --set axes.seed=[0]")]
 pub struct Args {
     #[command(flatten)]
     target: Target,
-    /// How many cells run at once [default: the number of cores]
+    /// Number of cells to run at once [default: the number of cores]
     #[arg(long, short, value_name = "N", env = "MEANFIELD_JOBS", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
-    /// Print the plan and run nothing
+    /// Print the plan, as `meanfield plan` does, and run nothing
     #[arg(long)]
     dry_run: bool,
     /// Run the selected cells even if they are up to date
     #[arg(long)]
     force: bool,
-    /// Go on with cells that do not depend on a failed one (the default)
+    /// Keep running cells that do not depend on a failed cell (the default)
     #[arg(long, conflicts_with = "fail_fast")]
     keep_going: bool,
-    /// Start nothing new after the first failure
+    /// Start no further cells after the first failure
     #[arg(long)]
     fail_fast: bool,
-    /// How much there is of a resource, such as gpu=2 or licence=1
+    /// Available amount of a resource, such as gpu=2, memory=16GiB or licence=1 (repeatable)
     #[arg(long = "resource", value_name = "NAME=AMOUNT")]
     resources: Vec<String>,
-    /// Print one JSON document instead of tables
+    /// Print a summary as one JSON document instead of the tables
     #[arg(long)]
     json: bool,
 }
@@ -91,7 +101,8 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
         run: &name,
         start,
     };
-    let mut watcher = Watcher::new(&project.pipeline, ui.quiet || args.json, ui.notes);
+    let quiet = ui.quiet || args.json;
+    let mut watcher = Watcher::new(&project, &plan, (jobs, &capacities), (quiet, ui.notes), &ui.screen);
     watcher.replaced();
     let local = Local::guarded_by((program, vec!["guard".into()]));
     let result = run::run(&project.context(), &plan, &options, &local, &mut journal, &mut watcher);
@@ -116,7 +127,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
     } else {
         print_tables(&project, &plan, &outputs, ui)
     };
-    // What could not be printed does not hide what failed.
+    // A failed cell takes precedence over a failure to print.
     outcome(&summary, &signals)?;
     printed
 }
@@ -131,8 +142,7 @@ fn outcome(summary: &Summary, signals: &Signals) -> Result<(), Failure> {
     }
 }
 
-/// With input files that cannot be read, or are weights of another network, nothing runs. One that does not exist is a
-/// mistake in the pipeline, as it is where the pipeline names it without an axis.
+/// Input files that cannot be read, or that belong to another network, are errors of the pipeline: nothing runs.
 fn refuse_blocked(project: &Project, plan: &Plan) -> Result<(), Failure> {
     let mut blocked = plan.cells().filter_map(|(cell, decision)| match decision {
         Decision::Blocked { message } => Some((cell, message)),
@@ -150,7 +160,7 @@ fn refuse_blocked(project: &Project, plan: &Plan) -> Result<(), Failure> {
     }
 }
 
-/// A secret that is not there is a mistake of whoever runs the pipeline: nothing runs.
+/// A missing secret is an error of the command: nothing runs.
 fn refuse_without_secrets(project: &Project, plan: &Plan) -> Result<(), Failure> {
     let missing = secrets::missing(&project.pipeline, plan);
     let Some((first, cell)) = missing.first() else { return Ok(()) };
@@ -163,13 +173,13 @@ fn refuse_without_secrets(project: &Project, plan: &Plan) -> Result<(), Failure>
     ))
 }
 
-/// The command line for the journal. The value of a `--set` that a stage has in its `env` may be a password.
+/// The command line for the journal. A `--set` value that is also in the `env` of a stage may be a password and is hidden.
 fn command(pipeline: &Pipeline) -> Vec<String> {
-    // Of shorter ones, such as a number, a variable may hold one by chance.
-    const TELLING: usize = 4;
+    // Shorter values, such as numbers, occur in variables by chance.
+    const SHORTEST_SECRET: usize = 4;
     let holds = |value: &str| {
         let mut held = pipeline.cells.iter().flat_map(|cell| cell.env.values());
-        !value.is_empty() && held.any(|held| held == value || value.len() >= TELLING && held.contains(value))
+        !value.is_empty() && held.any(|held| held == value || value.len() >= SHORTEST_SECRET && held.contains(value))
     };
     let mut after_set = false;
     let shown = |word: String| {
@@ -185,7 +195,7 @@ fn command(pipeline: &Pipeline) -> Vec<String> {
     std::env::args_os().map(|word| word.to_string_lossy().into_owned()).map(shown).collect()
 }
 
-/// This machine's resources, changed by the pipeline and then by the command line.
+/// This machine's resources, overridden by the pipeline and then by the command line.
 fn capacities(project: &Project, words: &[String]) -> Result<Capacities, Failure> {
     let mut capacities = Capacities::of_this_machine();
     capacities.0.extend(project.pipeline.resources.clone());
@@ -205,7 +215,7 @@ fn capacities(project: &Project, words: &[String]) -> Result<Capacities, Failure
     Ok(capacities)
 }
 
-/// How many cells there are files for at once: each holds its lock, its log and its pipes, and lists folders.
+/// How many cells can run within the limit of open files: each holds a lock, a log and pipes, and lists folders.
 fn most_at_once() -> usize {
     const OURS: u64 = 16;
     const EACH: u64 = 8;
@@ -213,7 +223,7 @@ fn most_at_once() -> usize {
     usize::try_from(limit.saturating_sub(OURS) / EACH).unwrap_or(usize::MAX).max(1)
 }
 
-/// Prints the tables of the run's report stages that have a result.
+/// Prints the tables of the report stages that have a result.
 fn print_tables(
     project: &Project,
     plan: &Plan,

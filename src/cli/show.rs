@@ -1,4 +1,4 @@
-//! `meanfield show`: cells with everything resolved: parameters, inputs, outputs and where these lie.
+//! `meanfield show`: the resolved parameters, inputs and outputs of cells, and where the outputs are.
 
 use serde_json::{Map, Value, json};
 
@@ -11,8 +11,14 @@ use crate::engine::plan::Decision;
 use crate::pipeline::model::{CellId, Source, Task};
 use crate::text::escaped;
 
-/// Arguments of `show`.
+/// Print the resolved parameters, inputs and outputs of cells
+///
+/// For each selected cell, prints its kind or command with every parameter resolved, the cells and files it reads, its
+/// declared environment, its key, and where its outputs, its log and its published files are, as YAML or JSON.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meanfield show quickstart 'model[dataset=glyphs,loss=proxy_anchor,seed=0]'
+  meanfield show quickstart table --json")]
 pub struct Args {
     #[command(flatten)]
     target: Target,

@@ -1,5 +1,5 @@
-//! Signals that end a run: the first lets running cells end and the run be summed up, the second kills the cells, and after
-//! it the process ends even where it waits for something else.
+//! Signals that end a run: the first asks running cells to stop and prints the summary, the second kills the cells, and
+//! shortly after it the process ends whatever it waits for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
@@ -11,24 +11,24 @@ use signal_hook::low_level::emulate_default_handler;
 
 use super::failure::Failure;
 
-/// Ctrl-C; the end of a session; and the warnings that batch systems send: Slurm USR1 or TERM, Grid Engine USR1, USR2 or
+/// Ctrl-C, the end of a session, and the warnings of batch systems: Slurm sends USR1 or TERM, Grid Engine USR1, USR2 or
 /// XCPU.
 const ENDING: [i32; 6] = [SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU];
 
 /// How long the run may take to end after the second signal.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What has come so far.
+/// The signals received so far.
 #[derive(Debug, Default)]
 pub struct Signals {
-    /// How often the run was asked to end.
+    /// How many signals asked the run to end.
     pub count: AtomicUsize,
     first: AtomicI32,
     over: AtomicBool,
 }
 
 impl Signals {
-    /// Takes the signals over from the system, which would end the process at once. A SIGHUP that is ignored, as under
+    /// Handles the signals, whose default action would end the process at once. A SIGHUP that is ignored, as under
     /// `nohup`, stays ignored.
     pub fn watch() -> Result<Arc<Signals>, Failure> {
         let state = Arc::new(Signals::default());
@@ -37,7 +37,7 @@ impl Signals {
         let mut signals = signal_hook::iterator::Signals::new(&taken).map_err(cannot)?;
         let seen = state.clone();
         let watch = move || {
-            // Whoever started this process may have blocked them.
+            // The parent process may have blocked them.
             let _ =
                 taken.iter().filter_map(|signal| Signal::try_from(*signal).ok()).collect::<SigSet>().thread_unblock();
             signals.forever().for_each(|signal| seen.take(signal));
@@ -52,7 +52,8 @@ impl Signals {
             _ if self.over.load(Ordering::Relaxed) => end_by(signal),
             0 => {}
             1 => {
-                // Killed cells end within moments. A third signal, or a process without threads to spare, does not wait for that.
+                // Killed cells end quickly. A third signal, or a failure to start a thread, ends the process without
+                // waiting for them.
                 let later = std::thread::Builder::new().spawn(move || {
                     std::thread::sleep(PATIENCE);
                     end_by(signal);
@@ -70,7 +71,7 @@ impl Signals {
         self.over.store(true, Ordering::Relaxed);
     }
 
-    /// The signal that asked first.
+    /// The first signal.
     pub fn first(&self) -> Option<i32> {
         Some(self.first.load(Ordering::Relaxed)).filter(|signal| *signal > 0)
     }

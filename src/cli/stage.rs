@@ -1,4 +1,4 @@
-//! The hidden command behind every cell of a built-in kind: runs one job file, reports on standard output.
+//! The hidden command behind every cell of a built-in kind: runs one job file and reports progress on standard output.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -15,13 +15,13 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    // The engine starts the file that it runs itself, whose name in `/proc` says nothing.
+    // The engine starts it as `/proc/self/exe`, and the process would be called `exe`.
     #[cfg(target_os = "linux")]
     let _ = nix::sys::prctl::set_name(c"meanfield");
-    // Not the buffered output of `ui`: a report must leave at once.
+    // Not the buffered output of `ui`: progress must be sent at once.
     let mut report = |progress: &crate::engine::event::Progress| {
         if let Ok(line) = serde_json::to_string(progress) {
-            // Whoever reads it may be gone; then this process ends soon.
+            // The run may have been killed; then this process ends soon.
             let _ = writeln!(std::io::stdout(), "{line}");
         }
     };

@@ -1,4 +1,4 @@
-//! `meanfield status`: one line a stage.
+//! `meanfield status`: one line per stage.
 
 use serde_json::{Value, json};
 
@@ -7,8 +7,14 @@ use super::project::{Project, Target};
 use super::{Global, Ui};
 use crate::engine::plan::{Counts, Decision};
 
-/// Arguments of `status`.
+/// Count the cells of each stage that are up to date
+///
+/// Prints one line per stage: cells that are up to date, will run, may run (if the cells they read produce different
+/// outputs) and are blocked (an input file cannot be used).
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meanfield status quickstart
+  meanfield status quickstart --json")]
 pub struct Args {
     #[command(flatten)]
     target: Target,

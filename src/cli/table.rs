@@ -1,4 +1,4 @@
-//! `meanfield table`: the tables of report stages, in any format, from what is stored.
+//! `meanfield table`: the tables of report stages in any format, from cached results.
 
 use clap::ValueEnum;
 
@@ -9,15 +9,19 @@ use crate::engine::plan::Decision;
 use crate::pipeline::model::CellId;
 use crate::stage::{self, TableFormat};
 
-/// Arguments of `table`.
+/// Print the tables of report stages
+///
+/// Prints the tables again from cached results, without running anything: as aligned text, Markdown, CSV or JSON.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meanfield table quickstart --format md")]
 pub struct Args {
     #[command(flatten)]
     target: Target,
-    /// How to write it
+    /// Output format
     #[arg(long, short, value_name = "FORMAT", default_value = "text")]
     format: Format,
-    /// The same as --format json
+    /// Same as --format json
     #[arg(long, conflicts_with = "format")]
     json: bool,
 }

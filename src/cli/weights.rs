@@ -1,4 +1,4 @@
-//! `meanfield weights`: what weight files hold.
+//! `meanfield weights`: inspects weight files.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,8 +10,10 @@ use crate::nn::weights::{Choice, TensorInfo, TensorSet, WeightError, WeightFile,
 use crate::nn::{Architecture, Backbone, Error, Head, fit_backbone, normalisation_of};
 use crate::text::escaped;
 
-/// List the tensors of weight files.
+/// Inspect weight files
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meanfield weights inspect resnet50.pth")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -19,21 +21,28 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// List the tensors of a file: .safetensors, or what torch.save writes. Nothing in it is executed.
+    /// List the tensors of a weight file and the backbones they fit
+    ///
+    /// Reads .safetensors files and what `torch.save` writes; code in the file is not executed. Prints name, type and
+    /// shape of each tensor, what else the file holds, and which backbone it fits with which key, prefix and pixel
+    /// normalisation.
+    #[command(
+        after_help = "Examples:\n  meanfield weights inspect resnet50.pth\n  meanfield weights inspect checkpoint.pt --key ema --values"
+    )]
     Inspect(Inspect),
 }
 
 #[derive(Debug, clap::Args)]
 struct Inspect {
-    /// The weight file; its format is known by its content.
+    /// Weight file; its format is detected from its content
     file: PathBuf,
-    /// List the tensors under this key, where the file has several sets of weights.
+    /// List the tensors under this key, if the file holds several sets of weights
     #[arg(long)]
     key: Option<String>,
-    /// Read the values too: smallest, largest, mean and L2 norm of each tensor.
+    /// Also print minimum, maximum, mean and L2 norm of each tensor
     #[arg(long)]
     values: bool,
-    /// Print one JSON document.
+    /// Print one JSON document
     #[arg(long)]
     json: bool,
 }
@@ -57,7 +66,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The set of tensors under `key`, or the one that the file is about.
+/// The set of tensors under `key`, or the main one.
 fn chosen<'f>(file: &'f WeightFile, key: Option<&str>) -> Result<&'f TensorSet, WeightError> {
     let found = match key {
         Some(key) => file.sets().iter().find(|set| set.is_under(key)),
@@ -70,19 +79,19 @@ fn chosen<'f>(file: &'f WeightFile, key: Option<&str>) -> Result<&'f TensorSet, 
     })
 }
 
-/// A backbone whose weights the file has.
+/// A backbone whose weights the file holds.
 struct Fits {
     backbone: Backbone,
-    /// How `train` finds them: the tensors and the place, or the places that it must be told one of.
+    /// How `train` finds them: the tensors and their key, or the keys to choose from.
     found: Result<(usize, Choice), String>,
-    /// How it wants pixels.
+    /// Its pixel normalisation.
     pixels: String,
 }
 
-/// The backbones whose weights the file has; without any, what keeps the nearest from it, in words.
+/// The backbones whose weights the file holds; if there are none, why the nearest backbone does not fit.
 fn fits(file: &WeightFile) -> (Vec<Fits>, Option<String>) {
     let mut nearest: Option<(usize, String)> = None;
-    // Positions are learned for one size; every other backbone takes the usual one.
+    // Position embeddings are learned for one image size; every other backbone uses the usual size.
     let positions = file.sets().iter().flat_map(|set| &set.tensors).find(|tensor| tensor.name.ends_with("pos_embed"));
     let patches = positions.and_then(|tensor| Some(tensor.shape.get(1)?.checked_sub(1)?.isqrt())).unwrap_or(14);
     let fit = |&(name, backbone): &(&str, Backbone)| {
@@ -110,7 +119,7 @@ fn fits(file: &WeightFile) -> (Vec<Fits>, Option<String>) {
             Err(_) => return None,
         };
         let pixels = match (normalisation_of(file), backbone.normalisations()) {
-            (Ok(Some(told)), _) => told.name().to_owned(),
+            (Ok(Some(stated)), _) => stated.name().to_owned(),
             (_, [only]) => only.name().to_owned(),
             (_, several) => {
                 let names: Vec<&str> = several.iter().map(|one| one.name()).collect();
@@ -126,7 +135,7 @@ fn fits(file: &WeightFile) -> (Vec<Fits>, Option<String>) {
 
 type Row<'a> = (&'a TensorInfo, Option<Summary>);
 
-/// The values of a tensor in four numbers; not a number where there are none, or one of them is none.
+/// The values of a tensor in four numbers: NaN if it is empty or holds a NaN.
 struct Summary {
     min: f64,
     max: f64,
@@ -138,7 +147,7 @@ impl Summary {
     fn of(file: &WeightFile, tensor: &TensorInfo) -> Result<Self, WeightError> {
         let values = file.values(tensor)?;
         let wide = || values.iter().map(|&value| f64::from(value));
-        // `f64::min` passes over what is not a number; a listing must show it.
+        // `f64::min` skips NaN; a listing must show it.
         let extreme = |pick: fn(f64, f64) -> f64| {
             wide().reduce(|a, b| if a.is_nan() || b.is_nan() { f64::NAN } else { pick(a, b) }).unwrap_or(f64::NAN)
         };
@@ -223,12 +232,7 @@ fn listing(
         let shown: Vec<String> =
             skipped.iter().take(SHOWN).map(|s| format!("{} ({})", s.name.escape_debug(), s.kind)).collect();
         let more = if skipped.len() > SHOWN { ", ..." } else { "" };
-        writeln!(
-            out,
-            "{} entries that are no tensors of the listing, not read: {}{more}",
-            skipped.len(),
-            shown.join(", ")
-        )?;
+        writeln!(out, "{} entries that are not listed tensors, not read: {}{more}", skipped.len(), shown.join(", "))?;
     }
     Ok(())
 }
@@ -327,7 +331,7 @@ mod tests {
                 "bn.running_var          F32   3                 3",
                 "bn.num_batches_tracked  I64   scalar            1",
                 "7 tensors, 22 elements, 92 bytes",
-                "10 entries that are no tensors of the listing, not read: epoch (int), arch (string), best (tensor), \
+                "10 entries that are not listed tensors, not read: epoch (int), arch (string), best (tensor), \
                  optimizer (dict), rate (float), shape (tuple), dtype (dtype), done (bool), ...",
             ]
         );

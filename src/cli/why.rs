@@ -6,8 +6,14 @@ use super::{Global, Ui, plan};
 use crate::engine::plan::{Decision, Reason};
 use crate::text::escaped;
 
-/// Arguments of `why`.
+/// Explain why cells run or are up to date
+///
+/// For each selected cell, prints the run that made its cached result, or what differs from the last result: each
+/// changed parameter, command, environment variable and input with its old and new value.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meanfield why quickstart table
+  meanfield why quickstart 'model[loss=contrastive,seed=0]' --set params.epochs=20")]
 pub struct Args {
     #[command(flatten)]
     target: Target,

@@ -146,13 +146,7 @@ pub struct Past {
 /// All journals of `folder`, oldest first. A line that cannot be read is left out: it is damaged, or a later version's. With
 /// `mend`, damaged lines are blanked and what is no journal is moved to `rescued/`, so that they are reported once.
 pub fn read_all(folder: &Path, mend: bool) -> Result<Vec<Past>, StoreError> {
-    let mut paths: Vec<PathBuf> = match std::fs::read_dir(folder) {
-        Ok(items) => items.filter_map(|item| Some(item.ok()?.path())).collect(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(source) => return Err(StoreError::Io { verb: "list", path: folder.to_owned(), source }),
-    };
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
-    paths.sort_unstable();
+    let paths = paths(folder)?;
     let mut all = Vec::with_capacity(paths.len());
     for path in paths {
         let (lines, damage) = match read(&path) {
@@ -174,6 +168,24 @@ pub fn read_all(folder: &Path, mend: bool) -> Result<Vec<Past>, StoreError> {
         all.push(Past { path, lines, damage });
     }
     Ok(all)
+}
+
+/// The lines of the journals of `folder`, newest first, each read when it is asked for; what cannot be read is left out.
+pub fn newest_first(folder: &Path) -> impl Iterator<Item = Vec<Line>> + use<> {
+    let paths = paths(folder).unwrap_or_default();
+    paths.into_iter().rev().filter_map(|path| Some(read(&path).ok()?.0))
+}
+
+/// The files of journals, oldest first.
+fn paths(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let mut paths: Vec<PathBuf> = match std::fs::read_dir(folder) {
+        Ok(items) => items.filter_map(|item| Some(item.ok()?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(source) => return Err(StoreError::Io { verb: "list", path: folder.to_owned(), source }),
+    };
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+    paths.sort_unstable();
+    Ok(paths)
 }
 
 /// Where something lies in a file, and its length.

@@ -1,4 +1,4 @@
-//! Commands of stages: the shell, quoting, how they end, and what is shown of their logs.
+//! Commands of stages: the shell, quoting, exit codes, and how their logs are shown.
 
 use crate::space::{Space, set};
 
@@ -92,7 +92,7 @@ stages:
 }
 
 #[test]
-fn a_value_that_no_quoting_can_hold_is_refused_before_anything_runs_unless_it_is_asked_for() {
+fn a_value_that_cannot_be_quoted_is_refused_before_anything_runs_unless_it_is_marked_as_raw() {
     let space = Space::new(
         "params: { flags: -n -e, who: a; touch ~/pwned }\nstages:\n  a: { run: 'sh -c \"echo ${params.who}\" > ${out.x}', out: [x] }\n",
     );
@@ -106,7 +106,7 @@ fn a_value_that_no_quoting_can_hold_is_refused_before_anything_runs_unless_it_is
 }
 
 #[test]
-fn exit_codes_say_what_they_stand_for() {
+fn exit_codes_are_explained() {
     let space = Space::new(
         r#"
 stages:
@@ -153,25 +153,25 @@ stages:
     assert!(logs[0].starts_with(b"\x1b[31mred") && logs[0].windows(3).any(|part| part == b"\r1%"));
 }
 
-/// Needs to be allowed a file system of its own; where it is not, there is nothing to try.
+/// Needs permission to mount a file system; skipped otherwise.
 #[test]
-fn a_command_that_fails_on_a_full_disk_is_told_so() {
+fn a_command_that_fails_on_a_full_disk_reports_the_disk() {
     let space = Space::new("stages: { big: { run: 'head -c 6000000 /dev/zero > ${out.x}', out: [x] } }");
     std::fs::create_dir(space.path("small")).unwrap();
     let script = "mount -t tmpfs -o size=3m none small || exit 77; \"$0\" run --cache small/cache; exit $?";
     let mut command = std::process::Command::new("unshare");
     command.args(["-rm", "sh", "-c", script, env!("CARGO_BIN_EXE_meanfield")]).current_dir(space.path("."));
     let Ok(output) = command.output() else { return };
-    let told = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(77) || told.contains("unshare") {
+    let err = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(77) || err.contains("unshare") {
         return;
     }
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("big: exited with code 1") && told.contains("the disk of the store"), "{told}");
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("big: exited with code 1") && err.contains("the disk of the store"), "{err}");
 }
 
 #[test]
-fn a_bug_is_told_as_one_without_a_stack_trace() {
+fn a_panic_is_reported_as_a_bug_without_a_stack_trace() {
     let space = Space::new("");
     let ran = space.run(&["panic"]);
     assert_eq!(ran.code, 1);
@@ -184,7 +184,7 @@ fn a_bug_is_told_as_one_without_a_stack_trace() {
 }
 
 #[test]
-fn numbers_and_names_beyond_all_bounds_are_no_crash() {
+fn huge_numbers_and_names_that_are_not_utf8_do_not_crash() {
     use std::os::unix::ffi::OsStrExt;
     let space = Space::new("stages: { a: { run: 'echo hi > ${out.x}', out: [x], timeout: 18446744073709551615s } }");
     assert_eq!(space.run(&["run", "--resource", "gpu=18446744073709551615"]).code, 0);

@@ -1,5 +1,5 @@
-//! Damage of the store's files under the real program: it never waits, never follows, never gives a wrong result, and says
-//! what it found. `src/engine/damage.rs` does the same for every file and many bytes.
+//! Damage to the store's files under the real program: it never hangs, follows a link or gives a wrong result, and it
+//! reports the damage. `src/engine/damage.rs` does the same for every file and many bytes.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -15,7 +15,7 @@ stages:
   use: { run: 'cat ${in.x}/1 ${in.x}/sub/2 > ${out.y}', in: { x: make }, out: { y: y.txt } }
 ";
 
-/// Runs a command that must end by itself.
+/// Runs a command that must not hang.
 fn ends(space: &Space, words: &[&str]) -> Ran {
     let mut child = space.command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let start = Instant::now();
@@ -44,7 +44,7 @@ fn any_file_of_the_store_may_be_altered_cut_lost_or_replaced() {
     let mine = space.read("mine");
     for path in files(&whole) {
         let name = path.strip_prefix(&whole).unwrap();
-        // What a command printed is for people, and locks have no content.
+        // Logs are for people, and locks have no content.
         let silent = name.starts_with("logs") || name == Path::new("locks");
         for what in ["altered", "cut", "lost", "a link", "a pipe", "a folder"] {
             if silent && matches!(what, "altered" | "cut") {
@@ -70,9 +70,9 @@ fn any_file_of_the_store_may_be_altered_cut_lost_or_replaced() {
             let case = format!("{} {what}", name.display());
             let plan = ends(&space, &["plan"]);
             let checked = ends(&space, &["cache", "check"]);
-            // Lost: what is only a memory of what was read, and a history that its owner may delete.
+            // Lost: the cache of digests, and history that its owner may delete.
             let forgotten = what == "lost" && (name == Path::new("stat") || name.starts_with("runs"));
-            // Opening the store for the plan has mended what it reads.
+            // Opening the store for the plan has repaired what it reads.
             let said = format!("{}{}", plan.err, plan.out);
             let reported =
                 checked.code == 1 || plan.code != 0 || said.contains("v1/") || said.contains("stored object");
@@ -100,7 +100,7 @@ fn any_file_of_the_store_may_be_altered_cut_lost_or_replaced() {
 }
 
 #[test]
-fn a_folder_that_is_no_store_is_left_alone() {
+fn a_folder_that_is_not_a_store_is_not_touched() {
     let space = Space::new(PIPELINE);
     for name in ["site/v1/index", "site/v1/stat", "site/v1/staging/photos/me.jpg"] {
         space.write(name, "mine");
@@ -113,13 +113,13 @@ fn a_folder_that_is_no_store_is_left_alone() {
         assert_eq!(files(&space.path("site")), before);
     }
     assert!(before.iter().all(|path| fs::read_to_string(path).unwrap() == "mine"));
-    // Beside the store's own folder anything may lie.
+    // Next to the store's own folder anything is allowed.
     space.write("cache/.gitignore", "*");
     assert_eq!(space.executed(), set(&["make", "use"]));
 }
 
 #[test]
-fn a_store_of_an_earlier_version_is_marked_and_its_results_stay() {
+fn a_store_of_an_earlier_version_is_marked_and_keeps_its_results() {
     let space = Space::new(PIPELINE);
     space.executed();
     assert!(space.shell(

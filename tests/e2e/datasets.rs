@@ -68,7 +68,7 @@ const CARS: &str = "{ uses: download, with: { urls: [file://PLACE/cars_annos.mat
                     more: [{ urls: [file://PLACE/car_ims.tgz] }] } }";
 
 #[test]
-fn a_set_of_two_files_comes_into_one_folder() {
+fn a_data_set_of_two_files_is_unpacked_into_one_folder() {
     let space = publish_cars();
     pipeline(&space, CARS, "cars196");
     let ran = space.run(&["run"]);
@@ -79,7 +79,7 @@ fn a_set_of_two_files_comes_into_one_folder() {
 }
 
 #[test]
-fn a_wrong_archive_a_short_one_and_one_to_fetch_by_hand_are_told() {
+fn wrong_short_and_manually_downloaded_archives_are_reported() {
     let space = publish_cars();
     let failure = |raw: &str, layout: &str| {
         pipeline(&space, raw, layout);
@@ -102,7 +102,7 @@ fn a_wrong_archive_a_short_one_and_one_to_fetch_by_hand_are_told() {
 }
 
 #[test]
-fn a_leak_is_a_warning_of_the_log_and_a_check_that_fails() {
+fn a_leak_is_a_warning_in_the_log_and_fails_the_inspection() {
     let space = publish_cars();
     fs::copy(space.path("made/car_ims/000001.jpg"), space.path("made/car_ims/000032.jpg")).unwrap();
     space.write(
@@ -121,9 +121,9 @@ fn a_leak_is_a_warning_of_the_log_and_a_check_that_fails() {
     assert!(inspected.out.starts_with("LEAK: 1 image"), "{}", inspected.out);
 }
 
-/// What travels under the name of an archive, and how it is told: by its URL.
+/// What servers send instead of an archive; errors name its URL.
 #[test]
-fn a_download_that_is_no_archive_is_told_by_its_url() {
+fn a_download_that_is_not_an_archive_is_reported_with_its_url() {
     let space = Space::new("");
     for (name, bytes, part) in [
         ("page.zip", &b"<!DOCTYPE html><html>Virus scan warning</html>"[..], "it is a web page"),
@@ -146,9 +146,9 @@ fn a_download_that_is_no_archive_is_told_by_its_url() {
     }
 }
 
-/// Images of every usual name and of formats that are not read, in a folder as people have it.
+/// Images with all usual extensions and in unsupported formats, in a realistic folder.
 #[test]
-fn a_folder_is_read_by_content_and_what_is_not_read_is_named() {
+fn a_folder_is_read_by_content_and_unread_files_are_named() {
     let space = Space::new(
         "stages:\n  raw: { uses: download/miniature, with: { layout: cub, classes: 2, per_class: 4, size: 16 } }\n  \
          copy: { run: \"cp -rL --no-preserve=mode ${in.raw} $HOME/made && touch ${out.done}\", in: { raw: raw }, out: { done: done } }\n",

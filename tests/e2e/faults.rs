@@ -1,4 +1,4 @@
-//! Damage from outside: altered blobs, files that change under a running cell, results that do not repeat.
+//! External changes: altered blobs, inputs that change while a cell runs, results that do not repeat.
 
 use crate::space::{Space, flip_a_bit, set};
 
@@ -9,7 +9,7 @@ stages:
 ";
 
 #[test]
-fn an_altered_blob_is_told_and_made_again() {
+fn an_altered_blob_is_reported_and_rebuilt() {
     let space = Space::new(CHAIN);
     space.executed();
     flip_a_bit(&space.blob("make", "x"));
@@ -21,7 +21,7 @@ fn an_altered_blob_is_told_and_made_again() {
 }
 
 #[test]
-fn a_deleted_blob_is_told_and_made_again() {
+fn a_deleted_blob_is_reported_and_rebuilt() {
     let space = Space::new(CHAIN);
     space.executed();
     std::fs::remove_file(space.blob("use", "y")).unwrap();
@@ -45,7 +45,7 @@ fn an_input_that_changes_while_its_cell_runs_does_not_enter_the_store() {
 }
 
 #[test]
-fn a_forced_run_that_differs_is_said_and_the_first_result_stays() {
+fn a_forced_run_that_differs_is_reported_and_the_first_result_is_kept() {
     let space = Space::new("stages: { count: { run: 'echo x >> ~/n; wc -l < ~/n > ${out.n}', out: { n: n.txt } } }");
     space.executed();
     let ran = space.run(&["run", "--force"]);
@@ -68,7 +68,7 @@ fn a_missing_file_is_refused_before_anything_runs() {
 }
 
 #[test]
-fn a_mistake_in_the_pipeline_has_exit_code_2_and_its_place() {
+fn an_error_in_the_pipeline_has_exit_code_2_and_a_position() {
     let space = Space::new("stages:\n  copy: { rn: 'true', out: [y] }\n");
     let ran = space.run(&["run"]);
     assert_eq!(ran.code, 2);

@@ -65,7 +65,7 @@ fn a_comment_the_order_of_keys_and_names_of_stages_change_nothing() {
 }
 
 #[test]
-fn one_margin_changed_runs_its_cells_and_what_follows_and_why_says_so() {
+fn a_changed_margin_reruns_its_cells_and_their_readers_and_why_explains_it() {
     let space = space();
     space.executed();
     space.edit("margin: 0.2", "margin: 0.25");
@@ -127,7 +127,7 @@ stages:
   see: { run: 'echo "${i} $SHOWN ${HIDDEN:-nothing}" > ${out.seen}', env: { SHOWN: one }, out: { seen: "${i}.txt" } }
 "#,
     );
-    // `${HIDDEN:-nothing}` is the shell's; the grammar of lookups does not have it.
+    // `${HIDDEN:-nothing}` is left to the shell: it is not a reference of the pipeline.
     space.edit("${HIDDEN:-nothing}", "$${HIDDEN:-nothing}");
     let run = || {
         let output = space.command(&["run"]).env("HIDDEN", "something").env("SHOWN", "other").output().unwrap();

@@ -36,12 +36,12 @@ fn crops_of_pixels_and_of_files_train_with_the_same_bits_on_any_number_of_thread
     for store in ["short_side", "original"] {
         assert!(outputs(&one, store) == outputs(&two, store), "{store}");
     }
-    // Files that are resized to a short side when they are used are what was resized before.
+    // Resizing at use gives the same pixels as resizing in advance.
     assert!(outputs(&one, "short_side") == outputs(&one, "original"));
 }
 
 #[test]
-fn what_cannot_be_rolled_or_cropped_is_refused_with_what_to_do() {
+fn augmentations_that_do_not_fit_the_images_are_refused_with_a_hint() {
     let space = Space::new(CROPS);
     space.edit("axes: { store: [short_side, original] }", "axes: { store: [original] }");
     space.edit("kind: crop, size: 16, scale: [0.3, 1], short_side: 24", "kind: roll");
@@ -59,7 +59,7 @@ stages:
 ";
 
 #[test]
-fn a_preprocess_that_was_killed_goes_on_with_the_same_bytes() {
+fn a_killed_preprocess_resumes_with_the_same_bytes() {
     let (whole, killed) = (Space::new(LARGE), Space::new(LARGE));
     // The digests of its files.
     let made = |space: &Space| std::fs::read(space.blob("images", "images")).unwrap();

@@ -46,7 +46,7 @@ fn the_numbers_are_the_same_bits_for_any_jobs_and_threads() {
 }
 
 #[test]
-fn a_loss_changed_trains_its_cells_again_and_no_other() {
+fn a_changed_loss_retrains_its_cells_and_no_others() {
     let space = Space::new(PAPER);
     space.edit("seed: 0..2", "seed: 0..1");
     assert_eq!(space.executed().len(), 2 + 2 + 4 + 4 + 4 + 2 + 2 + 1);
@@ -96,7 +96,7 @@ stages:
     with: { loss: contrastive, epochs: 6, steps_per_epoch: 3, dim: 8, batch: { classes: 4, per_class: 3 } }
 ";
 
-/// What the training left: the weights and the lines of its epochs.
+/// The outputs of the training: the weights and the lines of its epochs.
 fn outputs(space: &Space) -> (Vec<u8>, String) {
     let weights = std::fs::read(space.blob("model", "model")).unwrap();
     (weights, std::fs::read_to_string(space.blob("model", "epochs")).unwrap())
@@ -110,7 +110,7 @@ fn checkpoints(space: &Space) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
-fn the_log_of_a_cell_tells_what_its_work_came_to() {
+fn the_log_of_a_cell_reports_its_results() {
     let space = Space::new(TRAINING);
     space.executed();
     let log = |cell: &str| std::fs::read_to_string(text(&space.json(&["show", cell, "--json"])[cell]["log"])).unwrap();
@@ -121,10 +121,10 @@ fn the_log_of_a_cell_tells_what_its_work_came_to() {
 }
 
 #[test]
-fn a_killed_training_goes_on_and_a_longer_one_goes_on_from_a_shorter_one() {
+fn a_killed_training_resumes_and_a_longer_one_continues_a_shorter_one() {
     let whole = Space::new(TRAINING);
     whole.executed();
-    // Killed once it has a checkpoint: so many epochs that it cannot be over by then.
+    // Killed once it has a checkpoint, with so many epochs that it cannot have finished.
     let killed = Space::new(TRAINING);
     killed.edit("epochs: 6, steps_per_epoch: 3", "epochs: 6, steps_per_epoch: 300");
     let long = Space::new(&killed.read("pipeline.yaml"));
@@ -147,12 +147,12 @@ fn a_killed_training_goes_on_and_a_longer_one_goes_on_from_a_shorter_one() {
 }
 
 #[test]
-fn a_training_that_is_forced_begins_anew_and_a_broken_checkpoint_is_of_no_use() {
+fn a_forced_training_restarts_and_a_corrupt_checkpoint_is_ignored() {
     let space = Space::new(TRAINING);
     space.executed();
     let before = outputs(&space);
     let [checkpoint] = &checkpoints(&space)[..] else { panic!("one checkpoint") };
-    // What is left of it would be another training's: going on from it would change the outputs.
+    // Resuming from a damaged checkpoint would change the outputs.
     std::fs::write(checkpoint, b"torn").unwrap();
     space.edit("epochs: 6", "epochs: 7");
     space.executed();

@@ -1,5 +1,5 @@
-//! Downloads from servers that lie, by a seed: whatever they answer and whenever the client is killed, what is stored is the
-//! file, or nothing is.
+//! Downloads from servers that lie, by a seed: whatever they answer and whenever the client is killed, what is stored
+//! is the file, or nothing is.
 //!
 //! `LIES=1000 cargo test --test e2e servers_that_lie` makes 1,000 downloads; `LIES_FROM=N` begins with the Nth, so that
 //! `LIES_FROM=N LIES=1` repeats one.

@@ -1,9 +1,10 @@
-//! The real binary on real files: what a user does, what goes wrong around it, and what must be left afterwards.
+//! The real binary on real files: what users do, what goes wrong, and what must remain afterwards.
 
 mod commands;
 mod damage;
 mod datasets;
 mod errors;
+mod examples;
 mod faults;
 mod freshness;
 mod images;
@@ -20,6 +21,7 @@ mod running;
 mod safety;
 mod search;
 mod space;
+mod terminal;
 mod trust;
 mod waits;
 mod weights;

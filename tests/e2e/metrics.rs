@@ -75,7 +75,7 @@ fn eval_gives_the_numbers_of_the_pipeline_from_every_exported_format() {
 }
 
 #[test]
-fn eval_and_export_say_what_is_wrong_with_their_files() {
+fn eval_and_export_report_what_is_wrong_with_their_files() {
     let space = Space::new(METRICS);
     assert_eq!(space.run(&["run", "vectors"]).code, 0);
     let error = |words: &[&str]| {
@@ -90,7 +90,7 @@ fn eval_and_export_say_what_is_wrong_with_their_files() {
     assert!(error(&["export", "vectors", "--to", "s.csv"]).contains(".npy, .safetensors or .parquet"));
     assert_eq!(space.run(&["export", "vectors", "--to", "v.npy"]).code, 0);
     space.write("mine.npy", "mine");
-    assert!(error(&["export", "vectors", "--to", "mine.npy"]).contains("mine.npy is there already; name another file"));
+    assert!(error(&["export", "vectors", "--to", "mine.npy"]).contains("mine.npy exists; name another file"));
     assert_eq!(space.read("mine.npy"), "mine");
     assert_eq!(space.run(&["export", "vectors", "--to", "mine.npy", "--overwrite"]).code, 0);
     assert_eq!(std::fs::read(space.path("mine.npy")).unwrap(), std::fs::read(space.path("v.npy")).unwrap());
@@ -106,10 +106,10 @@ fn eval_and_export_say_what_is_wrong_with_their_files() {
     );
 }
 
-/// Files as other tools write them, of the same four vectors: the same numbers, or a message; never a number of a row as an
+/// Files of other tools with the same four vectors: the same metrics or an error; an index column is never read as an
 /// element.
 #[test]
-fn eval_reads_what_people_have_and_says_what_it_left_out() {
+fn eval_reads_files_of_other_tools_and_lists_what_it_ignores() {
     let space = Space::new(METRICS);
     let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/vectors");
     let file = |name: &str| data.join(name).display().to_string();

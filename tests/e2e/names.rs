@@ -1,8 +1,8 @@
-//! Names, titles and scores of others: what they are called never breaks, hides or runs anything.
+//! Names, titles and scores from elsewhere: they never break, hide or run anything.
 
 use crate::space::Space;
 
-/// A pipeline whose one table has `axis` for its rows.
+/// A pipeline with one table whose rows are `axis`.
 fn table_over(axis: &str) -> String {
     format!(
         "
@@ -41,7 +41,7 @@ fn an_axis_with_the_name_of_a_word_of_the_kind_is_refused_before_anything_runs()
 }
 
 #[test]
-fn names_that_no_file_can_have_are_refused_before_anything_runs() {
+fn names_that_are_not_valid_file_names_are_refused_before_anything_runs() {
     let long = "x".repeat(241);
     for pipeline in [
         format!("stages: {{ a: {{ run: 'touch ${{out.x}}', out: {{ x: {long} }} }} }}"),
@@ -68,7 +68,7 @@ fn names_that_no_file_can_have_are_refused_before_anything_runs() {
     assert!(space.path(&format!("reports/pipeline/{just}")).exists());
 }
 
-/// Characters that act on a terminal, or on the order in which a line is read.
+/// A control character, or one that changes the direction of text.
 fn acts(text: &str) -> Option<char> {
     let acts = |c: char| {
         c.is_control() && c != '\n'
@@ -78,7 +78,7 @@ fn acts(text: &str) -> Option<char> {
 }
 
 #[test]
-fn what_acts_on_terminals_is_shown_and_does_not_act_anywhere() {
+fn control_characters_are_escaped_in_every_output() {
     let evil = r"\u001b]0;pwned\u0007\u001b[2J\u202e\u200f\u009b2J\t\r";
     let pipeline = format!(
         "
@@ -154,7 +154,7 @@ stages:
 }
 
 #[test]
-fn scores_of_others_are_read_rightly_or_refused_by_name() {
+fn scores_of_other_tools_are_read_correctly_or_refused_with_their_names() {
     let pipeline = "
 axes: { k: [u, v] }
 stages:

@@ -9,12 +9,12 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::space::{Ran, Space};
 
-/// Serves `body` to everyone at the returned port, under a certificate of its own; the certificate as PEM.
+/// Serves `body` on the returned port with a self-signed certificate, returned as PEM.
 fn serve(body: &'static str) -> (u16, String) {
     serve_as("200 OK", body)
 }
 
-/// [`serve`] with another status, and headers.
+/// [`serve`] with a status and headers.
 fn serve_as(status: &'static str, body: &'static str) -> (u16, String) {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
@@ -73,7 +73,7 @@ fn https_trusts_the_certificates_of_ssl_cert_file_and_no_others() {
 }
 
 #[test]
-fn https_is_not_left_for_http_without_a_digest() {
+fn a_redirect_from_https_to_http_needs_a_digest() {
     let (port, pem) = serve_as("302 Found\r\nLocation: http://127.0.0.1:9/a.txt", "");
     let space = Space::new(&format!(
         "stages: {{ raw: {{ uses: download, with: {{ urls: ['https://localhost:{port}/a.txt'], size: 9 }} }} }}\n"
@@ -85,7 +85,7 @@ fn https_is_not_left_for_http_without_a_digest() {
 }
 
 #[test]
-fn a_file_larger_than_max_bytes_is_refused_and_a_limit_that_is_none_is_shown() {
+fn a_file_larger_than_max_bytes_is_refused_and_an_invalid_limit_is_shown() {
     let space = Space::new(
         "stages:
   raw: { uses: download, with: { urls: ['FILE'], unpack: false, max_bytes: 1KiB, timeout_s: 9, min_rate: 1KiB } }

@@ -1,4 +1,4 @@
-//! The pipelines that come with the program: each plans as it is, and runs at its tiny scale without a network.
+//! The shipped pipelines: each can be planned offline, and runs at its tiny scale without a network.
 
 use crate::space::{Space, text};
 
@@ -7,7 +7,7 @@ fn shipped(name: &str) -> Space {
     Space::new(&std::fs::read_to_string(path).unwrap())
 }
 
-/// How many cells a plan says there are to run.
+/// The number of cells that a plan would run.
 fn planned(name: &str, flags: &[&str]) -> String {
     let ran = shipped(name).run(&[&["plan"], flags].concat());
     assert_eq!(ran.code, 0, "{name}: {}", ran.err);

@@ -1,5 +1,5 @@
-//! Odd places: store and reports inside inputs and inside each other, a store that cannot be written, folders on several
-//! file systems, names that are not UTF-8.
+//! Unusual locations: store and reports inside inputs and inside each other, a read-only store, folders on several file
+//! systems, names that are not UTF-8.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -45,7 +45,7 @@ fn reports_and_inputs_inside_the_store_are_refused_before_anything_runs() {
         assert!(ran.err.contains(message) && ran.err.contains("--reports"), "{words:?}: {}", ran.err);
         assert!(!space.path("cache").exists() && !space.path("out").exists());
     }
-    // One beside the other in one folder is no matter.
+    // Both in one folder is allowed.
     assert_eq!(space.run(&["run", "--reports", "out", "--cache", "out/cache"]).code, 0);
     assert_eq!(space.run(&["run", "--reports", "out", "--cache", "out"]).code, 0);
     assert_eq!(space.read("out/pipeline/x.txt"), "1");
@@ -53,10 +53,10 @@ fn reports_and_inputs_inside_the_store_are_refused_before_anything_runs() {
     space.write("cache/v1/runs/x", "");
     let ran = space.run(&["run"]);
     assert_eq!(ran.code, 2);
-    assert!(ran.err.contains("cache/v1/runs lies in the store"), "{}", ran.err);
+    assert!(ran.err.contains("cache/v1/runs is inside the store"), "{}", ran.err);
 }
 
-/// Runs the program as a user whom permissions stop.
+/// Runs the program as a user to whom permissions apply.
 fn as_a_user(space: &Space, words: &[&str]) -> Ran {
     let given = space.command(words);
     if fs::metadata("/proc/self").unwrap().uid() != 0 {
@@ -69,7 +69,7 @@ fn as_a_user(space: &Space, words: &[&str]) -> Ran {
         command
     };
     let output = command(given.get_program()).output().or_else(|_| {
-        // The program lies where only its owner may look.
+        // The binary is in a folder that only its owner can read.
         let copy = space.path("program");
         fs::copy(given.get_program(), &copy)?;
         command(copy.as_os_str()).output()
@@ -107,7 +107,7 @@ stages:
 }
 
 #[test]
-fn a_cells_bad_output_is_that_cells_failure() {
+fn an_output_that_cannot_be_stored_fails_its_cell_only() {
     let space = Space::new(
         r"
 axes: { k: [file, folder, loop, deep, name] }
@@ -155,7 +155,7 @@ fn elsewhere(path: &Path) -> Option<tempfile::TempDir> {
 }
 
 #[test]
-fn folders_of_the_store_and_the_reports_may_lie_on_other_file_systems() {
+fn store_and_reports_may_be_on_other_file_systems() {
     let pipeline = r"
 stages:
   make: { run: 'mkdir ${out.x}; echo 1 > ${out.x}/1; cp ${out.x}/1 ${out.x}/run; chmod +x ${out.x}/run; echo said', out: { x: x } }
@@ -163,7 +163,7 @@ stages:
 ";
     for moved in ["cache/v1/staging", "cache/v1/blobs", "cache/v1/logs", "cache", "reports"] {
         let space = Space::new(pipeline);
-        // Without another file system this is the way of a link alone.
+        // Without another file system, this tests links only.
         let other = elsewhere(&space.path("")).unwrap_or_else(|| tempfile::tempdir().unwrap());
         assert_eq!(space.run(&["plan"]).code, 0);
         let _ = fs::remove_dir_all(space.path(moved));

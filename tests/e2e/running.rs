@@ -35,7 +35,7 @@ fn a_missing_output_is_a_failure_that_names_it() {
 }
 
 #[test]
-fn retries_are_made_and_counted() {
+fn failed_cells_are_retried_and_attempts_counted() {
     let space = Space::new(
         r"
 stages:
@@ -61,15 +61,15 @@ fn a_cell_that_takes_too_long_is_stopped_with_everything_it_started() {
     assert!(ran.err.contains("ran out of time"), "{}", ran.err);
     let child: i32 = space.read("child").trim().parse().unwrap();
     let gone = || match std::fs::read_to_string(format!("/proc/{child}/stat")) {
-        // Killed and not yet reaped by whoever adopts it.
+        // Killed, and not yet reaped by the process that adopts it.
         Ok(stat) => stat.contains(") Z "),
         Err(_) => true,
     };
-    assert!(gone(), "the process that the cell started lives on");
+    assert!(gone(), "the process that the cell started is still running");
 }
 
 #[test]
-fn a_resource_that_there_is_not_enough_of_is_refused_before_anything_runs() {
+fn a_request_beyond_the_capacity_of_a_resource_is_refused_before_anything_runs() {
     let space = Space::new("stages: { big: { run: 'touch ${out.x}', out: [x], resources: { gpu: 1 } } }");
     let run = |words: &[&str]| Ran::from(space.command(words).env("CUDA_VISIBLE_DEVICES", "").output().unwrap());
     let ran = run(&["run"]);
@@ -79,7 +79,7 @@ fn a_resource_that_there_is_not_enough_of_is_refused_before_anything_runs() {
 }
 
 #[test]
-fn a_named_resource_bounds_how_many_run_at_once() {
+fn a_named_resource_limits_how_many_cells_run_at_once() {
     let space = Space::new(
         r#"
 axes: { i: 0..6 }
@@ -129,7 +129,7 @@ stages:
 }
 
 #[test]
-fn a_killed_run_goes_on_with_nothing_to_unlock() {
+fn a_killed_run_resumes_with_nothing_to_unlock() {
     let space = Space::new(
         r"
 axes: { i: 0..4 }
@@ -148,7 +148,7 @@ stages:
     assert_eq!(
         std::fs::read_dir(space.path("cache/v1/staging")).unwrap().count(),
         0,
-        "what the killed run left is gone"
+        "scratch folders of the killed run are removed"
     );
     let history = space.json(&["history", "--json"]);
     let states: Vec<&str> =

@@ -1,5 +1,5 @@
-//! No user's file is moved, changed or deleted by a run, whatever its commands do with links, and whatever lies
-//! below the reports folder.
+//! A run never moves, changes or deletes a user's file, whatever its commands do with links and whatever is below the
+//! reports folder.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,7 +29,7 @@ fn users_files(folder: &Path) {
     age(folder);
 }
 
-/// Waits until the file system's clock has ticked: a command's folder is younger than the user's files.
+/// Waits for a tick of the file system's clock, so that a command's folder is younger than the user's files.
 fn age(folder: &Path) {
     let born = |path: &Path| fs::metadata(path).unwrap().created().unwrap();
     let (first, later) = (folder.join(".first"), folder.join(".later"));
@@ -121,7 +121,7 @@ fn an_output_below_a_link_to_the_users_folder_is_refused_and_stays_there() {
         assert_eq!(ran.code, 1, "{command}");
         assert!(ran.err.contains("is reached through a link"), "{command}\n{}", ran.err);
     }
-    // A link that stays in the cell's folder harms nobody.
+    // A link within the cell's folder is harmless.
     let command = "mkdir out/one; rmdir out/view; ln -s one out/view; touch ${out.view}";
     let space = Space::new(&pipeline(command).replace("view: view", "view: view/x"));
     users_files(&space.path("."));
@@ -130,7 +130,7 @@ fn an_output_below_a_link_to_the_users_folder_is_refused_and_stays_there() {
 }
 
 #[test]
-fn what_a_command_does_to_its_inputs_is_its_own_doing_and_is_said() {
+fn what_a_command_does_to_its_inputs_is_reported() {
     for (command, said) in [
         ("rm ${in.raw}/1.txt; touch ${out.view}", "its input ./data changed while it ran (1.txt is gone)"),
         ("echo more >> ${in.raw}/sub/2.txt; touch ${out.view}", "(sub/2.txt has other bytes)"),
@@ -153,7 +153,7 @@ fn what_a_command_does_to_its_inputs_is_its_own_doing_and_is_said() {
 }
 
 #[test]
-fn a_file_that_a_failed_command_took_from_elsewhere_is_kept_and_said() {
+fn a_file_that_a_failed_command_moved_into_its_folder_is_kept_and_reported() {
     let space = Space::new("stages: { a: { run: 'mv ~/precious ${out.x}; exit 1', out: { x: x } } }");
     space.write("precious", "bytes\n");
     age(&space.path("."));
@@ -173,7 +173,7 @@ stages:
 ";
 
 #[test]
-fn a_note_beside_published_files_stays_and_is_said() {
+fn a_user_file_next_to_published_files_is_kept_and_reported() {
     let space = Space::new(PAGES);
     assert_eq!(space.run(&["run"]).code, 0);
     space.write("reports/pipeline/pages/notes.txt", "mine\n");
@@ -188,7 +188,7 @@ fn a_note_beside_published_files_stays_and_is_said() {
 }
 
 #[test]
-fn an_edit_of_a_published_file_stays_and_the_run_says_that_it_is_in_the_way() {
+fn an_edited_published_file_is_kept_and_reported_as_not_written() {
     let space = Space::new(PAGES);
     assert_eq!(space.run(&["run"]).code, 0);
     space.write("reports/pipeline/pages/index.html", "edited\n");
@@ -208,7 +208,7 @@ fn an_edit_of_a_published_file_stays_and_the_run_says_that_it_is_in_the_way() {
 }
 
 #[test]
-fn a_folder_file_or_link_of_the_users_with_the_name_of_an_output_stays() {
+fn a_user_file_folder_or_link_with_the_name_of_an_output_is_kept() {
     type Make = fn(&Space);
     let own: [(&str, Make); 4] = [
         ("a folder", |space| space.write("reports/pipeline/pages/index.html", "mine\n")),
@@ -245,7 +245,7 @@ fn a_named_pipe_as_input_is_refused_before_anything_runs() {
 }
 
 #[test]
-fn what_programs_leave_in_an_input_folder_is_no_part_of_it() {
+fn files_that_programs_leave_in_an_input_folder_are_not_part_of_it() {
     let space = Space::new(&pipeline(
         "mkdir -p ${in.raw}/__pycache__; date +%N > ${in.raw}/__pycache__/a.pyc; cp -rL ${in.raw} ${out.view}",
     ));
@@ -276,7 +276,7 @@ const VERBS: [&str; 17] = [
     "touch",
     "rmdir",
 ];
-/// What lies below an input, an output or the user's folder, or may.
+/// What may be below an input, an output or the user's folder.
 const INSIDE: [&str; 8] = ["", "/a", "/b", "/a/c", "/a/b", "/link", "/empty", "/a/c/a"];
 const NAMES: [&str; 7] = ["a", "b", "a/b", "a/c", "a/c/a", "link", "empty"];
 const TARGETS: [&str; 4] = ["a", "b", "../one.txt", "a/c"];
@@ -288,7 +288,7 @@ const LOOKS: [&str; 5] = ["plan", "status", "show", "history", "table"];
 #[derive(Debug, Clone)]
 struct Line(String);
 
-/// Paths that a command may name: its inputs and what lies in them, its output, and the user's folder itself.
+/// Paths that a command may name: its inputs and their contents, its output, and the user's folder itself.
 fn place() -> impl Strategy<Value = String> {
     let root = prop_oneof![4 => Just("in/raw"), 4 => Just("out/view"), 1 => Just("$HOME/data"), 1 => Just("out")];
     prop_oneof![9 => (root, prop::sample::select(&INSIDE[..])).prop_map(|(root, name)| format!("{root}{name}")), 1 => Just("in/one.txt".to_owned())]
@@ -307,13 +307,13 @@ fn line() -> impl Strategy<Value = Line> {
     })
 }
 
-/// What somebody does between two runs, and a run.
+/// A run, or what a user does between two runs.
 #[derive(Debug, Clone)]
 enum Step {
-    /// A run of these lines, which then ends well or not.
+    /// A run of these lines that succeeds or fails.
     Run(Vec<Line>, bool),
     Force,
-    /// A note in the reports, or an edit of what is there.
+    /// A new file in the reports, or an edit of a published one.
     Note(&'static str, u8),
     /// A command that only looks.
     Look(&'static str),
@@ -378,8 +378,9 @@ fn inode(path: &Path) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-/// The reference: the command alone, in a folder like a cell's beside a twin of the user's files; then what it moved into that
-/// folder is moved back. Returns the bytes of the user's files that could not go back, since something took their place.
+/// The reference: the command alone, in a folder like a cell's beside a twin of the user's files; then what it moved
+/// into that folder is moved back. Returns the bytes of the user's files that could not go back, since something took
+/// their place.
 fn reference(twin: &Path, commands: &str) -> Vec<Vec<u8>> {
     let before = inodes(twin);
     let cell = tempfile::tempdir_in(twin).unwrap();
@@ -401,7 +402,7 @@ fn reference(twin: &Path, commands: &str) -> Vec<Vec<u8>> {
         if target.symlink_metadata().is_err()
             && let Some(from) = taken().into_iter().find(|path| inode(path) == *id)
         {
-            // A link of the command's may have taken the place of a folder above it.
+            // The command may have replaced a parent folder by a link.
             let _ = fs::create_dir_all(target.parent().unwrap()).and_then(|()| fs::rename(from, target));
         }
     }

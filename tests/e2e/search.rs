@@ -1,4 +1,4 @@
-//! A search for settings as cells: trials on two folds, the best of them, and what became of it.
+//! A hyper-parameter search as cells: trials on two folds, the best trial, and its final runs.
 
 use crate::space::{Space, set};
 
@@ -44,11 +44,11 @@ fn suggestions(space: &Space, trials: u32) -> Vec<String> {
 }
 
 #[test]
-fn a_search_that_was_killed_goes_on_and_a_longer_one_runs_its_new_trials_alone() {
+fn a_killed_search_resumes_and_a_longer_one_runs_only_its_new_trials() {
     let whole = Space::new(SEARCH);
     let ran = whole.run(&["run", "-j", "2"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
-    // A model that was selected by what the table shows, in the words of the table.
+    // The best trial is the one with the best value in the table.
     assert!(ran.out.contains("Selected on the test split by its best MAP@R epoch"), "{}", ran.out);
     assert!(ran.out.contains("concatenated"), "{}", ran.out);
     let found = suggestions(&whole, 6);
@@ -60,7 +60,7 @@ fn a_search_that_was_killed_goes_on_and_a_longer_one_runs_its_new_trials_alone()
 
     let killed = Space::new(SEARCH);
     let trained = || std::fs::read_dir(killed.path("cache/v1/resume")).map_or(0, Iterator::count);
-    // Somewhere in the third trial.
+    // During the third trial.
     killed.kill_a_run(|| trained() >= 5);
     let executed = killed.executed();
     assert!(!executed.contains("suggest[trial=0]") && executed.contains("suggest[trial=5]"), "{executed:?}");
@@ -100,7 +100,7 @@ fn a_search_is_planned_explained_and_drawn() {
 }
 
 #[test]
-fn a_suggestion_for_what_the_training_does_not_have_fails_with_the_names_that_it_has() {
+fn a_suggestion_for_an_unknown_parameter_fails_with_the_known_names() {
     let space = Space::new(SEARCH);
     space.edit("loss.margin", "loss.alpha");
     let ran = space.run(&["run", "model"]);

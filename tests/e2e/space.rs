@@ -6,7 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
-/// A folder of its own for one test. `HOME` of every process is the folder, so that cells can leave traces in it.
+/// A temporary folder for one test. It is the `HOME` of every process, so that cells can leave traces in it.
 pub struct Space {
     folder: tempfile::TempDir,
 }
@@ -20,7 +20,7 @@ pub struct Ran {
 }
 
 impl Space {
-    /// A folder with that `pipeline.yaml`.
+    /// A folder with this `pipeline.yaml`.
     pub fn new(pipeline: &str) -> Space {
         let space = Space { folder: tempfile::tempdir().unwrap() };
         space.write("pipeline.yaml", pipeline);
@@ -41,7 +41,7 @@ impl Space {
         std::fs::read_to_string(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
-    /// Replaces `from`, which must be there, by `to` in the pipeline.
+    /// Replaces `from`, which must occur, by `to` in the pipeline.
     pub fn edit(&self, from: &str, to: &str) {
         let text = self.read("pipeline.yaml");
         assert!(text.contains(from), "{from:?} is not in the pipeline");
@@ -61,10 +61,10 @@ impl Space {
         self.command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    /// Starts a run and kills it once `begun` holds, which must be before its end. Its cells notice that it is gone and end too.
-    pub fn kill_a_run(&self, begun: impl Fn() -> bool) {
+    /// Starts a run and kills it once `started` holds, which must be before its end. Its cells end too.
+    pub fn kill_a_run(&self, started: impl Fn() -> bool) {
         let mut child = self.command(&["run"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        while !begun() {
+        while !started() {
             assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
             std::thread::yield_now();
         }
@@ -76,7 +76,7 @@ impl Space {
         Ran::from(self.command(words).output().unwrap())
     }
 
-    /// Runs a shell command in the folder, and says whether it ended well.
+    /// Runs a shell command in the folder; true if it succeeds.
     pub fn shell(&self, command: &str) -> bool {
         Command::new("sh").args(["-ec", command]).current_dir(self.folder.path()).status().unwrap().success()
     }
@@ -93,8 +93,8 @@ impl Space {
         serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error}: {}", ran.out))
     }
 
-    /// Runs what is not up to date, after a plan, and returns the cells that were executed. Whatever the plan said would
-    /// run was executed, and nothing was executed that it did not foresee.
+    /// Plans and runs, and returns the executed cells. Every cell that the plan would run was executed, and no cell
+    /// that it did not list.
     pub fn executed(&self) -> BTreeSet<String> {
         let plan = self.json(&["plan", "--json"]);
         let with = |decision: &str| -> BTreeSet<String> {

@@ -1,4 +1,4 @@
-//! What ran is what is recorded, only the project's own files are code, and secrets are written down nowhere.
+//! What is recorded is what ran, only the project's own files are code, and secrets are never written.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use crate::space::{Ran, Space, text};
 
-/// A value that nothing else on the machine holds.
+/// A value that occurs nowhere else on the machine.
 const SECRET: &str = "tok-8f41c7e2b90d";
 
 fn program(space: &Space, name: &str, text: &str) {
@@ -44,7 +44,7 @@ fn a_program_that_changes_while_it_runs_makes_no_result() {
         assert!(ran.err.contains("its program ./tool.sh changed while it ran"), "{}", ran.err);
         assert_eq!(space.run(&["plan", "--json"]).out.matches("\"cached\": 1").count(), 0);
     }
-    // The same bytes are no change.
+    // Rewriting the same bytes is not a change.
     let space = Space::new("stages: { a: { run: [./tool.sh, '${out.x}'], out: { x: x } } }");
     program(&space, "tool.sh", "touch $1; cp -p $0 $0.new; mv $0.new $0; exit");
     let ran = space.run(&["run"]);
@@ -156,13 +156,13 @@ fn definitions_that_others_wrote_or_could_write_are_refused_by_name() {
         refused(path, "can be written to by every user");
         fs::set_permissions(space.path(path), before).unwrap();
     }
-    // Only root can give files away.
+    // Only root can change the owner of a file.
     for path in ["scratch/stages/report.yaml", "scratch/stages"] {
         if chown(space.path(path), Some(4711), None).is_ok() {
             refused(path, "belongs to user 4711");
         }
     }
-    // What is word for word the built-in one harms nobody.
+    // An exact copy of the built-in definition is harmless.
     fs::set_permissions(space.path("scratch/stages"), fs::Permissions::from_mode(0o777)).unwrap();
     let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("stages/report.yaml");
     fs::copy(built_in, space.path("scratch/stages/report.yaml")).unwrap();
@@ -232,7 +232,7 @@ stages:
     assert_eq!(space.json(&["show", "a", "--json"])["a"]["secrets"][0], "TOKEN");
     assert_nowhere(&space, SECRET, &[&ran]);
 
-    // Another value, or none, is no reason to run again.
+    // Another value, or none, does not cause a rerun.
     assert_eq!(space.json(&["plan", "--json"])["counts"]["cached"], 2);
     let ran = Ran::from(space.command(&["run"]).env("TOKEN", "another").output().unwrap());
     assert!(ran.err.contains("0 cells run"), "{}", ran.err);
@@ -276,7 +276,7 @@ fn a_missing_secret_is_named_with_its_stage_before_anything_runs() {
         assert!(ran.err.contains("NOR_THIS"), "{}", ran.err);
         assert_eq!(space.json(&["plan", "--json"])["counts"]["cached"], 0);
     }
-    // What does not need it runs, and what is up to date needs none.
+    // Cells that do not need it run, and cached cells do not need it.
     assert_eq!(space.run(&["run", "a"]).code, 0);
     let ran = space.command(&["run"]).env("NO_SUCH_TOKEN", "a").env("NOR_THIS", "b").output().unwrap();
     assert!(ran.status.success());
@@ -310,7 +310,7 @@ fn what_env_holds_is_shown_as_a_digest_and_is_part_of_the_key() {
 stages: { a: { run: 'touch ${out.x}', env: { API: 'key ${params.token}' }, out: { x: x } } }
 ",
     );
-    // Another than that of the other tests, which look for theirs in the list of processes.
+    // Different from the value of the other tests, which look for theirs in the list of processes.
     let value = "pass-52e0a1";
     let set = format!("token={value}");
     let ran = space.run(&["run", "--set", &set]);
@@ -324,7 +324,7 @@ stages: { a: { run: 'touch ${out.x}', env: { API: 'key ${params.token}' }, out: 
     assert_nowhere(&space, value, &[&ran, &shown, &now[0], &now[1]]);
 }
 
-/// Serves a file to whoever shows the token; the port.
+/// Serves a file to clients that send the token; returns the port.
 fn serve() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -362,7 +362,7 @@ fn a_download_shows_its_secret_to_the_server_alone() {
 }
 
 #[test]
-fn an_output_that_a_command_line_names_replaces_no_input_even_by_force() {
+fn an_output_file_never_replaces_an_input_even_by_force() {
     let space = Space::new("");
     fs::create_dir_all(space.path("set/a")).unwrap();
     let picture = |name: &str| image::RgbImage::new(3, 3).save(space.path(name)).unwrap();
@@ -371,11 +371,11 @@ fn an_output_that_a_command_line_names_replaces_no_input_even_by_force() {
     let sheet = |words: &[&str]| space.run(&[&["data", "inspect", "set", "--contact-sheet"], words].concat());
     let before = fs::read(space.path("set/a/1.png")).unwrap();
     for (words, said) in [
-        (&["set/a/1.png"][..], "is there already"),
-        (&["set/a/1.png", "--force"], "this file is read here"),
-        (&["again.png", "--overwrite"], "this file is read here"),
+        (&["set/a/1.png"][..], "exists; name another file"),
+        (&["set/a/1.png", "--force"], "this file is an input"),
+        (&["again.png", "--overwrite"], "this file is an input"),
         (&["sheet.csv"], "a name that ends in .png"),
-        (&["old.png"], "is there already"),
+        (&["old.png"], "exists; name another file"),
     ] {
         let ran = sheet(words);
         assert_eq!(ran.code, 2, "{words:?}");

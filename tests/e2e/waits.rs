@@ -1,4 +1,4 @@
-//! Nothing waits for ever, and nothing that a run has started outlives it: signals, kills, locks, descriptors, disks, streams.
+//! Nothing waits forever, and no process of a run outlives it: signals, kills, locks, descriptors, disks, streams.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Output};
@@ -11,7 +11,8 @@ use crate::space::{Ran, Space, set};
 
 const ONE: &str = "stages: { a: { run: 'echo a > ${out.x}', out: [x] } }";
 
-/// Runs a shell script in the space, with the program as `$0`; none where that failed with 77, which says that it cannot be tried here.
+/// Runs a shell script in the space, with the binary as `$0`; `None` if it exits with 77: the test cannot run on this
+/// system.
 fn script(space: &Space, script: &str) -> Option<Ran> {
     let output = shell(space, script).output().unwrap();
     let cannot = output.status.code() == Some(77) || String::from_utf8_lossy(&output.stderr).contains("unshare: ");
@@ -39,16 +40,16 @@ fn wait_until(what: &str, reached: impl Fn() -> bool) {
 /// Whether the process whose number is in the file `name` has ended.
 fn gone(space: &Space, name: &str) -> bool {
     let text = space.read(name);
-    // Killed and not yet reaped by whoever adopted it.
+    // Killed, and not yet reaped by the process that adopts it.
     std::fs::read_to_string(format!("/proc/{}/stat", text.trim())).map_or(true, |stat| stat.contains(") Z "))
 }
 
 #[test]
-fn a_file_system_without_locks_is_an_error_that_says_so() {
+fn a_file_system_without_locks_is_reported_as_such() {
     let space = Space::new(ONE);
     for function in ["flock", "fcntl", "fcntl64"] {
         let variadic = if function == "flock" { "int op" } else { "int op, ..." };
-        // The commands of open-file-description locks; others go on.
+        // The commands of open-file-description locks; others are allowed.
         let body = match function {
             "flock" => "errno = ENOLCK; return -1;".to_owned(),
             name => format!(
@@ -68,7 +69,7 @@ fn a_file_system_without_locks_is_an_error_that_says_so() {
             return;
         }
         let ran = Ran::from(space.command(&["run"]).env("LD_PRELOAD", space.path("shim.so")).output().unwrap());
-        // Of the two names of `fcntl`, a program uses one.
+        // A program uses one of the two names of `fcntl`.
         if function != "flock" && ran.code == 0 {
             space.write("pipeline.yaml", ONE.replace("echo a", &format!("echo {function}")));
             continue;
@@ -80,11 +81,11 @@ fn a_file_system_without_locks_is_an_error_that_says_so() {
 }
 
 #[test]
-fn too_few_descriptors_are_an_error_that_says_so() {
+fn too_few_descriptors_are_reported_as_such() {
     let space = Space::new(ONE);
     for files in 4..12 {
         let ran = script(&space, &format!("ulimit -n {files}; exec \"$0\" run")).unwrap();
-        // With fewer than the loader needs, the program does not begin.
+        // With fewer than the loader needs, the program does not start.
         let begun = !ran.err.contains("loading shared libraries");
         let said = ran.code == 1 && ran.err.contains("Too many open files");
         assert!(ran.code == 0 || said || !begun, "{files}: {}", ran.err);
@@ -93,7 +94,7 @@ fn too_few_descriptors_are_an_error_that_says_so() {
 }
 
 #[test]
-fn the_last_inode_is_an_error_that_says_so() {
+fn running_out_of_inodes_is_reported_as_such() {
     let space = Space::new(ONE);
     std::fs::create_dir(space.path("m")).unwrap();
     for inodes in [258, 262, 264, 266, 268] {
@@ -104,7 +105,7 @@ fn the_last_inode_is_an_error_that_says_so() {
 }
 
 #[test]
-fn cells_that_fail_side_by_side_on_a_full_disk_all_say_so() {
+fn cells_that_fail_at_the_same_time_on_a_full_disk_all_report_the_disk() {
     let space = Space::new(
         "
 stages:
@@ -126,7 +127,7 @@ stages:
 }
 
 #[test]
-fn reports_without_room_are_helped_with_another_place_for_reports() {
+fn a_full_disk_of_the_reports_is_reported_with_a_hint_to_move_the_reports() {
     let space = Space::new("stages: { a: { run: 'head -c 6000000 /dev/zero > ${out.x}', out: { x: x.bin } } }");
     std::fs::create_dir(space.path("small")).unwrap();
     let mount = "mount -t tmpfs -o size=3m none small || exit 77; exec \"$0\" run --reports small/r";
@@ -240,7 +241,7 @@ fn a_guard_ends_whose_run_was_gone_before_it_looked() {
     wait_until("the guard waits for a parent that it never had", || guard.borrow_mut().try_wait().unwrap().is_some());
 }
 
-/// What a run says until `word`, and the run.
+/// Reads the messages of a run until `word`; returns the run.
 fn until(space: &Space, word: &str) -> (Child, BufReader<std::process::ChildStderr>) {
     let mut child = space.command(&["run"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap());
@@ -277,7 +278,7 @@ fn a_command_that_asks_for_a_terminal_fails_and_does_not_wait() {
 }
 
 #[test]
-fn a_run_goes_to_its_end_whatever_becomes_of_its_streams() {
+fn a_run_completes_whatever_happens_to_its_streams() {
     for (streams, code) in [
         ("2>/dev/full", 1),
         ("2>&-", 1),
@@ -306,7 +307,7 @@ stages:
 }
 
 #[test]
-fn what_failed_counts_even_if_nothing_can_be_printed() {
+fn a_failure_sets_the_exit_code_even_if_nothing_can_be_printed() {
     let space = Space::new("stages: { bad: { run: 'exit 3', out: [x] } }");
     let mut run = space.command(&["run", "--json"]);
     let (reader, writer) = std::io::pipe().unwrap();
@@ -315,7 +316,7 @@ fn what_failed_counts_even_if_nothing_can_be_printed() {
 }
 
 #[test]
-fn what_a_killed_run_was_publishing_goes_with_the_next_run() {
+fn half_published_files_of_a_killed_run_are_removed_by_the_next_run() {
     let space = Space::new("stages: { a: { run: 'echo a > ${out.x}', out: { x: x.txt } } }");
     space.write("reports/pipeline/.publishing-dead/held", "");
     space.write("reports/pipeline/.publishing-dead/new", "half");
@@ -332,7 +333,7 @@ fn what_a_killed_run_was_publishing_goes_with_the_next_run() {
 }
 
 #[test]
-fn a_lock_that_a_stopped_process_holds_is_waited_for_until_ctrl_c() {
+fn a_lock_of_a_stopped_process_is_awaited_until_ctrl_c() {
     let space = Space::new(
         "stages: { a: { run: 'echo $PPID > ~/run; while [ -e ~/wait ]; do :; done; echo a > ${out.x}', out: [x] } }",
     );
@@ -340,7 +341,7 @@ fn a_lock_that_a_stopped_process_holds_is_waited_for_until_ctrl_c() {
     let mut first = space.command(&["run"]).stderr(std::process::Stdio::null()).spawn().unwrap();
     wait_until("the first has not started", || space.path("run").exists());
     kill(Pid::from_raw(first.id().cast_signed()), Signal::SIGSTOP).unwrap();
-    let (mut second, mut rest) = until(&space, "Waiting a: another run is at it");
+    let (mut second, mut rest) = until(&space, "Waiting a: another run is executing it");
     kill(Pid::from_raw(second.id().cast_signed()), Signal::SIGINT).unwrap();
     let mut said = String::new();
     rest.read_to_string(&mut said).unwrap();
@@ -351,7 +352,7 @@ fn a_lock_that_a_stopped_process_holds_is_waited_for_until_ctrl_c() {
 }
 
 #[test]
-fn numbers_and_words_beyond_all_bounds_are_no_crash() {
+fn extreme_numbers_and_words_do_not_crash() {
     let huge = [
         "-1",
         "0",

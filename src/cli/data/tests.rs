@@ -61,7 +61,7 @@ fn a_leak_comes_first_and_the_document_says_the_same() {
     assert_eq!(document["repeated"][0]["leak"], true);
     assert_eq!(document["repeated"][0]["images"][1]["path"], "007/copy.png");
     assert_eq!(document["broken"][0]["path"], "005/00.png");
-    // Everything tests: the copy is no leak.
+    // All images are in the test split: the copy is not a leak.
     let (_, text) = call(room.path(), &["--split", "none"]).unwrap();
     assert!(!text.contains("LEAK") && text.contains("its classes differ"), "{text}");
 }
