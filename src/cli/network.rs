@@ -9,7 +9,7 @@ use serde_json::json;
 use super::failure::Failure;
 use crate::loss::cost::{product_rate, status};
 use crate::nn::{
-    Architecture, Backbone, Backend, COLOURS, Head, Kind, Model, Native, Shape, Statistics, Training, buffer,
+    Architecture, Backbone, Backend, CHANNELS, Head, Kind, Model, Native, Shape, Statistics, Training, buffer,
 };
 use crate::train::{OptimiserSpec, State, Step};
 
@@ -161,7 +161,7 @@ fn named(name: &str) -> Result<(&'static str, Backbone), Failure> {
 fn time(name: &'static str, backbone: Backbone, args: &Bench) -> Result<Row, Failure> {
     let (device, images, size) = (Native::default(), usize::from(args.batch), usize::from(args.size));
     let mut model = Model::new(&device, architecture(backbone, size), 0)?;
-    let shape = Shape { images, rows: size, columns: size, channels: COLOURS };
+    let shape = Shape { images, rows: size, columns: size, channels: CHANNELS };
     let pixels: Vec<f32> = (0..shape.len()).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
     let gradient: Vec<f32> = (0..images * 64).map(|i| (i * 31 % 17) as f32 / 1000.0).collect();
     let rate = product_rate();

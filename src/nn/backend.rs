@@ -139,71 +139,56 @@ pub enum Reduce {
     Average,
 }
 
-/// A number, or a row of numbers reckoned with element by element: what the formulas of optimisers are written over, so that
-/// one text serves a loop on the CPU and the operations of a device.
-pub trait Number: Clone + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self> {
-    /// Times a constant.
-    fn times(self, factor: f32) -> Self;
-
-    /// Divided by a constant.
-    fn over(self, divisor: f32) -> Self;
-
-    /// Plus a constant.
-    fn plus(self, addend: f32) -> Self;
-
-    /// `self + factor * other`; for a `factor` of 0 a device may leave `other` out, whatever it is.
-    fn plus_times(self, other: Self, factor: f32) -> Self;
+/// A number, or a vector of numbers with elementwise operations. The formulas of optimisers are written over it, so that one
+/// text serves a loop on the CPU and the kernels of a device.
+pub trait Number:
+    Clone
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Add<f32, Output = Self>
+    + Mul<f32, Output = Self>
+    + Div<f32, Output = Self>
+{
+    /// `self * factor + addend`, rounded twice. A device may leave `self` out if `factor` is 0, whatever it is.
+    fn mul_add(self, factor: f32, addend: Self) -> Self;
 
     /// The square root.
-    fn root(self) -> Self;
+    fn sqrt(self) -> Self;
 
-    /// `most` where it is larger. What is not a number stays.
-    fn at_most(self, most: f32) -> Self;
+    /// `most` where `self` is larger. NaN stays NaN.
+    fn min(self, most: f32) -> Self;
 
-    /// `least` where it is smaller. What is not a number stays.
-    fn at_least(self, least: f32) -> Self;
+    /// `least` where `self` is smaller. NaN stays NaN.
+    fn max(self, least: f32) -> Self;
 }
 
 impl Number for f32 {
     #[inline(always)]
-    fn times(self, factor: f32) -> Self {
-        factor * self
+    fn mul_add(self, factor: f32, addend: Self) -> Self {
+        addend + factor * self
     }
 
     #[inline(always)]
-    fn over(self, divisor: f32) -> Self {
-        self / divisor
+    fn sqrt(self) -> Self {
+        f32::sqrt(self)
     }
 
     #[inline(always)]
-    fn plus(self, addend: f32) -> Self {
-        self + addend
-    }
-
-    #[inline(always)]
-    fn plus_times(self, other: Self, factor: f32) -> Self {
-        self + factor * other
-    }
-
-    #[inline(always)]
-    fn root(self) -> Self {
-        self.sqrt()
-    }
-
-    #[inline(always)]
-    fn at_most(self, most: f32) -> Self {
+    fn min(self, most: f32) -> Self {
         if self > most { most } else { self }
     }
 
     #[inline(always)]
-    fn at_least(self, least: f32) -> Self {
+    fn max(self, least: f32) -> Self {
         if self < least { least } else { self }
     }
 }
 
-/// What becomes of an element, its gradient and `N` numbers that are remembered of it. Elements do not know of each other.
+/// An elementwise update: from an element, its gradient and its `N` state values to the new element and state.
 pub trait Rule<const N: usize>: Copy + Send + Sync {
-    /// The element and what is remembered of it afterwards. To be marked `#[inline(always)]`: it stands in the inner loop.
+    /// The new element and its new state. To be marked `#[inline(always)]`: it is the body of the inner loop.
     fn apply<V: Number>(self, value: V, gradient: V, memory: [V; N]) -> (V, [V; N]);
 }
 

@@ -35,8 +35,8 @@ pub use backend::{Backend, Grads, Map, Number, Recording, Rule, Shape};
 pub use description::{check_own, fit_backbone, normalisation_of};
 pub use layers::Statistics;
 pub use model::{
-    Architecture, Backbone, COLOURS, Dropout, Head, Model, Normalisation, Normaliser, Pixels, Pooling, Training, embed,
-    embed_batch,
+    Architecture, Backbone, CHANNELS, Dropout, Head, Model, Normalisation, Normaliser, Pixels, Pooling, Training,
+    embed, embed_batch,
 };
 pub use native::Native;
 pub use native::buffer;

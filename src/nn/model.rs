@@ -116,7 +116,7 @@ impl Backbone {
 }
 
 fn convnet4<B: Backend>(builder: &mut Builder<'_, B>) -> Result<Vec<Layer>, Error> {
-    let channels = [COLOURS, 32, 64, 128, 128];
+    let channels = [CHANNELS, 32, 64, 128, 128];
     let block = |(index, channels): (usize, &[usize])| {
         let (conv, norm) = (format!("blocks.{index}.conv"), format!("blocks.{index}.norm"));
         let names = Names { conv: &conv, norm: Some(&norm), bias: false };
@@ -131,7 +131,7 @@ const LONGEST: usize = 1 << 16;
 const LARGEST: usize = 1 << 12;
 
 /// Colours of a pixel.
-pub const COLOURS: usize = 3;
+pub const CHANNELS: usize = 3;
 
 /// The ways in which published networks want pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -204,16 +204,16 @@ impl Pixels {
 /// What each colour of a pixel becomes.
 #[derive(Debug, Clone)]
 pub struct Normaliser {
-    table: [[f32; 256]; COLOURS],
+    table: [[f32; 256]; CHANNELS],
     reversed: bool,
 }
 
 impl Normaliser {
     /// Writes what a network sees of RGB pixels, as many values as bytes.
     pub fn write(&self, pixels: &[u8], values: &mut [f32]) {
-        let order: [usize; COLOURS] = if self.reversed { [2, 1, 0] } else { [0, 1, 2] };
-        for (values, pixel) in values.as_chunks_mut::<COLOURS>().0.iter_mut().zip(pixels.as_chunks::<COLOURS>().0) {
-            for channel in 0..COLOURS {
+        let order: [usize; CHANNELS] = if self.reversed { [2, 1, 0] } else { [0, 1, 2] };
+        for (values, pixel) in values.as_chunks_mut::<CHANNELS>().0.iter_mut().zip(pixels.as_chunks::<CHANNELS>().0) {
+            for channel in 0..CHANNELS {
                 values[channel] = self.table[channel][usize::from(pixel[order[channel]])];
             }
         }
@@ -397,14 +397,14 @@ impl<B: Backend> Model<B> {
     /// Multiplications of a forward pass of `images` through convolutions and linear layers, each with its addition.
     pub fn work(&self, images: usize) -> u64 {
         let Architecture { height, width, dim, head, .. } = self.architecture;
-        let (work, out) = work(&self.backbone, Shape { images, rows: height, columns: width, channels: COLOURS });
+        let (work, out) = work(&self.backbone, Shape { images, rows: height, columns: width, channels: CHANNELS });
         work + if head == Head::Identity { 0 } else { (images * out.channels * dim) as u64 }
     }
 
     /// The same of the first layer alone, below which no gradient goes.
     pub fn first_work(&self, images: usize) -> u64 {
         let Architecture { height, width, .. } = self.architecture;
-        let shape = Shape { images, rows: height, columns: width, channels: COLOURS };
+        let shape = Shape { images, rows: height, columns: width, channels: CHANNELS };
         work(self.backbone.get(..1).unwrap_or_default(), shape).0
     }
 
@@ -478,13 +478,13 @@ pub fn embed_batch(image: usize) -> usize {
 /// The embeddings (`N x dim`, row-major, unit vectors) of `pixels` (`N x H x W x 3`), in evaluation mode.
 pub fn embed<B: Backend>(device: &B, model: &Model<B>, pixels: &[u8]) -> Result<Vec<f32>, Error> {
     let Architecture { dim, height, width, .. } = model.architecture;
-    let image = height * width * COLOURS;
+    let image = height * width * CHANNELS;
     if !pixels.len().is_multiple_of(image) {
         return Err(Error::Pixels { pixels: pixels.len(), height, width });
     }
     let mut embeddings = Vec::with_capacity(pixels.len() / image * dim);
     for batch in pixels.chunks(embed_batch(image) * image) {
-        let shape = Shape { images: batch.len() / image, rows: height, columns: width, channels: COLOURS };
+        let shape = Shape { images: batch.len() / image, rows: height, columns: width, channels: CHANNELS };
         let x = device.map(model.normalisation.pixels().normalise(batch), shape)?;
         embeddings.extend(B::download(&model.forward_eval(device, x)?));
     }

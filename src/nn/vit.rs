@@ -3,7 +3,7 @@
 use super::Error;
 use super::backend::{After, Backend, Convolution};
 use super::layers::{Builder, Layer, Names, Transformer};
-use super::model::COLOURS;
+use super::model::CHANNELS;
 use super::tensor::{Init, Kind};
 
 /// Rows and columns of a patch.
@@ -28,7 +28,7 @@ pub(super) fn build<B: Backend>(
     let class = builder.tensor("cls_token".into(), &[1, 1, FEATURES], Kind::Parameter, Init::Normal(1e-6))?;
     let positions = builder.tensor("pos_embed".into(), &[1, tokens, FEATURES], Kind::Parameter, Init::Normal(0.02))?;
     let patches = Names { conv: "patch_embed.proj", norm: None, bias: true };
-    let patches = builder.unit(patches, [COLOURS, FEATURES], Convolution::square(PATCH, PATCH, 0), After::Nothing)?;
+    let patches = builder.unit(patches, [CHANNELS, FEATURES], Convolution::square(PATCH, PATCH, 0), After::Nothing)?;
     let mut layers = vec![Layer::Unit(patches), Layer::Tokens { class, positions }];
     let init = [Init::Normal(0.02), Init::Constant(0.0)];
     for block in 0..BLOCKS {

@@ -1,7 +1,6 @@
-//! `train`: a network from the train split, with its log of epochs.
+//! `train`: trains a network on the train split, and records its epochs.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -22,8 +21,8 @@ use crate::loss::registry::LossSpec;
 use crate::nn::Backend;
 use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
 use crate::train::{
-    CheckpointError, Config, EpochLog, HeldOut, Keep, Leave, Measured, SelectOn, Start, TrainError, TrainSet, Validate,
-    train,
+    CheckpointError, CheckpointTarget, Config, EpochLog, EpochTable, HeldOut, KeepEpoch, SelectOn, Start, TrainError,
+    TrainSet, Validate, summary, train,
 };
 
 pub(super) const KIND: Kind = Kind {
@@ -41,7 +40,7 @@ pub(super) const KIND: Kind = Kind {
     check,
 };
 
-/// The loss among the parameters, which groups of the images ask and answer, and the rest.
+/// Splits the parameters into the loss, the groups of query and gallery, and the rest.
 pub(super) fn split(map: &Map<String, Value>) -> (Map<String, Value>, Groups, Map<String, Value>) {
     let mut rest = map.clone();
     let loss = rest.shift_remove("loss").into_iter().map(|loss| ("loss".to_owned(), loss)).collect();
@@ -89,36 +88,36 @@ struct Training<'a> {
 }
 
 impl Work for Training<'_> {
-    /// The bytes of the weight file, and what ended the training before its time.
+    /// The bytes of the weight file, and why the training ended early, if it did.
     type Output = Result<(Vec<u8>, Option<String>), JobError>;
 
     fn on<B: Backend>(self, device: &B) -> Self::Output {
         let Self { config, data, loss, start, on_epoch } = self;
         let trained = match train(device, config, &data, loss, start, on_epoch) {
-            // The state of another training, or a broken one: this one begins anew and replaces it.
+            // The state of another training, or a broken one: this one starts from scratch and replaces it.
             Err(TrainError::Checkpoint(error)) if error.is_useless() => {
-                tracing::warn!("begins anew: {error}");
-                if let Some(keep) = start.keep {
-                    fs_err::remove_file(keep.path)?;
+                tracing::warn!("restarting from scratch: {error}");
+                if let Some(checkpoint) = start.checkpoint {
+                    fs_err::remove_file(checkpoint.path)?;
                 }
                 train(device, config, &data, loss, start, on_epoch)?
             }
-            // That of a run of another length, which may go further yet: this one begins anew beside it.
+            // That of a run of another length, which may still be extended: this one starts from scratch in a file of its own.
             Err(TrainError::Checkpoint(error @ (CheckpointError::Total(_) | CheckpointError::Beyond { .. }))) => {
-                tracing::info!("begins anew: {error}");
-                let own = start.keep.map(|keep| {
-                    let path = keep.path.with_file_name(format!("checkpoint-{}.safetensors", config.epochs));
-                    (path, keep.settings)
+                tracing::info!("restarting from scratch: {error}");
+                let own = start.checkpoint.map(|other| {
+                    let path = other.path.with_file_name(format!("checkpoint-{}.safetensors", config.epochs));
+                    (path, other.settings)
                 });
-                let keep = own.as_ref().map(|(path, settings)| Keep { path, settings });
-                train(device, config, &data, loss, Start { keep, ..start }, on_epoch)?
+                let checkpoint = own.as_ref().map(|(path, settings)| CheckpointTarget { path, settings });
+                train(device, config, &data, loss, Start { checkpoint, ..start }, on_epoch)?
             }
             other => other?,
         };
         if let (Some(validate), Some(score)) = (config.validate, trained.untrained) {
             let title = validate.metric.title();
-            let left = if trained.epoch == 0 { "and is what is left" } else { "which counts as epoch 0" };
-            tracing::info!("the untrained network has a {} {title} of {score:.4}, {left}", validate.on.name());
+            let role = if trained.epoch == 0 { "and is the one kept" } else { "which counts as epoch 0" };
+            tracing::info!("the untrained network has a {} {title} of {score:.4}, {role}", validate.on.name());
         }
         let remark = config.validate.and_then(remark).map(|remark| (REMARK.to_owned(), remark));
         let metadata: BTreeMap<String, String> = remark.into_iter().collect();
@@ -126,21 +125,21 @@ impl Work for Training<'_> {
     }
 }
 
-/// The key of a weight file's metadata that holds what the reader of a table must know. `embed` hands it on with the
-/// vectors, `evaluate` with the scores.
+/// The key of a weight file's metadata that holds a remark for the reader of a table. `embed` copies it to the vectors,
+/// `evaluate` to the scores.
 pub(super) const REMARK: &str = "remark";
 
-/// What the reader of a table must know of a network: that it was selected by what the table reports.
+/// A remark on a network that was selected by the scores that the table reports.
 fn remark(validate: Validate) -> Option<String> {
-    let selects = validate.on == SelectOn::Test && (validate.keep == Leave::Best || validate.patience.is_some());
+    let selects = validate.on == SelectOn::Test && (validate.keep == KeepEpoch::Best || validate.patience.is_some());
     let title = validate.metric.title();
     selects.then(|| match validate.keep {
-        Leave::Best => format!("selected on the test split by its best {title} epoch"),
-        Leave::Last => format!("trained for as long as its {title} on the test split grew"),
+        KeepEpoch::Best => format!("selected on the test split by its best {title} epoch"),
+        KeepEpoch::Last => format!("trained for as long as its {title} on the test split grew"),
     })
 }
 
-/// Removes what a training left that was killed while it wrote: files that are no checkpoint under its name.
+/// Removes what a killed training left behind: partly written files, which do not have the name of a checkpoint.
 fn sweep(folder: &Path) -> std::io::Result<()> {
     for entry in fs_err::read_dir(folder)? {
         let name = entry?.file_name();
@@ -159,110 +158,78 @@ pub(super) fn split_of(on: SelectOn) -> Split {
     }
 }
 
-pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
-    let mut told = job.parameters.clone();
+/// The parameters of a job, with the values of its suggestion.
+fn suggested(job: &KindJob) -> Result<Map<String, Value>, JobError> {
+    let mut parameters = job.parameters.clone();
     if let Some(path) = input(job, "suggestion") {
-        suggestion::apply(path, &mut told)?;
-        let found = check(&told);
+        suggestion::apply(path, &mut parameters)?;
+        let found = check(&parameters);
         if !found.is_empty() {
             return Err(suggestion::Refused(found).into());
         }
     }
-    let (loss, groups, rest) = split(&told);
-    let mut config: Config = parameters(&rest)?;
-    let loss_settings = loss.clone();
-    let WithLoss { loss } = parameters(&loss)?;
-    let loss = loss.build::<f32>()?;
-    let pretrained = input(job, "weights").map(Pretrained::open).transpose()?;
-    // Before the images, if their size is known without them.
+    Ok(parameters)
+}
+
+/// The weights to start from. They decide the normalisation of pixels where `config` does not. Checked before the images are
+/// opened if the side of the network's input does not depend on them.
+fn open_weights(path: &Path, config: &mut Config) -> Result<Pretrained, JobError> {
+    let pretrained = Pretrained::open(path)?;
+    config.pixels = pretrained.normalisation(config)?;
     let crop = (config.augment.kind == Variation::Crop).then_some(config.augment.size as usize);
-    if let Some(pretrained) = &pretrained {
-        config.pixels = pretrained.normalisation(&config)?;
-        pretrained.check(&config, crop)?;
+    pretrained.check(config, crop)?;
+    Ok(pretrained)
+}
+
+/// The state of a training after `log`.
+fn progress(config: &Config, log: &EpochLog) -> Progress {
+    Progress {
+        done: u64::from(log.epoch),
+        total: u64::from(config.epochs),
+        unit: "epoch".to_owned(),
+        figures: vec![("loss".to_owned(), log.mean_loss), ("rate".to_owned(), log.learning_rate)],
     }
+}
+
+pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
+    let (loss_settings, groups, rest) = split(&suggested(job)?);
+    let mut config: Config = parameters(&rest)?;
+    let loss = parameters::<WithLoss>(&loss_settings)?.loss.build::<f32>()?;
+    let pretrained = input(job, "weights").map(|path| open_weights(path, &mut config)).transpose()?;
     let images = ImageSet::open(required(job, "images")?)?;
     let view = images.split(Split::Train);
     let size = config.augment.size([view.size as u32; 2]);
     if let Some(pretrained) = &pretrained
         && let Some(found) = pretrained.check(&config, Some(size[0] as usize))?
     {
-        tracing::info!("starts from weights of a file: {found}; pixels: {}", config.normalisation().name());
+        tracing::info!("starts from a weight file: {found}; pixels: {}", config.normalisation().name());
     }
     let [height, width] = size.map(|side| side as usize);
     let data = TrainSet { images: &view, height, width, classes: view.class_names.len() };
     let held_out = config.validate.map(|validate| images.split(split_of(validate.on)));
-    let parts = held_out.as_ref().map(|view| groups.of_images(view.items)).transpose()?.flatten();
+    let positions = held_out.as_ref().map(|view| groups.of_images(view.items)).transpose()?.flatten();
     let held_out = held_out.as_ref().map(|view| HeldOut {
         images: EvalImages::new(view, size, config.evaluation_short_side),
-        parts: parts.as_ref().map(|(asked, searched)| (&asked[..], &searched[..])),
+        query_gallery: positions.as_ref().map(|(query, gallery)| (&query[..], &gallery[..])),
     });
-    // No times here: the file is an output, and equal trainings have equal outputs. Times are in the cell's log.
-    let mut epochs = String::from("epoch,loss,learning_rate,loss_learning_rate");
-    if config.measure.is_some() {
-        Measured::NAMES.iter().for_each(|name| epochs.extend([",", name]));
-    }
-    if let Some(validate) = config.validate {
-        epochs.extend([",", validate.on.name(), "_", &String::from(validate.metric)]);
-    }
-    epochs.push('\n');
-    let mut on_epoch = |log: &EpochLog| {
-        let EpochLog { epoch, mean_loss, learning_rate, loss_learning_rate, seconds, images_per_second, .. } = *log;
-        let mebibytes = log.step_memory >> 20;
-        let _ = write!(epochs, "{epoch},{mean_loss},{learning_rate},{loss_learning_rate}");
-        let mut told = String::new();
-        if let Some(bytes) = log.device_memory {
-            let _ = write!(told, ", {} MiB in use on the GPU", bytes >> 20);
-        }
-        if let Some(scale) = log.loss_scale {
-            let _ = write!(told, ", loss scale {}, {} steps skipped", scale.factor, scale.skipped);
-        }
-        if config.measure.is_some() {
-            for (name, value) in Measured::NAMES.iter().zip(log.measured.map(|m| m.values()).unwrap_or_default()) {
-                // The field of what has no value, or none after this epoch, stays empty.
-                epochs.push(',');
-                if let Some(value) = value {
-                    let _ = write!(epochs, "{value}");
-                    let _ = write!(told, ", {name} {value:.4}");
-                }
-            }
-        }
-        if let Some(validate) = config.validate {
-            epochs.push(',');
-            if let Some(score) = log.score {
-                let _ = write!(epochs, "{score}");
-                let _ = write!(told, ", {} {} {score:.4}", validate.on.name(), validate.metric.title());
-            }
-        }
-        epochs.push('\n');
-        tracing::info!(
-            "epoch {epoch}/{}: loss {mean_loss:.5}, rate {learning_rate:e}, loss rate {loss_learning_rate:e}, \
-             {seconds:.2} s, {images_per_second:.0} images/s, {:.1} % of it waiting for images, \
-             {mebibytes} MiB a step{told}",
-            config.epochs,
-            100.0 * log.waiting
-        );
-        report(&Progress {
-            done: u64::from(epoch),
-            total: u64::from(config.epochs),
-            unit: "epoch".to_owned(),
-            figures: vec![("loss".to_owned(), mean_loss), ("rate".to_owned(), learning_rate)],
-        });
-    };
     let _held = hold(&job.resume, "a training")?;
     sweep(&job.resume)?;
     let checkpoint = job.resume.join("checkpoint.safetensors");
-    let keep = Keep { path: &checkpoint, settings: &loss_settings };
-    let start = Start { weights: pretrained.as_ref().map(|pretrained| &pretrained.file), keep: Some(keep), held_out };
+    let checkpoint = Some(CheckpointTarget { path: &checkpoint, settings: &loss_settings });
+    let start = Start { weights: pretrained.as_ref().map(|pretrained| &pretrained.file), checkpoint, held_out };
+    let mut table = EpochTable::new(&config);
+    let mut on_epoch = |log: &EpochLog| {
+        table.push(log);
+        tracing::info!("{}", summary(&config, log));
+        report(&progress(&config, log));
+    };
     let training = Training { config: &config, data, loss: &*loss, start, on_epoch: &mut on_epoch };
     let (weights, not_finite) = device::run(training)??;
-    if let Some(why) = not_finite {
-        tracing::warn!("ends here: {why}");
-        // The last line counts, wherever the log is read.
-        let fields = epochs.lines().next().map_or(0, |heading| heading.split(',').count());
-        let last = epochs.lines().count();
-        let _ = writeln!(epochs, "{last}{}", ",NaN".repeat(fields.saturating_sub(1)));
+    if let Some(reason) = not_finite {
+        tracing::warn!("stops early: {reason}");
+        table.push_nan();
     }
     fs_err::write(output(job, "model")?, weights)?;
-    fs_err::write(output(job, "epochs")?, epochs)?;
+    fs_err::write(output(job, "epochs")?, table.to_csv()?)?;
     Ok(())
 }

@@ -1,20 +1,24 @@
-//! What a training run is told.
+//! The settings of a training.
+
+mod measure;
+mod validate;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::batch::BatchShape;
-use super::measure::Measure;
 use super::mode::MeanFields;
 use super::optimiser::{OptimiserSpec, Step};
 use super::precision::Precision;
 use super::schedule::{Schedule, WarmUp};
-use super::selection::Validate;
 use crate::data::augment::{Augment, Variation};
 use crate::data::images::SHORT_SIDE;
 use crate::loss::{Loss, has_class_vectors};
 use crate::math::random::seed_of;
 use crate::nn::weights::Choice;
 use crate::nn::{Backbone, Head, Normalisation, Pooling};
+
+pub use measure::Measure;
+pub use validate::{Criterion, KeepEpoch, SelectOn, UnknownCriterion, Untrained, Validate};
 
 /// What happens to a training whose loss, or a gradient of it, is no finite number any more.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +28,7 @@ pub enum NotFinite {
     #[default]
     Fail,
     /// It ends there, with the network of the epoch before, and says so in its log: a search counts such a trial as 0,
-    /// as MLRC does (paper notes 8).
+    /// as MLRC does.
     Stop,
 }
 
@@ -42,7 +46,7 @@ pub enum BatchNorm {
     ///
     /// With `freeze_backbone_epochs` of 1 or more it is what the official code of the mean-field paper does when told to
     /// freeze batch normalisation: the end of its warm-up makes scale and shift trainable again, so that `frozen` is
-    /// what it says and this what it does (paper notes 7.1, quirk 3). It is MLRC's evaluation mode too.
+    /// what it says and this what it does. It is MLRC's evaluation mode too.
     FrozenStatistics,
 }
 
@@ -153,8 +157,7 @@ pub struct Config {
     /// Each element of the network's gradient is clamped to `-clip..=clip`, after `clip_norm`; the loss's gradient is
     /// not, as in the official code.
     pub clip: f64,
-    /// Whether `clip` holds for the loss's gradient too: what the official code means to do and does not (paper notes 7.1,
-    /// quirk 4).
+    /// Whether `clip` holds for the loss's gradient too: what the official code means to do and does not.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub clip_loss: bool,
     /// The network's gradient, that of all its learning parameters together, is shortened to this length if it is

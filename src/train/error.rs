@@ -2,8 +2,8 @@
 
 use thiserror::Error;
 
-use super::StepError;
 use super::checkpoint::CheckpointError;
+use super::optimiser::StepError;
 use super::selection::ScoreError;
 use crate::data::images::ImageError;
 use crate::data::sampler::SamplerError;

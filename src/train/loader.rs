@@ -1,8 +1,8 @@
-//! Batches as the device takes them, prepared while the trainer computes.
+//! Batches for the device, prepared while the trainer computes.
 //!
-//! Sampling, variation and normalisation are functions of (seed, epoch, step) alone, so it does not matter who prepares a
-//! batch, when, and on how many threads. One thread walks through the steps and spreads the images of a batch over a pool of
-//! its own; a channel keeps two batches ahead of the trainer: one that is ready, one that is being made.
+//! Sampling, augmentation and normalisation are functions of (seed, epoch, step) alone, so a batch is the same whichever
+//! thread prepares it, and whenever. One thread walks through the steps and spreads the images of a batch over a pool of its
+//! own; a channel keeps it two batches ahead of the trainer: one is ready, one is in preparation.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
@@ -31,9 +31,9 @@ pub(super) struct Batches<'a> {
 /// A batch before its forward pass.
 #[derive(Debug)]
 pub(super) struct Prepared {
-    /// Which images it is of.
+    /// The positions of its images.
     pub images: Vec<usize>,
-    /// `N x height x width x 3`, as the network sees them.
+    /// `N x height x width x 3`, normalised.
     pub values: Vec<f32>,
 }
 
@@ -51,19 +51,45 @@ impl Batches<'_> {
             Ok(())
         };
         let all = values.par_chunks_exact_mut(len).enumerate().map_init(|| vec![0; len], write);
-        // The first error of the batch, whichever thread comes upon one first.
+        // The error of the batch's first faulty image, whichever thread finds one first.
         all.collect::<Vec<Result<(), ImageError>>>().into_iter().collect::<Result<(), ImageError>>()?;
         Ok(Prepared { images, values })
     }
 }
 
-/// The batches of the steps to come, in order.
-pub(super) struct Ahead {
+/// The batches of the coming steps, in order, prepared by another thread.
+pub(super) struct Prefetch {
     receiver: Receiver<((u64, u64), Result<Prepared, ImageError>)>,
     waited: Duration,
 }
 
-impl Ahead {
+impl Prefetch {
+    /// Prepares the batches of `steps` in the background while `consume` runs.
+    pub fn run<R>(
+        batches: &Batches<'_>,
+        steps: impl Iterator<Item = (u64, u64)> + Send,
+        consume: impl FnOnce(&mut Self) -> R,
+    ) -> R {
+        let threads = rayon::current_num_threads();
+        std::thread::scope(|scope| {
+            let (sender, receiver) = sync_channel(1);
+            scope.spawn(move || {
+                let pool = ThreadPoolBuilder::new().num_threads(threads).build().ok();
+                for at in steps {
+                    let prepared = match &pool {
+                        Some(pool) => pool.install(|| batches.prepare(at)),
+                        None => batches.prepare(at),
+                    };
+                    // The training has stopped early.
+                    if sender.send((at, prepared)).is_err() {
+                        break;
+                    }
+                }
+            });
+            consume(&mut Self { receiver, waited: Duration::ZERO })
+        })
+    }
+
     /// The next batch, which is that of `at`.
     pub fn next(&mut self, batches: &Batches<'_>, at: (u64, u64)) -> Result<Prepared, ImageError> {
         let begin = Instant::now();
@@ -71,41 +97,15 @@ impl Ahead {
         self.waited += begin.elapsed();
         match next {
             Ok((found, prepared)) if found == at => prepared,
-            // Never in a training that takes its steps in order.
+            // Unreachable in a training that takes its steps in order.
             _ => batches.prepare(at),
         }
     }
 
-    /// How long the trainer has waited since this was last asked.
-    pub fn waited(&mut self) -> Duration {
+    /// How long `next` has waited since the last call of this.
+    pub fn take_waited(&mut self) -> Duration {
         std::mem::take(&mut self.waited)
     }
-}
-
-/// Lends `with` the batches of the steps `order`.
-pub(super) fn ahead<R>(
-    batches: &Batches<'_>,
-    order: impl Iterator<Item = (u64, u64)> + Send,
-    with: impl FnOnce(&mut Ahead) -> R,
-) -> R {
-    let threads = rayon::current_num_threads();
-    std::thread::scope(|scope| {
-        let (sender, receiver) = sync_channel(1);
-        scope.spawn(move || {
-            let pool = ThreadPoolBuilder::new().num_threads(threads).build().ok();
-            for at in order {
-                let prepared = match &pool {
-                    Some(pool) => pool.install(|| batches.prepare(at)),
-                    None => batches.prepare(at),
-                };
-                // A training that ends before its time wants no more.
-                if sender.send((at, prepared)).is_err() {
-                    break;
-                }
-            }
-        });
-        with(&mut Ahead { receiver, waited: Duration::ZERO })
-    })
 }
 
 #[cfg(test)]
@@ -136,7 +136,7 @@ mod tests {
     const LABELS: [u32; 6] = [0, 0, 0, 1, 1, 1];
 
     #[test]
-    fn what_comes_ahead_is_what_is_prepared_on_the_spot_whatever_the_threads() {
+    fn prefetched_batches_equal_those_prepared_in_place_on_any_number_of_threads() {
         let pixels = pixels();
         let images = Plain::new(&pixels, &LABELS, [20, 30]).unwrap();
         let crop = Augment { kind: Variation::Crop, size: 11, ..Augment::default() };
@@ -147,9 +147,9 @@ mod tests {
             for threads in [1, 2, 7] {
                 let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 pool.install(|| {
-                    ahead(&batches, order(), |ahead| {
+                    Prefetch::run(&batches, order(), |prefetch| {
                         for (at, expected) in order().zip(&expected) {
-                            let found = ahead.next(&batches, at).unwrap();
+                            let found = prefetch.next(&batches, at).unwrap();
                             assert_eq!(found.images, expected.images);
                             assert!(found.values == expected.values, "{at:?} on {threads} threads");
                         }
@@ -174,14 +174,14 @@ mod tests {
     }
 
     #[test]
-    fn a_training_that_ends_early_or_stumbles_leaves_nobody_waiting() {
+    fn the_loader_stops_when_the_training_ends_early_or_fails() {
         let pixels = pixels();
         let images = Plain::new(&pixels, &LABELS, [20, 30]).unwrap();
         let mut batches = batches(&images, Augment::default());
         let order = || (0..1_000_000).map(|step| (0, step));
-        ahead(&batches, order(), |ahead| ahead.next(&batches, (0, 0)).map(|_| ())).unwrap();
+        Prefetch::run(&batches, order(), |prefetch| prefetch.next(&batches, (0, 0)).map(|_| ())).unwrap();
         batches.size = [30, 20];
-        let error = ahead(&batches, order(), |ahead| ahead.next(&batches, (0, 0)).unwrap_err());
+        let error = Prefetch::run(&batches, order(), |prefetch| prefetch.next(&batches, (0, 0)).unwrap_err());
         assert!(matches!(error, ImageError::Size { found: [20, 30], .. }), "{error}");
     }
 }

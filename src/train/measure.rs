@@ -1,63 +1,16 @@
-//! What a training measures of itself between two epochs, without a trace in what it learns.
+//! Measurements of a training between two epochs. They do not change what it learns.
 
-use serde::{Deserialize, Serialize};
-
-use super::TrainError;
+use super::error::TrainError;
+use super::forward::{EmbeddedBatch, Setup, TrainSet, embeddings};
+use super::log::Measured;
 use super::mode::Averages;
-use super::run::{Drawn, Setup, TrainSet, embeddings};
 use crate::loss::{Batch, Gradients, Loss, LossError, has_class_vectors};
 use crate::nn::{self, Backend, Grads, Kind, Model};
 
-/// What to measure and when. A measurement costs one pass of all training images through the network, and for each
-/// batch one training step, two if the loss has a pair-based parent.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Measure {
-    /// Epochs from one measurement to the next. Default 1.
-    pub every: u32,
-    /// Mini-batches behind `parent_gap`, `noise` and `parent_noise`, the same each time. Default 8.
-    pub batches: u32,
-}
-
-impl Default for Measure {
-    fn default() -> Self {
-        Self { every: 1, batches: 8 }
-    }
-}
-
-/// What was measured after an epoch. A figure that the loss has no meaning for is absent.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Measured {
-    /// The angle between a class's vector and the average embedding of the class, in degrees, averaged over the classes.
-    /// For losses with one vector for each class.
-    pub field_angle: Option<f64>,
-    /// The squared distance of an embedding to the average of its class, averaged over the samples: 0 if classes are
-    /// points, 1 at most. Absent if an embedding is not finite.
-    pub spread: Option<f64>,
-    /// The pair-based parent's value minus this loss's on the same embeddings, averaged over the batches. The classes
-    /// are those of the batch, for both. For losses with a parent.
-    pub parent_gap: Option<f64>,
-    /// Variance of the gradient of a mini-batch with respect to the network's parameters, summed over these, divided by
-    /// the squared length of the mean over the batches: at most the number of batches. Absent if that mean is zero.
-    pub noise: Option<f64>,
-    /// The same of the pair-based parent, on the same batches.
-    pub parent_noise: Option<f64>,
-}
-
-impl Measured {
-    /// The names of the figures.
-    pub const NAMES: [&'static str; 5] = ["field_angle", "spread", "parent_gap", "noise", "parent_noise"];
-
-    /// The figures, in the order of [`Measured::NAMES`].
-    pub fn values(&self) -> [Option<f64>; 5] {
-        [self.field_angle, self.spread, self.parent_gap, self.noise, self.parent_noise]
-    }
-}
-
-/// Steps from here on belong to measurements: no training has as many.
+/// Steps from this number on belong to measurements: no training is as long.
 const FIRST: u64 = 1 << 32;
 
-/// Measures `model` and the loss's `matrices` as they are after `epoch`, counted from 0.
+/// Measures `model` and the loss's parameters `matrices` after `epoch`, counted from 0.
 pub(super) fn measure<B: Backend>(
     setup: &Setup<'_, B>,
     model: &Model<B>,
@@ -79,19 +32,19 @@ pub(super) fn measure<B: Backend>(
         (Some(parent), Some(fields)) => {
             let mut sum = 0.0;
             for step in steps.clone() {
-                let part = Part::new(&setup.batches.sampler.batch(0, step), &embeddings, labels, fields, dim);
-                let pairs = part.value(&**parent, &[]).map_err(failed)?;
-                sum += pairs - part.value(setup.loss, &[&part.fields]).map_err(failed)?;
+                let subset = BatchSubset::new(&setup.batches.sampler.batch(0, step), &embeddings, labels, fields, dim);
+                let pairs = subset.value(&**parent, &[]).map_err(failed)?;
+                sum += pairs - subset.value(setup.loss, &[&subset.fields]).map_err(failed)?;
             }
             Some(sum / f64::from(batches))
         }
         _ => None,
     };
     let noise = |loss: &dyn Loss<f32>, matrices: &[&[f32]]| {
-        // Training mode moves the running statistics: those of a copy.
+        // Training mode updates the running statistics: those of a copy.
         let (mut model, mut noise) = (model.clone(), Noise::default());
         for step in steps.clone() {
-            let Drawn { labels, values, embeddings } =
+            let EmbeddedBatch { labels, values, embeddings } =
                 setup.forward(&mut model, epoch, (0, step), setup.batches.prepare((0, step))?)?;
             let mut gradients = Gradients::default();
             let batch = Batch { embeddings: &values, labels: &labels, dim };
@@ -101,7 +54,7 @@ pub(super) fn measure<B: Backend>(
         }
         Ok::<_, TrainError>(noise.relative())
     };
-    // What has no value is absent, in the log as in the state of a training that goes on.
+    // A figure that is not finite is absent: JSON, which checkpoints hold, has no NaN.
     let finite = |figure: Option<f64>| figure.filter(|figure| figure.is_finite());
     Ok(Measured {
         field_angle: finite(fields.map(|fields| mean_angle(fields, &averages))),
@@ -122,8 +75,7 @@ fn spread(embeddings: &[f32], labels: &[u32], averages: &Averages) -> f64 {
     squares.sum::<f64>() / labels.len() as f64
 }
 
-/// Mean over the classes that have samples of the angle between vector and average, in degrees; a vector of zeros is at a
-/// right angle to everything.
+/// Mean angle between vector and average over the classes that have samples, in degrees; 90 for a vector of zeros.
 fn mean_angle(fields: &[f32], averages: &Averages) -> f64 {
     let (mut sum, mut classes) = (0.0, 0.0);
     for (class, average) in averages.present() {
@@ -137,8 +89,8 @@ fn mean_angle(fields: &[f32], averages: &Averages) -> f64 {
     sum / classes
 }
 
-/// A batch as a world of its own: its classes are all that there are.
-struct Part {
+/// A batch as a data set of its own, which has the classes of the batch alone.
+struct BatchSubset {
     embeddings: Vec<f32>,
     labels: Vec<u32>,
     classes: usize,
@@ -146,7 +98,7 @@ struct Part {
     dim: usize,
 }
 
-impl Part {
+impl BatchSubset {
     fn new(images: &[usize], embeddings: &[f32], labels: &[u32], fields: &[f32], dim: usize) -> Self {
         let mut present: Vec<u32> = images.iter().map(|&image| labels[image]).collect();
         present.sort_unstable();
@@ -167,7 +119,7 @@ impl Part {
     }
 }
 
-/// The gradients of all parameters of the network, end to end; zeros for those that do not learn.
+/// The gradients of all parameters of the network, concatenated; zeros for parameters that do not learn.
 fn network_gradient<B: Backend>(device: &B, model: &Model<B>, gradients: &mut Grads<B>) -> Result<Vec<f32>, nn::Error> {
     let mut all = Vec::new();
     for tensor in model.tensors().filter(|tensor| tensor.kind == Kind::Parameter) {
@@ -179,7 +131,7 @@ fn network_gradient<B: Backend>(device: &B, model: &Model<B>, gradients: &mut Gr
     Ok(all)
 }
 
-/// Mean and summed variance of vectors that come one after another (Welford's recurrence).
+/// Running mean and summed variance of vectors (Welford's recurrence).
 #[derive(Debug, Default)]
 struct Noise {
     count: f64,
@@ -198,7 +150,7 @@ impl Noise {
         }
     }
 
-    /// Variance over the squared length of the mean.
+    /// Variance divided by the squared norm of the mean.
     fn relative(&self) -> Option<f64> {
         let length: f64 = self.mean.iter().map(|x| x * x).sum();
         (length > 0.0).then(|| self.squares / (self.count - 1.0) / length)
@@ -210,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spread_and_angle_are_those_on_paper() {
+    fn spread_and_angle_match_values_computed_by_hand() {
         // Two samples of class 1 at a right angle: average (0.5, 0.5), each at a squared distance of 0.5. Class 0 has one.
         let (embeddings, labels) = ([1.0, 0.0, 0.0, 1.0, 0.0, 1.0], [1, 1, 0]);
         let averages = Averages::new(&embeddings, &labels, 3, 2);
@@ -221,13 +173,18 @@ mod tests {
     }
 
     #[test]
-    fn a_part_holds_the_classes_of_its_batch_alone() {
+    fn a_subset_has_the_classes_of_its_batch_alone() {
         let embeddings: Vec<f32> = (0..8).map(|x| x as f32).collect();
-        let part =
-            Part::new(&[3, 0, 2], &embeddings, &[5, 1, 2, 5], &[0., 0., 1., 1., 2., 2., 3., 3., 4., 4., 5., 5.], 2);
-        assert_eq!(part.embeddings, [6.0, 7.0, 0.0, 1.0, 4.0, 5.0]);
-        assert_eq!((part.labels, part.classes), (vec![1, 1, 0], 2));
-        assert_eq!(part.fields, [2.0, 2.0, 5.0, 5.0]);
+        let subset = BatchSubset::new(
+            &[3, 0, 2],
+            &embeddings,
+            &[5, 1, 2, 5],
+            &[0., 0., 1., 1., 2., 2., 3., 3., 4., 4., 5., 5.],
+            2,
+        );
+        assert_eq!(subset.embeddings, [6.0, 7.0, 0.0, 1.0, 4.0, 5.0]);
+        assert_eq!((subset.labels, subset.classes), (vec![1, 1, 0], 2));
+        assert_eq!(subset.fields, [2.0, 2.0, 5.0, 5.0]);
     }
 
     #[test]

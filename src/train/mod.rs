@@ -3,8 +3,9 @@
 mod batch;
 mod checkpoint;
 mod config;
+mod epochs;
 mod error;
-mod learner;
+mod forward;
 mod loader;
 mod log;
 mod measure;
@@ -18,17 +19,21 @@ mod selection;
 mod state;
 #[cfg(test)]
 mod tests;
+mod updater;
 
 pub use batch::{BatchDraw, BatchShape};
 pub use checkpoint::{Checkpoint, CheckpointError, Difference};
-pub use config::{BatchNorm, Config, Group, NotFinite};
+pub use config::{
+    BatchNorm, Config, Criterion, Group, KeepEpoch, Measure, NotFinite, SelectOn, UnknownCriterion, Untrained, Validate,
+};
+pub use epochs::{EpochTable, summary};
 pub use error::TrainError;
-pub use log::EpochLog;
-pub use measure::{Measure, Measured};
+pub use forward::{HeldOut, TrainSet};
+pub use log::{EpochLog, Measured};
 pub use mode::MeanFields;
 pub use optimiser::{Adam, LengthError, OptimiserSpec, RmsProp, Sgd, State, Step, StepError, norm_factor};
 pub use parameters::LossParameter;
 pub use precision::{LossScale, Precision};
-pub use run::{Keep, Start, TrainSet, Trained, train};
+pub use run::{CheckpointTarget, Start, Trained, train};
 pub use schedule::{Schedule, WarmUp};
-pub use selection::{Criterion, HeldOut, Leave, ScoreError, SelectOn, UnknownCriterion, Untrained, Validate};
+pub use selection::ScoreError;

@@ -100,7 +100,7 @@ impl Averages {
 
     /// Moves the `vectors` of the classes that have samples: `keep * vector + (1 - keep) * average`, where `keep` is that
     /// of the class.
-    pub fn draw(&self, vectors: &mut [f32], keep: impl Fn(usize) -> f64) {
+    pub fn move_towards(&self, vectors: &mut [f32], keep: impl Fn(usize) -> f64) {
         for (class, average) in self.present() {
             let keep = keep(class);
             let vector = &mut vectors[class * average.len()..][..average.len()];
@@ -138,7 +138,7 @@ mod tests {
         let averages = Averages::new(&[1.0, 0.0, 0.0, 4.0, 3.0, 2.0], &[2, 0, 2], 3, 2);
         assert_eq!(averages.rows, [0.0, 4.0, 0.0, 0.0, 2.0, 1.0]);
         let mut vectors = [8.0; 6];
-        averages.draw(&mut vectors, |class| if class == 0 { 0.0 } else { 0.75 });
+        averages.move_towards(&mut vectors, |class| if class == 0 { 0.0 } else { 0.75 });
         assert_eq!(vectors, [0.0, 4.0, 8.0, 8.0, 6.5, 6.25]);
     }
 

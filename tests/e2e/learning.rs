@@ -116,8 +116,8 @@ fn the_log_of_a_cell_reports_its_results() {
     let log = |cell: &str| std::fs::read_to_string(text(&space.json(&["show", cell, "--json"])[cell]["log"])).unwrap();
     assert!(log("images").contains("24 images of 4 classes train"), "{}", log("images"));
     let training = log("model");
-    assert_eq!(training.matches("% of it waiting for images").count(), 6, "{training}");
-    assert!(training.contains("epoch 6/6: loss ") && training.contains(" MiB a step"), "{training}");
+    assert_eq!(training.matches("% waiting for images").count(), 6, "{training}");
+    assert!(training.contains("epoch 6/6: loss ") && training.contains(" MiB per step"), "{training}");
 }
 
 #[test]

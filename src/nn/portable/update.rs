@@ -1,7 +1,7 @@
-//! Optimisers' steps and the length of gradients, where the vectors are.
+//! Optimiser steps and gradient norms, where the vectors are.
 //!
-//! Every operation of a rule is a kernel over the whole vector. Nothing of a vector comes to the host but the sums of the
-//! squares of a thousand elements each.
+//! Every operation of a rule is a kernel over the whole vector. Only sums of squares, of a thousand elements each, are copied
+//! to the host.
 
 use std::ops::{Add, Div, Mul, Sub};
 use std::rc::Rc;
@@ -12,7 +12,7 @@ use super::map::PortableVector;
 use super::{Row, to_host};
 use crate::nn::backend::{Number, Rule};
 
-/// A row that a rule reckons with, or why there is none: operators return no errors, so the first one is passed on.
+/// The operand of a rule, or the error of an operation before it: operators cannot return errors, so they pass the first one on.
 #[derive(Debug)]
 struct Elements<D: Device<f32>>(Result<Row<D>, Rc<D::Err>>);
 
@@ -64,41 +64,53 @@ impl<D: Device<f32>> Div for Elements<D> {
     }
 }
 
-impl<D: Device<f32>> Number for Elements<D> {
-    fn times(self, factor: f32) -> Self {
-        if factor == 1.0 { self } else { self.then(|x| x.try_mul(factor)) }
-    }
+impl<D: Device<f32>> Add<f32> for Elements<D> {
+    type Output = Self;
 
-    fn over(self, divisor: f32) -> Self {
-        if divisor == 1.0 { self } else { self.then(|x| x.try_div(divisor)) }
-    }
-
-    fn plus(self, addend: f32) -> Self {
+    fn add(self, addend: f32) -> Self {
         self.then(|x| x.try_add(addend))
     }
+}
 
-    fn plus_times(self, other: Self, factor: f32) -> Self {
+impl<D: Device<f32>> Mul<f32> for Elements<D> {
+    type Output = Self;
+
+    fn mul(self, factor: f32) -> Self {
+        if factor == 1.0 { self } else { self.then(|x| x.try_mul(factor)) }
+    }
+}
+
+impl<D: Device<f32>> Div<f32> for Elements<D> {
+    type Output = Self;
+
+    fn div(self, divisor: f32) -> Self {
+        if divisor == 1.0 { self } else { self.then(|x| x.try_div(divisor)) }
+    }
+}
+
+impl<D: Device<f32>> Number for Elements<D> {
+    fn mul_add(self, factor: f32, addend: Self) -> Self {
         if factor == 0.0 {
-            return self;
+            return addend;
         }
-        self.with(other, |mut x, y| {
-            x.try_axpy(1.0, &y, factor)?;
-            Ok(x)
+        addend.with(self, |mut sum, x| {
+            sum.try_axpy(1.0, &x, factor)?;
+            Ok(sum)
         })
     }
 
-    fn root(self) -> Self {
+    fn sqrt(self) -> Self {
         self.then(|x| x.try_sqrt())
     }
 
-    fn at_most(self, most: f32) -> Self {
+    fn min(self, most: f32) -> Self {
         if most == f32::INFINITY {
             return self;
         }
         self.then(|x| replaced(x.try_gt(most)?, most, x))
     }
 
-    fn at_least(self, least: f32) -> Self {
+    fn max(self, least: f32) -> Self {
         if least == f32::NEG_INFINITY {
             return self;
         }
@@ -106,7 +118,7 @@ impl<D: Device<f32>> Number for Elements<D> {
     }
 }
 
-/// `value` at the places, else the row's: dfdx's own clamping hides on a GPU what is not a number.
+/// `value` at the places, else the row's: dfdx's own clamping replaces NaN on a GPU.
 fn replaced<D: Device<f32>>(places: Tensor<(usize,), bool, D>, value: f32, x: Row<D>) -> Result<Row<D>, D::Err> {
     let shape = *x.shape();
     let one: Tensor<Rank0, f32, D> = x.device().try_zeros()?;
@@ -132,7 +144,7 @@ pub(super) fn update<D: Device<f32>, const N: usize>(
     Ok(())
 }
 
-/// Elements that are added up in single precision.
+/// Elements per partial sum in single precision.
 const PIECE: usize = 1 << 10;
 
 /// The sum of the squares of all elements.

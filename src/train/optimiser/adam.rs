@@ -75,11 +75,11 @@ struct Factors {
 impl Rule<2> for Factors {
     #[inline(always)]
     fn apply<V: Number>(self, value: V, gradient: V, [mean, square]: [V; 2]) -> (V, [V; 2]) {
-        let gradient = self.hyper.gradient(gradient).plus_times(value.clone(), self.decay);
+        let gradient = value.clone().mul_add(self.decay, self.hyper.gradient(gradient));
         let change = gradient.clone() - mean.clone();
-        let mean = mean.plus_times(change, self.rest[0]);
-        let square = square.times(self.beta_2) + gradient.clone().times(self.rest[1]) * gradient;
-        let size = square.clone().root().over(self.root).plus(self.eps);
-        (value.times(self.keep) - mean.clone().times(self.rate) / size, [mean, square])
+        let mean = change.mul_add(self.rest[0], mean);
+        let square = square * self.beta_2 + gradient.clone() * self.rest[1] * gradient;
+        let denominator = square.clone().sqrt() / self.root + self.eps;
+        (value * self.keep - mean.clone() * self.rate / denominator, [mean, square])
     }
 }

@@ -98,7 +98,7 @@ impl Step {
     /// The gradient that the optimiser sees. NaN stays NaN, as with `torch.clamp`.
     #[inline(always)]
     fn gradient<V: Number>(self, gradient: V) -> V {
-        gradient.times(self.scale).at_most(self.clip).at_least(-self.clip)
+        (gradient * self.scale).min(self.clip).max(-self.clip)
     }
 }
 

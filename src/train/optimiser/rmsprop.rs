@@ -96,22 +96,22 @@ impl<const N: usize, const CENTRED: bool, const MOMENTUM: bool> Rule<N> for With
     #[inline(always)]
     fn apply<V: Number>(self, value: V, gradient: V, mut memory: [V; N]) -> (V, [V; N]) {
         let Factors { hyper, rate, decay, alpha, rest, eps, keep } = self.0;
-        let gradient = hyper.gradient(gradient).plus_times(value.clone(), decay);
-        let square = memory[0].clone().times(alpha) + gradient.clone().times(rest) * gradient.clone();
+        let gradient = value.clone().mul_add(decay, hyper.gradient(gradient));
+        let square = memory[0].clone() * alpha + gradient.clone() * rest * gradient.clone();
         memory[0] = square.clone();
         let mut variance = square;
         if CENTRED {
             let change = gradient.clone() - memory[1].clone();
-            let mean = memory[1].clone().plus_times(change, rest);
+            let mean = change.mul_add(rest, memory[1].clone());
             memory[1] = mean.clone();
-            variance = (variance - mean.clone() * mean).at_least(0.0);
+            variance = (variance - mean.clone() * mean).max(0.0);
         }
-        let size = variance.root().plus(eps);
+        let denominator = variance.sqrt() + eps;
         if !MOMENTUM {
-            return (value - gradient.times(rate) / size, memory);
+            return (value - gradient * rate / denominator, memory);
         }
-        let momentum = memory[N - 1].clone().times(keep) + gradient / size;
+        let momentum = memory[N - 1].clone() * keep + gradient / denominator;
         memory[N - 1] = momentum.clone();
-        (value.plus_times(momentum, -rate), memory)
+        (momentum.mul_add(-rate, value), memory)
     }
 }

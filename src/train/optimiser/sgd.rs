@@ -61,7 +61,7 @@ struct Plain {
 impl Plain {
     #[inline(always)]
     fn gradient<V: Number>(self, gradient: V, value: V) -> V {
-        self.hyper.gradient(gradient).plus_times(value, self.decay)
+        value.mul_add(self.decay, self.hyper.gradient(gradient))
     }
 }
 
@@ -69,7 +69,7 @@ impl Rule<0> for Plain {
     #[inline(always)]
     fn apply<V: Number>(self, value: V, gradient: V, []: [V; 0]) -> (V, [V; 0]) {
         let gradient = self.gradient(gradient, value.clone());
-        (value.plus_times(gradient, -self.rate), [])
+        (gradient.mul_add(-self.rate, value), [])
     }
 }
 
@@ -87,8 +87,8 @@ impl Rule<1> for WithMomentum {
     #[inline(always)]
     fn apply<V: Number>(self, value: V, gradient: V, [momentum]: [V; 1]) -> (V, [V; 1]) {
         let gradient = self.plain.gradient(gradient, value.clone());
-        let momentum = momentum.times(self.keep).plus_times(gradient.clone(), self.share);
-        let direction = momentum.clone().times(self.ahead).plus_times(gradient, self.own);
-        (value.plus_times(direction, -self.plain.rate), [momentum])
+        let momentum = gradient.clone().mul_add(self.share, momentum * self.keep);
+        let direction = gradient.mul_add(self.own, momentum.clone() * self.ahead);
+        (direction.mul_add(-self.plain.rate, value), [momentum])
     }
 }

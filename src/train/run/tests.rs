@@ -1,12 +1,13 @@
 //! The training loop on an easy set: modes, measurements, threads, refusals.
 
 use super::*;
-use crate::data::images::Plain;
+use crate::data::images::{EvalImages, Images, Plain};
 use crate::loss::registry::LossSpec;
 use crate::loss::{LossError, Parameter};
 use crate::math::random::stream;
-use crate::nn::{Head, Native, Portable, embed};
+use crate::nn::{self, Architecture, Head, Native, Portable, embed};
 use crate::train::Measured;
+use crate::train::parameters::start;
 
 /// Eight images of 16x16 in each of four classes: a class is a colour, a sample its noise.
 fn images() -> (Vec<u8>, Vec<u32>) {
@@ -196,9 +197,9 @@ fn kept(path: &Path, fields: &str, epochs: u32) -> Result<(Trained<Native>, Vec<
     let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
     let loss = LossSpec::named("cross_batch_memory").unwrap().build::<f32>().unwrap();
     let (mut logs, settings) = (Vec::new(), extra());
-    let keep = Some(Keep { path, settings: &settings });
-    let held_out = Some(HeldOut { images: EvalImages::new(&stored, [16, 16], 256), parts: None });
-    let start = Start { keep, held_out, ..Start::default() };
+    let keep = Some(CheckpointTarget { path, settings: &settings });
+    let held_out = Some(HeldOut { images: EvalImages::new(&stored, [16, 16], 256), query_gallery: None });
+    let start = Start { checkpoint: keep, held_out, ..Start::default() };
     let config = Config { epochs, ..config(fields) };
     let device = Native::default();
     train(&device, &config, &data, &*loss, start, &mut |log| logs.push(log.clone())).map(|trained| (trained, logs))
@@ -298,13 +299,15 @@ fn a_training_on_a_device_of_dfdx_goes_on_where_it_stopped() {
     let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
     let loss = LossSpec::named("mean_field_contrastive").unwrap().build::<f32>().unwrap();
     let (device, settings) = (Portable::new(dfdx::prelude::Cpu::default()), Map::new());
-    let run = |epochs: u32, keep: Option<Keep<'_>>| {
+    let run = |epochs: u32, keep: Option<CheckpointTarget<'_>>| {
         let config = Config { epochs, ..config(r#", "optimiser": {"kind": "rmsprop", "momentum": 0.9}"#) };
-        let trained = train(&device, &config, &data, &*loss, Start { keep, ..Start::default() }, &mut |_| {}).unwrap();
+        let trained =
+            train(&device, &config, &data, &*loss, Start { checkpoint: keep, ..Start::default() }, &mut |_| {})
+                .unwrap();
         let network: Vec<f32> = trained.model.tensors().flat_map(|tensor| tensor.file_order(&device)).collect();
         (network, trained.loss_parameters)
     };
-    let keep = Some(Keep { path: &path, settings: &settings });
+    let keep = Some(CheckpointTarget { path: &path, settings: &settings });
     run(1, keep);
     assert!(run(2, keep) == run(2, None));
 }
@@ -344,7 +347,7 @@ impl Loss<f32> for Steep {
         batch: Batch<'_, f32>,
         _: usize,
         _: &[&[f32]],
-        gradients: &mut LossGradients<f32>,
+        gradients: &mut Gradients<f32>,
     ) -> Result<f32, LossError> {
         let slope = |at: usize| if at.is_multiple_of(batch.dim) { self.0 } else { 0.0 };
         gradients.embeddings = (0..batch.embeddings.len()).map(slope).collect();
@@ -360,11 +363,11 @@ fn a_gradient_beyond_half_precision_lowers_the_scale_and_moves_nothing() {
     let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
     let device = Portable::new(dfdx::prelude::Cpu::default());
     let settings = Map::new();
-    let run = |slope: f32, epochs: u32, keep: Option<Keep<'_>>| {
+    let run = |slope: f32, epochs: u32, keep: Option<CheckpointTarget<'_>>| {
         let config = Config { epochs, ..config(r#", "precision": "mixed", "clip": 1e30"#) };
         let mut scales = Vec::new();
         let mut on_epoch = |log: &EpochLog| scales.push(log.loss_scale.unwrap());
-        let start = Start { keep, ..Start::default() };
+        let start = Start { checkpoint: keep, ..Start::default() };
         let trained = train(&device, &config, &data, &Steep(slope), start, &mut on_epoch);
         trained
             .map(|trained| (trained.model.tensors().flat_map(|t| t.file_order(&device)).collect::<Vec<f32>>(), scales))
@@ -388,7 +391,7 @@ fn a_gradient_beyond_half_precision_lowers_the_scale_and_moves_nothing() {
     assert!(!unmoved(&moved) && scales[3].factor < 64.0, "{scales:?}");
     // A training that goes on has the scale that it stopped with.
     let folder = tempfile::tempdir().unwrap();
-    let keep = Some(Keep { path: &folder.path().join("checkpoint"), settings: &settings });
+    let keep = Some(CheckpointTarget { path: &folder.path().join("checkpoint"), settings: &settings });
     run(2f32.powi(10), 2, keep).unwrap();
     let again = run(2f32.powi(10), 4, keep).unwrap();
     assert!(again == (moved, scales));
@@ -475,7 +478,7 @@ fn scored(fields: &str) -> Result<(Trained<Native>, Vec<EpochLog>), TrainError> 
     let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
     let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
     let start = Start {
-        held_out: Some(HeldOut { images: EvalImages::new(&stored, [16, 16], 256), parts: None }),
+        held_out: Some(HeldOut { images: EvalImages::new(&stored, [16, 16], 256), query_gallery: None }),
         ..Start::default()
     };
     let mut logs = Vec::new();
@@ -546,7 +549,7 @@ fn queries_and_gallery_may_be_parts_of_what_is_held_out() {
     let (network, _) = beginning();
     let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
     let of = |parts| {
-        let images = HeldOut { images: EvalImages::new(&stored, [16, 16], 256), parts };
+        let images = HeldOut { images: EvalImages::new(&stored, [16, 16], 256), query_gallery: parts };
         score(&Native::default(), &network, images, "r@1".to_owned().try_into().unwrap()).unwrap()
     };
     // A query finds itself in a gallery that it is part of, and never among the others.
@@ -583,7 +586,7 @@ impl Loss<f32> for Lost {
         batch: Batch<'_, f32>,
         classes: usize,
         parameters: &[&[f32]],
-        gradients: &mut LossGradients<f32>,
+        gradients: &mut Gradients<f32>,
     ) -> Result<f32, LossError> {
         let value = self.loss.evaluate(batch, classes, parameters, gradients)?;
         let batches = self.batches.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -638,7 +641,7 @@ fn crops_train_on_images_of_any_size_and_are_evaluated_at_their_centre() {
     let fields =
         r#", "augment": {"kind": "crop", "size": 16}, "evaluation_short_side": 18, "validate": {"on": "test"}"#;
     let go = |config: &Config| {
-        let held_out = HeldOut { images: data.for_evaluation(config), parts: None };
+        let held_out = HeldOut { images: data.for_evaluation(config), query_gallery: None };
         let start = Start { held_out: Some(held_out), ..Start::default() };
         let mut logs = Vec::new();
         let trained = train(&Native::default(), config, &data, &*loss, start, &mut |log| logs.push(log.clone()));

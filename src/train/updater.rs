@@ -1,41 +1,42 @@
-//! The optimiser over a network and the matrices of its loss: gradients gathered over batches, states kept by name.
+//! Applies the optimiser to a network and to the parameters of its loss: gradients accumulated over batches, states by name.
 
 use std::collections::BTreeMap;
 
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::config::{Config, Group};
-use super::optimiser::{OptimiserSpec, State, Sum, norm_factor};
+use super::error::TrainError;
+use super::optimiser::{OptimiserSpec, State, StepError, Sum, norm_factor};
 use super::parameters::LossParameter;
 use super::precision::{LossScale, Precision};
-use super::{StepError, TrainError};
 use crate::nn::{self, Backend, Grads, Kind, Model, NamedTensor, Native, Part};
 
-/// What an optimiser remembers, and the gradients that wait for their step.
+/// The optimiser's states, and the gradients accumulated for the next step.
 #[derive(Debug)]
-pub(super) struct Learner<B: Backend> {
+pub(super) struct Updater<B: Backend> {
     optimiser: OptimiserSpec,
-    /// Of the network's tensors, by name.
+    /// States of the network's tensors, by name.
     states: BTreeMap<String, State<B::Vector>>,
-    /// Where the loss's matrices are, whatever the network's device, and what is remembered of them.
+    /// The device of the loss's parameters, which stay on the host whatever the network's device.
     host: Native,
     loss_states: BTreeMap<String, State<<Native as Backend>::Vector>>,
     /// In mixed precision.
     loss_scale: Option<LossScale>,
-    /// Steps made by each group: backbone, head, loss.
+    /// Optimiser steps of each group: backbone, head, loss.
     steps: [u32; 3],
-    /// Sums of gradients by the network's tensors, in their order; none for those that do not learn.
+    /// Gradient sums of the network's tensors, in their order; none for tensors that do not learn.
     network: Vec<Option<B::Vector>>,
+    /// Gradient sums of the loss's parameters.
     loss: Vec<Vec<f32>>,
 }
 
-/// The groups, as they stand in counters.
+/// The groups, and the names of their step counters in a checkpoint.
 const GROUPS: [(Group, &str); 3] =
     [(Group::Backbone, "backbone steps"), (Group::Head, "head steps"), (Group::Loss, "loss steps")];
 
-/// How the names of the loss's matrices begin.
+/// Prefix of the state names of the loss's parameters.
 const LOSS: &str = "loss.";
 
-impl<B: Backend> Learner<B> {
+impl<B: Backend> Updater<B> {
     /// Before the first step.
     pub fn new(optimiser: OptimiserSpec, precision: Precision) -> Self {
         Self {
@@ -50,20 +51,25 @@ impl<B: Backend> Learner<B> {
         }
     }
 
-    /// The loss's scale, in mixed precision.
+    /// The loss scale, in mixed precision.
     pub fn loss_scale(&self) -> Option<LossScale> {
         self.loss_scale
     }
 
-    /// Multiplies a batch's gradient of the embeddings by the loss's scale, which [`Learner::step_network`] takes out again.
+    /// Multiplies a batch's gradient of the embeddings by the loss scale; [`Updater::step_network`] divides by it.
     pub fn scale(&self, gradient: &mut [f32]) {
         if let Some(LossScale { factor, .. }) = self.loss_scale {
             gradient.iter_mut().for_each(|element| *element *= factor);
         }
     }
 
-    /// Adds the gradients of one batch to those that wait.
-    pub fn gather_network(&mut self, device: &B, model: &Model<B>, gradients: &mut Grads<B>) -> Result<(), nn::Error> {
+    /// Adds the network's gradients of one batch to the sums.
+    pub fn accumulate_network(
+        &mut self,
+        device: &B,
+        model: &Model<B>,
+        gradients: &mut Grads<B>,
+    ) -> Result<(), nn::Error> {
         self.network.resize_with(model.tensors().count(), || None);
         for (tensor, sum) in model.tensors().zip(&mut self.network) {
             if tensor.kind != Kind::Parameter {
@@ -79,8 +85,8 @@ impl<B: Backend> Learner<B> {
         Ok(())
     }
 
-    /// The same of the loss's matrices.
-    pub fn gather_loss(&mut self, gradients: &[Vec<f32>]) {
+    /// Adds the loss's gradients of one batch to the sums.
+    pub fn accumulate_loss(&mut self, gradients: &[Vec<f32>]) {
         if self.loss.len() != gradients.len() {
             self.loss = gradients.to_vec();
             return;
@@ -90,17 +96,17 @@ impl<B: Backend> Learner<B> {
         }
     }
 
-    /// The first parameter of those that should learn whose gathered gradient is absent, or zero throughout: it has no part in
-    /// the embeddings.
+    /// The first parameter that should learn and whose accumulated gradient is absent or all zero: the embeddings do not depend
+    /// on it.
     pub fn idle(&self, device: &B, model: &Model<B>, learns: impl Fn(&NamedTensor<B>) -> bool) -> Option<String> {
-        let waiting = model.tensors().zip(&self.network);
-        let mut learning = waiting.filter(|(tensor, _)| tensor.kind == Kind::Parameter && learns(tensor));
+        let sums = model.tensors().zip(&self.network);
+        let mut learning = sums.filter(|(tensor, _)| tensor.kind == Kind::Parameter && learns(tensor));
         let zero = |sum: &B::Vector| device.read(sum, |values| values.iter().all(|&x| x == 0.0));
         learning.find(|(_, sum)| sum.as_ref().is_none_or(zero)).map(|(tensor, _)| tensor.name.clone())
     }
 
-    /// Moves the network's parameters that have gradients, in `epoch`, counted from 0, by the mean over `batches`. In mixed
-    /// precision, gradients that are not finite move nothing and lower the loss's scale.
+    /// Updates the network's parameters that have gradients by their mean over `batches`; `epoch` counts from 0. In mixed
+    /// precision, gradients that are not finite skip the step and lower the loss scale.
     pub fn step_network(
         &mut self,
         device: &B,
@@ -109,12 +115,12 @@ impl<B: Backend> Learner<B> {
         epoch: u32,
         batches: u32,
     ) -> Result<(), TrainError> {
-        let waiting = std::mem::take(&mut self.network);
+        let sums = std::mem::take(&mut self.network);
         let mut scale = 1.0 / batches as f32;
         let squares = match (config.clip_norm, self.loss_scale) {
             (None, None) => 0.0,
-            // One sum after another, in the order of the tensors.
-            _ => waiting.iter().flatten().map(|sum| device.square_sum(sum)).sum::<Result<f64, _>>()?,
+            // Sequentially, in the order of the tensors, for the same bits on any number of threads.
+            _ => sums.iter().flatten().map(|sum| device.square_sum(sum)).sum::<Result<f64, _>>()?,
         };
         if let Some(loss_scale) = &mut self.loss_scale {
             scale /= loss_scale.factor;
@@ -127,21 +133,21 @@ impl<B: Backend> Learner<B> {
             scale *= norm_factor(squares.sqrt() * f64::from(scale), limit) as f32;
         }
         for (index, part) in [(0, Part::Backbone), (1, Part::Head)] {
-            let learns = model.tensors().zip(&waiting).any(|(tensor, sum)| tensor.part == part && sum.is_some());
+            let learns = model.tensors().zip(&sums).any(|(tensor, sum)| tensor.part == part && sum.is_some());
             self.steps[index] += u32::from(learns);
         }
-        for (tensor, sum) in model.tensors_mut().zip(waiting) {
+        for (tensor, sum) in model.tensors_mut().zip(sums) {
             let Some(gradient) = sum else { continue };
             let index = usize::from(tensor.part == Part::Head);
             let step = config.step(GROUPS[index].0, epoch, self.steps[index], scale);
             let state = self.states.entry(tensor.name.clone()).or_default();
-            let moved = self.optimiser.step(device, step, &mut tensor.value, &gradient, state);
-            moved.map_err(|source| TrainError::Optimiser { tensor: tensor.name.clone(), source })?;
+            let updated = self.optimiser.step(device, step, &mut tensor.value, &gradient, state);
+            updated.map_err(|source| TrainError::Optimiser { tensor: tensor.name.clone(), source })?;
         }
         Ok(())
     }
 
-    /// The same of the loss's matrices.
+    /// Updates the loss's parameters by the mean of their gradients over `batches`.
     pub fn step_loss(
         &mut self,
         config: &Config,
@@ -154,8 +160,8 @@ impl<B: Backend> Learner<B> {
         for (matrix, gradient) in matrices.iter_mut().zip(std::mem::take(&mut self.loss)) {
             let name = matrix.state_name();
             let state = self.loss_states.entry(name.clone()).or_default();
-            let move_matrix = || {
-                // Their memory goes into vectors and comes back.
+            let update = || {
+                // The vectors borrow the matrices' memory and hand it back.
                 let mut values = self.host.adopt(std::mem::take(&mut matrix.values))?;
                 let gradient = self.host.adopt(gradient)?;
                 self.optimiser.step(&self.host, step, &mut values, &gradient, state)?;
@@ -163,12 +169,12 @@ impl<B: Backend> Learner<B> {
                 matrix.values = values.into_values();
                 Ok::<(), StepError>(())
             };
-            move_matrix().map_err(|source| TrainError::Optimiser { tensor: name, source })?;
+            update().map_err(|source| TrainError::Optimiser { tensor: name, source })?;
         }
         Ok(())
     }
 
-    /// Puts all that the next step depends on into a checkpoint; nothing waits between epochs.
+    /// Saves all that the next step depends on to a checkpoint; the gradient sums are empty between epochs.
     pub fn save(&self, device: &B, checkpoint: &mut Checkpoint) {
         for (steps, (_, name)) in self.steps.iter().zip(GROUPS) {
             checkpoint.counters.insert(name.to_owned(), u64::from(*steps));
@@ -180,7 +186,7 @@ impl<B: Backend> Learner<B> {
         save(&self.host, &self.loss_states, checkpoint);
     }
 
-    /// Takes it out again.
+    /// Restores what [`Updater::save`] saved.
     pub fn restore(&mut self, device: &B, checkpoint: &mut Checkpoint) -> Result<(), TrainError> {
         for (steps, (_, name)) in self.steps.iter_mut().zip(GROUPS) {
             *steps = checkpoint.counters.get(name).map_or(0, |&steps| steps as u32);
@@ -206,7 +212,7 @@ impl<B: Backend> Learner<B> {
     }
 }
 
-/// Puts what is remembered of tensors into a checkpoint.
+/// Saves the states of tensors to a checkpoint.
 fn save<B: Backend>(device: &B, states: &BTreeMap<String, State<B::Vector>>, checkpoint: &mut Checkpoint) {
     for (tensor, state) in states {
         for (vector, values) in state.vectors() {
