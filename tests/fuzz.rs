@@ -477,7 +477,7 @@ fn readers() -> Vec<Reader> {
         Reader { wrap: |bytes| gzipped(checksummed(bytes)), ..reader("tar_gz", "tgz", vec![tar_of()], archive) },
         reader("zip", "zip", zips, archive),
         reader("pipeline", "yaml", yaml, move |path, _| {
-            drop(pipeline::load(path, &[], &kinds, stage::DEFINITIONS));
+            drop(pipeline::load(path, &[], &kinds, &stage::definitions()));
         }),
         reader("scores", "json", scores, |path, _| {
             let out = tempfile::tempdir().unwrap();

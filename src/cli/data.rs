@@ -140,7 +140,7 @@ fn check_sheet(args: &Inspect, path: &Path) -> Result<(), Failure> {
 
 /// Refuses a path for the contact sheet that is an image of the data set.
 fn check_apart(listing: &Listing, path: &Path) -> Result<(), Failure> {
-    let mut images = listing.entries.iter().map(|entry| listing.root.join(&entry.path));
+    let mut images = listing.entries.iter().map(|entry| listing.root.join(entry.location.file()));
     match path.exists() && images.any(|image| is_one(path, &image)) {
         true => Err(Failure::bad_argument(is_read(path))),
         false => Ok(()),

@@ -9,7 +9,8 @@ use serde_json::json;
 use super::failure::Failure;
 use crate::loss::cost::{product_rate, status};
 use crate::nn::{
-    Architecture, Backbone, Backend, CHANNELS, Head, Kind, Model, Native, Shape, Statistics, Training, buffer,
+    Architecture, BACKBONE_NAMES, BACKBONES, Backbone, Backend, CHANNELS, Head, Kind, Model, Native, Shape, Statistics,
+    Training, buffer,
 };
 use crate::train::{OptimiserSpec, State, Step};
 
@@ -94,14 +95,14 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     }
 }
 
-fn architecture(backbone: Backbone, size: usize) -> Architecture {
+fn architecture(backbone: &'static Backbone, size: usize) -> Architecture {
     Architecture { backbone, pooling: None, head: Head::Linear, dim: 64, height: size, width: size }
 }
 
 fn list(out: &mut dyn Write) -> Result<(), Failure> {
     writeln!(out, "{:<14} {:>10} {:>9} {:>16}", "backbone", "parameters", "features", "GFLOP at 224x224")?;
-    for (name, backbone) in Backbone::ALL {
-        let dim = backbone.features();
+    for backbone in BACKBONES {
+        let (name, dim) = (backbone.name, backbone.features);
         let architecture = Architecture { head: Head::Identity, dim, ..architecture(backbone, 224) };
         let model = Model::outline(&Native::default(), architecture)?;
         let parameters: usize = model.tensors().filter(|t| t.kind == Kind::Parameter).map(|tensor| tensor.len()).sum();
@@ -113,11 +114,11 @@ fn list(out: &mut dyn Write) -> Result<(), Failure> {
 
 fn bench(args: &Bench, out: &mut dyn Write) -> Result<(), Failure> {
     let wanted = match args.backbones.is_empty() {
-        true => Backbone::ALL.to_vec(),
+        true => BACKBONES.to_vec(),
         false => args.backbones.iter().map(|name| named(name)).collect::<Result<_, _>>()?,
     };
-    for (_, backbone) in &wanted {
-        architecture(*backbone, usize::from(args.size)).check()?;
+    for backbone in &wanted {
+        architecture(backbone, usize::from(args.size)).check()?;
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.unwrap_or(0)).build()?;
     let mut rows = Vec::new();
@@ -125,8 +126,9 @@ fn bench(args: &Bench, out: &mut dyn Write) -> Result<(), Failure> {
         let heads = ["step ms", "floor ms", "ratio", "forward ms", "floor ms", "ratio", "images/s", "MiB"];
         writeln!(out, "{:<14} {}", "backbone", heads.map(|head| format!("{head:>10}")).join(" "))?;
     }
-    for (name, backbone) in wanted {
-        let row = pool.install(|| time(name, backbone, args))?;
+    for backbone in wanted {
+        let name = backbone.name;
+        let row = pool.install(|| time(backbone, args))?;
         if !args.json {
             let (step, forward) = (row.step_ms.median, row.forward_ms.median);
             writeln!(
@@ -150,15 +152,12 @@ fn bench(args: &Bench, out: &mut dyn Write) -> Result<(), Failure> {
     Ok(())
 }
 
-fn named(name: &str) -> Result<(&'static str, Backbone), Failure> {
-    let found = Backbone::ALL.into_iter().find(|(known, _)| *known == name);
-    found.ok_or_else(|| {
-        let known = Backbone::ALL.map(|(known, _)| known);
-        Failure::bad_argument(format!("no backbone {name:?}; there are {}", known.join(", ")))
-    })
+fn named(name: &str) -> Result<&'static Backbone, Failure> {
+    let unknown = || Failure::bad_argument(format!("no backbone {name:?}; there are {}", BACKBONE_NAMES.join(", ")));
+    Backbone::named(name).ok_or_else(unknown)
 }
 
-fn time(name: &'static str, backbone: Backbone, args: &Bench) -> Result<Row, Failure> {
+fn time(backbone: &'static Backbone, args: &Bench) -> Result<Row, Failure> {
     let (device, images, size) = (Native::default(), usize::from(args.batch), usize::from(args.size));
     let mut model = Model::new(&device, architecture(backbone, size), 0)?;
     let shape = Shape { images, rows: size, columns: size, channels: CHANNELS };
@@ -191,7 +190,7 @@ fn time(name: &'static str, backbone: Backbone, args: &Bench) -> Result<Row, Fai
     let operations = 2.0 * model.work(images) as f64;
     let first = 2.0 * model.first_work(images) as f64;
     Ok(Row {
-        backbone: name,
+        backbone: backbone.name,
         batch: images,
         size,
         step_ms,

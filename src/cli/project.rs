@@ -61,7 +61,7 @@ impl Project {
             ));
         }
         let overrides = target.set.iter().map(|word| assignment(word)).collect::<Result<Vec<_>, _>>()?;
-        let pipeline = crate::pipeline::load(&file, &overrides, &stage::kinds(), stage::DEFINITIONS)?;
+        let pipeline = crate::pipeline::load(&file, &overrides, &stage::kinds(), &stage::definitions())?;
         let selected = if selectors.is_empty() {
             (0..pipeline.cells.len()).map(|i| CellId(i as u32)).collect()
         } else {

@@ -21,7 +21,9 @@ use crate::engine::resources::Capacities;
 use crate::engine::run;
 use crate::engine::secrets;
 use crate::pipeline::model::{CellId, Pipeline, Source};
-use crate::stage::{self, TableFormat};
+use crate::report::TEXT;
+use crate::report::text::Style;
+use crate::stage;
 use crate::store::Artifact;
 
 /// Run what is not up to date and print the tables
@@ -230,7 +232,7 @@ fn print_tables(
     fresh: &HashMap<CellId, Vec<Artifact>>,
     ui: &mut Ui<'_>,
 ) -> Result<(), Failure> {
-    let format = TableFormat::Text { color: ui.paint.on(), width: ui.width() };
+    let style = Style { ansi: ui.paint.on(), width: ui.width() };
     for (cell, decision) in plan.cells().filter(|(cell, _)| stage::makes_tables(&project.pipeline, *cell)) {
         let outputs = match decision {
             Decision::Cached { outputs, .. } => outputs,
@@ -239,8 +241,8 @@ fn print_tables(
                 None => continue,
             },
         };
-        let text = stage::render_table(&project.store, outputs, format)?;
-        writeln!(ui.out, "{}", text.trim_end())?;
+        let text = stage::render_table(&project.store, outputs, TEXT, style)?;
+        writeln!(ui.out, "{}", String::from_utf8_lossy(&text).trim_end())?;
         let published = project.pipeline.cells[cell.0 as usize].outputs.iter().find_map(|o| o.publish.as_ref());
         if let Some(path) = published.filter(|_| !ui.quiet) {
             let page = project.reports.join(path).join("index.html");

@@ -1,13 +1,15 @@
 //! `meanfield table`: the tables of report stages in any format, from cached results.
 
-use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::failure::Failure;
 use super::project::{Project, Target};
 use super::{Global, Ui};
 use crate::engine::plan::Decision;
 use crate::pipeline::model::CellId;
-use crate::stage::{self, TableFormat};
+use crate::report::text::Style;
+use crate::report::{FORMATS, Format, JSON, TEXT};
+use crate::stage;
 
 /// Print the tables of report stages
 ///
@@ -19,19 +21,16 @@ pub struct Args {
     #[command(flatten)]
     target: Target,
     /// Output format
-    #[arg(long, short, value_name = "FORMAT", default_value = "text")]
+    #[arg(long, short, value_name = "FORMAT", default_value = TEXT.name, value_parser = format())]
     format: Format,
     /// Same as --format json
     #[arg(long, conflicts_with = "format")]
     json: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Text,
-    Md,
-    Csv,
-    Json,
+/// The names of the formats, of which a command line gives one.
+fn format() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(FORMATS.map(|format| format.name)).map(|name| Format::named(&name).unwrap_or(TEXT))
 }
 
 /// Runs the command.
@@ -53,18 +52,16 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
                 project.pipeline.cell_name(cell)
             )));
         };
-        let format = match args.format {
-            _ if args.json => TableFormat::Json,
-            Format::Json => TableFormat::Json,
-            Format::Text => TableFormat::Text { color: ui.paint.on(), width: ui.width() },
-            Format::Md => TableFormat::Markdown,
-            Format::Csv => TableFormat::Csv,
-        };
-        let text = stage::render_table(&project.store, outputs, format)?;
+        let format = if args.json { JSON } else { args.format };
+        let style = Style { ansi: ui.paint.on(), width: ui.width() };
+        let bytes = stage::render_table(&project.store, outputs, format, style)?;
         if i > 0 {
             writeln!(ui.out)?;
         }
-        writeln!(ui.out, "{}", text.trim_end())?;
+        match String::from_utf8(bytes) {
+            Ok(text) => writeln!(ui.out, "{}", text.trim_end())?,
+            Err(binary) => ui.out.write_all(binary.as_bytes())?,
+        }
     }
     project.close()
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::failure::Failure;
 use crate::nn::weights::{Choice, TensorInfo, TensorSet, WeightError, WeightFile, shape_words};
-use crate::nn::{Architecture, Backbone, Error, Head, fit_backbone, normalisation_of};
+use crate::nn::{Architecture, BACKBONES, Backbone, Error, Head, fit_backbone, normalisation_of};
 use crate::text::escaped;
 
 /// Inspect weight files
@@ -81,7 +81,7 @@ fn chosen<'f>(file: &'f WeightFile, key: Option<&str>) -> Result<&'f TensorSet, 
 
 /// A backbone whose weights the file holds.
 struct Fits {
-    backbone: Backbone,
+    backbone: &'static Backbone,
     /// How `train` finds them: the tensors and their key, or the keys to choose from.
     found: Result<(usize, Choice), String>,
     /// Its pixel normalisation.
@@ -94,9 +94,10 @@ fn fits(file: &WeightFile) -> (Vec<Fits>, Option<String>) {
     // Position embeddings are learned for one image size; every other backbone uses the usual size.
     let positions = file.sets().iter().flat_map(|set| &set.tensors).find(|tensor| tensor.name.ends_with("pos_embed"));
     let patches = positions.and_then(|tensor| Some(tensor.shape.get(1)?.checked_sub(1)?.isqrt())).unwrap_or(14);
-    let fit = |&(name, backbone): &(&str, Backbone)| {
-        let side = if backbone == Backbone::VitSmall16 { patches.saturating_mul(16) } else { 224 };
-        let (head, dim) = (Head::Identity, backbone.features());
+    let fit = |backbone: &'static Backbone| {
+        let name = backbone.name;
+        let side = if backbone.positions { patches.saturating_mul(backbone.patch) } else { 224 };
+        let (head, dim) = (Head::Identity, backbone.features);
         let architecture = Architecture { backbone, pooling: None, head, dim, height: side, width: side };
         let found = match fit_backbone(file, architecture, &Choice::default()) {
             Ok(fit) => Ok((fit.tensors.len(), fit.choice)),
@@ -118,7 +119,7 @@ fn fits(file: &WeightFile) -> (Vec<Fits>, Option<String>) {
             }
             Err(_) => return None,
         };
-        let pixels = match (normalisation_of(file), backbone.normalisations()) {
+        let pixels = match (normalisation_of(file), backbone.normalisations) {
             (Ok(Some(stated)), _) => stated.name().to_owned(),
             (_, [only]) => only.name().to_owned(),
             (_, several) => {
@@ -128,7 +129,7 @@ fn fits(file: &WeightFile) -> (Vec<Fits>, Option<String>) {
         };
         Some(Fits { backbone, found, pixels })
     };
-    let fits: Vec<Fits> = Backbone::ALL.iter().filter_map(fit).collect();
+    let fits: Vec<Fits> = BACKBONES.into_iter().filter_map(fit).collect();
     let nearest = nearest.map(|(_, words)| words).filter(|_| fits.is_empty());
     (fits, nearest)
 }
@@ -189,7 +190,7 @@ fn listing(
         writeln!(out, "every name had the prefix {}, left out here", escaped(&set.stripped))?;
     }
     for Fits { backbone, found, pixels } in fits {
-        let name = backbone.name();
+        let name = backbone.name;
         match found {
             Ok((count, choice)) => {
                 let choice = choice.to_string();
@@ -262,9 +263,9 @@ fn document(file: &WeightFile, set: &TensorSet, fits: &[Fits], rows: &[Row<'_>])
         .iter()
         .map(|Fits { backbone, found, pixels }| match found {
             Ok((count, choice)) => {
-                json!({ "backbone": backbone.name(), "tensors": count, "weights": choice, "pixels": pixels })
+                json!({ "backbone": backbone.name, "tensors": count, "weights": choice, "pixels": pixels })
             }
-            Err(choices) => json!({ "backbone": backbone.name(), "choices": choices, "pixels": pixels }),
+            Err(choices) => json!({ "backbone": backbone.name, "choices": choices, "pixels": pixels }),
         })
         .collect();
     let unread: Vec<Value> =
@@ -341,7 +342,7 @@ mod tests {
     fn a_listing_says_which_backbone_a_file_fits_and_how() {
         use crate::nn::weights::write_safetensors;
         use crate::nn::{Model, Native};
-        let (head, backbone, device) = (Head::Identity, Backbone::Convnet4, Native::default());
+        let (head, backbone, device) = (Head::Identity, Backbone::named("convnet4").unwrap(), Native::default());
         let architecture = Architecture { backbone, pooling: None, head, dim: 128, height: 16, width: 16 };
         let model = Model::new(&device, architecture, 0).unwrap();
         let tensors: Vec<_> =

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::crop::{RandomCrop, Size, with_short_side};
 use super::decode::{Decoder, decoder};
-use super::images::{ImageError, Images, Stored, bytes};
+use super::images::{ImageError, Images};
+use super::pixels::{Stored, bytes};
 use crate::math::random::stream;
 
 /// What is done to training images before they are mirrored.

@@ -14,7 +14,7 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use libjpeg_turbo_rs::{DecodeWarning, PixelFormat, ScalingFactor};
 
 use super::crop::{Region, Size};
-use super::images::{Stored, bytes as rgb_len, copy_part};
+use super::pixels::{Bitmap, Stored, bytes as rgb_len, copy_part};
 use crate::contained::contained;
 use crate::format::{self, Known};
 
@@ -33,20 +33,6 @@ pub struct Rgb {
     pub height: u32,
     /// `height * width * 3` bytes, row by row.
     pub pixels: Vec<u8>,
-}
-
-/// Pixels row by row, of three bytes or of four, the last of which is unused.
-#[derive(Debug, Clone, Copy)]
-pub struct Bitmap<'a> {
-    pub size: Size,
-    pub bytes: &'a [u8],
-}
-
-impl Bitmap<'_> {
-    /// Bytes of a pixel.
-    pub fn channels(&self) -> usize {
-        if self.bytes.len() == rgb_len(self.size) { 3 } else { 4 }
-    }
 }
 
 /// Decodes the bytes of a file by their content (PNG, JPEG, the first frame of a GIF, BMP, WebP, PNM), as [`Decoder::decode`].

@@ -6,19 +6,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 use thiserror::Error;
 
-use super::crop::{Region, Size, centre, with_short_side};
-use super::decode::{Bitmap, decoder};
-
-/// An image as it is stored.
-#[derive(Debug, Clone, Copy)]
-pub struct Stored<'a> {
-    /// Rows and columns.
-    pub size: Size,
-    /// RGB, row by row; or the image file.
-    pub bytes: &'a [u8],
-    /// Whether `bytes` is an image file.
-    pub encoded: bool,
-}
+use super::crop::{Size, centre, with_short_side};
+use super::decode::decoder;
+use super::pixels::{Stored, bytes};
 
 /// Labelled images of any sizes.
 pub trait Images: Debug + Sync {
@@ -63,11 +53,6 @@ impl Images for Plain<'_> {
         let len = bytes(self.size);
         Stored { size: self.size, bytes: &self.pixels[index * len..][..len], encoded: false }
     }
-}
-
-/// Bytes of an RGB image.
-pub fn bytes([rows, columns]: Size) -> usize {
-    rows as usize * columns as usize * 3
 }
 
 /// A digest of all labels, sizes and bytes.
@@ -180,25 +165,5 @@ impl<'a> EvalImages<'a> {
             let part = part.ok_or(ImageError::Small { index, found: resized, wanted: self.size, hint })?;
             decoder.resize_part(resized, part, out).map_err(|reason| ImageError::Broken { index, reason })
         })
-    }
-}
-
-/// Copies a part of a bitmap to RGB.
-pub(super) fn copy_part(bitmap: Bitmap<'_>, part: Region, out: &mut [u8]) {
-    let channels = bitmap.channels();
-    let stride = bitmap.size[1] as usize * channels;
-    let (rows, columns) = (part.rows as usize, part.columns as usize);
-    let first = part.top as usize * stride + part.left as usize * channels;
-    for (y, out) in out.chunks_exact_mut(columns * 3).take(rows).enumerate() {
-        let row = &bitmap.bytes[first + y * stride..][..columns * channels];
-        if channels == 3 {
-            out.copy_from_slice(row);
-        } else {
-            out.as_chunks_mut::<3>()
-                .0
-                .iter_mut()
-                .zip(row.as_chunks::<4>().0)
-                .for_each(|(to, &[r, g, b, _])| *to = [r, g, b]);
-        }
     }
 }

@@ -124,7 +124,7 @@ pub fn inspect(listing: &Listing, max_pixels: u64, progress: &mut dyn FnMut(usiz
     let (mut widths, mut heights) = (Vec::new(), Vec::new());
     let mut same: BTreeMap<[u8; 32], Vec<usize>> = BTreeMap::new();
     for (i, (entry, seen)) in entries.iter().zip(&seen).enumerate() {
-        let refused = |reason: &str| BrokenImage { path: entry.path.clone(), reason: reason.to_owned() };
+        let refused = |reason: &str| BrokenImage { path: entry.location.to_string(), reason: reason.to_owned() };
         match seen {
             Err(reason) => broken.push(refused(reason)),
             Ok(Seen { bytes, pixels: Err(reason) }) => {
@@ -220,7 +220,7 @@ fn repeated(entries: &[Entry], groups: Vec<Vec<usize>>, bytes: &dyn Fn(usize) ->
     for group in groups.into_iter().filter(|group| group.len() > 1) {
         let one = |of: &dyn Fn(usize) -> bool| group.iter().all(|&i| of(i));
         let first = &entries[group[0]];
-        let same = if one(&|i| entries[i].path == first.path) {
+        let same = if one(&|i| entries[i].location == first.location) {
             Same::Path
         } else if one(&|i| bytes(i) == bytes(group[0])) {
             Same::Bytes
@@ -228,8 +228,8 @@ fn repeated(entries: &[Entry], groups: Vec<Vec<usize>>, bytes: &dyn Fn(usize) ->
             Same::Pixels
         };
         let place = |&i: &usize| {
-            let Entry { path, class, split, .. } = &entries[i];
-            Place { path: path.clone(), split: *split, class: class.clone() }
+            let Entry { location, class, split, .. } = &entries[i];
+            Place { path: location.to_string(), split: *split, class: class.clone() }
         };
         let leak = !one(&|i| entries[i].split == first.split);
         let contradiction = !one(&|i| entries[i].class == first.class);

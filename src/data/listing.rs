@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::decode::{self, Rgb};
-use super::layout::arrays;
+use super::image_array;
 use super::split::Split;
 
 /// The images of a data set.
@@ -45,12 +45,38 @@ impl fmt::Display for Unread {
     }
 }
 
+/// Where an image is, below the root of its listing. [`bytes`] and [`pixels`] read both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// A file of its own.
+    File(String),
+    /// An image of an array, counted from 0.
+    Element { file: String, index: u64 },
+}
+
+impl Location {
+    /// The file that holds it.
+    pub fn file(&self) -> &str {
+        match self {
+            Location::File(file) | Location::Element { file, .. } => file,
+        }
+    }
+}
+
+impl fmt::Display for Location {
+    /// `FILE`, or `FILE[INDEX]`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Location::File(file) => f.write_str(file),
+            Location::Element { file, index } => write!(f, "{file}[{index}]"),
+        }
+    }
+}
+
 /// One image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Below the listing's root: a file, or `FILE.npy[I]` for image `I`, from 0, of an array. [`bytes`] and [`pixels`]
-    /// read both.
-    pub path: String,
+    pub location: Location,
     /// Name of its class.
     pub class: String,
     pub split: Split,
@@ -63,9 +89,9 @@ pub struct Entry {
 /// # Errors
 /// Why they cannot be read.
 pub fn bytes(listing: &Listing, entry: &Entry) -> Result<Vec<u8>, String> {
-    match arrays::element(&entry.path) {
-        Some((file, index)) => Ok(arrays::image(&listing.root.join(file), index)?.pixels),
-        None => std::fs::read(listing.root.join(&entry.path)).map_err(|e| e.to_string()),
+    match &entry.location {
+        Location::Element { file, index } => Ok(image_array::image(&listing.root.join(file), *index)?.pixels),
+        Location::File(file) => std::fs::read(listing.root.join(file)).map_err(|e| e.to_string()),
     }
 }
 
@@ -74,12 +100,12 @@ pub fn bytes(listing: &Listing, entry: &Entry) -> Result<Vec<u8>, String> {
 /// # Errors
 /// Why the image is broken, or that it has more than `max_pixels`.
 pub fn pixels(listing: &Listing, entry: &Entry, max_pixels: u64) -> Result<Rgb, String> {
-    match arrays::element(&entry.path) {
-        Some((file, index)) => {
-            let image = arrays::image(&listing.root.join(file), index)?;
+    match &entry.location {
+        Location::Element { file, index } => {
+            let image = image_array::image(&listing.root.join(file), *index)?;
             decode::check_pixels(image.width, image.height, max_pixels)?;
             Ok(image)
         }
-        None => decode::rgb(&bytes(listing, entry)?, max_pixels),
+        Location::File(_) => decode::rgb(&bytes(listing, entry)?, max_pixels),
     }
 }

@@ -12,10 +12,10 @@ use super::Problem;
 use super::crop::{Region, Size, with_short_side};
 use super::decode::{Broken, decoder};
 use super::error::DataError;
-use super::images::bytes;
 use super::inspect::{Repeated, leaks};
 use super::layout::{self, Counts as CheckedCounts, Layout, Source};
-use super::listing::{Entry, Listing, Unread, pixels};
+use super::listing::{Entry, Listing, Location, Unread, pixels};
+use super::pixels::bytes;
 use super::shard::{IMAGES, ITEMS, NewImage, SET, ShardWriter, Store};
 use super::split::{Split, SplitRule};
 
@@ -232,7 +232,7 @@ fn write_blocks(
                         Ok(Ready { size, bytes }) => writer.push(NewImage {
                             split: entry.split,
                             class: &entry.class,
-                            path: &entry.path,
+                            path: &entry.location.to_string(),
                             group: group(config, entry),
                             size,
                             bytes: &bytes,
@@ -266,7 +266,7 @@ fn write_blocks(
         let (images, classes) = writer.counts(split);
         Counts { images, classes }
     };
-    let name = |(at, reason): (usize, String)| Broken { path: entries[at].path.clone(), reason };
+    let name = |(at, reason): (usize, String)| Broken { path: entries[at].location.to_string(), reason };
     let summary = Summary {
         train: counts(Split::Train),
         validation: counts(Split::Validation),
@@ -316,7 +316,8 @@ fn group(config: &PreprocessConfig, entry: &Entry) -> Option<String> {
     if !config.group_by_prefix {
         return entry.group.clone();
     }
-    let file = entry.path.rsplit('/').next().unwrap_or_default();
+    let path = entry.location.to_string();
+    let file = path.rsplit('/').next().unwrap_or_default();
     file.split_once('-').map(|(prefix, _)| prefix.to_owned())
 }
 
@@ -324,8 +325,8 @@ fn group(config: &PreprocessConfig, entry: &Entry) -> Option<String> {
 ///
 /// A file that cannot be read is not a broken image: it may have been removed meanwhile.
 fn read(config: &PreprocessConfig, listing: &Listing, entry: &Entry) -> Result<Result<Ready, String>, DataError> {
-    let array = matches!(config.layout, Layout::Arrays { .. });
-    let path = listing.root.join(&entry.path);
+    let array = matches!(entry.location, Location::Element { .. });
+    let path = listing.root.join(entry.location.file());
     let file = if array { Vec::new() } else { fs::read(&path)? };
     Ok(decoder(|decoder| {
         // The shape is that of the whole image, before the decoder may have made it smaller.
@@ -363,7 +364,8 @@ fn read(config: &PreprocessConfig, listing: &Listing, entry: &Entry) -> Result<R
 fn resumed(config: &PreprocessConfig, listing: &Listing, work: &Path) -> Progress {
     let mut plan = blake3::Hasher::new();
     plan.update(format!("{config:?}").as_bytes());
-    for Entry { path, class, split, group } in &listing.entries {
+    for Entry { location, class, split, group } in &listing.entries {
+        let path = location.to_string();
         plan.update(format!("{path:?} {class:?} {split:?} {group:?}\n").as_bytes());
     }
     let plan = plan.finalize().to_hex().to_string();

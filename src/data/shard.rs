@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use super::crop::Size;
 use super::error::DataError;
-use super::images::{Images, Stored};
+use super::images::Images;
+use super::pixels::Stored;
 use super::split::Split;
 
 const VERSION: u32 = 2;
@@ -386,7 +387,7 @@ mod tests {
             [(Split::Train, "a"), (Split::Train, "a"), (Split::Test, "a"), (Split::Test, "b"), (Split::Test, "b")];
         for (i, (split, class)) in images.into_iter().enumerate() {
             let group = (i == 4).then(|| "noto".to_owned());
-            let bytes = vec![10 * i as u8; crate::data::images::bytes(sizes[i])];
+            let bytes = vec![10 * i as u8; crate::data::pixels::bytes(sizes[i])];
             let path = &format!("{class}/{i}.png");
             writer.push(NewImage { split, class, path, group, size: sizes[i], bytes: &bytes }).unwrap();
         }

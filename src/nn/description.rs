@@ -6,9 +6,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::backbone::{Backbone, no_alias};
 use super::backend::Backend;
-use super::model::{Architecture, Backbone, Model, Normalisation, Pixels};
+use super::model::{Architecture, Model};
 use super::native::Native;
+use super::pixels::{Normalisation, Pixels};
 use super::tensor::{NamedTensor, Part};
 use super::weights::{Choice, Fit, TensorInfo, WeightError, WeightFile, fit, write_safetensors};
 
@@ -69,7 +71,7 @@ pub fn check_own(file: &WeightFile) -> Result<(), Error> {
     let description = Description::own(file)?;
     description.normalisation()?;
     let model = Model::outline(&Native::default(), description.architecture)?;
-    fit(file, &model.names(|_| true), &[], &Choice::default())?;
+    fit(file, &model.names(|_| true), &[], no_alias, &Choice::default())?;
     Ok(())
 }
 
@@ -87,21 +89,19 @@ pub fn fit_backbone<'f>(file: &'f WeightFile, architecture: Architecture, choice
 
 fn backbone_fit<'f, N: AsRef<str>, S: AsRef<[usize]>>(
     file: &'f WeightFile,
-    backbone: Backbone,
+    backbone: &Backbone,
     wanted: &[(N, S)],
     choice: &Choice,
 ) -> Result<Fit<'f>, Error> {
-    let found = fit(file, wanted, &ASIDE, choice);
+    let found = fit(file, wanted, &ASIDE, backbone.alias, choice);
     let places = match &found {
         Ok(fit) => vec![fit.choice.to_string()],
         Err(WeightError::Ambiguous { choices, .. }) => choices.clone(),
         Err(_) => Vec::new(),
     };
-    let moco = |place: &String| ["base_encoder.", "momentum_encoder."].iter().any(|part| place.contains(part));
-    if backbone == Backbone::VitSmall16 && places.iter().any(moco) {
-        let message = "it is of MoCo v3, whose ViT-S has 12 heads of attention; vit_small_16 has 6, in tensors of the same \
-                       shapes";
-        return Err(Error::Description(message.to_owned()));
+    let alike = |(prefix, _): &&(&str, &str)| places.iter().any(|place| place.contains(prefix));
+    if let Some((_, other)) = backbone.lookalikes.iter().find(alike) {
+        return Err(Error::Description(format!("it is {other}")));
     }
     Ok(found?)
 }
@@ -129,7 +129,7 @@ impl<B: Backend> Model<B> {
         let mut model = Self::new(device, description.architecture, 0)?;
         model.normalisation = description.normalisation()?;
         let names = model.names(|_| true);
-        let tensors = fit(&file, &names, &[], &Choice::default())?.tensors;
+        let tensors = fit(&file, &names, &[], no_alias, &Choice::default())?.tensors;
         model.set(device, &file, &tensors, |_| true)?;
         Ok(model)
     }
@@ -169,7 +169,7 @@ mod tests {
     use crate::nn::model::{Head, embed};
 
     fn convnet4(seed: u64) -> Model<Native> {
-        let (head, backbone) = (Head::Identity, Backbone::Convnet4);
+        let (head, backbone) = (Head::Identity, Backbone::named("convnet4").unwrap());
         let architecture = Architecture { backbone, pooling: None, head, dim: 128, height: 16, width: 16 };
         Model::new(&Native::default(), architecture, seed).unwrap()
     }
@@ -201,10 +201,11 @@ mod tests {
         let tensors = names.iter().zip([[1.0], [2.0]].iter()).map(|(name, value)| (*name, &[1][..], &value[..]));
         let file = WeightFile::from_bytes("moco", write_safetensors(tensors, &BTreeMap::new()).unwrap()).unwrap();
         let choice = Choice { key: None, prefix: Some("module.base_encoder.".to_owned()) };
-        let fit = |backbone| backbone_fit(&file, backbone, &[("cls_token", [1])], &choice);
-        assert!(fit(Backbone::Resnet18).is_ok());
-        assert!(fit(Backbone::VitSmall16).unwrap_err().to_string().contains("12 heads of attention"));
-        let either = backbone_fit(&file, Backbone::VitSmall16, &[("cls_token", [1])], &Choice::default());
+        let fit = |name| backbone_fit(&file, Backbone::named(name).unwrap(), &[("cls_token", [1])], &choice);
+        assert!(fit("resnet18").is_ok());
+        assert!(fit("vit_small_16").unwrap_err().to_string().contains("12 heads of attention"));
+        let either =
+            backbone_fit(&file, Backbone::named("vit_small_16").unwrap(), &[("cls_token", [1])], &Choice::default());
         assert!(either.unwrap_err().to_string().contains("12 heads of attention"));
     }
 }

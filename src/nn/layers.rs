@@ -4,7 +4,7 @@ use dfdx::prelude::Tape;
 
 use super::Error;
 use super::backend::{After, Backend, Convolution, Map, Norm, Reduce, Running, Shape, Unit, Window};
-use super::tensor::{Id, Init, Kind, Tensors};
+use super::tensor::{Declaration, Id, Init, Kind, Part, Tensors};
 
 /// Whose mean and variance batch normalisation takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,15 +253,23 @@ impl<B: Backend> Pass<'_, B> {
     }
 }
 
-/// Builds layers and their tensors under the names of weight files.
-pub struct Builder<'a, B: Backend> {
-    pub device: &'a B,
-    pub tensors: Tensors<B>,
+/// Builds layers, and declares their tensors under the names of weight files.
+pub struct Builder {
+    /// In the order of their making.
+    pub declared: Vec<Declaration>,
+    /// What tensors to come belong to.
+    pub part: Part,
     /// Of all batch normalisations.
     pub epsilon: f32,
     pub momentum: f32,
     /// Of all convolutions; none for PyTorch's default.
     pub init: Option<Init>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self { declared: Vec::new(), part: Part::Backbone, epsilon: 1e-5, momentum: 0.1, init: None }
+    }
 }
 
 /// The names of a unit's tensors, without ".weight" and the like.
@@ -273,15 +281,11 @@ pub struct Names<'a> {
     pub bias: bool,
 }
 
-impl<'a, B: Backend> Builder<'a, B> {
-    /// Tensors without a seed have no elements.
-    pub fn new(device: &'a B, seed: Option<u64>) -> Self {
-        Self { device, tensors: Tensors::new(seed), epsilon: 1e-5, momentum: 0.1, init: None }
-    }
-
-    /// A tensor.
-    pub fn tensor(&mut self, name: String, shape: &[usize], kind: Kind, init: Init) -> Result<Id, Error> {
-        self.tensors.make(self.device, name, shape, kind, init)
+impl Builder {
+    /// A tensor; `shape` as in weight files.
+    pub fn tensor(&mut self, name: String, shape: &[usize], kind: Kind, init: Init) -> Id {
+        self.declared.push(Declaration { name, shape: shape.to_vec(), kind, part: self.part, init });
+        Id(self.declared.len() - 1)
     }
 
     /// A convolution from `inputs` to `outputs` channels, one group, with what follows it.
@@ -291,54 +295,50 @@ impl<'a, B: Backend> Builder<'a, B> {
         [inputs, outputs]: [usize; 2],
         convolution: Convolution,
         after: After,
-    ) -> Result<UnitLayer, Error> {
+    ) -> UnitLayer {
         let [rows, columns] = convolution.kernel;
         let inputs = inputs / convolution.groups;
         let default = Init::Uniform { fan_in: inputs * rows * columns };
         let init = self.init.unwrap_or(default);
         let Names { conv, norm, bias } = names;
-        let kernel = self.tensor(format!("{conv}.weight"), &[outputs, inputs, rows, columns], Kind::Parameter, init)?;
+        let kernel = self.tensor(format!("{conv}.weight"), &[outputs, inputs, rows, columns], Kind::Parameter, init);
         let bias = match bias {
-            true => Some(self.tensor(format!("{conv}.bias"), &[outputs], Kind::Parameter, default)?),
+            true => Some(self.tensor(format!("{conv}.bias"), &[outputs], Kind::Parameter, default)),
             false => None,
         };
         let norm = match norm {
             Some(norm) => {
+                let (epsilon, momentum) = (self.epsilon, self.momentum);
                 let mut vector = |name: &str, kind, value| {
-                    self.tensors.make(self.device, format!("{norm}.{name}"), &[outputs], kind, Init::Constant(value))
+                    self.tensor(format!("{norm}.{name}"), &[outputs], kind, Init::Constant(value))
                 };
                 Some(BatchNorm {
-                    weight: vector("weight", Kind::Parameter, 1.0)?,
-                    bias: vector("bias", Kind::Parameter, 0.0)?,
-                    mean: vector("running_mean", Kind::Buffer, 0.0)?,
-                    variance: vector("running_var", Kind::Buffer, 1.0)?,
-                    epsilon: self.epsilon,
-                    momentum: self.momentum,
+                    weight: vector("weight", Kind::Parameter, 1.0),
+                    bias: vector("bias", Kind::Parameter, 0.0),
+                    mean: vector("running_mean", Kind::Buffer, 0.0),
+                    variance: vector("running_var", Kind::Buffer, 1.0),
+                    epsilon,
+                    momentum,
                 })
             }
             None => None,
         };
-        Ok(UnitLayer { convolution, kernel, bias, outputs, norm, after })
+        UnitLayer { convolution, kernel, bias, outputs, norm, after }
     }
 
     /// A layer normalisation.
-    pub fn layer_norm(&mut self, name: &str, channels: usize, epsilon: f32) -> Result<LayerNorm, Error> {
+    pub fn layer_norm(&mut self, name: &str, channels: usize, epsilon: f32) -> LayerNorm {
         let mut vector = |part: &str, value| {
             self.tensor(format!("{name}.{part}"), &[channels], Kind::Parameter, Init::Constant(value))
         };
-        Ok(LayerNorm { weight: vector("weight", 1.0)?, bias: vector("bias", 0.0)?, epsilon })
+        LayerNorm { weight: vector("weight", 1.0), bias: vector("bias", 0.0), epsilon }
     }
 
     /// A linear layer: a convolution of single pixels, its weight `outputs x inputs` in files.
-    pub fn linear(
-        &mut self,
-        name: &str,
-        [inputs, outputs]: [usize; 2],
-        [weight, bias]: [Init; 2],
-    ) -> Result<UnitLayer, Error> {
-        let kernel = self.tensor(format!("{name}.weight"), &[outputs, inputs], Kind::Parameter, weight)?;
-        let bias = Some(self.tensor(format!("{name}.bias"), &[outputs], Kind::Parameter, bias)?);
+    pub fn linear(&mut self, name: &str, [inputs, outputs]: [usize; 2], [weight, bias]: [Init; 2]) -> UnitLayer {
+        let kernel = self.tensor(format!("{name}.weight"), &[outputs, inputs], Kind::Parameter, weight);
+        let bias = Some(self.tensor(format!("{name}.bias"), &[outputs], Kind::Parameter, bias));
         let convolution = Convolution::square(1, 1, 0);
-        Ok(UnitLayer { convolution, kernel, bias, outputs, norm: None, after: After::Nothing })
+        UnitLayer { convolution, kernel, bias, outputs, norm: None, after: After::Nothing }
     }
 }

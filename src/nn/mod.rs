@@ -6,40 +6,39 @@
 //! | `native` | the CPU's operations |
 //! | `portable` | the same made of dfdx's, for a GPU |
 //! | `tensor`, `layers` | named tensors; layers as data, and how they are run |
-//! | `resnet`, `inception`, `vit`, `model` | the backbones, and networks as a whole |
+//! | `backbone` | the table of the backbones, one file per family |
+//! | `pixels`, `model` | how networks want pixels; networks as a whole |
 //! | [`weights`] | weight files of anyone |
 //! | `description` | weight files that say what network they are of, and pretrained weights |
 //!
 //! Activations are `N x H x W x C`. Weight files have the names and layouts of PyTorch.
 
+mod backbone;
 mod backend;
 mod description;
-mod inception;
 mod layers;
 mod model;
 mod native;
 #[cfg(test)]
 mod parity;
+mod pixels;
 #[cfg(any(test, feature = "cuda"))]
 mod portable;
-mod resnet;
 mod tensor;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod transformer_tests;
-mod vit;
 pub mod weights;
 
+pub use backbone::{BACKBONES, Backbone, CONVNET4, NAMES as BACKBONE_NAMES, Pooling};
 pub use backend::{Backend, Grads, Map, Number, Recording, Rule, Shape};
 pub use description::{check_own, fit_backbone, normalisation_of};
 pub use layers::Statistics;
-pub use model::{
-    Architecture, Backbone, CHANNELS, Dropout, Head, Model, Normalisation, Normaliser, Pixels, Pooling, Training,
-    embed, embed_batch,
-};
+pub use model::{Architecture, Dropout, Head, Model, Training, embed, embed_batch};
 pub use native::Native;
 pub use native::buffer;
+pub use pixels::{CHANNELS, Normalisation, Normaliser, Pixels};
 #[cfg(feature = "cuda")]
 pub use portable::Gpu;
 #[cfg(any(test, feature = "cuda"))]

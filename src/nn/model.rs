@@ -4,235 +4,16 @@ use dfdx::prelude::Tape;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
-use super::backend::{After, Backend, Convolution, Map, Recording, Reduce, Shape};
-use super::layers::{Builder, Layer, Names, Pass, Statistics, UnitLayer, work};
+use super::backbone::{Backbone, Pooling};
+use super::backend::{Backend, Map, Recording, Reduce, Shape};
+use super::layers::{Builder, Layer, Pass, Statistics, UnitLayer, work};
+use super::pixels::{CHANNELS, Normalisation};
 use super::tensor::{Init, NamedTensor, Part, Tensors};
-use super::{inception, resnet, vit};
 use crate::math::random::stream;
-
-/// A network's trunk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Backbone {
-    /// Four blocks of 3x3 convolution (32, 64, 128, 128 channels), batch normalisation, ReLU and 2x2 max pooling.
-    /// 0.24 million parameters.
-    Convnet4,
-    /// ResNet-18, 11.2 million parameters.
-    Resnet18,
-    /// ResNet-34, 21.3 million parameters.
-    Resnet34,
-    /// ResNet-50, 23.5 million parameters.
-    Resnet50,
-    /// ResNet-101, 42.5 million parameters.
-    Resnet101,
-    /// BN-Inception, 10.3 million parameters.
-    BnInception,
-    /// ViT-S/16, 21.7 million parameters at 224x224. Images of any multiple of 16 pixels; positions are learned for one size.
-    #[serde(rename = "vit_small_16")]
-    VitSmall16,
-}
-
-impl Backbone {
-    /// All of them, with the names that pipelines have for them.
-    pub const ALL: [(&'static str, Self); 7] = [
-        ("convnet4", Self::Convnet4),
-        ("resnet18", Self::Resnet18),
-        ("resnet34", Self::Resnet34),
-        ("resnet50", Self::Resnet50),
-        ("resnet101", Self::Resnet101),
-        ("bn_inception", Self::BnInception),
-        ("vit_small_16", Self::VitSmall16),
-    ];
-
-    /// The name that pipelines have for it.
-    pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(_, one)| *one == self).map_or("", |(name, _)| name)
-    }
-
-    /// Channels that its pooled features have.
-    pub fn features(self) -> usize {
-        match self {
-            Self::Convnet4 => 128,
-            Self::BnInception => inception::FEATURES,
-            Self::VitSmall16 => vit::FEATURES,
-            _ => self.residual().features(),
-        }
-    }
-
-    /// The plan of a ResNet.
-    fn residual(self) -> resnet::Plan {
-        let (blocks, bottleneck) = match self {
-            Self::Resnet34 => ([3, 4, 6, 3], false),
-            Self::Resnet50 => ([3, 4, 6, 3], true),
-            Self::Resnet101 => ([3, 4, 23, 3], true),
-            _ => ([2, 2, 2, 2], false),
-        };
-        resnet::Plan { blocks, bottleneck }
-    }
-
-    /// Rows and columns that an image must have at least.
-    fn smallest(self) -> usize {
-        match self {
-            Self::Convnet4 | Self::VitSmall16 => 16,
-            _ => 32,
-        }
-    }
-
-    /// Rows and columns of an image must be multiples of it.
-    fn patch(self) -> usize {
-        if self == Self::VitSmall16 { vit::PATCH } else { 1 }
-    }
-
-    /// The pooling that its makers use.
-    fn pooling(self) -> Pooling {
-        if self == Self::VitSmall16 { Pooling::Token } else { Pooling::Average }
-    }
-
-    /// How pixels are normalised for its published weights. Where they differ, tensors do not tell which a file is of, and the
-    /// first is that of a network that starts from no file.
-    pub fn normalisations(self) -> &'static [Normalisation] {
-        match self {
-            Self::Convnet4 => &[Normalisation::Half],
-            // timm's and Google's; DINO's, DeiT's and most others'.
-            Self::VitSmall16 => &[Normalisation::Half, Normalisation::Imagenet],
-            Self::BnInception => &[Normalisation::Caffe],
-            _ => &[Normalisation::Imagenet],
-        }
-    }
-
-    /// How pixels are normalised by default.
-    pub fn normalisation(self) -> Normalisation {
-        self.normalisations().first().copied().unwrap_or(Normalisation::Imagenet)
-    }
-
-    fn build<B: Backend>(self, builder: &mut Builder<'_, B>, size: [usize; 2]) -> Result<Vec<Layer>, Error> {
-        match self {
-            Self::Convnet4 => convnet4(builder),
-            Self::BnInception => inception::build(builder),
-            Self::VitSmall16 => vit::build(builder, size),
-            _ => resnet::build(builder, self.residual()),
-        }
-    }
-}
-
-fn convnet4<B: Backend>(builder: &mut Builder<'_, B>) -> Result<Vec<Layer>, Error> {
-    let channels = [CHANNELS, 32, 64, 128, 128];
-    let block = |(index, channels): (usize, &[usize])| {
-        let (conv, norm) = (format!("blocks.{index}.conv"), format!("blocks.{index}.norm"));
-        let names = Names { conv: &conv, norm: Some(&norm), bias: false };
-        let channels = [channels[0], channels[1]];
-        builder.unit(names, channels, Convolution::square(3, 1, 1), After::ReluMaxPool).map(Layer::Unit)
-    };
-    channels.windows(2).enumerate().map(block).collect()
-}
 
 /// The longest embedding, and the most rows or columns of an image.
 const LONGEST: usize = 1 << 16;
 const LARGEST: usize = 1 << 12;
-
-/// Colours of a pixel.
-pub const CHANNELS: usize = 3;
-
-/// The ways in which published networks want pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Normalisation {
-    /// RGB from -1 to 1: mean and deviation 0.5. timm's ViT of AugReg, and `convnet4`.
-    Half,
-    /// RGB less ImageNet's mean, by its deviation: torchvision, DeiT, DINO.
-    Imagenet,
-    /// BGR from 0 to 255 less (104, 117, 128): what came from Caffe, as BN-Inception.
-    Caffe,
-}
-
-impl Normalisation {
-    /// All of them, with the names that pipelines have for them.
-    pub const ALL: [(&'static str, Self); 3] =
-        [("half", Self::Half), ("imagenet", Self::Imagenet), ("caffe", Self::Caffe)];
-
-    /// The name that pipelines have for it.
-    pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(_, one)| *one == self).map_or("", |(name, _)| name)
-    }
-
-    /// What it does to a pixel.
-    pub fn pixels(self) -> Pixels {
-        match self {
-            Self::Half => Pixels { reversed: false, white: 1.0, mean: [0.5; 3], deviation: [0.5; 3] },
-            Self::Imagenet => {
-                Pixels { reversed: false, white: 1.0, mean: [0.485, 0.456, 0.406], deviation: [0.229, 0.224, 0.225] }
-            }
-            Self::Caffe => Pixels { reversed: true, white: 255.0, mean: [104.0, 117.0, 128.0], deviation: [1.0; 3] },
-        }
-    }
-
-    /// The one that does so.
-    pub(super) fn of(pixels: Pixels) -> Option<Self> {
-        Self::ALL.into_iter().map(|(_, one)| one).find(|one| one.pixels() == pixels)
-    }
-}
-
-/// What becomes of a pixel's colours, 0 to 255: `(colour / 255 * white - mean) / deviation`, after blue and red have changed
-/// places where `reversed`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Pixels {
-    pub reversed: bool,
-    /// What 255 becomes before the mean is taken off.
-    pub white: f32,
-    pub mean: [f32; 3],
-    pub deviation: [f32; 3],
-}
-
-impl Pixels {
-    /// What a network sees of RGB pixels.
-    pub fn normalise(&self, pixels: &[u8]) -> Vec<f32> {
-        let mut values = vec![0.0; pixels.len()];
-        self.normaliser().write(pixels, &mut values);
-        values
-    }
-
-    /// The same, ready for many images.
-    pub fn normaliser(&self) -> Normaliser {
-        let value = |channel: usize, colour: usize| {
-            (colour as f32 / 255.0 * self.white - self.mean[channel]) / self.deviation[channel]
-        };
-        let table = std::array::from_fn(|channel| std::array::from_fn(|colour| value(channel, colour)));
-        Normaliser { table, reversed: self.reversed }
-    }
-}
-
-/// What each colour of a pixel becomes.
-#[derive(Debug, Clone)]
-pub struct Normaliser {
-    table: [[f32; 256]; CHANNELS],
-    reversed: bool,
-}
-
-impl Normaliser {
-    /// Writes what a network sees of RGB pixels, as many values as bytes.
-    pub fn write(&self, pixels: &[u8], values: &mut [f32]) {
-        let order: [usize; CHANNELS] = if self.reversed { [2, 1, 0] } else { [0, 1, 2] };
-        for (values, pixel) in values.as_chunks_mut::<CHANNELS>().0.iter_mut().zip(pixels.as_chunks::<CHANNELS>().0) {
-            for channel in 0..CHANNELS {
-                values[channel] = self.table[channel][usize::from(pixel[order[channel]])];
-            }
-        }
-    }
-}
-
-/// How a backbone's map becomes one vector an image. Of a transformer, pixels are the tokens of the patches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Pooling {
-    /// The mean over the pixels.
-    Average,
-    /// The largest over the pixels.
-    Max,
-    /// Both, added: the head of the Proxy-Anchor code and of what follows it.
-    AverageMax,
-    /// The class token of a transformer.
-    Token,
-}
 
 /// What makes an embedding of pooled features.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -252,7 +33,7 @@ pub enum Head {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Architecture {
-    pub backbone: Backbone,
+    pub backbone: &'static Backbone,
     /// None: the class token of a transformer, the average of any other backbone.
     #[serde(default)]
     pub pooling: Option<Pooling>,
@@ -269,7 +50,7 @@ pub struct Architecture {
 impl Architecture {
     /// How its map is pooled.
     pub fn pooling(&self) -> Pooling {
-        self.pooling.unwrap_or(self.backbone.pooling())
+        self.pooling.unwrap_or(self.backbone.pooling)
     }
 
     /// What no network can be. Weight files say it of themselves, before anything of theirs is believed.
@@ -279,17 +60,17 @@ impl Architecture {
         if dim == 0 || dim > LONGEST {
             return wrong("dim", format!("an embedding has 1 to {LONGEST} elements, not {dim}"));
         }
-        if head == Head::Identity && dim != backbone.features() {
-            let features = backbone.features();
+        if head == Head::Identity && dim != backbone.features {
+            let features = backbone.features;
             return wrong("dim", format!("without a linear head it is the {features} features of the backbone"));
         }
-        if self.pooling() == Pooling::Token && backbone.pooling() != Pooling::Token {
+        if self.pooling() == Pooling::Token && backbone.pooling != Pooling::Token {
             return wrong(
                 "pooling",
                 "this backbone has no class token; it pools by average, max or average_max".into(),
             );
         }
-        let (smallest, patch) = (backbone.smallest(), backbone.patch());
+        let (smallest, patch) = (backbone.smallest, backbone.patch);
         for (field, size) in [("height", height), ("width", width)] {
             if size < smallest {
                 return wrong(field, format!("{size} pixels are too few for this backbone; at least {smallest}"));
@@ -300,9 +81,8 @@ impl Architecture {
             if !size.is_multiple_of(patch) {
                 return wrong(field, format!("{size} pixels are not whole patches of {patch}"));
             }
-            if backbone == Backbone::BnInception && !inception::halves(size) {
-                let fits = "the papers use 224 and 227; 64, 96, 128, 160, 192 and 256 fit too";
-                return wrong(field, format!("{size} pixels do not halve as often as bn_inception does; {fits}"));
+            if let Some(misfit) = (backbone.misfit)(size) {
+                return wrong(field, format!("{size} pixels {misfit}"));
             }
         }
         Ok(())
@@ -363,18 +143,19 @@ impl<B: Backend> Model<B> {
 
     fn start(device: &B, architecture: Architecture, seed: Option<u64>) -> Result<Self, Error> {
         architecture.check()?;
-        let mut builder = Builder::new(device, seed);
-        let backbone = architecture.backbone.build(&mut builder, [architecture.height, architecture.width])?;
-        builder.tensors.part = Part::Head;
-        let features = architecture.backbone.features();
+        let mut builder = Builder::default();
+        let backbone = (architecture.backbone.build)(&mut builder, [architecture.height, architecture.width]);
+        builder.part = Part::Head;
+        let features = architecture.backbone.features;
         let init = match architecture.head {
             Head::Linear => Some([Init::KaimingFanOut, Init::Constant(0.0)]),
             Head::LinearDefault => Some([Init::Uniform { fan_in: features }; 2]),
             Head::Identity => None,
         };
-        let head = init.map(|init| builder.linear("head", [features, architecture.dim], init)).transpose()?;
+        let head = init.map(|init| builder.linear("head", [features, architecture.dim], init));
+        let tensors = Tensors::new(device, builder.declared, seed)?;
         let normalisation = architecture.backbone.normalisation();
-        Ok(Self { architecture, normalisation, tensors: builder.tensors, backbone, head })
+        Ok(Self { architecture, normalisation, tensors, backbone, head })
     }
 
     /// Every parameter and buffer, in a fixed order.
@@ -447,7 +228,7 @@ impl<B: Backend> Model<B> {
         let mut map = pass.run(&self.backbone, x)?;
         let (device, pooling) = (pass.device, self.architecture.pooling());
         let Shape { rows, columns, .. } = B::shape(&map);
-        if self.architecture.backbone.pooling() == Pooling::Token && pooling != Pooling::Token {
+        if self.architecture.backbone.pooling == Pooling::Token && pooling != Pooling::Token {
             map = device.pixels(map, 1..rows * columns)?;
         }
         match pooling {

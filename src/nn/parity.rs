@@ -72,14 +72,14 @@ fn uniform(name: &str, len: usize, seed: u64) -> impl Iterator<Item = f64> {
 /// A network filled by the rule.
 fn filled<B: Backend>(device: &B, case: &Case) -> Model<B> {
     let backbone = match case.name.as_str() {
-        "resnet18" => Backbone::Resnet18,
-        "resnet50" => Backbone::Resnet50,
-        "bn_inception" => Backbone::BnInception,
-        "vit_small_patch16_224" => Backbone::VitSmall16,
+        "resnet18" => Backbone::named("resnet18").unwrap(),
+        "resnet50" => Backbone::named("resnet50").unwrap(),
+        "bn_inception" => Backbone::named("bn_inception").unwrap(),
+        "vit_small_patch16_224" => Backbone::named("vit_small_16").unwrap(),
         other => panic!("no backbone {other}"),
     };
     let [_, _, height, width] = case.input;
-    let (pooling, head, dim) = (None, Head::Identity, backbone.features());
+    let (pooling, head, dim) = (None, Head::Identity, backbone.features);
     let architecture = Architecture { backbone, pooling, head, dim, height, width };
     let mut model = Model::new(device, architecture, 0).unwrap();
     for tensor in model.tensors_mut() {

@@ -88,7 +88,7 @@ fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 
 /// The place of a tensor in its network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Id(usize);
+pub struct Id(pub(super) usize);
 
 /// How a tensor starts. "Fan in" are the inputs of one output, "fan out" the outputs that one input reaches.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -104,54 +104,36 @@ pub enum Init {
     Normal(f32),
 }
 
-/// The tensors of a network, in the order of their making.
+/// A tensor that a network is to have.
+#[derive(Debug, Clone)]
+pub struct Declaration {
+    pub name: String,
+    /// As in weight files.
+    pub shape: Vec<usize>,
+    pub kind: Kind,
+    pub part: Part,
+    pub init: Init,
+}
+
+/// The tensors of a network, in the order of their declarations.
 #[derive(Debug, Clone)]
 pub struct Tensors<B: Backend> {
     all: Vec<NamedTensor<B>>,
-    /// Of the elements; without it the tensors have none.
-    seed: Option<u64>,
-    /// Tensors that started at random: each draws from a stream of its own.
-    drawn: u64,
-    /// What tensors to come belong to.
-    pub part: Part,
 }
 
 impl<B: Backend> Tensors<B> {
-    pub fn new(seed: Option<u64>) -> Self {
-        Self { all: Vec::new(), seed, drawn: 0, part: Part::Backbone }
-    }
-
-    /// Makes a tensor; `shape` as in weight files.
-    pub fn make(&mut self, device: &B, name: String, shape: &[usize], kind: Kind, init: Init) -> Result<Id, Error> {
-        let value = match self.seed {
-            Some(seed) => device.vector(&to_compute_order(&self.start(seed, shape, init), shape))?,
-            None => device.vector(&[])?,
+    /// Makes the declared tensors; without a seed they have no elements.
+    pub fn new(device: &B, declared: Vec<Declaration>, seed: Option<u64>) -> Result<Self, Error> {
+        // Tensors that started at random: each draws from a stream of its own.
+        let mut drawn = 0;
+        let mut make = |Declaration { name, shape, kind, part, init }: Declaration| -> Result<NamedTensor<B>, Error> {
+            let value = match seed {
+                Some(seed) => device.vector(&to_compute_order(&start(seed, &mut drawn, &shape, init), &shape))?,
+                None => device.vector(&[])?,
+            };
+            Ok(NamedTensor { name, shape, kind, part, value })
         };
-        self.all.push(NamedTensor { name, shape: shape.to_vec(), kind, part: self.part, value });
-        Ok(Id(self.all.len() - 1))
-    }
-
-    /// Elements in the order of weight files, drawn in that order.
-    fn start(&mut self, seed: u64, shape: &[usize], init: Init) -> Vec<f32> {
-        let len: usize = shape.iter().product();
-        if let Init::Constant(value) = init {
-            return vec![value; len];
-        }
-        let mut random = stream(seed, "init", 0, self.drawn);
-        self.drawn += 1;
-        let mut draw = || match init {
-            Init::Constant(value) => f64::from(value),
-            Init::Uniform { fan_in } => {
-                let bound = 1.0 / (fan_in as f64).sqrt();
-                random.between(-bound, bound)
-            }
-            Init::KaimingFanOut => {
-                let receptive: usize = shape.iter().skip(2).product();
-                (2.0 / (shape[0] * receptive) as f64).sqrt() * random.normal()
-            }
-            Init::Normal(deviation) => f64::from(deviation) * random.normal(),
-        };
-        (0..len).map(|_| draw() as f32).collect()
+        Ok(Self { all: declared.into_iter().map(&mut make).collect::<Result<_, Error>>()? })
     }
 
     /// The elements of a tensor.
@@ -173,6 +155,29 @@ impl<B: Backend> Tensors<B> {
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut NamedTensor<B>> {
         self.all.iter_mut()
     }
+}
+
+/// Elements in the order of weight files, drawn in that order.
+fn start(seed: u64, drawn: &mut u64, shape: &[usize], init: Init) -> Vec<f32> {
+    let len: usize = shape.iter().product();
+    if let Init::Constant(value) = init {
+        return vec![value; len];
+    }
+    let mut random = stream(seed, "init", 0, *drawn);
+    *drawn += 1;
+    let mut draw = || match init {
+        Init::Constant(value) => f64::from(value),
+        Init::Uniform { fan_in } => {
+            let bound = 1.0 / (fan_in as f64).sqrt();
+            random.between(-bound, bound)
+        }
+        Init::KaimingFanOut => {
+            let receptive: usize = shape.iter().skip(2).product();
+            (2.0 / (shape[0] * receptive) as f64).sqrt() * random.normal()
+        }
+        Init::Normal(deviation) => f64::from(deviation) * random.normal(),
+    };
+    (0..len).map(|_| draw() as f32).collect()
 }
 
 #[cfg(test)]

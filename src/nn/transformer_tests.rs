@@ -301,7 +301,14 @@ fn the_number_of_threads_changes_no_bit() {
 }
 
 fn architecture(pooling: Option<Pooling>, height: usize, width: usize) -> Architecture {
-    Architecture { backbone: Backbone::VitSmall16, pooling, head: Head::Identity, dim: 384, height, width }
+    Architecture {
+        backbone: Backbone::named("vit_small_16").unwrap(),
+        pooling,
+        head: Head::Identity,
+        dim: 384,
+        height,
+        width,
+    }
 }
 
 #[test]
@@ -310,7 +317,11 @@ fn what_no_transformer_can_be_is_refused() {
     let message = |architecture| Model::new(&device, architecture, 0).err().unwrap().to_string();
     assert_eq!(message(architecture(None, 32, 40)), "width: 40 pixels are not whole patches of 16");
     assert_eq!(message(architecture(None, 0, 32)), "height: 0 pixels are too few for this backbone; at least 16");
-    let cnn = Architecture { backbone: Backbone::Resnet18, dim: 512, ..architecture(Some(Pooling::Token), 32, 32) };
+    let cnn = Architecture {
+        backbone: Backbone::named("resnet18").unwrap(),
+        dim: 512,
+        ..architecture(Some(Pooling::Token), 32, 32)
+    };
     assert_eq!(message(cnn), "pooling: this backbone has no class token; it pools by average, max or average_max");
 }
 
@@ -369,7 +380,7 @@ fn it_starts_as_timm_starts_it() {
 fn its_name_in_a_description() {
     let text = r#"{"backbone": "vit_small_16", "pooling": "token", "dim": 8, "height": 224, "width": 224}"#;
     let found: Architecture = serde_json::from_str(text).unwrap();
-    assert_eq!((found.backbone, found.pooling), (Backbone::VitSmall16, Some(Pooling::Token)));
+    assert_eq!((found.backbone, found.pooling), (Backbone::named("vit_small_16").unwrap(), Some(Pooling::Token)));
     let text = r#"{"backbone": "vit_small_16", "dim": 8, "height": 224, "width": 224}"#;
     assert_eq!(serde_json::from_str::<Architecture>(text).unwrap().pooling(), Pooling::Token);
     let text = r#"{"backbone": "resnet18", "dim": 8, "height": 224, "width": 224}"#;

@@ -117,7 +117,7 @@ impl<'k> Definitions<'k> {
         if let Some(folder) = self.folder.as_ref().filter(|_| inside) {
             let path = folder.join(format!("{name}.yaml"));
             if path.is_file() {
-                let text = super::load::read_text(&path, report)?;
+                let text = super::read::read_text(&path, report)?;
                 let built_in = self.embedded.iter().find(|(known, _)| *known == name).map(|(_, text)| *text);
                 if built_in != Some(&*text) {
                     if let Some(refusal) = trust::refusal(folder, &path) {

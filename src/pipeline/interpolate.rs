@@ -17,6 +17,9 @@ use std::sync::Arc;
 use super::problem::{Problem, Report, Span, suggest};
 use super::yaml::{Data, Entry, Node};
 
+/// Ends a reference whose value is inserted as it is.
+pub(super) const RAW: &str = ":raw";
+
 /// A `${...}` as it is written.
 pub(super) struct Reference {
     /// Its names: `["loss", "kind"]`.
@@ -335,7 +338,7 @@ pub(super) fn parse(text: &str, span: Span, report: &mut Report) -> Option<Vec<P
         let inside = &rest[at + 2..];
         let length = inside.find('}').unwrap_or(inside.len());
         let names = &inside[..length];
-        let (names, raw) = names.strip_suffix(super::script::RAW).map_or((names, false), |names| (names, true));
+        let (names, raw) = names.strip_suffix(RAW).map_or((names, false), |names| (names, true));
         let closed = length < inside.len();
         let written = &rest[at..at + 2 + length + usize::from(closed)];
         let place = find(written, span, report);

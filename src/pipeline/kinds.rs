@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 /// The declaration of one stage kind.
+#[derive(Clone, Copy)]
 pub struct Kind {
     /// Its name, as `kind:` in a stage definition says it.
     pub name: &'static str,
@@ -24,6 +25,7 @@ pub struct Kind {
 }
 
 /// The inputs that a kind takes.
+#[derive(Clone, Copy)]
 pub enum Inputs {
     /// These and no others, each one cell's output or a path of the user's.
     Named(&'static [InputSpec]),

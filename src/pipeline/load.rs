@@ -1,9 +1,7 @@
 //! From a file to a checked pipeline.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::Arc;
 
 use super::axes::{self, Rules};
 use super::definition::Definitions;
@@ -15,7 +13,8 @@ use super::model::{Pipeline, Stage};
 use super::overrides;
 use super::params::{Params, resolve_params};
 use super::policy::read_resources;
-use super::problem::{Problem, Problems, Report, Span, nearest, suggest};
+use super::problem::{Problem, Problems, Report, Span, suggest};
+use super::read::read_text;
 use super::schema::mismatch;
 use super::stages::Context;
 use super::yaml::{self, Data, Node};
@@ -162,30 +161,6 @@ fn pipeline_name(file: &Path, root: &Node, params: &Node, report: &mut Report) -
         report.add(problem.label("expected letters, digits, `.`, `_` or `-`").help(help));
     }
     name
-}
-
-/// Reads a file of text. If that fails, the report has heard why.
-pub(super) fn read_text(path: &Path, report: &mut Report) -> Option<Arc<str>> {
-    let mut refuse = |title: String, help: Option<String>| {
-        let source = report.source(path, "".into());
-        report.add(Problem::new("unreadable", Span { source, start: 0, end: 0 }, title).help(help));
-        None
-    };
-    let shown = path.display();
-    match crate::text::read_unnamed(path) {
-        Ok(text) => Some(text.into()),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let entries = std::fs::read_dir(folder).into_iter().flatten();
-            let mut names: Vec<String> =
-                entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
-            names.sort();
-            let wanted = path.file_name().unwrap_or_default().to_string_lossy();
-            let near = nearest(&wanted, names.iter().map(String::as_str));
-            refuse(format!("there is no file `{shown}`"), near.map(|near| format!("did you mean `{near}`?")))
-        }
-        Err(error) => refuse(format!("`{shown}` cannot be read: {error}"), None),
-    }
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod policy;
 mod presets;
 pub mod problem;
 mod quoting;
+mod read;
 mod schema;
 mod script;
 pub mod select;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::interpolate::{self, Scope};
+use super::interpolate::{self, RAW, Scope};
 use super::problem::{Problem, Report, Span};
 use super::quoting::{self, Place};
 use super::shell::{self, Shell};
@@ -90,9 +90,6 @@ impl Script {
         self.shell.iter().map(word).collect::<Vec<_>>().join(" ")
     }
 }
-
-/// Ends a reference whose value is put in as it is.
-pub(super) const RAW: &str = ":raw";
 
 const UNKNOWN: &str = "in the text of a shell whose quoting is not known";
 

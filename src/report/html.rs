@@ -5,6 +5,7 @@
 use std::fmt::Write;
 
 use super::caption::{row_name, run_name};
+use super::markup::escape;
 use super::number::{column_label, mean, number, p_value, percent, plus_minus, signed};
 use super::plot;
 use super::table::{Cell, MISSING, Row, Table, Test};
@@ -36,22 +37,6 @@ pub fn render(table: &Table) -> String {
         out += &distances(table);
     }
     out + "</main>\n</body>\n</html>\n"
-}
-
-/// Text without meaning to HTML, in content as in attributes.
-pub(super) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            _ => out.push(character),
-        }
-    }
-    out
 }
 
 /// A table of the chosen rows below the common heads, with `cell` making each `<td>`.

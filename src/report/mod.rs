@@ -1,7 +1,7 @@
 //! Comparison tables: which loss is better, by how much, whether that is more than seed noise, and what it cost.
 //!
 //! [`build()`] turns measured [`Records`] into a [`Table`], a plain value that holds every number, test and footnote.
-//! One file a format then only draws it: [`text`], [`csv`], [`markdown`], [`json`], [`html`]. So all formats say the
+//! One file per format then only draws it, and one row of [`FORMATS`] names it. So all formats say the
 //! same, and a stored `table.json` is enough to draw any of them again. Equal records give equal bytes: nothing here
 //! reads a clock, a host name or the order of a hash map.
 
@@ -11,9 +11,11 @@ mod compare;
 mod config;
 pub mod csv;
 mod error;
+mod format;
 pub mod html;
 pub mod json;
 pub mod markdown;
+mod markup;
 mod number;
 mod plot;
 mod records;
@@ -25,24 +27,17 @@ use std::path::Path;
 pub use build::build;
 pub use config::{Best, Config, METRIC};
 pub use error::ReportError;
+pub use format::{FORMATS, Format, JSON, TEXT};
 pub use records::{Axis, Cost, Record, Records};
 pub use table::{Cell, Column, Comparison, Footnote, Row, Sample, Table, Test};
 
-/// Writes `table` into `directory`, made if absent, in every format: `table.txt`, `table.csv` (one row a cell),
-/// `scores.csv` (one row a run), `table.md`, `table.json` and `index.html`.
+/// Writes `table` into `directory`, made if absent, in every one of [`FORMATS`].
 pub fn write(table: &Table, directory: &Path) -> Result<(), ReportError> {
     let io = |path: &Path, source| ReportError::Write { path: path.to_owned(), source };
     std::fs::create_dir_all(directory).map_err(|error| io(directory, error))?;
-    let files = [
-        ("table.txt", text::render(table, text::Style::default())),
-        ("table.csv", csv::cells(table)?),
-        ("scores.csv", csv::runs(table)?),
-        ("table.md", markdown::render(table)),
-        ("table.json", json::render(table)?),
-        ("index.html", html::render(table)),
-    ];
-    for (name, content) in files {
-        let path = directory.join(name);
+    for format in FORMATS {
+        let path = directory.join(format.file);
+        let content = (format.render)(table, text::Style::default())?;
         std::fs::write(&path, content).map_err(|error| io(&path, error))?;
     }
     Ok(())

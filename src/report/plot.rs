@@ -7,7 +7,7 @@
 use std::fmt::Write;
 
 use super::caption::{row_name, run_name};
-use super::html::escape;
+use super::markup::escape;
 use super::number::{column_label, in_unit, number, plus_minus};
 use super::table::{Cell, Table};
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use super::job::{JobError, output};
 use super::vectors::{self, Vectors, Writer};
-use super::{JobError, output};
 use crate::engine::execute::KindJob;
 use crate::pipeline::kinds::{Inputs, Kind, ParameterProblem};
 

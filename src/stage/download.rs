@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 use ureq::http::HeaderValue;
 
+use super::job::{JobError, JobMismatch, Report, output, parsed, problems};
 use super::pretrained::{ABOUT, About};
-use super::{JobError, JobMismatch, Report, output, parsed, problems};
 use crate::data::archive::{UnpackLimits, unpack};
 use crate::data::download::{DownloadConfig, DownloadError, authorization, download};
 use crate::data::generate::{GeneratorSpec, generate};

@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::device::{self, Work};
+use super::job::{JobError, Report, input, output, parameters, parsed, required};
 use super::train::REMARK;
 use super::vectors::{Rows, Writer};
-use super::{JobError, Report, input, output, parameters, parsed, required};
 use crate::data::images::{EvalImages, Images};
 use crate::data::shard::{ImageSet, Item, SplitView, Store};
 use crate::data::split::Split;

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::groups::Groups;
+use super::job::{JobError, output, parameters, parsed, problems, required};
 use super::vectors::{self, Part};
-use super::{JobError, output, parameters, parsed, problems, required};
 use crate::engine::execute::KindJob;
 use crate::eval::clustering::clustering;
 use crate::eval::metric::Metric;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::JobError;
+use super::job::JobError;
 use super::pretrained::Pretrained;
 use super::work::{config, side, task};
 use crate::nn::check_own;

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{JobError, output, parameters, parsed};
+use super::job::{JobError, output, parameters, parsed, problems};
 use crate::engine::execute::KindJob;
 use crate::loss::cost::{Cost, measure};
 use crate::loss::registry::LossSpec;
@@ -35,9 +35,9 @@ struct Parameters {
 
 fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
     match parsed::<Parameters>(map) {
-        Ok(Parameters { loss, .. }) => super::problems(
-            loss.check().into_iter().map(|(field, message)| (format!("loss.{field}"), message)).collect(),
-        ),
+        Ok(Parameters { loss, .. }) => {
+            problems(loss.check().into_iter().map(|(field, message)| (format!("loss.{field}"), message)).collect())
+        }
         Err(found) => found,
     }
 }

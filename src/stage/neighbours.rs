@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::groups::Groups;
+use super::job::{JobError, output, parameters, parsed, problems, required};
 use super::vectors::{self, Part};
-use super::{JobError, output, parameters, parsed, problems, required};
 use crate::data::images::EvalImages;
 use crate::data::shard::ImageSet;
 use crate::data::split::Split;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{JobError, Report, hold, output, parameters, parsed, problems, required};
+use super::job::{JobError, Report, hold, output, parameters, parsed, problems, required};
 use crate::data::preprocess::{PreprocessConfig, preprocess};
 use crate::engine::event::Progress;
 use crate::engine::execute::KindJob;

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::JobError;
+use super::job::JobError;
 use crate::nn::weights::WeightFile;
-use crate::nn::{self, Architecture, Backbone, Normalisation, fit_backbone, normalisation_of};
+use crate::nn::{self, Architecture, Normalisation, fit_backbone, normalisation_of};
 use crate::train::Config;
 
 /// The file beside fetched weights that holds [`About`].
@@ -76,8 +76,8 @@ impl Pretrained {
             }
             (Some(asked), _) => Ok(Some(asked)),
             (None, Some((told, _))) => Ok(Some(told).filter(|told| *told != config.backbone.normalisation())),
-            (None, None) if config.backbone.normalisations().len() == 1 => Ok(None),
-            (None, None) => Err(Unfit::Pixels { file: file(), backbone: config.backbone.name() }.into()),
+            (None, None) if config.backbone.normalisations.len() == 1 => Ok(None),
+            (None, None) => Err(Unfit::Pixels { file: file(), backbone: config.backbone.name }.into()),
         }
     }
 
@@ -85,7 +85,7 @@ impl Pretrained {
     /// network whose tensors depend on it. Reads no values. What was found, in words.
     pub(super) fn check(&self, config: &Config, side: Option<usize>) -> Result<Option<String>, JobError> {
         // Any size that all of them take.
-        let Some(side) = side.or((config.backbone != Backbone::VitSmall16).then_some(224)) else { return Ok(None) };
+        let Some(side) = side.or((!config.backbone.positions).then_some(224)) else { return Ok(None) };
         let Config { backbone, pooling, head, dim, .. } = *config;
         let architecture = Architecture { backbone, pooling, head, dim, height: side, width: side };
         let choice = config.weights.clone().unwrap_or_default();
@@ -142,6 +142,7 @@ mod tests {
 
     #[test]
     fn pixels_are_those_that_somebody_says_and_nobody_contradicts() {
+        use crate::nn::Backbone;
         use crate::nn::weights::write_safetensors;
         let bytes = write_safetensors([("a", &[1][..], &[0.0][..])], &Default::default()).unwrap();
         let found = |about: Option<Normalisation>, backbone, pixels| {
@@ -150,7 +151,7 @@ mod tests {
             let config = Config { backbone, pixels, ..Config::default() };
             pretrained.normalisation(&config).map_err(|error| error.to_string())
         };
-        let (vit, resnet) = (Backbone::VitSmall16, Backbone::Resnet50);
+        let (vit, resnet) = (Backbone::named("vit_small_16").unwrap(), Backbone::named("resnet50").unwrap());
         let [half, imagenet] = [Normalisation::Half, Normalisation::Imagenet].map(Some);
         assert_eq!(found(None, resnet, None), Ok(None));
         assert_eq!(found(None, resnet, half), Ok(half));

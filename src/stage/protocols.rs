@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::{DEFINITIONS, kinds};
+use super::{definitions, kinds};
 use crate::pipeline::model::{Cell, CellId, Task};
 
 /// docs/protocols.md.
@@ -25,7 +25,8 @@ fn parameters(stage: &str) -> Map<String, Value> {
          last: {stage}\n"
     );
     std::fs::write(&file, text).unwrap();
-    let pipeline = crate::pipeline::load(&file, &[], &kinds(), DEFINITIONS).unwrap_or_else(|found| panic!("{found}"));
+    let pipeline =
+        crate::pipeline::load(&file, &[], &kinds(), &definitions()).unwrap_or_else(|found| panic!("{found}"));
     match &pipeline.cells[2].task {
         Task::Kind { parameters, .. } => Map::clone(parameters),
         other => panic!("{other:?}"),
@@ -262,7 +263,7 @@ fn cells(pipeline: &str, stage: &str, changes: &[(&str, &str)]) -> Vec<(String, 
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("pipelines/{pipeline}.yaml"));
     let changes: Vec<(String, String)> = changes.iter().map(|(to, value)| ((*to).into(), (*value).into())).collect();
     let pipeline =
-        crate::pipeline::load(&file, &changes, &kinds(), DEFINITIONS).unwrap_or_else(|found| panic!("{found}"));
+        crate::pipeline::load(&file, &changes, &kinds(), &definitions()).unwrap_or_else(|found| panic!("{found}"));
     let of = pipeline.cells.iter().enumerate().filter(|(_, cell)| *pipeline.stages[cell.stage as usize].name == *stage);
     let read = |(index, cell): (usize, &Cell)| match &cell.task {
         Task::Kind { parameters, .. } => (pipeline.cell_name(CellId(index as u32)), Map::clone(parameters)),

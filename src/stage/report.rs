@@ -9,10 +9,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::{JobError, output, parameters, parsed, problems};
+use super::job::{JobError, output, parameters, parsed, problems};
 use crate::engine::execute::KindJob;
 use crate::pipeline::kinds::{Inputs, Kind, ParameterProblem};
 use crate::pipeline::model::{CellId, Pipeline, Task};
+use crate::report::text::Style;
 use crate::report::{self, Config, METRIC, Record, Records, Table};
 use crate::store::tree::Node;
 use crate::store::{Artifact, Store};
@@ -30,9 +31,6 @@ pub(super) const KIND: Kind = Kind {
     check,
 };
 
-/// The file of a report that every other can be drawn from.
-const TABLE: &str = "table.json";
-
 #[derive(Debug, Error)]
 enum ReportInputError {
     #[error(transparent)]
@@ -43,8 +41,8 @@ enum ReportInputError {
     NoLog { path: std::path::PathBuf },
     #[error("{}: the metric `{metric}` is {found}, expected a number; choose the table's `metrics:` without it, or write a number", path.display())]
     NoNumber { path: std::path::PathBuf, metric: String, found: String },
-    #[error("the report holds no {TABLE}")]
-    NoTable,
+    #[error("the report holds no {0}")]
+    NoTable(&'static str),
 }
 
 /// What `evaluate`, or any command that wants to be in a table, writes.
@@ -170,33 +168,20 @@ pub fn makes_tables(pipeline: &Pipeline, cell: CellId) -> bool {
     matches!(&pipeline.cells[cell.0 as usize].task, Task::Kind { name, .. } if &**name == KIND.name)
 }
 
-/// How to write a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TableFormat {
-    /// For a terminal of that many columns, or of any width.
-    Text {
-        color: bool,
-        width: Option<usize>,
-    },
-    Markdown,
-    Csv,
-    Json,
-}
-
 /// Draws the table among the stored `outputs` of a cell that makes tables.
-pub fn render_table(store: &Store, outputs: &[Artifact], format: TableFormat) -> Result<String, JobError> {
+pub fn render_table(
+    store: &Store,
+    outputs: &[Artifact],
+    format: report::Format,
+    style: Style,
+) -> Result<Vec<u8>, JobError> {
     let trees: Vec<_> = outputs.iter().map(|output| store.blobs.tree(&output.digest)).collect::<Result<_, _>>()?;
     let files: BTreeMap<&str, Node> =
         trees.iter().flat_map(|tree| &tree.entries).map(|entry| (entry.path.as_str(), entry.node)).collect();
-    let Some(Node::File { digest, .. }) = files.get(TABLE) else { return Err(ReportInputError::NoTable.into()) };
+    let table = report::JSON.file;
+    let Some(Node::File { digest, .. }) = files.get(table) else { return Err(ReportInputError::NoTable(table).into()) };
     let text = String::from_utf8(store.blobs.read(digest)?)?;
-    let table = Table::from_json(&text)?;
-    Ok(match format {
-        TableFormat::Text { color, width } => report::text::render(&table, report::text::Style { ansi: color, width }),
-        TableFormat::Markdown => report::markdown::render(&table),
-        TableFormat::Csv => report::csv::cells(&table)?,
-        TableFormat::Json => text,
-    })
+    Ok((format.render)(&Table::from_json(&text)?, style)?)
 }
 
 #[cfg(test)]

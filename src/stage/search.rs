@@ -6,9 +6,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
+use super::job::{JobError, output, parameters, parsed, problems};
 use super::report::without_nan;
 use super::suggestion::{self, Suggestion};
-use super::{JobError, output, parameters, parsed, problems};
 use crate::engine::execute::{KindInput, KindJob};
 use crate::pipeline::kinds::{Inputs, Kind, ParameterProblem};
 use crate::search::{Search, Space, Trial, Values, best};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::JobError;
+use super::job::JobError;
 use crate::pipeline::kinds::ParameterProblem;
 
 /// The content of `suggestion.json`.

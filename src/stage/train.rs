@@ -8,8 +8,9 @@ use serde_json::{Map, Value};
 
 use super::device::{self, Work};
 use super::groups::Groups;
+use super::job::{HELD, JobError, Report, hold, input, output, parameters, parsed, problems, required};
 use super::pretrained::Pretrained;
-use super::{HELD, JobError, Report, hold, input, output, parameters, parsed, problems, required, suggestion};
+use super::suggestion;
 use crate::data::augment::Variation;
 use crate::data::images::EvalImages;
 use crate::data::shard::ImageSet;

@@ -13,7 +13,7 @@ use safetensors::tensor::{Dtype, SafeTensors};
 use serde_json::json;
 use thiserror::Error;
 
-use super::JobError;
+use super::job::JobError;
 use crate::eval::Labelled;
 
 /// What is known of the images, row by row.

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-use super::{parsed, train};
+use super::job::parsed;
+use super::train;
 use crate::data::augment::Variation;
 use crate::data::layout::Layout;
 use crate::data::split::Split;

@@ -15,7 +15,7 @@ use crate::data::images::SHORT_SIDE;
 use crate::loss::{Loss, has_class_vectors};
 use crate::math::random::seed_of;
 use crate::nn::weights::Choice;
-use crate::nn::{Backbone, Head, Normalisation, Pooling};
+use crate::nn::{Backbone, CONVNET4, Head, Normalisation, Pooling};
 
 pub use measure::Measure;
 pub use validate::{Criterion, KeepEpoch, SelectOn, UnknownCriterion, Untrained, Validate};
@@ -106,7 +106,7 @@ pub enum Group {
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The network's trunk.
-    pub backbone: Backbone,
+    pub backbone: &'static Backbone,
     /// How pixels are normalised; in the backbone's own way if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pixels: Option<Normalisation>,
@@ -202,7 +202,7 @@ fn one_seed<'de, D: Deserializer<'de>>(numbers: D) -> Result<u64, D::Error> {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            backbone: Backbone::Convnet4,
+            backbone: &CONVNET4,
             pixels: None,
             weights: None,
             pooling: None,
@@ -254,11 +254,11 @@ impl Config {
         let not_negative = |value: f64| value >= 0.0 && value.is_finite();
         require(self.dim >= 1, "dim", "at least 1", &self.dim);
         if self.pooling == Some(Pooling::Token) {
-            let fits = self.backbone == Backbone::VitSmall16;
+            let fits = self.backbone.pooling == Pooling::Token;
             require(fits, "pooling", "average, max or average_max with this backbone", &"token");
         }
         if self.head == Head::Identity {
-            let features = self.backbone.features();
+            let features = self.backbone.features;
             require(self.dim == features, "dim", &format!("{features} with head: identity"), &self.dim);
         }
         require((0.0..1.0).contains(&self.dropout), "dropout", "at least 0 and below 1", &self.dropout);

@@ -125,7 +125,7 @@ mod tests {
             augment,
             seed: 3,
             size,
-            normaliser: Backbone::BnInception.normalisation().pixels().normaliser(),
+            normaliser: Backbone::named("bn_inception").unwrap().normalisation().pixels().normaliser(),
         }
     }
 
@@ -168,7 +168,7 @@ mod tests {
         let Prepared { images, values } = batches.prepare((0, 0)).unwrap();
         let image = 20 * 30 * 3;
         let bytes: Vec<u8> = images.iter().flat_map(|&i| &pixels[i * image..][..image]).copied().collect();
-        assert_eq!(values, Backbone::BnInception.normalisation().pixels().normalise(&bytes));
+        assert_eq!(values, Backbone::named("bn_inception").unwrap().normalisation().pixels().normalise(&bytes));
         // Blue first, less 104.
         assert_eq!(values[0], f32::from(bytes[2]) / 255.0 * 255.0 - 104.0);
     }

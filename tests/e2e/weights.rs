@@ -22,7 +22,7 @@ stages:
 /// The weights of convnet4 once for each prefix, and each time other values, as a safetensors file.
 fn weights(prefixes: &[&str]) -> Vec<u8> {
     let architecture = Architecture {
-        backbone: Backbone::Convnet4,
+        backbone: Backbone::named("convnet4").unwrap(),
         pooling: None,
         head: Head::Identity,
         dim: 128,

@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::{Found, Image, below, files, help, home};
+use super::found::{Found, Image};
+use super::{below, files, help, home, names};
 use crate::data::error::DataError;
+use crate::data::listing::Location;
 use crate::data::mat::{self, MatValue};
 use crate::text;
 
@@ -109,7 +111,7 @@ fn images(home: &Path, annotations: &Annotations) -> Result<Listed, DataError> {
             return Err(DataError::Content { path: path.clone(), message });
         }
     }
-    let image = |path| Image { path, split: None, group: None };
+    let image = |path| Image { location: Location::File(path), split: None, group: None };
     let pairs = images.iter().map(|(_, class)| *class).zip(matched.paths.into_iter().map(image)).collect();
     Ok((pairs, matched.unlisted))
 }
@@ -169,8 +171,8 @@ fn read_mirror(home: &Path) -> Result<Found, DataError> {
             let entry = entry.map_err(std::io::Error::from)?;
             let below = entry.path().strip_prefix(&base).ok().and_then(Path::to_str);
             if let Some((class, file)) = below.and_then(|below| below.split_once('/'))
-                && !files::is_litter(file)
-                && !files::is_litter(class)
+                && !names::is_litter(file)
+                && !names::is_litter(class)
             {
                 places.insert(file.to_owned(), class.to_owned());
             }
@@ -191,7 +193,10 @@ fn read_mirror(home: &Path) -> Result<Found, DataError> {
             match names_of_files.find(file) {
                 Ok(file) if used.insert(file) => {
                     let name = &places[file];
-                    pairs.push((class, Image { path: format!("{folder}/{name}/{file}"), split: None, group: None }));
+                    pairs.push((
+                        class,
+                        Image { location: Location::File(format!("{folder}/{name}/{file}")), split: None, group: None },
+                    ));
                     names.insert(class, name.clone());
                 }
                 _ => missing.push(format!("{folder}/*/{file}")),

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{Found, below, files, folder, help, home};
+use super::found::Found;
+use super::{below, files, folder, help, home};
 use crate::data::error::DataError;
 use crate::text;
 
@@ -26,9 +27,10 @@ pub(super) fn read(root: &Path) -> Result<Found, DataError> {
         let matched = files::find(&found.root, &list, listed.iter().map(String::as_str))?;
         let listed: BTreeSet<String> = matched.paths.into_iter().collect();
         for class in &mut found.classes {
-            let (kept, left): (Vec<_>, Vec<_>) = class.images.drain(..).partition(|image| listed.contains(&image.path));
+            let (kept, left): (Vec<_>, Vec<_>) =
+                class.images.drain(..).partition(|image| listed.contains(image.location.file()));
             class.images = kept;
-            found.unlisted.extend(left.into_iter().map(|image| image.path));
+            found.unlisted.extend(left.into_iter().map(|image| image.location.to_string()));
         }
         found.classes.retain(|class| !class.images.is_empty());
     }

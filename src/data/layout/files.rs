@@ -13,28 +13,8 @@ use std::path::Path;
 use fs_err as fs;
 use unicode_normalization::UnicodeNormalization;
 
-use super::folder::is_image;
+use super::names::{is_image, is_litter};
 use crate::data::error::DataError;
-
-/// What desktops, file servers and notebooks leave next to data. Never a class or an image, in any layout; neither is a name
-/// that begins with a dot (`._x.jpg`, `.ipynb_checkpoints`).
-const LITTER: [&str; 10] = [
-    "__MACOSX",
-    "@eaDir",
-    "#recycle",
-    "$RECYCLE.BIN",
-    "System Volume Information",
-    "lost+found",
-    "Thumbs.db",
-    "ehthumbs.db",
-    "desktop.ini",
-    "Icon\r",
-];
-
-/// Whether a file or folder is not data.
-pub(super) fn is_litter(name: &str) -> bool {
-    name.starts_with('.') || LITTER.iter().any(|litter| litter.eq_ignore_ascii_case(name))
-}
 
 /// A list's path as this system writes it: `/` between its parts, without empty parts and `.`. It keeps a first `/`.
 pub(super) fn tidy(path: &str) -> Cow<'_, str> {
@@ -83,27 +63,22 @@ pub(super) fn elsewhere(base: &Path, marker: &str) -> Option<std::path::PathBuf>
 }
 
 /// Names that a list may spell differently.
-pub(in crate::data) struct Names<'a> {
+pub(super) struct Names<'a> {
     exact: BTreeSet<&'a str>,
     /// By their common form; built when the first name is not found as written.
     alike: OnceCell<BTreeMap<String, Vec<&'a str>>>,
 }
 
 impl<'a> Names<'a> {
-    pub(in crate::data) fn new(names: impl Iterator<Item = &'a str>) -> Names<'a> {
+    pub(super) fn new(names: impl Iterator<Item = &'a str>) -> Names<'a> {
         Names { exact: names.collect(), alike: OnceCell::new() }
-    }
-
-    /// [`is_separator`].
-    pub(in crate::data) fn is_separator(c: char) -> bool {
-        is_separator(c)
     }
 
     /// The matching name.
     ///
     /// # Errors
     /// `; the nearest names`.
-    pub(in crate::data) fn find(&self, name: &str) -> Result<&'a str, String> {
+    pub(super) fn find(&self, name: &str) -> Result<&'a str, String> {
         if let Some(exact) = self.exact.get(name) {
             return Ok(exact);
         }

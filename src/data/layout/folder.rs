@@ -7,18 +7,13 @@ use std::path::{Path, PathBuf};
 
 use fs_err::{self as fs, File};
 
-use super::files::is_litter;
-use super::{Class, Found, Image};
+use super::found::{Class, Found, Image};
+use super::names::{extension, is_image, is_litter};
 use crate::data::decode::{FORMATS, is_read};
 use crate::data::error::DataError;
-use crate::data::listing::Unread;
+use crate::data::listing::{Location, Unread};
 use crate::format::{self, Known};
 use crate::regular::special;
-
-/// Extensions of the formats that are read. A file with such a name counts as an image without being opened, and its format is
-/// detected when it is decoded: listing 60,000 files need not open them.
-const EXTENSIONS: [&str; 14] =
-    ["jpg", "jpeg", "jpe", "jfif", "jif", "jfi", "png", "gif", "bmp", "webp", "ppm", "pgm", "pbm", "pnm"];
 
 /// Extensions of copies and of incomplete files: images by their content that are not part of the data set.
 const COPIES: [&str; 8] = ["bak", "orig", "old", "tmp", "part", "crdownload", "download", "swp"];
@@ -42,7 +37,9 @@ pub(super) fn read(root: &Path) -> Result<Found, DataError> {
                 continue;
             }
             match look(&file, &path)? {
-                Look::Image => images.push(Image { path: format!("{name}/{file}"), split: None, group: None }),
+                Look::Image => {
+                    images.push(Image { location: Location::File(format!("{name}/{file}")), split: None, group: None })
+                }
                 Look::Other(what) => {
                     found.ignored += 1;
                     if let Some(what) = what {
@@ -69,15 +66,6 @@ pub(super) fn read(root: &Path) -> Result<Found, DataError> {
         return Err(DataError::NoClass { folder: root.to_path_buf(), formats: FORMATS, hint });
     }
     Ok(found)
-}
-
-/// Whether a file's name says that it is an image.
-pub(super) fn is_image(name: &str) -> bool {
-    extension(name).is_some_and(|found| EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(found)))
-}
-
-fn extension(name: &str) -> Option<&str> {
-    name.trim_end().rsplit_once('.').map(|(_, extension)| extension)
 }
 
 /// What a file is.
@@ -165,7 +153,7 @@ mod tests {
         let classes: Vec<(&str, Vec<&str>)> = found
             .classes
             .iter()
-            .map(|c| (c.name.as_str(), c.images.iter().map(|i| i.path.as_str()).collect()))
+            .map(|c| (c.name.as_str(), c.images.iter().map(|i| i.location.file()).collect()))
             .collect();
         assert_eq!(
             classes,
@@ -196,7 +184,7 @@ mod tests {
         write("p1.txt", b"P1 is a class");
         let found = read(room.path()).unwrap();
         assert_eq!(found.classes.len(), 1);
-        let images: Vec<&str> = found.classes[0].images.iter().map(|image| image.path.as_str()).collect();
+        let images: Vec<&str> = found.classes[0].images.iter().map(|image| image.location.file()).collect();
         assert_eq!(images, ["a/none", "a/x.jfif", "a/x.jpe", "a/x.jpg_large", "a/x.png ", "a/x.ppm"]);
         let unread: Vec<String> = found.unread.iter().map(Unread::to_string).collect();
         let copy = "1 file .jpg~: a JPEG image, by its name a copy; rename it to have it read";

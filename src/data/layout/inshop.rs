@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Found, Image, below, files, help, home};
+use super::found::{Found, Image};
+use super::{below, files, help, home};
 use crate::data::error::DataError;
+use crate::data::listing::Location;
 use crate::data::split::Split;
 use crate::text;
 
@@ -45,7 +47,7 @@ pub(super) fn read(root: &Path) -> Result<Found, DataError> {
         }
         let split = Some(if part == "train" { Split::Train } else { Split::Test });
         let group = Some(part).filter(|_| split == Some(Split::Test));
-        pairs.push((number, Image { path, split, group }));
+        pairs.push((number, Image { location: Location::File(path), split, group }));
     }
     let classes = Found::by_class(pairs, |number| format!("id_{number:08}"));
     Ok(Found { root, classes, lists_splits: true, unlisted: matched.unlisted, ..Found::default() })

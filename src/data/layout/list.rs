@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
-use super::{Found, Image, below, files};
+use super::found::{Found, Image};
+use super::{below, files};
 use crate::data::error::DataError;
+use crate::data::listing::Location;
 use crate::data::split::Split;
 use crate::regular;
 use crate::table::Table;
@@ -24,7 +26,7 @@ pub(super) fn read(root: &Path, file: &str) -> Result<Found, DataError> {
     };
     let (splits, groups) = (texts("split")?, texts("group")?);
 
-    let mut rows = Vec::with_capacity(paths.len());
+    let (mut listed, mut rows) = (Vec::with_capacity(paths.len()), Vec::with_capacity(paths.len()));
     for (i, (image, label)) in paths.into_iter().zip(labels).enumerate() {
         let wrong = |message: String| DataError::Line { path: path.clone(), line: table.line(i), message };
         let image = below(image.as_deref().unwrap_or_default()).map_err(wrong)?.to_owned();
@@ -37,13 +39,11 @@ pub(super) fn read(root: &Path, file: &str) -> Result<Found, DataError> {
                 })?),
             };
         let group = groups.as_ref().and_then(|groups| groups[i].clone()).filter(|group| !group.is_empty());
-        rows.push((label, Image { path: image, split, group }));
+        listed.push(image);
+        rows.push((label, split, group));
     }
-    let files::Matched { paths, unlisted } =
-        files::find(root, &path, rows.iter().map(|(_, image)| image.path.as_str()))?;
-    for ((_, image), path) in rows.iter_mut().zip(paths) {
-        image.path = path;
-    }
-    let classes = Found::by_label(rows);
+    let files::Matched { paths, unlisted } = files::find(root, &path, listed.iter().map(String::as_str))?;
+    let image = |((label, split, group), path)| (label, Image { location: Location::File(path), split, group });
+    let classes = Found::by_label(rows.into_iter().zip(paths).map(image).collect());
     Ok(Found { root: root.to_owned(), classes, lists_splits: splits.is_some(), unlisted, ..Found::default() })
 }

@@ -1,26 +1,28 @@
 //! How data sets lay out their images, classes and splits: one file per layout, each read into a [`Listing`].
 
-pub(super) mod arrays;
+mod arrays;
+mod assign;
 mod cars196;
 mod cub;
 mod files;
 mod folder;
+mod found;
 mod inshop;
 mod list;
+mod names;
 mod published;
 mod sop;
 
-pub(super) use self::files::Names;
-
-use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use self::assign::assign;
+use self::found::Class;
 use super::Problem;
 use super::error::DataError;
-use super::listing::{Entry, Listing, Unread};
-use super::split::{Split, SplitRule, assign};
+use super::listing::{Entry, Listing};
+use super::split::{Split, SplitRule};
 
 /// How the folder of a data set is organised.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,59 +126,6 @@ impl Source {
     }
 }
 
-/// What a layout found, before a split rule is applied.
-#[derive(Debug, Default)]
-pub(super) struct Found {
-    /// The folder that paths start from.
-    pub root: PathBuf,
-    /// In the layout's order, their names distinct.
-    pub classes: Vec<Class>,
-    /// Whether the images say their splits.
-    pub lists_splits: bool,
-    /// Files that are not images.
-    pub ignored: usize,
-    /// Those of them that are known by their content.
-    pub unread: Vec<Unread>,
-    /// Images that are there and in no list, sorted.
-    pub unlisted: Vec<String>,
-}
-
-/// One class and its images in the layout's order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Class {
-    pub name: String,
-    pub images: Vec<Image>,
-}
-
-/// One image, by its path below the root.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Image {
-    pub path: String,
-    /// That of the layout's own lists.
-    pub split: Option<Split>,
-    pub group: Option<String>,
-}
-
-impl Found {
-    /// Classes from (class, image) pairs: each key a class, in the order of the keys, images in the order given.
-    fn by_class<K: Ord>(pairs: impl IntoIterator<Item = (K, Image)>, name: impl Fn(&K) -> String) -> Vec<Class> {
-        let mut classes: BTreeMap<K, Vec<Image>> = BTreeMap::new();
-        for (key, image) in pairs {
-            classes.entry(key).or_default().push(image);
-        }
-        classes.into_iter().map(|(key, images)| Class { name: name(&key), images }).collect()
-    }
-
-    /// Classes from (label, image) pairs, in the order of the labels: by number where all of them are integers, else by their
-    /// raw bytes.
-    fn by_label(pairs: Vec<(String, Image)>) -> Vec<Class> {
-        let number = |label: &str| label.parse::<i128>().ok();
-        let by_number = pairs.iter().all(|(label, _)| number(label).is_some());
-        let key = |(label, image): (String, Image)| ((number(&label).filter(|_| by_number), label), image);
-        Self::by_class(pairs.into_iter().map(key), |(_, label)| label.clone())
-    }
-}
-
 /// Lists the images of the data set below `raw`.
 ///
 /// # Errors
@@ -208,7 +157,7 @@ pub fn read(source: &Source, raw: &Path) -> Result<Listing, DataError> {
         for (class, splits) in found.classes.iter().zip(&splits) {
             let images = class.images.iter().zip(splits).filter(|(_, split)| **split == Some(wanted));
             listing.entries.extend(images.map(|(image, _)| Entry {
-                path: image.path.clone(),
+                location: image.location.clone(),
                 class: class.name.clone(),
                 split: wanted,
                 group: image.group.clone().filter(|_| grouped),

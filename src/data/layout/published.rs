@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{Found, Layout};
+use super::Layout;
+use super::assign::assign;
+use super::found::Found;
 use crate::data::error::DataError;
-use crate::data::split::{Split, SplitRule, assign};
+use crate::data::split::{Split, SplitRule};
 
 /// Images and classes of a split, or of one group of it.
 struct PublishedCounts {

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{Found, Image, below, files, help, home};
+use super::found::{Found, Image};
+use super::{below, files, help, home};
 use crate::data::error::DataError;
+use crate::data::listing::Location;
 use crate::data::split::Split;
 use crate::text;
 
@@ -52,7 +54,7 @@ pub(super) fn read(root: &Path) -> Result<Found, DataError> {
             let message = format!("{path:?} is in {other}:{first} already");
             return Err(DataError::Line { path: home.join(list), line, message });
         }
-        pairs.push((class, Image { path, split: Some(split), group: None }));
+        pairs.push((class, Image { location: Location::File(path), split: Some(split), group: None }));
     }
     let classes = Found::by_class(pairs, u32::to_string);
     Ok(Found { root: home, classes, lists_splits: true, unlisted: matched.unlisted, ..Found::default() })

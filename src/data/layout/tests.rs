@@ -3,9 +3,10 @@ use std::fs;
 use polars::prelude::{Column, DataFrame, ParquetWriter};
 use tempfile::TempDir;
 
+use super::found::{Found, Image};
 use super::*;
 use crate::data::generate::{Family, GeneratedLayout, GeneratorSpec, generate};
-use crate::data::listing::{bytes, pixels};
+use crate::data::listing::{Location, bytes, pixels};
 use crate::data::mat;
 use crate::data::split::MlrcFold;
 
@@ -32,7 +33,7 @@ const PUBLISHED: [(GeneratedLayout, Layout); 4] = [
 fn lines(listing: &Listing) -> String {
     let line = |entry: &Entry| {
         let group = entry.group.as_deref().unwrap_or("-");
-        format!("{:10} {:20} {group:7} {}", entry.split.name(), entry.class, entry.path)
+        format!("{:10} {:20} {group:7} {}", entry.split.name(), entry.class, entry.location)
     };
     listing.entries.iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -93,7 +94,7 @@ fn the_published_sizes_are_met_and_one_image_less_is_not() {
     let class = |name: usize, images: usize, split: Option<Split>, group: Option<&str>| Class {
         name: name.to_string(),
         images: (0..images)
-            .map(|i| Image { path: format!("{name}/{i}"), split, group: group.map(str::to_owned) })
+            .map(|i| Image { location: Location::File(format!("{name}/{i}")), split, group: group.map(str::to_owned) })
             .collect(),
     };
     // `images` over `classes` as evenly as they go.

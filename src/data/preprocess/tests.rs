@@ -63,7 +63,12 @@ fn shapes(folder: &Path) -> Listing {
         } else {
             fs::copy(fixtures.join(file), folder.join(file)).unwrap();
         }
-        Entry { path: file.to_owned(), class: class.to_owned(), split, group: Some(format!("of {class}")) }
+        Entry {
+            location: Location::File(file.to_owned()),
+            class: class.to_owned(),
+            split,
+            group: Some(format!("of {class}")),
+        }
     };
     let entries = vec![
         of(Split::Train, "a", "photo.jpg"),

@@ -3,7 +3,7 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `product` | the matrix product under everything |
-//! | `conv`, `winograd`, `groups` | convolutions and their gradients |
+//! | `conv`, `groups` | convolutions and their gradients |
 //! | `norm`, `pool`, `vectors` | batch normalisation, pooling, L2 normalisation |
 //! | `tokens`, `layer_norm`, `attention`, `gelu` | what transformers need |
 //! | `map`, `buffer` | feature maps on the tape, and their memory |
@@ -23,7 +23,6 @@ mod tokens;
 mod unit;
 mod update;
 mod vectors;
-mod winograd;
 
 use std::ops::Range;
 use std::sync::Arc;

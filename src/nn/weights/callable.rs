@@ -7,31 +7,8 @@ use safetensors::tensor::Dtype;
 
 use super::error::Flaw;
 use super::machine::Machine;
-use super::pickle::{Id, Value};
 use super::suspects::is_suspect;
-
-/// What a global name of a pickle stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Callable {
-    /// `collections.OrderedDict`
-    OrderedDict,
-    /// `torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`: storage, offset, shape, strides, and what is not kept.
-    RebuildTensor,
-    /// `collections.defaultdict`: what fills it is not kept.
-    DefaultDict,
-    /// `torch._utils._rebuild_parameter` and `_rebuild_parameter_with_state`: a tensor, and what is not kept.
-    RebuildParameter,
-    /// `torch._tensor._rebuild_from_type_v2`: a function and its arguments, in between a class, and what is not kept.
-    RebuildFromType,
-    /// `builtins.getattr`: members of enums and methods of schedules are pickled as attributes.
-    Attribute,
-    /// `torch.Size`
-    Size,
-    /// `torch.FloatStorage` and its kin: a word in the description of a storage, never called.
-    Storage(Dtype),
-    /// `torch.float32` and its kin: a value of its own, never called.
-    ElementType,
-}
+use super::value::{Callable, Id, StorageName, TensorParts, Value};
 
 /// What `module.name` stands for, if it means something here.
 pub(super) fn find(module: &str, name: &str) -> Option<Callable> {
@@ -111,29 +88,6 @@ pub(super) fn call<'a>(machine: &mut Machine<'a>, callable: Callable, arguments:
         },
         _ => Err(machine.damaged(format!("{callable:?} is called with {} arguments", arguments.len()))),
     }
-}
-
-/// The arguments of a tensor, not yet looked into: most checkpoints hold tensors that nobody asks for.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct TensorParts {
-    pub storage: Id,
-    pub offset: Id,
-    pub shape: Id,
-    pub strides: Id,
-    /// Where in the pickle it is made.
-    pub at: usize,
-}
-
-/// A run of elements that tensors share.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct StorageName<'a> {
-    /// Under which the file keeps the bytes.
-    pub key: &'a str,
-    pub dtype: Dtype,
-    /// Elements of the whole storage.
-    pub count: usize,
-    /// First element and elements of the part that tensors count from: files of PyTorch 0.3 and older.
-    pub view: Option<(usize, usize)>,
 }
 
 /// The storage of a persistent id: `("storage", class, key, location, elements[, view])`. One of a type that is not read is

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::callable::{StorageName, TensorParts};
 use super::error::Flaw;
 use super::layout::{AXES, Layout};
-use super::pickle::{Id, Pickle, Value};
+use super::pickle::Pickle;
+use super::skipped::{Skipped, Unread};
 use super::unread::unread_kind;
+use super::value::{Id, StorageName, TensorParts, Value};
 
 /// Keys under which training scripts keep the weights, the more telling ones first.
 const CONTAINERS: [&str; 7] = ["state_dict", "model_state_dict", "model_state", "model", "net", "network", "params"];
@@ -19,23 +20,6 @@ const DEPTH: usize = 8;
 
 /// Other keys of one dict that are kept: a hostile file has millions.
 const ALIASES: usize = 8;
-
-/// What a checkpoint holds besides its tensors.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Skipped {
-    /// Its key; `optimizer` or `epoch`.
-    pub name: String,
-    /// The type of its value: `int`, `dict`, `argparse.Namespace`.
-    pub kind: String,
-}
-
-/// A tensor, or an array, of a kind that is not read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unread {
-    pub name: String,
-    /// The name in Python of what would have made it.
-    pub class: String,
-}
 
 /// The tensors of a checkpoint.
 #[derive(Debug)]

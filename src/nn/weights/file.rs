@@ -2,18 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, Cursor};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use memmap2::Mmap;
-use safetensors::tensor::Dtype;
-use zip::ZipArchive;
 
-use super::checkpoint::{Checkpoint, NamedParts, Skipped, Unread};
+use super::contents::{Bytes, Contents, Region, TensorInfo, TensorSet};
 use super::error::WeightError;
-use super::layout::{Layout, is_number};
-use super::prefix::strip;
+use super::layout::is_number;
+use super::skipped::{Skipped, Unread};
 use super::unread::unread_kind;
 use super::{legacy, safe, zipped};
 use crate::format::{Known, recognise};
@@ -37,133 +35,6 @@ impl fmt::Display for Format {
             Format::Zip => "PyTorch zip",
             Format::Legacy => "PyTorch before 1.6",
         })
-    }
-}
-
-/// A tensor of a weight file.
-#[derive(Debug, Clone)]
-pub struct TensorInfo {
-    /// As in the file, less [`TensorSet::stripped`].
-    pub name: String,
-    /// The type of its elements in the file.
-    pub dtype: Dtype,
-    /// PyTorch's order of axes.
-    pub shape: Vec<usize>,
-    /// Which region of the file holds its storage.
-    pub(super) region: usize,
-    pub(super) layout: Layout,
-}
-
-impl TensorInfo {
-    /// How many elements it has.
-    pub fn elements(&self) -> usize {
-        if self.shape.contains(&0) { 0 } else { self.shape.iter().fold(1, |product, &n| product.saturating_mul(n)) }
-    }
-
-    /// How many bytes its elements take, whether or not the file stores each by itself.
-    pub fn bytes(&self) -> usize {
-        self.elements().saturating_mul(self.dtype.bitsize()).div_ceil(8)
-    }
-}
-
-/// The tensors of one state dict of a file.
-#[derive(Debug)]
-pub struct TensorSet {
-    /// The keys that lead to it in a training checkpoint, joined by dots: `state_dict`. None for a file that is the state dict.
-    pub key: Option<String>,
-    /// Other keys of the same state dict.
-    pub aliases: Vec<String>,
-    /// The prefix that all names had and that [`TensorInfo::name`] lacks: `module.`, or nothing.
-    pub stripped: String,
-    /// In the order of the state dict, or of the bytes in a safetensors file.
-    pub tensors: Vec<TensorInfo>,
-    /// Tensors of it that are not read.
-    pub unread: Vec<Unread>,
-}
-
-impl TensorSet {
-    pub(super) fn new(key: Option<String>, mut tensors: Vec<TensorInfo>, unread: Vec<Unread>) -> Self {
-        let names: Vec<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-        let (stripped, names) = strip(&names);
-        let names: Vec<String> = names.into_iter().map(|name| name.into_owned()).collect();
-        for (tensor, name) in tensors.iter_mut().zip(names) {
-            tensor.name = name;
-        }
-        Self { key, aliases: Vec::new(), stripped, tensors, unread }
-    }
-
-    /// Whether it lies under `key`.
-    pub fn is_under(&self, key: &str) -> bool {
-        self.key.as_deref() == Some(key) || self.aliases.iter().any(|alias| alias == key)
-    }
-}
-
-/// A part of the file that holds the bytes of a storage.
-#[derive(Debug)]
-pub(super) struct Region {
-    pub start: usize,
-    pub len: usize,
-    /// What the file calls it.
-    pub place: String,
-    /// The entry of the zip archive whose checksum is compared when the first tensor of it is read, if it has one.
-    pub entry: Option<usize>,
-    pub sound: OnceLock<bool>,
-}
-
-/// The bytes of a file, shared with the archive reader.
-#[derive(Debug, Clone)]
-pub(super) enum Bytes {
-    Mapped(Arc<Mmap>),
-    Held(Arc<Vec<u8>>),
-}
-
-impl AsRef<[u8]> for Bytes {
-    fn as_ref(&self) -> &[u8] {
-        match self {
-            Bytes::Mapped(bytes) => bytes,
-            Bytes::Held(bytes) => bytes,
-        }
-    }
-}
-
-/// What a reader of one format found.
-#[derive(Debug, Default)]
-pub(super) struct Contents {
-    pub metadata: BTreeMap<String, String>,
-    pub sets: Vec<TensorSet>,
-    /// Of `sets` the one that a listing is about.
-    pub main: usize,
-    pub regions: Vec<Region>,
-    pub skipped: Vec<Skipped>,
-    pub zip: Option<ZipArchive<Cursor<Bytes>>>,
-    /// What was pickled, where no tensor was found in it.
-    pub nothing: Option<String>,
-}
-
-impl Contents {
-    /// Takes over the tensors of a checkpoint whose storages lie in the regions of `regions`, by their keys.
-    pub(super) fn of_checkpoint(
-        checkpoint: Checkpoint<'_>,
-        mut region: impl FnMut(&mut Vec<Region>, &NamedParts<'_>) -> Result<usize, WeightError>,
-    ) -> Result<Self, WeightError> {
-        let mut contents = Self { main: checkpoint.main, skipped: checkpoint.skipped, ..Self::default() };
-        for set in checkpoint.sets {
-            let mut tensors = Vec::with_capacity(set.tensors.len());
-            for parts in set.tensors {
-                tensors.push(TensorInfo {
-                    name: parts.name.to_owned(),
-                    dtype: parts.storage.dtype,
-                    shape: parts.layout.shape.clone(),
-                    region: region(&mut contents.regions, &parts)?,
-                    layout: parts.layout,
-                });
-            }
-            contents.sets.push(TensorSet { aliases: set.aliases, ..TensorSet::new(set.key, tensors, set.unread) });
-        }
-        if contents.sets.iter().all(|set| set.tensors.is_empty()) {
-            contents.nothing = Some(checkpoint.root);
-        }
-        Ok(contents)
     }
 }
 

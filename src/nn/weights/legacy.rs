@@ -13,11 +13,11 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use super::callable::StorageName;
 use super::checkpoint::Checkpoint;
+use super::contents::{Contents, Region};
 use super::error::{Flaw, WeightError};
-use super::file::{Contents, Region};
-use super::pickle::{Pickle, Value};
+use super::pickle::Pickle;
+use super::value::{StorageName, Value};
 
 /// 0x1950a86a20f9469cfc6c, little-endian.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];

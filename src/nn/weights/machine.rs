@@ -9,10 +9,10 @@
 
 use std::collections::HashMap;
 
-use super::callable::{self, Callable};
+use super::callable;
 use super::error::Flaw;
-use super::pickle::{Id, Value, full_name};
 use super::suspects::is_suspect;
+use super::value::{Callable, Id, Value, full_name};
 
 /// More than any network and its optimiser need; some 200 MB of memory.
 const VALUES: usize = 1 << 22;

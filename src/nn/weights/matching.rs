@@ -1,19 +1,14 @@
 //! Which tensor of a file is which of a network.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
+use super::choice::Choice;
+use super::contents::{TensorInfo, TensorSet};
 use super::error::WeightError;
-use super::file::{TensorInfo, TensorSet, WeightFile};
-use super::naming::timm_name;
+use super::file::WeightFile;
 use super::prefix::bare;
-use super::unmatched::{Misshapen, Missing, Unmatched};
+use super::unmatched::{Misshapen, Missing, SHOWN, Unmatched};
 use super::unread::unread_kind;
-
-/// Names that one message shows of each kind.
-pub(super) const SHOWN: usize = 8;
 
 /// Names longer than this get no suggestion: comparing takes the product of the lengths.
 const COMPARED: usize = 200;
@@ -26,32 +21,8 @@ const DEPTH: usize = 16;
 /// The step counts of batch norms: in most files, used by nothing here.
 const COUNTER: &str = "num_batches_tracked";
 
-/// Which of the weights of a file are wanted, where it has several.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Choice {
-    /// The key of the state dict in a training checkpoint: `teacher`; keys below each other joined by dots.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
-    /// What stands before the names of the network: `backbone.`; empty for nothing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prefix: Option<String>,
-}
-
-impl fmt::Display for Choice {
-    /// As a pipeline says it: `weights: { key: teacher, prefix: "backbone." }`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let quoted =
-            |text: &str| match text.chars().all(|c| c.is_alphanumeric() || "._-".contains(c)) && !text.is_empty() {
-                true => text.to_owned(),
-                false => format!("{text:?}"),
-            };
-        let part =
-            |name: &str, value: &Option<String>| value.as_ref().map(|value| format!("{name}: {}", quoted(value)));
-        let parts: Vec<String> = [part("key", &self.key), part("prefix", &self.prefix)].into_iter().flatten().collect();
-        write!(f, "weights: {{ {} }}", parts.join(", "))
-    }
-}
+/// A network's name for a tensor that another library calls otherwise; none if the name is not one of that library's.
+pub type Alias = fn(&str) -> Option<String>;
 
 /// Tensors of a file that are those of a network.
 #[derive(Debug)]
@@ -79,6 +50,7 @@ pub fn fit<'f, N: AsRef<str>, S: AsRef<[usize]>>(
     file: &'f WeightFile,
     wanted: &[(N, S)],
     ignorable: &[&str],
+    alias: Alias,
     choice: &Choice,
 ) -> Result<Fit<'f>, WeightError> {
     let wanted: Vec<(&str, &[usize])> = wanted.iter().map(|(name, shape)| (name.as_ref(), shape.as_ref())).collect();
@@ -90,13 +62,13 @@ pub fn fit<'f, N: AsRef<str>, S: AsRef<[usize]>>(
     let places: Vec<(&TensorSet, String)> = file
         .sets()
         .iter()
-        .flat_map(|set| prefixes(set, &wanted).into_iter().map(move |prefix| (set, prefix)))
+        .flat_map(|set| prefixes(set, &wanted, alias).into_iter().map(move |prefix| (set, prefix)))
         .collect();
     let chosen = |place: &&(&TensorSet, String)| {
         choice.key.as_ref().is_none_or(|key| place.0.is_under(key))
             && choice.prefix.as_ref().is_none_or(|prefix| *full(place.0, &place.1) == *bare(prefix))
     };
-    let attempt = |place: &(&'f TensorSet, String)| Attempt::new(place.0, &place.1, &wanted, ignorable);
+    let attempt = |place: &(&'f TensorSet, String)| Attempt::new(place.0, &place.1, &wanted, ignorable, alias);
     let mut fits: Vec<Attempt<'_>> = Vec::new();
     for fit in places.iter().filter(chosen).map(attempt).filter(Attempt::fits) {
         if !fits.iter().any(|first| same(&first.matched, &fit.matched)) {
@@ -120,7 +92,8 @@ pub fn fit<'f, N: AsRef<str>, S: AsRef<[usize]>>(
     let mut attempts: Vec<Attempt<'_>> = places.iter().filter(chosen).map(attempt).collect();
     attempts.sort_by_key(|attempt| usize::MAX - attempt.matched.len());
     let asked = file.sets().iter().find(|set| choice.key.as_ref().is_some_and(|key| set.is_under(key))).or(file.main());
-    let none = || asked.map(|set| Attempt::new(set, choice.prefix.as_deref().unwrap_or_default(), &wanted, ignorable));
+    let none =
+        || asked.map(|set| Attempt::new(set, choice.prefix.as_deref().unwrap_or_default(), &wanted, ignorable, alias));
     let fitting =
         places.iter().map(attempt).filter(Attempt::fits).map(|fit| told(file, fit.set, &fit.prefix)).collect();
     match attempts.into_iter().next().or_else(none) {
@@ -146,7 +119,7 @@ fn same(a: &[&TensorInfo], b: &[&TensorInfo]) -> bool {
 }
 
 /// The prefixes under which a set has names of the network, the likely ones first; no more than [`TRIED`].
-fn prefixes(set: &TensorSet, wanted: &[(&str, &[usize])]) -> Vec<String> {
+fn prefixes(set: &TensorSet, wanted: &[(&str, &[usize])], alias: Alias) -> Vec<String> {
     let probes: HashSet<&str> = wanted.iter().step_by(wanted.len() / PROBES + 1).map(|(name, _)| *name).collect();
     let mut counts: Vec<(&str, usize)> = Vec::new();
     let mut places: HashMap<&str, usize> = HashMap::new();
@@ -154,7 +127,7 @@ fn prefixes(set: &TensorSet, wanted: &[(&str, &[usize])]) -> Vec<String> {
         let starts = std::iter::once(0).chain(tensor.name.match_indices('.').map(|(dot, _)| dot + 1));
         for start in starts.take(DEPTH) {
             let (prefix, rest) = tensor.name.split_at(start);
-            if probes.contains(rest) || timm_name(rest).is_some_and(|name| probes.contains(name.as_str())) {
+            if probes.contains(rest) || alias(rest).is_some_and(|name| probes.contains(name.as_str())) {
                 let place = *places.entry(prefix).or_insert(counts.len());
                 match counts.get_mut(place) {
                     Some((_, count)) => *count += 1,
@@ -179,7 +152,7 @@ struct Attempt<'f> {
 }
 
 impl<'f> Attempt<'f> {
-    fn new(set: &'f TensorSet, prefix: &str, wanted: &[(&str, &[usize])], ignorable: &[&str]) -> Self {
+    fn new(set: &'f TensorSet, prefix: &str, wanted: &[(&str, &[usize])], ignorable: &[&str], alias: Alias) -> Self {
         let names: HashSet<&str> = wanted.iter().map(|(name, _)| *name).collect();
         let inside = set.tensors.iter().filter_map(|tensor| Some((tensor.name.strip_prefix(prefix)?, tensor)));
         let (exact, others): (Vec<_>, Vec<_>) = inside.partition(|(name, _)| names.contains(name));
@@ -187,7 +160,7 @@ impl<'f> Attempt<'f> {
             exact.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect();
         let mut unexpected = Vec::new();
         for (rest, tensor) in others {
-            match timm_name(rest) {
+            match alias(rest) {
                 Some(name) if names.contains(name.as_str()) && !found.contains_key(&name) => {
                     found.insert(name, tensor);
                 }
@@ -298,6 +271,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::nn::weights::naming::timm_name;
     use crate::nn::weights::write_safetensors;
 
     fn file(tensors: &[(&str, &[usize])]) -> WeightFile {
@@ -314,19 +288,26 @@ mod tests {
     fn tensors_come_in_the_order_that_is_wanted() {
         let file = file(&[("a", &[2]), ("b", &[3]), ("fc.weight", &[1, 2]), ("bn.num_batches_tracked", &[])]);
         let wanted: [(&str, &[usize]); 2] = [("b", &[3]), ("a", &[2])];
-        assert_eq!(names(fit(&file, &wanted, &["fc."], &Choice::default()).unwrap().tensors), ["b", "a"]);
-        assert!(fit(&file, &wanted, &["f.", "c."], &Choice::default()).is_err());
+        assert_eq!(names(fit(&file, &wanted, &["fc."], timm_name, &Choice::default()).unwrap().tensors), ["b", "a"]);
+        assert!(fit(&file, &wanted, &["f.", "c."], timm_name, &Choice::default()).is_err());
     }
 
     #[test]
     fn leading_axes_of_length_one_are_no_difference() {
         let file = file(&[("row", &[1, 1, 3]), ("column", &[3, 1]), ("one", &[1])]);
         let wanted: [(&str, &[usize]); 3] = [("row", &[3]), ("column", &[1, 3, 1]), ("one", &[])];
-        assert_eq!(names(fit(&file, &wanted, &[], &Choice::default()).unwrap().tensors), ["row", "column", "one"]);
-        let WeightError::Unmatched(unmatched) =
-            fit(&file, &[("row", vec![3, 1]), ("column", vec![3]), ("one", vec![2])], &[], &Choice::default())
-                .unwrap_err()
-        else {
+        assert_eq!(
+            names(fit(&file, &wanted, &[], timm_name, &Choice::default()).unwrap().tensors),
+            ["row", "column", "one"]
+        );
+        let WeightError::Unmatched(unmatched) = fit(
+            &file,
+            &[("row", vec![3, 1]), ("column", vec![3]), ("one", vec![2])],
+            &[],
+            timm_name,
+            &Choice::default(),
+        )
+        .unwrap_err() else {
             panic!("another error");
         };
         assert_eq!(unmatched.misshapen.len(), 3);
@@ -336,9 +317,13 @@ mod tests {
     fn the_names_of_torchvision_are_those_of_timm_unless_both_are_there() {
         let theirs = "encoder.layers.encoder_layer_0.ln_1.weight";
         let wanted = [("blocks.0.norm1.weight", [4])];
-        assert_eq!(names(fit(&file(&[(theirs, &[4])]), &wanted, &[], &Choice::default()).unwrap().tensors), [theirs]);
+        assert_eq!(
+            names(fit(&file(&[(theirs, &[4])]), &wanted, &[], timm_name, &Choice::default()).unwrap().tensors),
+            [theirs]
+        );
         let both = file(&[(theirs, &[4]), ("blocks.0.norm1.weight", &[4])]);
-        let WeightError::Unmatched(unmatched) = fit(&both, &wanted, &[], &Choice::default()).unwrap_err() else {
+        let WeightError::Unmatched(unmatched) = fit(&both, &wanted, &[], timm_name, &Choice::default()).unwrap_err()
+        else {
             panic!("another error");
         };
         assert_eq!((unmatched.missing.len(), &unmatched.unexpected[..]), (0, &[theirs.to_owned()][..]));
@@ -351,7 +336,7 @@ mod tests {
         tensors.extend([("conv1.weight", &[8, 1, 3, 1][..]), ("layer1.0.con1.weight", &[2]), ("scalar", &[])]);
         let wanted: [(&str, &[usize]); 4] =
             [("layer1.0.conv1.weight", &[2]), ("conv1.weight", &[4, 3, 7, 7]), ("scalar", &[2]), ("zzz", &[])];
-        let error = fit(&file(&tensors), &wanted, &[], &Choice::default()).unwrap_err().to_string();
+        let error = fit(&file(&tensors), &wanted, &[], timm_name, &Choice::default()).unwrap_err().to_string();
         assert_eq!(
             error,
             "some.pth: not the weights of this network of 4 tensors\n  \
@@ -377,7 +362,7 @@ mod tests {
             let values = [0.5; 5];
             let named = tensors.iter().map(|(name, len)| (name.as_str(), std::slice::from_ref(len), &values[..*len]));
             let file = WeightFile::from_bytes("f", write_safetensors(named, &BTreeMap::new()).unwrap()).unwrap();
-            let found = fit(&file, &[("a.w", [2]), ("a.b", [3])], &[], &Choice::default());
+            let found = fit(&file, &[("a.w", [2]), ("a.b", [3])], &[], timm_name, &Choice::default());
             // At the top everything is under the prefix, and must be wanted.
             if prefix.is_empty() && tensors.len() > 2 {
                 prop_assert!(found.is_err());

@@ -2,19 +2,22 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `file` | an open file of any format, its tensors and their values |
+//! | `file` | an open file of any format, and the values of its tensors |
+//! | `contents`, `skipped` | its tensors and where their elements are; what else it holds |
 //! | `safe`, `zipped`, `legacy` | the three formats |
-//! | `pickle`, `machine`, `callable` | pickles, by a machine that knows only the opcodes and names of tensors |
+//! | `pickle`, `value`, `machine`, `callable` | pickles, by a machine that knows only the opcodes and names of tensors |
 //! | `suspects`, `unread` | names that run code; tensors of kinds that are not read |
 //! | `checkpoint`, `prefix` | the state dicts inside a training checkpoint; the prefixes of wrappers |
 //! | `layout` | strides, offsets, element types |
-//! | `matching`, `naming`, `unmatched` | which tensor of a file is which of a network, and what does not fit |
+//! | `choice`, `matching`, `naming`, `unmatched` | which tensor of a file is which of a network, and what does not fit |
 //!
 //! Files are anyone's: nothing in them is executed, and no count in them is believed before the bytes behind it are
 //! seen.
 
 mod callable;
 mod checkpoint;
+mod choice;
+mod contents;
 mod error;
 mod file;
 mod layout;
@@ -25,17 +28,22 @@ mod naming;
 mod pickle;
 mod prefix;
 mod safe;
+mod skipped;
 mod suspects;
 #[cfg(test)]
 mod tests;
 mod unmatched;
 mod unread;
+mod value;
 mod zipped;
 
-pub use checkpoint::{Skipped, Unread};
+pub use choice::Choice;
+pub use contents::{TensorInfo, TensorSet};
 pub use error::WeightError;
-pub use file::{Format, TensorInfo, TensorSet, WeightFile};
-pub use matching::{Choice, Fit, fit};
+pub use file::{Format, WeightFile};
+pub use matching::{Fit, fit};
+pub(super) use naming::timm_name;
 pub use safe::{NamedValues, write_safetensors};
 pub use safetensors::tensor::Dtype;
+pub use skipped::{Skipped, Unread};
 pub use unmatched::{Misshapen, Missing, Unmatched, shape_words};

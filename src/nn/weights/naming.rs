@@ -26,7 +26,7 @@ const TRUNK: [(&str, &str); 5] = [
 ];
 
 /// timm's name for a tensor of torchvision's vision transformer; none if `name` is no such tensor.
-pub(super) fn timm_name(name: &str) -> Option<String> {
+pub(in crate::nn) fn timm_name(name: &str) -> Option<String> {
     let renamed = |name: &str, table: &[(&str, &str)]| {
         table.iter().find_map(|(theirs, ours)| name.strip_prefix(theirs).map(|rest| format!("{ours}{rest}")))
     };

@@ -1,71 +1,8 @@
-//! What a pickle of tensors holds.
-//!
-//! Values lie in one flat list and refer to each other by index, so that nesting costs no stack.
+//! A pickle of tensors, read.
 
-use super::callable::{Callable, StorageName, TensorParts};
 use super::error::Flaw;
 use super::machine::Machine;
-
-/// Where a value lies in the list of values.
-pub(super) type Id = usize;
-
-/// What a pickle can hold here.
-#[derive(Debug)]
-pub(super) enum Value<'a> {
-    None,
-    Bool(bool),
-    Int(i64),
-    /// An integer of more than 8 bytes, little-endian two's complement.
-    Long(&'a [u8]),
-    Float,
-    Text(&'a str),
-    Bytes,
-    Tuple(Vec<Id>),
-    List(Vec<Id>),
-    /// In the order of insertion; a key may come twice, and the later one holds.
-    Dict(Vec<(Id, Id)>),
-    Callable(Callable),
-    /// A set, whose members are not needed.
-    Set,
-    /// In boxes, since a hostile file may ask for millions of values.
-    Storage(Box<StorageName<'a>>),
-    Tensor(Box<TensorParts>),
-    /// A class or function of Python's that means nothing here: module and name. It is never called, nor looked for.
-    Class(Box<(&'a str, &'a str)>),
-    /// What such a class would have made; which class it is. Its parts are not kept.
-    Opaque(Id),
-}
-
-impl Value<'_> {
-    /// A word for messages and listings.
-    pub(super) fn kind(&self) -> &'static str {
-        match self {
-            Value::None => "None",
-            Value::Bool(_) => "bool",
-            Value::Int(_) | Value::Long(_) => "int",
-            Value::Float => "float",
-            Value::Text(_) => "string",
-            Value::Bytes => "bytes",
-            Value::Tuple(_) => "tuple",
-            Value::List(_) => "list",
-            Value::Dict(_) => "dict",
-            Value::Callable(Callable::ElementType) => "dtype",
-            Value::Callable(_) | Value::Class(_) => "class",
-            Value::Set => "set",
-            Value::Opaque(_) => "object",
-            Value::Storage(_) => "storage",
-            Value::Tensor(_) => "tensor",
-        }
-    }
-
-    /// The value as a count; none if it is no integer or a negative one.
-    pub(super) fn as_size(&self) -> Option<usize> {
-        match self {
-            Value::Int(value) => usize::try_from(*value).ok(),
-            _ => None,
-        }
-    }
-}
+use super::value::{Id, StorageName, Value, full_name};
 
 /// What one pickle holds.
 #[derive(Debug)]
@@ -117,11 +54,6 @@ impl<'a> Pickle<'a> {
     pub(super) fn storages(&self) -> impl Iterator<Item = StorageName<'a>> {
         self.values.iter().filter_map(|value| if let Value::Storage(storage) = value { Some(**storage) } else { None })
     }
-}
-
-/// `module.name`, printable and of a bounded length.
-pub(super) fn full_name(module: &str, name: &str) -> String {
-    format!("{module}.{name}").escape_debug().take(200).collect()
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde::ser::{SerializeMap, Serializer};
 
+use super::contents::{Contents, Region, TensorInfo, TensorSet};
 use super::error::{Flaw, WeightError};
-use super::file::{Contents, Region, TensorInfo, TensorSet};
 use super::layout::Layout;
 
 /// The length of the header comes first, in as many bytes, and the header is padded to a multiple of it.

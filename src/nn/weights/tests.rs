@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use serde::Deserialize;
 
 use super::*;
+use crate::nn::backbone::no_alias;
 
 const GOOD: [&str; 9] = [
     "plain.pth",
@@ -113,7 +114,7 @@ fn a_checkpoint_tells_what_was_stripped_and_skipped() {
 fn batch_norms_of_one_row_are_loaded_as_vectors() {
     let file = WeightFile::open(path("batch_norm_legacy.pth")).unwrap();
     let wanted = [("bn.bias", [5]), ("bn.weight", [5]), ("bn.running_var", [5]), ("bn.running_mean", [5])];
-    let fit = fit(&file, &wanted, &[], &Choice::default()).unwrap();
+    let fit = fit(&file, &wanted, &[], no_alias, &Choice::default()).unwrap();
     let values: Vec<Vec<f32>> = fit.tensors.iter().map(|tensor| file.values(tensor).unwrap()).collect();
     let of = |name: &str| -> Vec<f32> {
         let bits = expected("batch_norm").into_iter().find(|tensor| tensor.name == name).unwrap().bits;

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::matching::{Choice, SHOWN};
+use super::choice::Choice;
+
+/// Names that one message shows of each kind.
+pub(super) const SHOWN: usize = 8;
 
 /// The tensors of a file against those of a network.
 #[derive(Debug, PartialEq)]

@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::checkpoint::Checkpoint;
+use super::contents::{Bytes, Contents, Region};
 use super::error::WeightError;
-use super::file::{Bytes, Contents, Region};
 use super::pickle::Pickle;
 
 const PICKLE: &str = "/data.pkl";

@@ -464,7 +464,7 @@ fn weights_of_a_file_start_the_backbone_and_leave_the_head() {
         let equal = found.file_order(&device) == other.file_order(&device);
         assert_eq!(equal, !found.name.starts_with("head"), "{}", found.name);
     }
-    let wrong = Config { backbone: crate::nn::Backbone::Resnet18, ..config };
+    let wrong = Config { backbone: crate::nn::Backbone::named("resnet18").unwrap(), ..config };
     let larger = Plain::new(&[0; 32 * 32 * 32 * 3], &labels, [32, 32]).unwrap();
     let images = TrainSet { images: &larger, height: 32, width: 32, ..data };
     let message = train(&device, &wrong, &images, &*loss, start, &mut |_| {}).err().unwrap().to_string();
@@ -624,9 +624,9 @@ fn crops_train_on_images_of_any_size_and_are_evaluated_at_their_centre() {
         fn labels(&self) -> &[u32] {
             &self.1
         }
-        fn image(&self, index: usize) -> crate::data::images::Stored<'_> {
+        fn image(&self, index: usize) -> crate::data::pixels::Stored<'_> {
             let size = [20 + index as u32 % 3, 24 + index as u32 % 5];
-            crate::data::images::Stored { size, bytes: &self.0[index], encoded: false }
+            crate::data::pixels::Stored { size, bytes: &self.0[index], encoded: false }
         }
     }
     let labels = images().1;

@@ -2,11 +2,11 @@
 
 use rayon::prelude::*;
 
+use super::geometry::Geometry;
 use super::layout::{Padded, pack_phase, spread};
-use super::{Geometry, Right, Strip, pointwise};
+use super::{Right, Strip, pointwise, winograd};
 use crate::nn::native::buffer::Buffer;
 use crate::nn::native::product::{Finish, LANES, Sizes};
-use crate::nn::native::winograd;
 
 /// Adds the gradient of the input to `dx` (`N x H x W x C`), or replaces it.
 pub(in crate::nn::native) fn input_gradient(

@@ -2,11 +2,11 @@
 
 use rayon::prelude::*;
 
-use super::Geometry;
+use super::geometry::Geometry;
 use super::layout::{Padded, fill_panel, sample};
+use super::winograd;
 use crate::nn::native::buffer::{Buffer, scratch};
 use crate::nn::native::product::{Finish, LANES, Product, Sizes};
-use crate::nn::native::winograd;
 
 /// Pixels whose products are summed before the sums go back to memory.
 const DEPTH: usize = 128;

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::Geometry;
+use super::geometry::Geometry;
 use crate::nn::native::buffer::Buffer;
 use crate::nn::native::product::LANES;
 

@@ -7,25 +7,28 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | this one | shapes, and the forward convolution |
+//! | this one | the forward convolution |
+//! | `geometry` | shapes |
 //! | `input`, `kernel` | the gradients of input and kernel |
+//! | `winograd` | 3x3 convolutions by Winograd's algorithm |
 //! | `layout` | padding, sampling, packing |
 //!
 //! Work is cut by shapes alone, and every sum is made by one thread in one order: the bits do not depend on the threads.
 
+mod geometry;
 mod input;
 mod kernel;
 mod layout;
+mod winograd;
 
 use rayon::prelude::*;
 
+pub(super) use self::geometry::Geometry;
 pub(super) use self::input::input_gradient;
 pub(super) use self::kernel::weight_gradient;
-use self::layout::{Padded, pack, sample};
-pub(super) use self::layout::{pack_panel, pack_phase_panel, phase_taps};
+use self::layout::{Padded, pack, pack_panel, sample};
 use super::buffer::scratch;
 use super::product::{Finish, LANES, Product, ROWS, Sizes};
-use super::winograd;
 
 /// Rows of the left side that one task takes at least, where there are that many.
 const TASK_ROWS: usize = 14 * ROWS;
@@ -33,53 +36,6 @@ const TASK_ROWS: usize = 14 * ROWS;
 const MANY_TASKS: usize = 4;
 /// Columns of a right side from which on it pays to write out patches that lie apart.
 const MANY_OUTPUTS: usize = 4 * LANES;
-
-/// The shapes of one convolution; pairs are (rows, columns).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Geometry {
-    pub images: usize,
-    pub size: [usize; 2],
-    pub inputs: usize,
-    pub outputs: usize,
-    pub kernel: [usize; 2],
-    pub stride: [usize; 2],
-    pub padding: [usize; 2],
-    /// Winograd's algorithm where it applies.
-    pub winograd: bool,
-}
-
-impl Geometry {
-    /// Rows and columns of the output.
-    pub fn out(&self) -> [usize; 2] {
-        std::array::from_fn(|i| (self.size[i] + 2 * self.padding[i] - self.kernel[i]) / self.stride[i] + 1)
-    }
-
-    /// Pixels of an image, in and out.
-    pub fn pixels(&self) -> [usize; 2] {
-        [self.size, self.out()].map(|[rows, columns]| rows * columns)
-    }
-
-    /// Elements of the kernel.
-    pub fn weights(&self) -> usize {
-        self.kernel[0] * self.kernel[1] * self.inputs * self.outputs
-    }
-
-    /// Pixels are mapped one by one.
-    fn is_pointwise(&self) -> bool {
-        self.kernel == [1, 1] && self.stride == [1, 1] && self.padding == [0, 0]
-    }
-
-    /// The same convolution of the pixels that it looks at alone, where these are fewer: a stride and single pixels.
-    fn sampled(&self) -> Option<Self> {
-        let sampled = self.kernel == [1, 1] && self.padding == [0, 0] && self.stride != [1, 1];
-        sampled.then(|| Self { size: self.out(), stride: [1, 1], ..*self })
-    }
-
-    /// Winograd's algorithm applies, and there are channels enough to be worth its transforms.
-    fn is_winograd(&self) -> bool {
-        self.winograd && self.inputs >= 16 && self.kernel == [3, 3] && self.stride == [1, 1] && self.padding == [1, 1]
-    }
-}
 
 /// Writes the convolution of `x` (`N x H x W x C`) with `weights` (`KH x KW x C x O`, each output's multiplied by its `scale`)
 /// to `y` (`N x OH x OW x O`), and returns what `each` makes of stretches of whole pixels of it, in order.
@@ -139,9 +95,9 @@ pub(super) fn forward<R: Send>(
         .map(|(image, first, y)| {
             let start = (image * rows + first) * columns * geometry.outputs;
             let strip = strip.from(start);
-            scratch(strip.room(), |room| {
+            scratch(strip.scratch_len(), |scratch| {
                 for panel in 0..strip.count() {
-                    let b = strip.lay(panel, room);
+                    let b = strip.lay(panel, scratch);
                     for (row, y) in y.chunks_mut(columns * geometry.outputs).enumerate() {
                         let a = &padded.image(image)[(first + row) * geometry.stride[0] * padded.row()..];
                         strip.multiply(panel, b, row * columns * geometry.outputs, sizes, a, y);
@@ -179,17 +135,17 @@ impl<'a> Strip<'a> {
     }
 
     /// Elements that [`Self::lay`] needs for itself.
-    fn room(&self) -> usize {
+    fn scratch_len(&self) -> usize {
         if matches!(self.right, Right::Packed(_)) { 0 } else { self.panel }
     }
 
     /// One panel of the right side.
-    fn lay<'b>(&'b self, panel: usize, room: &'b mut [f32]) -> &'b [f32] {
+    fn lay<'b>(&'b self, panel: usize, scratch: &'b mut [f32]) -> &'b [f32] {
         match self.right {
             Right::Packed(panels) => &panels[panel * self.panel..][..self.panel],
             Right::Weights { weights, scale } => {
-                pack_panel(weights, self.outputs, scale, panel, room);
-                room
+                pack_panel(weights, self.outputs, scale, panel, scratch);
+                scratch
             }
         }
     }
@@ -251,12 +207,12 @@ fn pointwise<R: Send>(
                 lanes: LANES,
             };
             let copied = if pitch == inputs { 0 } else { rows * pitch };
-            scratch(copied + strip.room(), |all| {
-                let (copy, room) = all.split_at_mut(copied);
+            scratch(copied + strip.scratch_len(), |all| {
+                let (copy, scratch) = all.split_at_mut(copied);
                 copy.chunks_mut(pitch).zip(x.chunks(inputs)).for_each(|(to, x)| to[..inputs].copy_from_slice(x));
                 let a = if pitch == inputs { x } else { &*copy };
                 for panel in 0..strip.count() {
-                    strip.multiply(panel, strip.lay(panel, room), 0, sizes, a, y);
+                    strip.multiply(panel, strip.lay(panel, scratch), 0, sizes, a, y);
                 }
             });
             each(y)
@@ -293,8 +249,8 @@ fn gathered<R: Send>(
                 c_row: outputs,
                 lanes: LANES,
             };
-            scratch(positions * pitch + strip.room(), |all| {
-                let (patches, room) = all.split_at_mut(positions * pitch);
+            scratch(positions * pitch + strip.scratch_len(), |all| {
+                let (patches, scratch) = all.split_at_mut(positions * pitch);
                 for ky in 0..kernel[0] {
                     for (at, to) in patches.chunks_exact_mut(pitch).enumerate() {
                         let (line, column) = (task * block + at / columns, at % columns);
@@ -305,7 +261,7 @@ fn gathered<R: Send>(
                     }
                     let strip = Strip { finish: strip.finish.of_terms(ky == 0, ky + 1 == kernel[0]), ..strip };
                     for panel in 0..strip.count() {
-                        let b = &strip.lay(panel, room)[ky * depth * LANES..];
+                        let b = &strip.lay(panel, scratch)[ky * depth * LANES..];
                         strip.multiply(panel, b, 0, sizes, patches, y);
                     }
                 }

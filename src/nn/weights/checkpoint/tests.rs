@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::nn::backbone::no_alias;
 use crate::nn::weights::{Choice, Fit, WeightError, WeightFile, fit};
 
 fn path(name: &str) -> PathBuf {
@@ -18,7 +19,7 @@ fn choice(key: Option<&str>, prefix: Option<&str>) -> Choice {
 
 /// The network that all of them are of.
 fn fits<'f>(file: &'f WeightFile, choice: &Choice) -> Result<Fit<'f>, WeightError> {
-    fit(file, &[("conv1.weight", vec![2, 2]), ("bn1.bias", vec![2])], &["fc.", "n_averaged"], choice)
+    fit(file, &[("conv1.weight", vec![2, 2]), ("bn1.bias", vec![2])], &["fc.", "n_averaged"], no_alias, choice)
 }
 
 fn first(file: &WeightFile, fit: &Fit<'_>) -> f32 {
@@ -60,7 +61,7 @@ fn the_weights_are_found_in_all_wrappers_and_the_rest_is_passed_over() {
     }
     let file = open("inner.pth");
     let inner = [("layer1.conv1.weight", vec![2, 2]), ("layer1.bn1.bias", vec![2])];
-    assert!(fit(&file, &inner, &[], &Choice::default()).is_ok());
+    assert!(fit(&file, &inner, &[], no_alias, &Choice::default()).is_ok());
 }
 
 #[test]
@@ -164,7 +165,7 @@ fn what_is_no_weights_is_refused_with_the_call_that_helps() {
     }
     // A sparse tensor beside others is a fault only if it is needed.
     let file = open("one_sparse.pth");
-    assert!(fit(&file, &[("conv1.weight", vec![2, 2])], &[], &Choice::default()).is_ok());
+    assert!(fit(&file, &[("conv1.weight", vec![2, 2])], &[], no_alias, &Choice::default()).is_ok());
     let error = fits(&file, &Choice::default()).unwrap_err().to_string();
     assert!(
         error.contains("1 missing: bn1.bias (in the file it is a sparse tensor; save it with .to_dense()"),

@@ -3,12 +3,28 @@
 //! All convolutions have a bias and are followed by batch normalisation and ReLU. That port applies its ReLUs in place, so
 //! that they act although its code passes on the values before them.
 
-use super::Error;
-use super::backend::{After, Backend, Convolution, Reduce, Window};
-use super::layers::{Builder, Layer, Names, UnitLayer};
+use super::{Backbone, Pooling, no_alias};
+use crate::nn::backend::{After, Convolution, Reduce, Window};
+use crate::nn::layers::{Builder, Layer, Names, UnitLayer};
+use crate::nn::pixels::{CHANNELS, Normalisation};
 
-/// Channels that come out.
-pub(super) const FEATURES: usize = 1024;
+/// 10.3 million parameters.
+pub(super) const BN_INCEPTION: Backbone = Backbone {
+    name: "bn_inception",
+    features: 1024,
+    smallest: 32,
+    patch: 1,
+    misfit: |size| (!halves(size)).then_some(MISFIT),
+    positions: false,
+    pooling: Pooling::Average,
+    normalisations: &[Normalisation::Caffe],
+    alias: no_alias,
+    lookalikes: &[],
+    build,
+};
+
+const MISFIT: &str =
+    "do not halve as often as bn_inception does; the papers use 224 and 227; 64, 96, 128, 160, 192 and 256 fit too";
 
 /// One inception module: the channels of its branches.
 struct Module {
@@ -51,7 +67,7 @@ const KEEP: Window = Window { size: 3, stride: 1, padding: 1, ceil: true };
 
 /// Whether maps of this many rows, or columns, halve: modules 3c and 4e do so by convolutions and by a pooling, which agree
 /// on even numbers alone.
-pub(super) fn halves(size: usize) -> bool {
+fn halves(size: usize) -> bool {
     let mut len = HALVE.count(HALVE.count((size - 1) / 2 + 1));
     (0..2).all(|_| {
         let agrees = len == 1 || len.is_multiple_of(2);
@@ -61,19 +77,19 @@ pub(super) fn halves(size: usize) -> bool {
 }
 
 /// The trunk, without the classifier.
-pub(super) fn build<B: Backend>(builder: &mut Builder<'_, B>) -> Result<Vec<Layer>, Error> {
+fn build(builder: &mut Builder, _: [usize; 2]) -> Vec<Layer> {
     // That of Cadene's port, and so of the papers.
     builder.momentum = 0.9;
-    let mut unit = |name: String, channels: [usize; 2], convolution: Convolution| -> Result<UnitLayer, Error> {
+    let mut unit = |name: String, channels: [usize; 2], convolution: Convolution| -> UnitLayer {
         let norm = format!("{name}_bn");
         builder.unit(Names { conv: &name, norm: Some(&norm), bias: true }, channels, convolution, After::Relu)
     };
     let point = Convolution::square(1, 1, 0);
     let mut layers = vec![
-        Layer::Unit(unit("conv1_7x7_s2".into(), [3, 64], Convolution::square(7, 2, 3))?),
+        Layer::Unit(unit("conv1_7x7_s2".into(), [CHANNELS, 64], Convolution::square(7, 2, 3))),
         Layer::Pool(HALVE, Reduce::Max),
-        Layer::Unit(unit("conv2_3x3_reduce".into(), [64, 64], point)?),
-        Layer::Unit(unit("conv2_3x3".into(), [64, 192], Convolution::square(3, 1, 1))?),
+        Layer::Unit(unit("conv2_3x3_reduce".into(), [64, 64], point)),
+        Layer::Unit(unit("conv2_3x3".into(), [64, 192], Convolution::square(3, 1, 1))),
         Layer::Pool(HALVE, Reduce::Max),
     ];
     let mut inputs = 192;
@@ -82,28 +98,28 @@ pub(super) fn build<B: Backend>(builder: &mut Builder<'_, B>) -> Result<Vec<Laye
         let three = Convolution::square(3, 1, 1);
         let last = Convolution::square(3, stride, 1);
         let mut unit = |suffix: &str, channels, convolution| {
-            unit(format!("inception_{name}_{suffix}"), channels, convolution).map(Layer::Unit)
+            Layer::Unit(unit(format!("inception_{name}_{suffix}"), channels, convolution))
         };
         let mut branches = Vec::new();
         if let Some(outputs) = single {
-            branches.push(vec![unit("1x1", [inputs, *outputs], point)?]);
+            branches.push(vec![unit("1x1", [inputs, *outputs], point)]);
         }
-        branches.push(vec![unit("3x3_reduce", [inputs, square[0]], point)?, unit("3x3", *square, last)?]);
+        branches.push(vec![unit("3x3_reduce", [inputs, square[0]], point), unit("3x3", *square, last)]);
         branches.push(vec![
-            unit("double_3x3_reduce", [inputs, double[0]], point)?,
-            unit("double_3x3_1", *double, three)?,
-            unit("double_3x3_2", [double[1]; 2], last)?,
+            unit("double_3x3_reduce", [inputs, double[0]], point),
+            unit("double_3x3_1", *double, three),
+            unit("double_3x3_2", [double[1]; 2], last),
         ]);
         let mut pooled = vec![Layer::Pool(if stride == 1 { KEEP } else { HALVE }, *reduce)];
         if let Some(outputs) = project {
-            pooled.push(unit("pool_proj", [inputs, *outputs], point)?);
+            pooled.push(unit("pool_proj", [inputs, *outputs], point));
         }
         branches.push(pooled);
         layers.push(Layer::Branches(branches));
         let kept = if project.is_some() { 0 } else { inputs };
         inputs = single.unwrap_or(0) + square[1] + double[1] + project.unwrap_or(kept);
     }
-    Ok(layers)
+    layers
 }
 
 #[cfg(test)]

@@ -18,9 +18,10 @@ use rayon::prelude::*;
 use self::transform::{
     kernel_gradient, transform_input, transform_kernel, transform_output, transform_output_gradient, transform_taps,
 };
-use super::buffer::{Buffer, scratch};
-use super::conv::{Geometry, pack_panel, pack_phase_panel, phase_taps};
-use super::product::{Finish, LANES, Product, Sizes};
+use super::geometry::Geometry;
+use super::layout::{pack_panel, pack_phase_panel, phase_taps};
+use crate::nn::native::buffer::{Buffer, scratch};
+use crate::nn::native::product::{Finish, LANES, Product, Sizes};
 
 /// Outputs of one tile.
 const TILE: usize = 4;
@@ -60,7 +61,7 @@ impl Geometry {
     }
 }
 
-/// As [`super::conv::forward`].
+/// As [`super::forward`].
 pub(super) fn forward<R: Send>(
     geometry: &Geometry,
     x: &[f32],
@@ -74,7 +75,7 @@ pub(super) fn forward<R: Send>(
     correlate(geometry, x, &taps, finish, y, each)
 }
 
-/// As [`super::conv::input_gradient`].
+/// As [`super::input_gradient`].
 pub(super) fn input_gradient(
     geometry: &Geometry,
     weights: &[f32],
@@ -200,7 +201,7 @@ fn multiply(geometry: &Geometry, x: &[f32], kernel: Kernel<'_>, panels: Range<us
     });
 }
 
-/// As [`super::conv::weight_gradient`].
+/// As [`super::weight_gradient`].
 pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     let Geometry { images, size: [height, _], inputs, outputs, .. } = *geometry;
     let (group, pixels) = (geometry.group(), geometry.pixels()[0]);

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::{FREQUENCIES, TILE, Taps};
 use crate::math::simd::vectorise;
 use crate::nn::native::buffer::{Buffer, scratch};
-use crate::nn::native::conv::Geometry;
+use crate::nn::native::conv::geometry::Geometry;
 use crate::nn::native::product::{Finish, LANES};
 
 /// Polynomials are multiplied at the points 0, infinity, and these two and their negatives. With the usual 1 and 2 the

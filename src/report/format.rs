@@ -1,0 +1,43 @@
+//! The formats that a table is drawn in: one row each.
+
+use super::error::ReportError;
+use super::table::Table;
+use super::text::{self, Style};
+use super::{csv, html, json, markdown};
+
+/// A format of tables.
+#[derive(Debug, Clone, Copy)]
+pub struct Format {
+    /// What `meanfield table --format` calls it.
+    pub name: &'static str,
+    /// The file of a report that holds it.
+    pub file: &'static str,
+    /// The bytes of a table; only text for a terminal has a style.
+    pub render: fn(&Table, Style) -> Result<Vec<u8>, ReportError>,
+}
+
+/// The format of a terminal.
+pub const TEXT: Format =
+    Format { name: "text", file: "table.txt", render: |table, style| Ok(text::render(table, style).into_bytes()) };
+/// The format from which every other can be drawn.
+pub const JSON: Format =
+    Format { name: "json", file: "table.json", render: |table, _| Ok(json::render(table)?.into_bytes()) };
+
+/// Every format.
+pub const FORMATS: [Format; 6] = [
+    TEXT,
+    Format { name: "md", file: "table.md", render: |table, _| Ok(markdown::render(table).into_bytes()) },
+    // One row per cell of the table.
+    Format { name: "csv", file: "table.csv", render: |table, _| Ok(csv::cells(table)?.into_bytes()) },
+    // One row per run.
+    Format { name: "scores", file: "scores.csv", render: |table, _| Ok(csv::runs(table)?.into_bytes()) },
+    JSON,
+    Format { name: "html", file: "index.html", render: |table, _| Ok(html::render(table).into_bytes()) },
+];
+
+impl Format {
+    /// The format of that name.
+    pub fn named(name: &str) -> Option<Format> {
+        FORMATS.into_iter().find(|format| format.name == name)
+    }
+}
