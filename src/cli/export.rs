@@ -49,7 +49,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
                 "name one such as 'vectors[loss=contrastive,seed=0]'; `meanfield status` lists the stages",
             ));
         };
-        let outputs = &project.pipeline.cells[cell.0 as usize].outputs;
+        let outputs = &project.pipeline.cells[cell].outputs;
         let wanted = |name: &str| args.output.as_deref().is_none_or(|wanted| wanted == name);
         let Some(at) = outputs.iter().position(|output| wanted(&output.name)) else {
             let known: Vec<&str> = outputs.iter().map(|output| &*output.name).collect();
@@ -60,7 +60,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
         };
         let plan = project.plan(false)?;
         let name = project.pipeline.cell_name(cell);
-        let Some(Decision::Cached { outputs, .. }) = &plan.decisions[cell.0 as usize] else {
+        let Some(Decision::Cached { outputs, .. }) = &plan.decisions[cell] else {
             return Err(Failure::broken(format!(
                 "{name} is not up to date; `meanfield run` makes it, `meanfield why` says what is missing"
             )));

@@ -49,7 +49,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
         return Ok(writeln!(ui.out, "no runs yet below {}", cache.display())?);
     }
     let heading = format!(
-        "{:<19}  {:<20}  {:>8}  {:>8}  {:>6}  {:>6}  {:>9}  command",
+        "{:<19}  {:<20}  {:>8}  {:>8}  {:>6}  {:>7}  {:>9}  command",
         "started", "pipeline", "executed", "cached", "failed", "state", "seconds"
     );
     writeln!(ui.out, "{}", ui.paint.strong(heading))?;
@@ -59,7 +59,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
         let seconds = row["seconds"].as_f64().map_or("?".to_owned(), |s| format!("{s:.1}"));
         writeln!(
             ui.out,
-            "{:<19}  {:<20}  {:>8}  {:>8}  {:>6}  {:>6}  {:>9}  {}",
+            "{:<19}  {:<20}  {:>8}  {:>8}  {:>6}  {:>7}  {:>9}  {}",
             local_time(&text("started")),
             text("pipeline"),
             number("executed"),
@@ -73,40 +73,43 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
     Ok(())
 }
 
-/// One row a run, in the order of the journals. A run without an end was killed or goes on.
+/// One row per run, in the order of the journals.
 fn runs(journals: &[Past]) -> PolarsResult<DataFrame> {
     let mut started = Vec::new();
     let mut pipelines = Vec::new();
     let mut commands = Vec::new();
     let mut states = Vec::new();
+    let mut errors = Vec::new();
     let mut numbers: [Vec<Option<u64>>; 3] = Default::default();
     let mut seconds = Vec::new();
-    for Past { lines: journal, .. } in journals {
+    for Past { lines: journal, running, .. } in journals {
         let Some(Line::Run { started: start, pipeline, command, .. }) = journal.first() else { continue };
         started.push(start.clone());
         pipelines.push(pipeline.clone());
         commands.push(command.get(1..).unwrap_or_default().join(" "));
         let end = journal.iter().rev().find_map(|line| match line {
-            Line::End { seconds, executed, cached, failed, interrupted, .. } => {
-                Some((*seconds, [*executed, *cached, *failed], *interrupted))
+            Line::End { seconds, executed, cached, failed, interrupted, error, .. } => {
+                Some((*seconds, [*executed, *cached, *failed], *interrupted, error.clone()))
             }
             _ => None,
         });
-        states.push(match end {
+        states.push(match &end {
+            None if *running => "running",
             None => "killed",
-            Some((_, _, true)) => "stopped",
-            Some((_, [_, _, 0], _)) => "ok",
+            Some((_, _, true, _)) => "stopped",
+            Some((_, [_, _, 0], _, None)) => "ok",
             Some(_) => "failed",
         });
-        seconds.push(end.map(|(seconds, ..)| seconds));
+        errors.push(end.as_ref().and_then(|(.., error)| error.clone()));
+        seconds.push(end.as_ref().map(|(seconds, ..)| *seconds));
         for (i, column) in numbers.iter_mut().enumerate() {
-            column.push(end.map(|(_, counts, _)| counts[i] as u64));
+            column.push(end.as_ref().map(|(_, counts, ..)| counts[i] as u64));
         }
     }
     let [executed, cached, failed] = numbers;
     df!(
         "started" => started, "pipeline" => pipelines, "state" => states, "executed" => executed,
-        "cached" => cached, "failed" => failed, "seconds" => seconds, "command" => commands
+        "cached" => cached, "failed" => failed, "seconds" => seconds, "error" => errors, "command" => commands
     )
 }
 
@@ -133,6 +136,7 @@ fn rows(table: &DataFrame) -> PolarsResult<Vec<Value>> {
         ("cached", count("cached")?),
         ("failed", count("failed")?),
         ("seconds", table.column("seconds")?.f64()?.iter().map(|value| json!(value)).collect()),
+        ("error", text("error")?),
         ("command", text("command")?),
     ];
     let row = |i: usize| {

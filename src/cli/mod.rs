@@ -8,6 +8,7 @@ mod bench;
 mod bug;
 mod cache;
 mod data;
+mod decision;
 mod eval;
 mod export;
 mod failure;

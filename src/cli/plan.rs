@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::decision::{to_json, waits_for};
 use super::failure::Failure;
 use super::project::{Project, Target, from_here};
 use super::{Global, Ui};
 use crate::engine::plan::{Decision, Plan};
 use crate::loss::cost::product_rate;
-use crate::pipeline::model::CellId;
 use crate::stage::Works;
 use crate::text::escaped;
 
@@ -38,7 +38,8 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure> {
     let project = Project::open(&args.target, global)?;
-    let plan = project.plan(args.force)?;
+    let mut plan = project.plan(args.force)?;
+    plan.name_files(&project.context());
     print(&project, &plan, args.json, ui)?;
     project.close()
 }
@@ -48,7 +49,7 @@ pub fn print(project: &Project, plan: &Plan, as_json: bool, ui: &mut Ui<'_>) -> 
     let counts = plan.counts();
     let replaced = &project.pipeline.replaced;
     if as_json {
-        let cells: Vec<Value> = plan.cells().map(|(cell, decision)| describe(project, cell, decision)).collect();
+        let cells: Vec<Value> = plan.cells().map(|(cell, decision)| to_json(project, cell, decision)).collect();
         let work = work(project, plan);
         let replaced: Vec<Value> =
             replaced.iter().map(|it| json!({ "definition": it.name, "file": it.file })).collect();
@@ -93,7 +94,7 @@ pub fn print(project: &Project, plan: &Plan, as_json: bool, ui: &mut Ui<'_>) -> 
         let time = time.split(' ').take(2).collect::<Vec<_>>().join(" ");
         let (operations, rate) = (scaled(operations), scaled(rate));
         let line = format!(
-            "at most {operations}FLOP in the networks of {known} cells: on this machine's processor {time} at the least, at {rate}FLOP/s"
+            "estimated compute: at most {operations}FLOP in {known} cells, at least {time} on this CPU at {rate}FLOP/s"
         );
         writeln!(ui.out, "{}", ui.paint.faint(line))?;
     }
@@ -112,34 +113,4 @@ fn work(project: &Project, plan: &Plan) -> (f64, usize) {
 fn scaled(number: f64) -> String {
     let power = (number.log10() / 3.0).floor().clamp(0.0, 7.0);
     format!("{:.1} {}", number / 1000f64.powf(power), ["", "k", "M", "G", "T", "P", "E", "Z"][power as usize])
-}
-
-/// Half a sentence: whose outcome a cell waits for.
-pub fn waits_for(project: &Project, upstream: &[CellId]) -> String {
-    let first = upstream.first().map(|&cell| project.pipeline.cell_name(cell)).unwrap_or_default();
-    match upstream.len() {
-        0 | 1 => format!("unless {first} comes out the same"),
-        n => format!("unless {first} and {} more come out the same", n - 1),
-    }
-}
-
-/// A cell and its decision as JSON.
-pub fn describe(project: &Project, cell: CellId, decision: &Decision) -> Value {
-    let name = project.pipeline.cell_name(cell);
-    let stage = &*project.pipeline.stage_of(cell).name;
-    match decision {
-        Decision::Cached { key, .. } => {
-            json!({ "cell": name, "stage": stage, "decision": "cached", "key": key.to_string() })
-        }
-        Decision::Run { key, reason } => {
-            json!({ "cell": name, "stage": stage, "decision": "run", "key": key.to_string(), "why": reason.lines() })
-        }
-        Decision::May { upstream } => {
-            let names: Vec<String> = upstream.iter().map(|&cell| project.pipeline.cell_name(cell)).collect();
-            json!({ "cell": name, "stage": stage, "decision": "may", "upstream": names })
-        }
-        Decision::Blocked { message } => {
-            json!({ "cell": name, "stage": stage, "decision": "blocked", "message": message })
-        }
-    }
 }

@@ -63,7 +63,7 @@ impl Project {
         let overrides = target.set.iter().map(|word| assignment(word)).collect::<Result<Vec<_>, _>>()?;
         let pipeline = crate::pipeline::load(&file, &overrides, &stage::kinds(), &stage::definitions())?;
         let selected = if selectors.is_empty() {
-            (0..pipeline.cells.len()).map(|i| CellId(i as u32)).collect()
+            pipeline.cells.ids().collect()
         } else {
             select::select(&pipeline, selectors)?
         };
@@ -89,9 +89,9 @@ impl Project {
         let forced = if force { self.selected.iter().copied().collect() } else { Default::default() };
         let mut plan = plan::plan(&self.context(), &self.selected, forced)?;
         let mut files = stage::FileChecks::default();
-        for (i, decision) in plan.decisions.iter_mut().enumerate() {
+        for (cell, decision) in plan.decisions.entries_mut() {
             if let Some(Decision::Run { .. } | Decision::May { .. }) = decision
-                && let Some(message) = files.refusal(&self.pipeline, CellId(i as u32))
+                && let Some(message) = files.refusal(&self.pipeline, cell)
             {
                 *decision = Some(Decision::Blocked { message });
             }

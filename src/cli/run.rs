@@ -79,16 +79,6 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
 
     let now = jiff::Timestamp::now();
     let name = journal::run_name(now);
-    let mut journal = Journal::create(&project.store.journals(), &name)?;
-    journal.write(&Line::Run {
-        run: name.clone(),
-        started: now.to_string(),
-        pipeline: project.pipeline.name.clone(),
-        file: project.pipeline.file.clone(),
-        command: command(&project.pipeline),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        format: journal::FORMAT.to_owned(),
-    })?;
     let signals = Signals::watch()?;
     let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
     let jobs = jobs.min(most_at_once());
@@ -107,19 +97,20 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
     let mut watcher = Watcher::new(&project, &plan, (jobs, &capacities), (quiet, ui.notes), &ui.screen);
     watcher.replaced();
     let local = Local::guarded_by((program, vec!["guard".into()]));
+    let mut journal = Journal::create(&project.store.journals(), &name)?;
+    journal.write(&Line::Run {
+        run: name.clone(),
+        started: now.to_string(),
+        pipeline: project.pipeline.name.clone(),
+        file: project.pipeline.file.clone(),
+        command: command(&project.pipeline),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        format: journal::FORMAT.to_owned(),
+    })?;
     let result = run::run(&project.context(), &plan, &options, &local, &mut journal, &mut watcher);
     drop(local);
     watcher.close();
     let Outcome { summary, outputs } = result?;
-    journal.write(&Line::End {
-        ended: jiff::Timestamp::now().to_string(),
-        seconds: summary.seconds,
-        executed: summary.executed,
-        cached: summary.cached,
-        failed: summary.failed,
-        skipped: summary.skipped,
-        interrupted: summary.interrupted,
-    })?;
     signals.leave();
     watcher.summary(&summary);
 
@@ -243,7 +234,7 @@ fn print_tables(
         };
         let text = stage::render_table(&project.store, outputs, TEXT, style)?;
         writeln!(ui.out, "{}", String::from_utf8_lossy(&text).trim_end())?;
-        let published = project.pipeline.cells[cell.0 as usize].outputs.iter().find_map(|o| o.publish.as_ref());
+        let published = project.pipeline.cells[cell].outputs.iter().find_map(|o| o.publish.as_ref());
         if let Some(path) = published.filter(|_| !ui.quiet) {
             let page = project.reports.join(path).join("index.html");
             writeln!(ui.out, "\n{} {}\n", ui.paint.faint("page:"), from_here(&page).display())?;

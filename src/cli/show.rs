@@ -33,7 +33,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
     let plan = project.plan(false)?;
     let mut cells = Map::new();
     for &cell in &project.selected {
-        let decision = plan.decisions[cell.0 as usize].as_ref();
+        let decision = plan.decisions[cell].as_ref();
         cells.insert(project.pipeline.cell_name(cell), describe(&project, cell, decision));
     }
     if args.json {
@@ -49,7 +49,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
 
 fn describe(project: &Project, id: CellId, decision: Option<&Decision>) -> Value {
     let pipeline = &project.pipeline;
-    let cell = &pipeline.cells[id.0 as usize];
+    let cell = &pipeline.cells[id];
     let mut shown = Map::new();
     match &cell.task {
         Task::Kind { name, version, parameters, .. } => {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::failure::Failure;
 use super::project::{Project, Target};
 use super::{Global, Ui};
-use crate::engine::plan::{Counts, Decision};
+use crate::engine::plan::Counts;
 
 /// Count the cells of each stage that are up to date
 ///
@@ -29,13 +29,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
     let plan = project.plan(false)?;
     let mut stages: Vec<Counts> = vec![Counts::default(); project.pipeline.stages.len()];
     for (cell, decision) in plan.cells() {
-        let counts = &mut stages[project.pipeline.cells[cell.0 as usize].stage as usize];
-        match decision {
-            Decision::Cached { .. } => counts.cached += 1,
-            Decision::Run { .. } => counts.run += 1,
-            Decision::May { .. } => counts.may += 1,
-            Decision::Blocked { .. } => counts.blocked += 1,
-        }
+        stages[project.pipeline.cells[cell].stage as usize].add(decision);
     }
     let rows = project.pipeline.stages.iter().zip(&stages);
     if args.json {

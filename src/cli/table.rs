@@ -46,7 +46,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
         ));
     }
     for (i, &cell) in tables.iter().enumerate() {
-        let Some(Decision::Cached { outputs, .. }) = &plan.decisions[cell.0 as usize] else {
+        let Some(Decision::Cached { outputs, .. }) = &plan.decisions[cell] else {
             return Err(Failure::broken(format!(
                 "{} is not up to date; `meanfield run` makes it, `meanfield why` says what is missing",
                 project.pipeline.cell_name(cell)

@@ -1,9 +1,13 @@
 //! `meanfield why`: the reason behind each cell's state, old value -> new value.
 
+use serde_json::{Value, json};
+
+use super::decision::{heading, to_json, waits_for};
 use super::failure::Failure;
 use super::project::{Project, Target};
-use super::{Global, Ui, plan};
+use super::{Global, Ui};
 use crate::engine::plan::{Decision, Reason};
+use crate::pipeline::model::CellId;
 use crate::text::escaped;
 
 /// Explain why cells run or are up to date
@@ -17,14 +21,24 @@ use crate::text::escaped;
 pub struct Args {
     #[command(flatten)]
     target: Target,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure> {
     let project = Project::open(&args.target, global)?;
-    let answers = project.plan(false)?;
+    let mut plan = project.plan(false)?;
+    plan.name_files(&project.context());
     let selected: std::collections::HashSet<_> = project.selected.iter().copied().collect();
-    for (cell, decision) in answers.cells().filter(|(cell, _)| selected.contains(cell)) {
+    let cells = plan.cells().filter(|(cell, _)| selected.contains(cell));
+    if args.json {
+        let cells: Vec<Value> = cells.map(|(cell, decision)| describe(&project, cell, decision)).collect();
+        writeln!(ui.out, "{:#}", json!({ "pipeline": project.pipeline.name, "cells": cells }))?;
+        return project.close();
+    }
+    for (cell, decision) in cells {
         let name = project.pipeline.cell_name(cell);
         match decision {
             Decision::Cached { key, .. } => {
@@ -44,15 +58,14 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
             }
             Decision::Run { reason, .. } => {
                 writeln!(ui.out, "{name}: {}: {}", ui.paint.busy("will run"), escaped(&heading(reason)))?;
-                if let Reason::Changed(changes) = reason {
-                    for change in changes {
-                        writeln!(ui.out, "    {}", escaped(&change.to_string()))?;
+                if let Reason::Changed { .. } = reason {
+                    for line in reason.lines() {
+                        writeln!(ui.out, "    {}", escaped(&line))?;
                     }
                 }
             }
             Decision::May { upstream } => {
-                let reason = plan::waits_for(&project, upstream);
-                writeln!(ui.out, "{name}: {}: {reason}", ui.paint.notice("may run"))?;
+                writeln!(ui.out, "{name}: {}: {}", ui.paint.notice("may run"), waits_for(&project, upstream))?;
             }
             Decision::Blocked { message } => {
                 writeln!(ui.out, "{name}: {}: {}", ui.paint.bad("cannot run"), escaped(message))?;
@@ -62,11 +75,14 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
     project.close()
 }
 
-fn heading(reason: &Reason) -> String {
-    match reason {
-        Reason::New => "no cell of this name has run before".to_owned(),
-        Reason::Changed(changes) if changes.is_empty() => "the way keys are made has changed".to_owned(),
-        Reason::Changed(_) => "these changed since it last ran:".to_owned(),
-        other => other.lines().join("; "),
+/// The decision on a cell, and for one that is up to date where its result comes from.
+fn describe(project: &Project, cell: CellId, decision: &Decision) -> Value {
+    let mut shown = to_json(project, cell, decision);
+    if let Decision::Cached { key, .. } = decision {
+        let origin = project.store.index.origin(key).unwrap_or_default();
+        shown["run"] = json!(origin.run);
+        shown["seconds"] = json!(origin.seconds);
+        shown["replicates"] = json!(project.store.index.replicates(key));
     }
+    shown
 }

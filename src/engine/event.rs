@@ -1,4 +1,4 @@
-//! What a run tells while it goes. The engine prints nothing; whoever watches decides what to show.
+//! What a run reports while it runs. The engine prints nothing; the observer decides what to show.
 
 use std::path::{Path, PathBuf};
 
@@ -9,16 +9,16 @@ use crate::pipeline::model::CellId;
 use crate::store::Damage;
 use crate::store::digest::Digest;
 
-/// How far a cell has come, as the cell itself reports it.
+/// The progress of a cell, as the cell itself reports it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Units done.
     pub done: u64,
-    /// Units in all; zero if that is not known.
+    /// Units in total; zero if that is not known.
     pub total: u64,
     /// What is counted: `epoch`, `image`, `byte`.
     pub unit: String,
-    /// Named figures of the moment, such as loss and rate, in the order to show them.
+    /// Current named values, such as loss and rate, in the order to show them.
     #[serde(default)]
     pub figures: Vec<(String, f64)>,
 }
@@ -43,13 +43,13 @@ impl Failure {
     }
 }
 
-/// How a cell came to have a result.
+/// How a cell got its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum How {
+pub enum Completion {
     /// It was executed.
     Executed,
-    /// Its key had a result once its inputs were known: the change stopped before it.
+    /// Its key had a result once its inputs were known: early cut-off.
     UpToDate,
     /// Another run, or another cell of this one, executed the same key meanwhile.
     Shared,
@@ -60,19 +60,19 @@ pub enum How {
 pub enum Event<'a> {
     /// The plan is made.
     Planned(Counts),
-    /// A stored object is gone or altered; the cell that made it runs again.
+    /// A stored object is missing or altered; the cell that made it runs again.
     Damaged { cell: CellId, digest: Digest, damage: Damage },
     /// A cell waits: another run executes its key.
     Waiting { cell: CellId },
     /// A cell was started.
     Running { cell: CellId },
-    /// A running cell has come this far.
+    /// A running cell reports its progress.
     Progress { cell: CellId, progress: &'a Progress },
     /// A running cell was stopped by this signal, and waits to be continued.
     Halted { cell: CellId, signal: &'static str },
     /// A cell has its result.
-    Finished { cell: CellId, how: How, seconds: f64 },
-    /// A cell that was run again gave other bytes than before; the first result stays.
+    Finished { cell: CellId, how: Completion, seconds: f64 },
+    /// A cell that was run again gave different bytes; the first result is kept.
     Replicate { cell: CellId },
     /// An attempt failed and the cell is tried again.
     Retrying { cell: CellId, failure: &'a Failure, attempts_left: u32 },
@@ -84,16 +84,16 @@ pub enum Event<'a> {
     Published { path: &'a Path },
     /// A file that a command had moved into its folder was kept here when the folder was removed.
     Rescued { path: &'a Path },
-    /// An output was not put below the reports folder: `files` lie in its way that no run put there, or that were
-    /// changed since.
+    /// An output was not put below the reports folder: `files` in its place were not put there by a run, or were changed
+    /// since.
     InTheWay { path: &'a Path, files: &'a [String] },
-    /// Files below a published output that no run put there; they stay.
+    /// Files below a published output that no run put there; they are kept.
     Kept { path: &'a Path, files: &'a [String] },
     /// The user asked to stop; running cells are being stopped.
     Interrupted,
 }
 
-/// Somebody who watches a run.
+/// A receiver of the events of a run.
 pub trait Observer {
     /// Called on the scheduler's thread, in order.
     fn event(&mut self, event: &Event<'_>);

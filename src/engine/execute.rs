@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 use super::disturbed::{altered, disturbed};
 use super::ending::{self, Room};
-use super::event::{Failure, How};
+use super::event::{Completion, Failure};
 use super::executor::{Executor, Exit, Job, Sign, Usage};
 use super::plan::{self, Context};
 use super::secrets;
@@ -122,7 +122,7 @@ pub struct Done {
     /// Its outputs.
     pub outputs: Vec<Artifact>,
     /// How it came to have them.
-    pub how: How,
+    pub how: Completion,
     /// What it used.
     pub usage: Usage,
     /// Wall time.
@@ -182,7 +182,7 @@ impl<E: Executor> Workshop<'_, E> {
             && !order.forced
         {
             let (usage, wall) = (Usage::default(), Duration::ZERO);
-            return Ok(Done { outputs: outputs.clone(), how: How::Shared, usage, wall, replicate: false });
+            return Ok(Done { outputs: outputs.clone(), how: Completion::Shared, usage, wall, replicate: false });
         }
         let start = Instant::now();
         let folder = self.staging.cell()?;
@@ -209,7 +209,7 @@ impl<E: Executor> Workshop<'_, E> {
                 fields: order.fields.clone(),
             },
         };
-        let done = |outputs, replicate| Done { outputs, how: How::Executed, usage, wall, replicate };
+        let done = |outputs, replicate| Done { outputs, how: Completion::Executed, usage, wall, replicate };
         match before {
             Some(first) if first != outputs => {
                 store.index.add(Record::Replicate, &action)?;
@@ -231,7 +231,7 @@ impl<E: Executor> Workshop<'_, E> {
         sign: &mut dyn FnMut(Sign),
     ) -> Result<(Vec<Artifact>, Usage), Fault> {
         let store = self.context.store;
-        let cell = &self.context.pipeline.cells[order.cell.0 as usize];
+        let cell = &self.context.pipeline.cells[order.cell];
         let inputs = self.lay_out(order, cell, folder)?;
         let out = folder.join("out");
         fs::create_dir(&out).at("create", &out)?;
@@ -272,7 +272,7 @@ impl<E: Executor> Workshop<'_, E> {
             }
         };
         started(ticket.clone());
-        let exit = self.executor.poll(&ticket, sign);
+        let exit = self.executor.wait(&ticket, sign);
         let usage = self.executor.collect(&ticket);
         // What a command did to the user's files is seen however it ended.
         let disturbed = disturbed(self.context, cell, folder);

@@ -1,4 +1,4 @@
-//! Where a cell's program runs: five verbs, so that another machine can take the place of this one.
+//! Where a cell's program runs: four verbs, so that another machine can take the place of this one.
 
 use std::ffi::OsString;
 use std::io;
@@ -45,12 +45,12 @@ pub struct Usage {
     pub peak_memory: u64,
 }
 
-/// What a running program shows of itself.
+/// What a running program shows.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Sign {
-    /// It reports how far it has come.
+    /// It reports its progress.
     Progress(Progress),
-    /// It was stopped by this signal, and does nothing until it is continued.
+    /// It was suspended by this signal, until it is continued.
     Stopped(&'static str),
 }
 
@@ -71,14 +71,11 @@ pub trait Executor: Sync {
     /// Starts a program, in a process group of its own or the equivalent.
     fn submit(&self, job: &Job) -> io::Result<Self::Ticket>;
 
-    /// Waits until it has ended, handing on what it shows of itself.
-    fn poll(&self, ticket: &Self::Ticket, sign: &mut dyn FnMut(Sign)) -> io::Result<Exit>;
+    /// Waits until it has ended, passing on the signs that it gives.
+    fn wait(&self, ticket: &Self::Ticket, sign: &mut dyn FnMut(Sign)) -> io::Result<Exit>;
 
     /// Stops it with everything that it started.
     fn cancel(&self, ticket: &Self::Ticket, how: Stop);
-
-    /// Finds a program that an earlier run submitted and that lives on; `None` where programs die with their run.
-    fn reattach(&self, id: &str) -> Option<Self::Ticket>;
 
     /// What an ended program used.
     fn collect(&self, ticket: &Self::Ticket) -> Usage;

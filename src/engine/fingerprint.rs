@@ -18,6 +18,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
+use super::folders::FolderChange;
 use crate::pipeline::model::{Cell, Task};
 use crate::store::digest::Digest;
 use crate::store::{Artifact, Form};
@@ -34,6 +35,9 @@ pub fn hidden(text: &str) -> String {
 }
 
 const HIDDEN: &str = "digest ";
+
+/// The form of an input that is a folder.
+const FOLDER: &str = "folder";
 
 /// What an input turned out to be.
 #[derive(Debug, Clone)]
@@ -126,7 +130,7 @@ pub fn walk(cell: &Cell, around: &Surroundings<'_>, reader: &mut impl Fields) {
 fn walk_artifact(name: &str, artifact: &Artifact, reader: &mut impl Fields) {
     reader.field(name, Field::Digest(&artifact.digest));
     match artifact.form {
-        Form::Tree => reader.field(&format!("{name}.form"), Field::Text("folder")),
+        Form::Tree => reader.field(&format!("{name}.form"), Field::Text(FOLDER)),
         Form::File { executable: true } => reader.field(&format!("{name}.form"), Field::Text("executable")),
         Form::File { executable: false } => {}
     }
@@ -163,62 +167,79 @@ fn walk_value(name: &str, value: &Value, reader: &mut impl Fields) {
     }
 }
 
-/// The key of `cell`.
-pub fn key(cell: &Cell, around: &Surroundings<'_>) -> Digest {
-    digest(cell, around, &[])
+/// A reader that computes a digest.
+struct Hasher {
+    hasher: blake3::Hasher,
+    buffer: Vec<u8>,
 }
 
-/// The key of `cell` without the parameters in which a cell may differ from one whose work it goes on from: cells that
-/// share it share their work. The key itself for cells without such parameters.
-pub fn lineage(cell: &Cell, around: &Surroundings<'_>) -> Digest {
-    match &cell.task {
-        Task::Kind { continues, .. } => digest(cell, around, continues),
-        Task::Shell(_) | Task::Program(_) => key(cell, around),
+impl Hasher {
+    fn new() -> Hasher {
+        Hasher { hasher: blake3::Hasher::new_derive_key(CONTEXT), buffer: Vec::with_capacity(128) }
+    }
+
+    fn digest(&self) -> Digest {
+        Digest(*self.hasher.finalize().as_bytes())
     }
 }
 
-fn digest(cell: &Cell, around: &Surroundings<'_>, without: &[&str]) -> Digest {
-    struct Hasher<'a> {
-        hasher: blake3::Hasher,
-        buffer: Vec<u8>,
-        without: &'a [&'a str],
+impl Fields for Hasher {
+    fn field(&mut self, name: &str, value: Field<'_>) {
+        let buffer = &mut self.buffer;
+        buffer.clear();
+        let mut part = |tag: u8, bytes: &[u8]| {
+            buffer.push(tag);
+            buffer.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+            buffer.extend_from_slice(bytes);
+        };
+        part(b'k', name.as_bytes());
+        match value {
+            Field::Null => part(b'n', &[]),
+            Field::Bool(bit) => part(b'b', &[u8::from(bit)]),
+            Field::Int(n) => part(b'i', &n.to_le_bytes()),
+            // Minus zero and zero give the same results everywhere here, but not by the standard: keep the bits.
+            Field::Float(x) => part(b'f', &x.to_bits().to_le_bytes()),
+            Field::Text(text) | Field::Hidden(text) => part(b't', text.as_bytes()),
+            Field::Digest(digest) => part(b'd', &digest.0),
+            Field::Empty(form) => part(b'e', form.as_bytes()),
+        }
+        self.hasher.update(buffer);
     }
-    impl Fields for Hasher<'_> {
-        fn field(&mut self, name: &str, value: Field<'_>) {
-            if !self.without.is_empty()
-                && name.strip_prefix("with.").is_some_and(|name| {
-                    self.without.iter().any(|&without| {
-                        name.strip_prefix(without).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-                    })
-                })
-            {
-                return;
-            }
-            let buffer = &mut self.buffer;
-            buffer.clear();
-            let mut part = |tag: u8, bytes: &[u8]| {
-                buffer.push(tag);
-                buffer.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-                buffer.extend_from_slice(bytes);
-            };
-            part(b'k', name.as_bytes());
-            match value {
-                Field::Null => part(b'n', &[]),
-                Field::Bool(bit) => part(b'b', &[u8::from(bit)]),
-                Field::Int(n) => part(b'i', &n.to_le_bytes()),
-                // Minus zero and zero give the same results everywhere here, but not by the standard: keep the bits.
-                Field::Float(x) => part(b'f', &x.to_bits().to_le_bytes()),
-                Field::Text(text) | Field::Hidden(text) => part(b't', text.as_bytes()),
-                Field::Digest(digest) => part(b'd', &digest.0),
-                Field::Empty(form) => part(b'e', form.as_bytes()),
-            }
-            self.hasher.update(buffer);
+}
+
+/// A reader that passes on all fields but those of some parameters.
+struct Without<'a, F> {
+    /// `with.NAME` of each.
+    fields: &'a [String],
+    inner: F,
+}
+
+impl<F: Fields> Fields for Without<'_, F> {
+    fn field(&mut self, name: &str, value: Field<'_>) {
+        // `with.a` is the parameter itself, `with.a.b` a part of it, `with.ab` another one.
+        let of =
+            |field: &String| name.strip_prefix(&**field).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        if !self.fields.iter().any(of) {
+            self.inner.field(name, value);
         }
     }
-    let hasher = blake3::Hasher::new_derive_key(CONTEXT);
-    let mut hasher = Hasher { hasher, buffer: Vec::with_capacity(128), without };
+}
+
+/// The key of `cell`.
+pub fn key(cell: &Cell, around: &Surroundings<'_>) -> Digest {
+    let mut hasher = Hasher::new();
     walk(cell, around, &mut hasher);
-    Digest(*hasher.hasher.finalize().as_bytes())
+    hasher.digest()
+}
+
+/// The key of `cell` without the parameters in which a cell may differ from one whose work it continues: cells that
+/// share it share their work. The `key` itself for cells without such parameters.
+pub fn lineage(cell: &Cell, around: &Surroundings<'_>, key: Digest) -> Digest {
+    let Task::Kind { continues: names @ [_, ..], .. } = &cell.task else { return key };
+    let fields: Vec<String> = names.iter().map(|name| format!("with.{name}")).collect();
+    let mut reader = Without { fields: &fields, inner: Hasher::new() };
+    walk(cell, around, &mut reader);
+    reader.inner.digest()
 }
 
 /// The same fields for people: (name, value) in the order of the walk.
@@ -251,8 +272,14 @@ pub struct Change {
     pub field: String,
     /// Its value before; `None` if it was not there.
     pub old: Option<String>,
-    /// Its value now; `None` if it is gone.
+    /// Its value now; `None` if it was removed.
     pub new: Option<String>,
+    /// Whether both values are digests of folders.
+    #[serde(skip)]
+    pub of_folders: bool,
+    /// What changed in the folder, once the plan has looked at both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder: Option<FolderChange>,
 }
 
 /// What changed from `old` to `new`, in the order of `new`, removed fields last.
@@ -265,16 +292,25 @@ pub fn changes(old: &[(String, String)], new: &[(String, String)]) -> Vec<Change
     let find = |fields: &[(String, String)], name: &str| {
         fields.iter().find(|(field, _)| field == name).map(|(_, value)| shown(name, value))
     };
+    let is_folder = |fields, name: &str| find(fields, &format!("{name}.form")).as_deref() == Some(FOLDER);
     let mut changes = Vec::new();
     for (field, value) in new {
         let before = find(old, field);
         if before.as_ref() != Some(value) {
-            changes.push(Change { field: field.clone(), old: before, new: Some(value.clone()) });
+            let of_folders = is_folder(old, field) && is_folder(new, field);
+            changes.push(Change {
+                field: field.clone(),
+                old: before,
+                new: Some(value.clone()),
+                of_folders,
+                folder: None,
+            });
         }
     }
     for (field, value) in old {
         if find(new, field).is_none() {
-            changes.push(Change { field: field.clone(), old: Some(shown(field, value)), new: None });
+            let old = Some(shown(field, value));
+            changes.push(Change { field: field.clone(), old, new: None, of_folders: false, folder: None });
         }
     }
     changes
@@ -282,6 +318,9 @@ pub fn changes(old: &[(String, String)], new: &[(String, String)]) -> Vec<Change
 
 impl std::fmt::Display for Change {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(folder) = &self.folder {
+            return write!(f, "{}: {folder}", self.field);
+        }
         match (&self.old, &self.new) {
             (Some(old), Some(new)) => write!(f, "{}: {old} -> {new}", self.field),
             (None, Some(new)) => write!(f, "{}: (new) {new}", self.field),
@@ -314,6 +353,10 @@ mod tests {
             env: BTreeMap::from([("A".to_owned(), "1".to_owned())]),
             secrets: vec!["TOKEN".into()],
         }
+    }
+
+    fn lineage_of(cell: &Cell, around: &Surroundings<'_>) -> Digest {
+        lineage(cell, around, key(cell, around))
     }
 
     fn around(content: &[u8]) -> Surroundings<'static> {
@@ -350,16 +393,16 @@ mod tests {
     }
 
     #[test]
-    fn cells_that_differ_in_what_they_go_on_with_share_their_lineage() {
-        let of = |parameters| lineage(&cell(parameters), &around(b"x"));
+    fn cells_that_differ_in_the_parameters_they_continue_with_share_their_lineage() {
+        let of = |parameters| lineage_of(&cell(parameters), &around(b"x"));
         let short = of(json!({"epochs": 5, "epochs_more": 1, "rate": 0.1}));
         assert_eq!(short, of(json!({"epochs": 9, "epochs_more": 1, "rate": 0.1})));
         assert_eq!(short, of(json!({"epochs": {"a": 1}, "epochs_more": 1, "rate": 0.1})));
         assert_ne!(short, of(json!({"epochs": 5, "epochs_more": 2, "rate": 0.1})));
         assert_ne!(short, of(json!({"epochs": 5, "epochs_more": 1, "rate": 0.2})));
-        assert_ne!(short, lineage(&cell(json!({"epochs": 5, "epochs_more": 1, "rate": 0.1})), &around(b"y")));
+        assert_ne!(short, lineage_of(&cell(json!({"epochs": 5, "epochs_more": 1, "rate": 0.1})), &around(b"y")));
         let plain = cell(json!({"rate": 0.1}));
-        assert_eq!(lineage(&plain, &around(b"x")), key(&plain, &around(b"x")));
+        assert_eq!(lineage_of(&plain, &around(b"x")), key(&plain, &around(b"x")));
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! The journal of a run: JSON lines, appended one write a line. Each ends with a check of itself; a damaged one is left out
+//! The journal of a run: JSON lines, each appended by one write. Each ends with a check of itself; a damaged one is left out
 //! and counted.
 //!
-//! Enough to answer what ran, why, for how long, with how much memory, how it ended and from which command.
+//! Enough to answer what ran, why, for how long, with how much memory, how it ended and from which command. A run holds the
+//! lock of its journal as long as it lives: a journal without a last line and without a holder is that of a killed run.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -11,8 +12,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::EngineError;
+use super::event::Completion;
+use super::executor::Usage;
 use crate::store::StoreError;
 use crate::store::files::{self, For};
+use crate::store::lock::lock_for_a_moment;
 use crate::text::chain;
 
 /// What a journal is, in its first line.
@@ -40,25 +44,8 @@ pub enum Line {
         format: String,
     },
     /// A cell that was not simply up to date.
-    Cell {
-        cell: String,
-        key: String,
-        /// `executed`, `up_to_date`, `shared`, `failed` or `skipped`.
-        outcome: String,
-        /// Why it ran.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        why: Vec<String>,
-        seconds: f64,
-        #[serde(default)]
-        cpu_seconds: f64,
-        #[serde(default)]
-        peak_memory: u64,
-        #[serde(default)]
-        attempts: u32,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        failure: Option<String>,
-    },
-    /// The last line; a journal without it belongs to a run that goes on or was killed.
+    Cell(CellLine),
+    /// The last line; a journal without it belongs to a run that is still running or was killed.
     End {
         ended: String,
         seconds: f64,
@@ -67,7 +54,77 @@ pub enum Line {
         failed: usize,
         skipped: usize,
         interrupted: bool,
+        /// What stopped the run itself, such as a store that cannot be written.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
     },
+}
+
+/// How a cell of a run ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CellLine {
+    /// Its name.
+    pub cell: String,
+    /// Its key; none for one that failed before its inputs were known. Earlier versions wrote zeros for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    pub outcome: CellOutcome,
+    /// Why it ran.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub why: Vec<String>,
+    /// Wall time.
+    pub seconds: f64,
+    #[serde(default)]
+    pub cpu_seconds: f64,
+    /// Bytes of its largest process.
+    #[serde(default)]
+    pub peak_memory: u64,
+    #[serde(default)]
+    pub attempts: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+impl CellLine {
+    /// A line about a cell of which nothing else is known; its outcome is to be set.
+    pub(super) fn new(cell: String) -> CellLine {
+        CellLine {
+            cell,
+            key: None,
+            outcome: CellOutcome::Failed,
+            why: Vec::new(),
+            seconds: 0.0,
+            cpu_seconds: 0.0,
+            peak_memory: 0,
+            attempts: 0,
+            failure: None,
+        }
+    }
+
+    /// With what its program used.
+    pub(super) fn with(self, usage: Usage) -> CellLine {
+        CellLine { cpu_seconds: usage.cpu.as_secs_f64(), peak_memory: usage.peak_memory, ..self }
+    }
+}
+
+/// The ways in which a cell of a run ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CellOutcome {
+    Executed,
+    UpToDate,
+    Shared,
+    Failed,
+}
+
+impl From<Completion> for CellOutcome {
+    fn from(completion: Completion) -> CellOutcome {
+        match completion {
+            Completion::Executed => CellOutcome::Executed,
+            Completion::UpToDate => CellOutcome::UpToDate,
+            Completion::Shared => CellOutcome::Shared,
+        }
+    }
 }
 
 /// A journal being written.
@@ -86,7 +143,11 @@ impl Journal {
             OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path)
         };
         match open() {
-            Ok(file) => Ok(Journal { path, file }),
+            Ok(file) => {
+                // Held until the file is closed. A reader that looks for a holder has it for a moment.
+                lock_for_a_moment(&file, &path)?;
+                Ok(Journal { path, file })
+            }
             Err(source) => Err(EngineError::Journal { path, source }),
         }
     }
@@ -103,7 +164,7 @@ pub fn run_name(now: jiff::Timestamp) -> String {
     format!("{}-{}", now.strftime("%Y%m%dT%H%M%S.%3fZ"), std::process::id())
 }
 
-/// What stands around the check at the end of a line.
+/// What encloses the check at the end of a line.
 const SEAL: (&[u8], &[u8]) = (b",\"check\":\"", b"\"}");
 
 /// A line of JSON with its check as the last member, and a line end.
@@ -139,33 +200,39 @@ pub struct Past {
     pub path: PathBuf,
     /// Its whole lines.
     pub lines: Vec<Line>,
+    /// Whether its run is still running: something holds its lock. On a network file system, another machine's run is seen
+    /// as far as locks are.
+    pub running: bool,
     /// What is wrong with it.
     pub damage: Option<String>,
 }
 
 /// All journals of `folder`, oldest first. A line that cannot be read is left out: it is damaged, or a later version's. With
-/// `mend`, damaged lines are blanked and what is no journal is moved to `rescued/`, so that they are reported once.
+/// `mend`, damaged lines are blanked and what is not a journal is moved to `rescued/`, so that they are reported once.
 pub fn read_all(folder: &Path, mend: bool) -> Result<Vec<Past>, StoreError> {
     let paths = paths(folder)?;
     let mut all = Vec::with_capacity(paths.len());
     for path in paths {
-        let (lines, damage) = match read(&path) {
-            Ok((lines, damaged)) => {
+        let mut past = Past { path, lines: Vec::new(), running: false, damage: None };
+        match read(&past.path) {
+            Ok(content) => {
                 if mend {
-                    blank(&path, &damaged);
+                    blank(&past.path, &content.damaged);
                 }
-                (lines, (!damaged.is_empty()).then(|| format!("damaged lines: {}; left out", damaged.len())))
+                let count = content.damaged.len();
+                past.damage = (count > 0).then(|| format!("damaged lines: {count}; left out"));
+                (past.lines, past.running) = (content.lines, content.running);
             }
             Err(StoreError::Foreign { what, .. }) if mend => {
-                let moved = files::set_aside(folder.parent().unwrap_or(folder), &path)?;
-                (Vec::new(), Some(format!("{what}, expected a journal; moved to {}", moved.display())))
+                let moved = files::set_aside(folder.parent().unwrap_or(folder), &past.path)?;
+                past.damage = Some(format!("{what}, expected a journal; moved to {}", moved.display()));
             }
-            Err(StoreError::Foreign { what, .. }) => (Vec::new(), Some(format!("{what}, expected a journal"))),
+            Err(StoreError::Foreign { what, .. }) => past.damage = Some(format!("{what}, expected a journal")),
             // One that its owner keeps private.
             Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => continue,
-            Err(error) => (Vec::new(), Some(chain(&error))),
-        };
-        all.push(Past { path, lines, damage });
+            Err(error) => past.damage = Some(chain(&error)),
+        }
+        all.push(past);
     }
     Ok(all)
 }
@@ -173,7 +240,7 @@ pub fn read_all(folder: &Path, mend: bool) -> Result<Vec<Past>, StoreError> {
 /// The lines of the journals of `folder`, newest first, each read when it is asked for; what cannot be read is left out.
 pub fn newest_first(folder: &Path) -> impl Iterator<Item = Vec<Line>> + use<> {
     let paths = paths(folder).unwrap_or_default();
-    paths.into_iter().rev().filter_map(|path| Some(read(&path).ok()?.0))
+    paths.into_iter().rev().filter_map(|path| Some(read(&path).ok()?.lines))
 }
 
 /// The files of journals, oldest first.
@@ -188,13 +255,25 @@ fn paths(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(paths)
 }
 
-/// Where something lies in a file, and its length.
+/// Where something is in a file, and its length.
 type Span = (usize, usize);
 
-/// The whole lines of a journal, and where damaged ones lie.
-fn read(path: &Path) -> Result<(Vec<Line>, Vec<Span>), StoreError> {
+/// What a journal holds.
+struct Content {
+    /// Its whole lines.
+    lines: Vec<Line>,
+    /// Where its damaged ones are.
+    damaged: Vec<Span>,
+    /// Whether its lock is held.
+    running: bool,
+}
+
+fn read(path: &Path) -> Result<Content, StoreError> {
     let mut bytes = Vec::new();
+    let mut running = false;
     if let Some(mut file) = files::open(path, For::Reading)? {
+        // Before the lines: a run that ends in between has written its last one. Closing the file releases the lock.
+        running = matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
         file.read_to_end(&mut bytes).map_err(|source| StoreError::Io {
             verb: "read",
             path: path.to_owned(),
@@ -209,7 +288,7 @@ fn read(path: &Path) -> Result<(Vec<Line>, Vec<Span>), StoreError> {
         // Of a run that was killed, or cut.
         damaged.push((bytes.len(), 1));
     }
-    Ok((lines, damaged))
+    Ok(Content { lines, damaged, running })
 }
 
 /// Overwrites what is damaged with line ends: a run may be appending to the file.
@@ -256,7 +335,16 @@ mod tests {
     use super::*;
 
     fn end(executed: usize) -> Line {
-        Line::End { ended: "now".into(), seconds: 1.0, executed, cached: 2, failed: 0, skipped: 0, interrupted: false }
+        Line::End {
+            ended: "now".into(),
+            seconds: 1.0,
+            executed,
+            cached: 2,
+            failed: 0,
+            skipped: 0,
+            interrupted: false,
+            error: None,
+        }
     }
 
     /// A journal of three lines.
@@ -303,7 +391,31 @@ mod tests {
     }
 
     #[test]
-    fn journals_without_checks_and_what_is_no_journal_are_read_and_named() {
+    fn a_journal_is_held_as_long_as_its_run_writes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let running = || read_all(folder.path(), false).unwrap()[0].running;
+        let mut journal = Journal::create(folder.path(), "r").unwrap();
+        assert!(running() && running());
+        journal.write(&end(1)).unwrap();
+        assert!(running());
+        drop(journal);
+        assert!(!running());
+    }
+
+    #[test]
+    fn cells_of_journals_of_earlier_versions_are_read() {
+        let line = |key: &str| {
+            format!("{{\"event\":\"cell\",\"cell\":\"a\",{key}\"outcome\":\"up_to_date\",\"seconds\":1.5}}\n")
+        };
+        let zero = format!("\"key\":\"{}\",", "0".repeat(64));
+        let (lines, damaged) = parse(format!("{}{}", line(&zero), line("")).as_bytes());
+        let [Line::Cell(old), Line::Cell(new)] = &lines[..] else { panic!("{lines:?}") };
+        assert!(damaged.is_empty() && old.outcome == CellOutcome::UpToDate && old.key.is_some());
+        assert_eq!((&new.key, new.attempts), (&None, 0));
+    }
+
+    #[test]
+    fn journals_without_checks_and_what_is_not_a_journal_are_read_and_named() {
         let room = tempfile::tempdir().unwrap();
         let folder = room.path().join("runs");
         std::fs::create_dir(&folder).unwrap();

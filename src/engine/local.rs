@@ -121,7 +121,7 @@ impl Executor for Local {
         Ok(Ticket { group, child, ended: Mutex::new(false), usage: Mutex::default(), masked })
     }
 
-    fn poll(&self, ticket: &Ticket, sign: &mut dyn FnMut(Sign)) -> io::Result<Exit> {
+    fn wait(&self, ticket: &Ticket, sign: &mut dyn FnMut(Sign)) -> io::Result<Exit> {
         let mut child = ticket.child.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(output) = child.stdout.take() {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
@@ -164,10 +164,6 @@ impl Executor for Local {
             // One that is stopped would not see it.
             let _ = killpg(ticket.group, Signal::SIGCONT);
         }
-    }
-
-    fn reattach(&self, _id: &str) -> Option<Ticket> {
-        None
     }
 
     fn collect(&self, ticket: &Ticket) -> Usage {

@@ -3,27 +3,30 @@
 //! | file | holds |
 //! | --- | --- |
 //! | [`fingerprint`] | the fields of a cell's key, read by the hasher and by the explainer |
+//! | [`folders`] | which files of a changed folder changed |
 //! | [`sources`] | digests of the user's own files |
-//! | [`leftovers`] | what beside them is no part of an input |
+//! | [`leftovers`] | which of them are not part of an input |
 //! | `disturbed` | what a command did to them |
 //! | [`plan`] | cells -> what `run` will do, and why; the same decision serves both |
 //! | [`run`], [`outcome`] | runs a plan; the options of a run and its result |
-//! | `scheduler` | a ready cell, its resources, its outcome, the cells behind it |
-//! | `worker` | a thread that takes cells from the scheduler |
+//! | `scheduler` | starts ready cells, takes their ends |
+//! | `cells` | the state of every cell of a run |
+//! | `worker` | a thread that executes cells |
 //! | `ending` | how a command ended, for people |
 //! | [`execute`] | one cell: inputs laid out, attempt, outputs published |
-//! | [`executor`] | the five verbs behind which a cell runs; [`local`] is the one for this machine |
+//! | [`executor`] | the four verbs behind which a cell runs; [`local`] is the one for this machine |
 //! | [`guard`] | the process that ends commands if this one is killed |
 //! | `publish` | outputs that people look at, below the reports folder |
 //! | `scratch` | where an output is made ready to be published, and what killed runs left of that |
 //! | `spare` | the copy that a cell was given to read, published instead of another one |
-//! | [`secrets`] | variables that cells see and that are written down nowhere |
+//! | [`secrets`] | variables that cells see and that are never written to disk |
 //! | [`resources`] | cpu, gpu, memory and whatever else a cell may hold |
-//! | [`journal`] | one append-only file a run |
-//! | [`event`] | what a run tells while it goes |
+//! | [`journal`] | one append-only file per run |
+//! | [`event`] | what a run reports while it runs |
 //!
 //! Nothing here knows what a stage kind does: a kind is a name, a version, parameters, and a program that is started.
 
+mod cells;
 #[cfg(test)]
 mod damage;
 mod disturbed;
@@ -32,6 +35,7 @@ pub mod event;
 pub mod execute;
 pub mod executor;
 pub mod fingerprint;
+pub mod folders;
 pub mod guard;
 pub mod journal;
 pub mod leftovers;
@@ -56,7 +60,7 @@ use thiserror::Error;
 
 use crate::store::StoreError;
 
-/// Why a plan or a run could not go on at all; the failure of a cell is not among these.
+/// Why a plan or a run had to end; the failure of a cell is not among these.
 #[derive(Debug, Error)]
 pub enum EngineError {
     /// The store refused.
@@ -68,7 +72,7 @@ pub enum EngineError {
     /// An output could not be put below the reports folder.
     #[error("cannot publish {}", target.display())]
     Publish { target: PathBuf, source: StoreError },
-    /// A stage asks for more than there is.
+    /// A stage asks for more than is available.
     #[error("stage `{stage}` asks for {asked} of `{resource}`, but this run has {capacity}; {advice}")]
     Resource { stage: String, resource: String, asked: u64, capacity: u64, advice: String },
     /// Not even one thread for the work.

@@ -16,7 +16,7 @@ pub struct Options<'a> {
     pub jobs: usize,
     /// Start nothing new after the first failure.
     pub fail_fast: bool,
-    /// What there is of each resource.
+    /// The available amount of each resource.
     pub capacities: &'a Capacities,
     /// Where published outputs go.
     pub reports: &'a Path,
@@ -49,8 +49,8 @@ pub struct Summary {
     pub seconds: f64,
 }
 
-/// What a run leaves.
-#[derive(Debug)]
+/// What a run reached.
+#[derive(Debug, Default)]
 pub struct Outcome {
     /// How it ended.
     pub summary: Summary,

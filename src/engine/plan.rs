@@ -1,17 +1,19 @@
 //! What `run` will do, as a value.
 //!
 //! [`decide`] answers for one cell whose inputs are known. The plan asks it for every cell before anything runs, the
-//! scheduler asks it again when the inputs of the others have become known: one function, so that a plan cannot
-//! promise what a run does not do.
+//! scheduler asks the same two steps, [`prepare`] and [`Prepared::decide`], again when the inputs of the others have become
+//! known: a plan cannot promise what a run does not do.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use rayon::prelude::*;
+use serde::Serialize;
 
 use super::fingerprint::{self, Change, InputDigest, Surroundings};
+use super::folders::FolderChange;
 use super::sources::Sources;
-use crate::pipeline::model::{Cell, CellId, Pipeline, Source};
+use crate::pipeline::model::{Cell, CellId, CellMap, Pipeline, Source};
 use crate::store::digest::Digest;
 use crate::store::index::CellTag;
 use crate::store::{Artifact, Damage, Store, StoreError};
@@ -33,33 +35,34 @@ pub enum Decision {
     Cached { key: Digest, outputs: Vec<Artifact> },
     /// It will run.
     Run { key: Digest, reason: Reason },
-    /// It runs if the cells it reads, which run first, come out different.
+    /// It runs if the outputs of the cells it reads, which run first, change.
     May { upstream: Vec<CellId> },
     /// It cannot run: an input file cannot be read or used.
     Blocked { message: String },
 }
 
 /// Why a cell runs.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Reason {
     /// No cell of that name was seen before.
     New,
     /// Its key changed; these fields did.
-    Changed(Vec<Change>),
-    /// Its key was seen, but no result is there: it failed or was stopped.
+    Changed { changes: Vec<Change> },
+    /// Its key was seen, but it has no result: it failed or was stopped.
     Unfinished,
-    /// A stored object of its result is gone or altered.
+    /// A stored object of its result is missing or altered.
     Damaged { digest: Digest, damage: Damage },
     /// The user asked for it.
     Forced,
 }
 
 impl Reason {
-    /// In words, one line a changed field.
+    /// In words, one line per changed field.
     pub fn lines(&self) -> Vec<String> {
         match self {
             Self::New => vec!["new".to_owned()],
-            Self::Changed(changes) => changes.iter().map(Change::to_string).collect(),
+            Self::Changed { changes } => changes.iter().map(Change::to_string).collect(),
             Self::Unfinished => vec!["has no result yet".to_owned()],
             Self::Damaged { digest, damage } => {
                 vec![format!("stored object {} is {}", digest.short(), damage.as_str())]
@@ -71,14 +74,14 @@ impl Reason {
 
 /// What a run will do.
 pub struct Plan {
-    /// One for each cell of the pipeline; `None` for those that were not asked for and that nothing asked for needs.
-    pub decisions: Vec<Option<Decision>>,
+    /// One per cell of the pipeline; `None` for those that were not asked for and that nothing asked for needs.
+    pub decisions: CellMap<Option<Decision>>,
     /// The cells that were asked for to run in any case.
     pub forced: HashSet<CellId>,
 }
 
 /// How many cells of a plan fall under each answer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Up to date.
     pub cached: usize,
@@ -90,25 +93,44 @@ pub struct Counts {
     pub blocked: usize,
 }
 
+impl Counts {
+    /// Counts one more answer.
+    pub fn add(&mut self, decision: &Decision) {
+        match decision {
+            Decision::Cached { .. } => self.cached += 1,
+            Decision::Run { .. } => self.run += 1,
+            Decision::May { .. } => self.may += 1,
+            Decision::Blocked { .. } => self.blocked += 1,
+        }
+    }
+}
+
 impl Plan {
     /// The counts of the answers.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
-        for decision in self.decisions.iter().flatten() {
-            match decision {
-                Decision::Cached { .. } => counts.cached += 1,
-                Decision::Run { .. } => counts.run += 1,
-                Decision::May { .. } => counts.may += 1,
-                Decision::Blocked { .. } => counts.blocked += 1,
+        self.cells().for_each(|(_, decision)| counts.add(decision));
+        counts
+    }
+
+    /// Adds the files behind the folders that changed to the reasons. Each pair of folders is compared once.
+    pub fn name_files(&mut self, context: &Context<'_>) {
+        let mut known: HashMap<(String, String), Option<FolderChange>> = HashMap::new();
+        let tree = |digest: &str| context.sources.tree(digest).or_else(|| context.store.blobs.find_tree(digest));
+        for (_, decision) in self.decisions.entries_mut() {
+            let Some(Decision::Run { reason: Reason::Changed { changes }, .. }) = decision else { continue };
+            for change in changes.iter_mut().filter(|change| change.of_folders) {
+                let (Some(old), Some(new)) = (&change.old, &change.new) else { continue };
+                let compared = known.entry((old.clone(), new.clone()));
+                let compared = compared.or_insert_with(|| Some(FolderChange::between(&tree(old)?, &tree(new)?)));
+                change.folder.clone_from(compared);
             }
         }
-        counts
     }
 
     /// The cells in the plan with their answers, in order.
     pub fn cells(&self) -> impl Iterator<Item = (CellId, &Decision)> {
-        let answers = self.decisions.iter().enumerate();
-        answers.filter_map(|(i, decision)| Some((CellId(i as u32), decision.as_ref()?)))
+        self.decisions.entries().filter_map(|(id, decision)| Some((id, decision.as_ref()?)))
     }
 }
 
@@ -125,14 +147,13 @@ pub fn reads(cell: &Cell) -> impl Iterator<Item = CellId> {
 }
 
 /// Whether each cell is among `wanted` or something that these need.
-pub fn needed(pipeline: &Pipeline, wanted: &[CellId]) -> Vec<bool> {
-    let cells = &pipeline.cells;
-    let mut needed = vec![false; cells.len()];
-    wanted.iter().for_each(|cell| needed[cell.0 as usize] = true);
-    // A cell stands after its inputs: one pass from the end reaches everything.
-    for i in (0..cells.len()).rev() {
-        if needed[i] {
-            reads(&cells[i]).for_each(|input| needed[input.0 as usize] = true);
+pub fn needed(pipeline: &Pipeline, wanted: &[CellId]) -> CellMap<bool> {
+    let mut needed = CellMap::from(vec![false; pipeline.cells.len()]);
+    wanted.iter().for_each(|&cell| needed[cell] = true);
+    // A cell comes after its inputs: one pass from the end reaches everything.
+    for (id, cell) in pipeline.cells.entries().rev() {
+        if needed[id] {
+            reads(cell).for_each(|input| needed[input] = true);
         }
     }
     needed
@@ -142,7 +163,7 @@ pub fn needed(pipeline: &Pipeline, wanted: &[CellId]) -> Vec<bool> {
 pub fn plan(context: &Context<'_>, wanted: &[CellId], forced: HashSet<CellId>) -> Result<Plan, StoreError> {
     let cells = &context.pipeline.cells;
     let needed = needed(context.pipeline, wanted);
-    let mut decisions: Vec<Option<Decision>> = Vec::with_capacity(cells.len());
+    let mut decisions: CellMap<Option<Decision>> = CellMap::with_capacity(cells.len());
     // Neighbours of one stage do not read each other, unless the stage reads earlier cells of itself.
     let apart = |stage: u32| context.pipeline.stages[stage as usize].recalls.contains(&(stage as usize));
     for stage in cells.chunk_by(|a, b| a.stage == b.stage && !apart(a.stage)) {
@@ -150,10 +171,10 @@ pub fn plan(context: &Context<'_>, wanted: &[CellId], forced: HashSet<CellId>) -
         let known = &decisions;
         let answer = |i: usize| -> Result<Option<Decision>, StoreError> {
             let id = CellId((first + i) as u32);
-            if !needed[first + i] {
+            if !needed[id] {
                 return Ok(None);
             }
-            let outputs = |cell: CellId| match &known[cell.0 as usize] {
+            let outputs = |cell: CellId| match &known[cell] {
                 Some(Decision::Cached { outputs, .. }) => Some(&outputs[..]),
                 _ => None,
             };
@@ -176,41 +197,100 @@ pub fn decide<'o>(
     outputs: impl Fn(CellId) -> Option<&'o [Artifact]>,
     forced: bool,
 ) -> Result<Decision, StoreError> {
-    let cell = &context.pipeline.cells[id.0 as usize];
-    let around = match surroundings(context, cell, outputs) {
-        Ok(around) => around,
-        Err(Unknown::Upstream(upstream)) => return Ok(Decision::May { upstream }),
-        Err(Unknown::Path(message)) => return Ok(Decision::Blocked { message }),
-    };
-    let key = fingerprint::key(cell, &around);
-    if forced {
-        return Ok(Decision::Run { key, reason: Reason::Forced });
+    match prepare(context, id, outputs) {
+        Ok(prepared) => prepared.decide(context, forced),
+        Err(Unprepared::Upstream(upstream)) => Ok(Decision::May { upstream }),
+        Err(Unprepared::Path(message)) => Ok(Decision::Blocked { message }),
     }
-    let Some(outputs) = context.store.index.outputs(&key) else {
-        let reason = reason(context, id, cell, &around, key);
-        return Ok(Decision::Run { key, reason });
-    };
-    for artifact in &outputs {
-        match context.store.verify(artifact) {
-            Ok(()) => {}
-            Err(StoreError::Damaged { digest, damage }) => {
-                return Ok(Decision::Run { key, reason: Reason::Damaged { digest, damage } });
-            }
-            Err(other) => return Err(other),
-        }
-    }
-    Ok(Decision::Cached { key, outputs })
 }
 
-/// The fields of the key of `id` for people, and its lineage, if its inputs are known.
-pub fn fields<'o>(
-    context: &Context<'_>,
+/// A cell whose inputs are known: what deciding on it and running it need.
+#[derive(Debug)]
+pub struct Prepared<'a> {
+    id: CellId,
+    cell: &'a Cell,
+    around: Surroundings<'a>,
+    /// Its key.
+    pub key: Digest,
+}
+
+/// Why a cell cannot be prepared.
+#[derive(Debug)]
+pub enum Unprepared {
+    /// These cells that it reads have no result yet.
+    Upstream(Vec<CellId>),
+    /// An input file cannot be read.
+    Path(String),
+}
+
+/// Looks up the inputs of `id` and computes its key. `outputs` as for [`decide`].
+pub fn prepare<'a, 'o>(
+    context: &Context<'a>,
     id: CellId,
     outputs: impl Fn(CellId) -> Option<&'o [Artifact]>,
-) -> Option<(Vec<(String, String)>, Digest)> {
-    let cell = &context.pipeline.cells[id.0 as usize];
-    let around = surroundings(context, cell, outputs).ok()?;
-    Some((fingerprint::explain(cell, &around), fingerprint::lineage(cell, &around)))
+) -> Result<Prepared<'a>, Unprepared> {
+    let cell = &context.pipeline.cells[id];
+    let around = surroundings(context, cell, outputs)?;
+    let key = fingerprint::key(cell, &around);
+    Ok(Prepared { id, cell, around, key })
+}
+
+impl Prepared<'_> {
+    /// Whether the cell has its result, or why it runs.
+    pub fn decide(&self, context: &Context<'_>, forced: bool) -> Result<Decision, StoreError> {
+        let key = self.key;
+        if forced {
+            return Ok(Decision::Run { key, reason: Reason::Forced });
+        }
+        let Some(outputs) = context.store.index.outputs(&key) else {
+            return Ok(Decision::Run { key, reason: self.reason(context) });
+        };
+        for artifact in &outputs {
+            match context.store.verify(artifact) {
+                Ok(()) => {}
+                Err(StoreError::Damaged { digest, damage }) => {
+                    return Ok(Decision::Run { key, reason: Reason::Damaged { digest, damage } });
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(Decision::Cached { key, outputs })
+    }
+
+    fn reason(&self, context: &Context<'_>) -> Reason {
+        let index = &context.store.index;
+        match index.last_key(tag(context.pipeline, self.id)) {
+            None => Reason::New,
+            Some(last) if last == self.key => Reason::Unfinished,
+            Some(last) => match index.origin(&last) {
+                Some(origin) => Reason::Changed { changes: fingerprint::changes(&origin.fields, &self.fields()) },
+                None => Reason::Unfinished,
+            },
+        }
+    }
+
+    /// The fields of its key for people and for the index.
+    pub fn fields(&self) -> Vec<(String, String)> {
+        fingerprint::explain(self.cell, &self.around)
+    }
+
+    /// Its key less the parameters in which it may differ from a cell whose work it continues.
+    pub fn lineage(&self) -> Digest {
+        fingerprint::lineage(self.cell, &self.around, self.key)
+    }
+
+    /// The artifact of every input that is another cell's output, in order; gathered ones one after the other.
+    pub fn input_artifacts(&self) -> Vec<Artifact> {
+        let mut artifacts = Vec::new();
+        for (input, (digest, _)) in self.cell.inputs.iter().zip(&self.around.inputs) {
+            match (&input.source, digest) {
+                (Source::Path(_), _) => {}
+                (_, InputDigest::One(artifact)) => artifacts.push(*artifact),
+                (_, InputDigest::Many(members)) => artifacts.extend(members.iter().map(|(_, artifact)| *artifact)),
+            }
+        }
+        artifacts
+    }
 }
 
 /// The tag of a cell in the index.
@@ -218,28 +298,11 @@ pub fn tag(pipeline: &Pipeline, cell: CellId) -> CellTag {
     CellTag::new(&pipeline.name, &pipeline.cell_name(cell))
 }
 
-fn reason(context: &Context<'_>, id: CellId, cell: &Cell, around: &Surroundings<'_>, key: Digest) -> Reason {
-    let index = &context.store.index;
-    match index.last_key(tag(context.pipeline, id)) {
-        None => Reason::New,
-        Some(last) if last == key => Reason::Unfinished,
-        Some(last) => match index.origin(&last) {
-            Some(origin) => Reason::Changed(fingerprint::changes(&origin.fields, &fingerprint::explain(cell, around))),
-            None => Reason::Unfinished,
-        },
-    }
-}
-
-enum Unknown {
-    Upstream(Vec<CellId>),
-    Path(String),
-}
-
 fn surroundings<'a, 'o>(
     context: &Context<'a>,
     cell: &'a Cell,
     outputs: impl Fn(CellId) -> Option<&'o [Artifact]>,
-) -> Result<Surroundings<'a>, Unknown> {
+) -> Result<Surroundings<'a>, Unprepared> {
     let output = |producer: CellId, name: &str| -> Option<Artifact> {
         let artifacts = outputs(producer)?;
         artifacts.get(output_index(context.pipeline, producer, name)?).copied()
@@ -250,7 +313,7 @@ fn surroundings<'a, 'o>(
         let digest = match &input.source {
             Source::Path(path) => match context.sources.get(path) {
                 Ok(snapshot) => InputDigest::One(snapshot.artifact),
-                Err(message) => return Err(Unknown::Path(message)),
+                Err(message) => return Err(Unprepared::Path(message)),
             },
             Source::Cell { cell: producer, output: name } => match output(*producer, name) {
                 Some(artifact) => InputDigest::One(artifact),
@@ -273,7 +336,7 @@ fn surroundings<'a, 'o>(
         inputs.push((digest, Cow::Owned(extension(context.pipeline, &input.source))));
     }
     if !upstream.is_empty() {
-        return Err(Unknown::Upstream(upstream));
+        return Err(Unprepared::Upstream(upstream));
     }
     Ok(Surroundings { inputs, programs: context.sources.programs(&cell.task), device: device(context, cell) })
 }
@@ -286,7 +349,7 @@ fn device(context: &Context<'_>, cell: &Cell) -> &'static str {
 
 /// The position of the output called `name` among those of `producer`.
 pub fn output_index(pipeline: &Pipeline, producer: CellId, name: &str) -> Option<usize> {
-    pipeline.cells[producer.0 as usize].outputs.iter().position(|output| &*output.name == name)
+    pipeline.cells[producer].outputs.iter().position(|output| &*output.name == name)
 }
 
 /// The extension, with its dot, under which a command finds an input: programs choose formats by it.
@@ -303,5 +366,5 @@ pub fn extension(pipeline: &Pipeline, source: &Source) -> String {
 }
 
 fn output_path<'a>(pipeline: &'a Pipeline, cell: CellId, output: &str) -> &'a str {
-    output_index(pipeline, cell, output).map_or("", |i| &pipeline.cells[cell.0 as usize].outputs[i].path)
+    output_index(pipeline, cell, output).map_or("", |i| &pipeline.cells[cell].outputs[i].path)
 }

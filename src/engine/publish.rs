@@ -39,7 +39,7 @@ pub fn publish(
             Decision::Cached { outputs, .. } => Some(outputs),
             _ => fresh.get(&id),
         };
-        let declared = &context.pipeline.cells[id.0 as usize].outputs;
+        let declared = &context.pipeline.cells[id].outputs;
         for (output, artifact) in declared.iter().zip(known.into_iter().flatten()) {
             let Some(path) = &output.publish else { continue };
             let target = reports.join(path);

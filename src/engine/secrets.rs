@@ -40,7 +40,7 @@ pub fn find(name: &str) -> Option<Secret> {
 pub fn missing(pipeline: &Pipeline, plan: &Plan) -> Vec<(Arc<str>, CellId)> {
     let mut missing: Vec<(Arc<str>, CellId)> = Vec::new();
     for (id, _) in plan.cells().filter(|(_, d)| matches!(d, Decision::Run { .. } | Decision::May { .. })) {
-        for name in &pipeline.cells[id.0 as usize].secrets {
+        for name in &pipeline.cells[id].secrets {
             if !missing.iter().any(|(known, _)| known == name) && find(name).is_none() {
                 missing.push((name.clone(), id));
             }

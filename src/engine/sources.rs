@@ -17,7 +17,7 @@ use crate::regular;
 use crate::store::digest::Digest;
 use crate::store::stat::{Stamp, StatCache};
 use crate::store::tree::{Entry, Node, Tree};
-use crate::store::{Artifact, Form, IoContext, StoreError};
+use crate::store::{Artifact, Form, IoContext, Store, StoreError};
 use crate::text::chain;
 
 /// A file or folder of the user's as it was when the plan was made.
@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub artifact: Artifact,
     /// Its files, by the bytes of their names.
     files: Arc<[Seen]>,
+    /// Its empty folders.
+    empty: Arc<[String]>,
     /// Its folders and links, folders before what they hold.
     places: Arc<[Place]>,
     /// Whether something that lies in the folder is no part of it.
@@ -112,6 +114,23 @@ impl Sources {
         compare().unwrap_or_else(|error| vec![chain(&error)])
     }
 
+    /// The content of the folder whose digest begins with `digest`, if it is one of the inputs.
+    pub fn tree(&self, digest: &str) -> Option<Tree> {
+        let mut folders = self.snapshots.values().flatten().filter(|snapshot| snapshot.artifact.form == Form::Tree);
+        let found = folders.find(|folder| folder.artifact.digest.to_string().starts_with(digest))?;
+        Some(tree(&found.files, &found.empty))
+    }
+
+    /// Stores the lists of files of the input folders, so that a later plan can name the files that changed in them.
+    pub fn keep_trees(&self, store: &Store) -> Result<(), StoreError> {
+        for Snapshot { artifact, files, empty, .. } in self.snapshots.values().flatten() {
+            if artifact.form == Form::Tree && store.blobs.verify(&artifact.digest, &store.stat).is_err() {
+                store.blobs.store_tree(&tree(files, empty), &store.stat)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The names of the files below the folder at `path` that are part of it, now.
     pub fn names(&self, path: &Path) -> Result<Vec<(String, bool)>, StoreError> {
         let found = list(path, Some(&self.leftovers))?.found;
@@ -167,26 +186,28 @@ fn snapshot(path: &Path, leftovers: Option<&Leftovers>, stat: &StatCache) -> Res
         None => Ok(None),
     };
     let files: Vec<Option<Seen>> = listing.found.par_iter().map(read).collect::<Result<_, StoreError>>()?;
+    let empty: Arc<[String]> =
+        listing.found.into_iter().filter(|item| item.metadata.is_none()).map(|item| item.name).collect();
+    let files: Arc<[Seen]> = files.into_iter().flatten().collect();
     let artifact = match &files[..] {
-        [Some(Seen { name, digest, stamp })] if name.is_empty() => {
+        [Seen { name, digest, stamp }] if name.is_empty() => {
             Artifact { form: Form::File { executable: stamp.executable }, digest: *digest, size: stamp.size }
         }
-        _ => {
-            let entries = listing.found.into_iter().zip(&files).map(|(item, file)| Entry {
-                path: item.name,
-                node: match file {
-                    Some(Seen { digest, stamp, .. }) => {
-                        Node::File { executable: stamp.executable, digest: *digest, size: stamp.size }
-                    }
-                    None => Node::EmptyFolder,
-                },
-            });
-            let tree = Tree::new(entries.collect());
+        files => {
+            let tree = tree(files, &empty);
             Artifact { form: Form::Tree, digest: Digest::of(&tree.encode()), size: tree.size() }
         }
     };
-    let files = files.into_iter().flatten().collect();
-    Ok(Snapshot { artifact, files, places: listing.places.into(), leaves_out: listing.leaves_out })
+    Ok(Snapshot { artifact, files, empty, places: listing.places.into(), leaves_out: listing.leaves_out })
+}
+
+fn tree(files: &[Seen], empty: &[String]) -> Tree {
+    let files = files.iter().map(|Seen { name, digest, stamp }| Entry {
+        path: name.clone(),
+        node: Node::File { executable: stamp.executable, digest: *digest, size: stamp.size },
+    });
+    let empty = empty.iter().map(|name| Entry { path: name.clone(), node: Node::EmptyFolder });
+    Tree::new(files.chain(empty).collect())
 }
 
 /// What lies at a path.
@@ -293,7 +314,7 @@ fn list_below(root: &Path, prefix: &str, matcher: &Matcher, way: &Way<'_>) -> Re
         if kind.is_symlink() && matcher.leaves_out(&name, true) {
             listing.leaves_out = true;
         } else if way.holds(folder) {
-            let what = "a link to a folder that it lies in; remove it, or leave it out by a line of .meanfieldignore";
+            let what = "a link to a folder that contains it; remove it, or leave it out by a line of .meanfieldignore";
             return Err(StoreError::Unsupported { path, what: what.into() });
         } else {
             folders.push((name, folder));
@@ -444,7 +465,7 @@ mod tests {
             ("b/dangling is a link to /gone/away, which is not there", |root| {
                 std::os::unix::fs::symlink("/gone/away", root.join("b/dangling")).unwrap();
             }),
-            ("b/up is a link to a folder that it lies in", |root| {
+            ("b/up is a link to a folder that contains it", |root| {
                 std::os::unix::fs::symlink("..", root.join("b/up")).unwrap();
             }),
             ("socket is a socket", |root| {

@@ -229,15 +229,11 @@ impl Executor for Adder {
         fs::write(job.folder.join(word(4)), format!("{} {}:{result}", word(0), word(1)))
     }
 
-    fn poll(&self, (): &(), _: &mut dyn FnMut(Sign)) -> std::io::Result<Exit> {
+    fn wait(&self, (): &(), _: &mut dyn FnMut(Sign)) -> std::io::Result<Exit> {
         Ok(Exit::Code(0))
     }
 
     fn cancel(&self, (): &(), _: Stop) {}
-
-    fn reattach(&self, _: &str) -> Option<()> {
-        None
-    }
 
     fn collect(&self, (): &()) -> Usage {
         Usage::default()
@@ -276,7 +272,7 @@ pub(super) fn open(world: &World, folder: &Path) -> Project {
 
 fn answers(project: &Project) -> Vec<Answer> {
     let Project { pipeline, store, sources } = project;
-    let all: Vec<CellId> = (0..pipeline.cells.len()).map(|i| CellId(i as u32)).collect();
+    let all: Vec<CellId> = pipeline.cells.ids().collect();
     let plan = plan(&Context { pipeline, store, sources }, &all, HashSet::new()).unwrap();
     plan.cells()
         .map(|(_, decision)| match decision {
@@ -292,7 +288,7 @@ fn answers(project: &Project) -> Vec<Answer> {
 pub(super) fn execute(project: &Project, folder: &Path, jobs: usize, name: &str) -> (usize, Vec<String>) {
     let Project { pipeline, store, sources } = project;
     let context = Context { pipeline, store, sources };
-    let all: Vec<CellId> = (0..pipeline.cells.len()).map(|i| CellId(i as u32)).collect();
+    let all: Vec<CellId> = pipeline.cells.ids().collect();
     let plan = plan(&context, &all, HashSet::new()).unwrap();
     let options = Options {
         jobs,
@@ -379,5 +375,5 @@ fn what_is_not_needed_is_not_planned() {
     let world = World { stages, files: vec![], axis: 1, prefix: "s", comment: 0 };
     let folder = tempfile::tempdir().unwrap();
     let Project { pipeline, .. } = open(&world, folder.path());
-    assert_eq!(needed(&pipeline, &[CellId(1)]), [true, true, false]);
+    assert_eq!(*needed(&pipeline, &[CellId(1)]), [true, true, false]);
 }

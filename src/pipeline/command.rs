@@ -99,7 +99,7 @@ pub(super) fn read_outputs(node: Option<&Node>, at: Span, scope: &mut dyn Scope,
     };
     if pairs.is_empty() {
         let problem = Problem::new("no_output", at, "a command must declare what it writes");
-        report.add(problem.label("expected `out: { name: path }` beside it"));
+        report.add(problem.label("expected `out: { name: path }` next to it"));
     }
     let listed = node.is_some_and(|node| matches!(node.data, Data::List(_)));
     for (name, span, path) in pairs {

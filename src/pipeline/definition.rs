@@ -97,7 +97,7 @@ impl<'k> Definitions<'k> {
         }
         if let Some(start) = self.open.iter().position(|open| open == name) {
             let names: Vec<String> = self.open[start..].iter().map(|open| format!("`{open}`")).collect();
-            let title = format!("definitions use each other in a circle: {} uses `{name}`", names.join(" uses "));
+            let title = format!("dependency cycle between definitions: {} uses `{name}`", names.join(" uses "));
             report.add(Problem::new("cycle", span, title));
             return None;
         }

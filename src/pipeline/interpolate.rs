@@ -258,7 +258,7 @@ fn bind_pieces(span: Span, parts: &[Part], scope: &mut dyn Scope, report: &mut R
         let bound = match part {
             Part::Literal(literal) => Some(Piece::Literal(literal.clone())),
             Part::Reference(reference) if reference.raw => {
-                let title = format!("`{}` stands in no shell's text", reference.written());
+                let title = format!("`{}` is only valid in the text of a shell", reference.written());
                 let problem = Problem::new("bad_reference", reference.span, title);
                 let help = format!("write `{}`: only a text for a shell is quoted", reference.name());
                 report.add(problem.help(help));
@@ -312,7 +312,7 @@ pub(super) fn text_of(reference: &Reference, scope: &mut dyn Scope, report: &mut
 }
 
 fn not_scalar(reference: &Reference, value: &Node) -> Problem {
-    let title = format!("`{}` is {} and cannot stand inside text", reference.written(), value.described());
+    let title = format!("`{}` is {} and cannot be used inside text", reference.written(), value.described());
     Problem::new("wrong_type", reference.span, title).label("expected a scalar").related(value.span, "its value")
 }
 
@@ -343,7 +343,7 @@ pub(super) fn parse(text: &str, span: Span, report: &mut Report) -> Option<Vec<P
         let written = &rest[at..at + 2 + length + usize::from(closed)];
         let place = find(written, span, report);
         if !closed || !names.split('.').all(is_name) {
-            let problem = Problem::new("bad_reference", place, format!("`{written}` is no reference"));
+            let problem = Problem::new("bad_reference", place, format!("`{written}` is not a valid reference"));
             let expected = "expected `${name}` or `${name.field}`";
             let help = "write `$${` for a `${` that is not the pipeline's, such as the shell's".to_owned();
             report.add(problem.label(expected).help(help));
@@ -394,7 +394,7 @@ pub(super) fn descend<'n>(
             Some(child) => node = child,
             None => {
                 let known = node.child_names();
-                let title = format!("`{}` names nothing: there is no `{name}`", reference.written());
+                let title = format!("unknown name `{name}` in `{}`", reference.written());
                 let problem = Problem::new("unknown_name", reference.span, title);
                 report.add(problem.help(suggest(name, known.iter().map(String::as_str))));
                 return None;

@@ -124,7 +124,7 @@ fn outputs(draft: &Draft, variants: &Variants, report: &mut Report) -> Option<Ve
     let outputs = first.outputs();
     for other in each {
         if other.outputs() != outputs || gathers(other) != gathers(first) {
-            let title = format!("`{}` and `{}` cannot stand in one stage", first.name, other.name);
+            let title = format!("`{}` and `{}` cannot be used in one stage", first.name, other.name);
             let problem = Problem::new("mixed_definitions", name.span, title);
             report.add(problem.label("expected definitions with the same outputs that gather alike"));
         }
@@ -160,7 +160,7 @@ fn check_inputs(stage: &Linked, stages: &[Linked], report: &mut Report) {
                 Inputs::Gathered { .. } => {
                     if draft.inputs.is_empty() {
                         let title = format!("`{}` needs at least one input", definition.name);
-                        report.add(Problem::new("missing_input", name.span, title).label("expected `in:` beside it"));
+                        report.add(Problem::new("missing_input", name.span, title).label("expected `in:` next to it"));
                     }
                     continue;
                 }
@@ -190,7 +190,7 @@ fn check_inputs(stage: &Linked, stages: &[Linked], report: &mut Report) {
             if !draft.inputs.iter().any(|input| &*input.name == *required) {
                 let title = format!("`{}` needs the input `{required}`", definition.name);
                 let problem = Problem::new("missing_input", name.span, title);
-                report.add(problem.label(format!("expected `in: {{ {required}: ... }}` beside it")));
+                report.add(problem.label(format!("expected `in: {{ {required}: ... }}` next to it")));
             }
         }
     }
@@ -316,7 +316,7 @@ fn turns(group: &Group, stages: &[Linked], specs: &[AxisSpec], report: &mut Repo
             };
             if let Some(wrong) = wrong {
                 let title = format!(
-                    "stages read each other in a circle of which `{name}` is to break each turn, but `{}` {wrong}",
+                    "dependency cycle between stages that `{name}` must break, but `{}` {wrong}",
                     stage.draft.name
                 );
                 report.add(Problem::new("cycle", input.span, title));
@@ -344,7 +344,7 @@ fn cycle(members: &BTreeSet<usize>, stages: &[Linked]) -> Problem {
     let draft = &stages[way[0]].draft;
     let input =
         draft.inputs.iter().find(|input| matches!(input.from, Some(Origin::Stage { stage, .. }) if stage == way[1]));
-    let title = format!("stages read each other in a circle: {}", names.join(" reads "));
+    let title = format!("dependency cycle between stages: {}", names.join(" reads "));
     let problem = Problem::new("cycle", input.map_or(draft.span, |input| input.span), title);
     let problem = problem.label("expected a stage that does not depend on this one");
     problem.help("`{ from: STAGE, earlier: AXIS }` reads the cells of earlier values of an axis alone".to_owned())

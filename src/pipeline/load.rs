@@ -137,7 +137,7 @@ fn read(
         description: description.map(|text| text.fill(&[])),
         stages: stages.collect(),
         axes: axes.iter().map(axes::AxisSpec::to_model).collect(),
-        cells,
+        cells: cells.into(),
         resources: capacity,
         replaced,
     })

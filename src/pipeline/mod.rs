@@ -4,6 +4,7 @@
 //! [`model`] holds the values that the engine receives; [`kinds`] what a stage kind declares of itself.
 
 mod axes;
+mod cell_map;
 mod command;
 mod definition;
 mod expand;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+pub use super::cell_map::{CellId, CellMap};
 pub use super::script::{Filled, Script};
 
 /// A pipeline that has passed every check.
@@ -24,7 +25,7 @@ pub struct Pipeline {
     pub stages: Vec<Stage>,
     /// Every cell. A cell stands after all of its inputs; cells of one stage are neighbours, the last axis fastest, unless
     /// the stage reads earlier cells, or what these read: such stages take turns, one value of that axis after the other.
-    pub cells: Vec<Cell>,
+    pub cells: CellMap<Cell>,
     /// Capacities of named resources that the file declares (`resources:` at the top level).
     pub resources: BTreeMap<String, u64>,
     /// The definitions that it uses in place of built-in ones of the same name.
@@ -85,10 +86,6 @@ pub struct Policy {
     /// After this long a cell is stopped and counts as failed.
     pub timeout: Option<Duration>,
 }
-
-/// Index of a cell in [`Pipeline::cells`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct CellId(pub u32);
 
 /// One cell: a stage at one point of its axes.
 #[derive(Debug)]
@@ -156,13 +153,13 @@ pub struct Output {
 impl Pipeline {
     /// The stage of a cell.
     pub fn stage_of(&self, cell: CellId) -> &Stage {
-        &self.stages[self.cells[cell.0 as usize].stage as usize]
+        &self.stages[self.cells[cell].stage as usize]
     }
 
     /// The axis values of a cell as (axis name, value name), in axis order.
     pub fn coordinates(&self, cell: CellId) -> impl Iterator<Item = (&Arc<str>, &AxisValue)> {
         let stage = self.stage_of(cell);
-        let cell = &self.cells[cell.0 as usize];
+        let cell = &self.cells[cell];
         stage.axes.iter().zip(cell.coordinates.iter()).map(|(&axis, &value)| {
             let axis = &self.axes[axis];
             (&axis.name, &axis.values[value as usize])

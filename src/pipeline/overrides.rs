@@ -217,7 +217,7 @@ fn set_below(mut node: &mut Node, names: &[&str], value: Node, place: Span) -> R
         let Data::Map(entries) = &mut node.data else {
             let title = format!("`{name}` cannot be set below {described}");
             let related = node.span;
-            return Err(Box::new(Problem::new("wrong_type", place, title).related(related, "this is no mapping")));
+            return Err(Box::new(Problem::new("wrong_type", place, title).related(related, "this is not a mapping")));
         };
         let index = match entries.iter().position(|entry| entry.key == name) {
             Some(index) => index,

@@ -26,7 +26,7 @@ impl Scope for Between<'_> {
             let first = circle.iter().enumerate().min_by_key(|(_, (_, span))| *span).map_or(0, |(index, _)| index);
             circle.rotate_left(first);
             let names: Vec<&str> = circle.iter().chain(circle.first()).map(|(name, _)| name.as_str()).collect();
-            let title = format!("parameters refer to each other in a circle: {}", names.join(" -> "));
+            let title = format!("dependency cycle between parameters: {}", names.join(" -> "));
             report
                 .add(Problem::new("cycle", circle[0].1, title).label("expected a value that does not lead back here"));
             return None;
@@ -44,7 +44,7 @@ fn find<'a>(raw: &'a Node, reference: &Reference, report: &mut Report) -> Option
         _ => {
             let title = format!("`{}` cannot be looked up here", reference.written());
             let problem = Problem::new("unknown_name", reference.span, title);
-            report.add(problem.label("only `${params...}` can stand among the parameters"));
+            report.add(problem.label("only `${params...}` is allowed among the parameters"));
             None
         }
     }
@@ -60,7 +60,7 @@ impl Scope for Params<'_> {
                 super::interpolate::descend(self.0, rest, reference, report).cloned().map(Found::Value)
             }
             _ => {
-                report.add(unknown(reference, &["params"], self.0).label("only `${params...}` can stand here"));
+                report.add(unknown(reference, &["params"], self.0).label("only `${params...}` is allowed here"));
                 None
             }
         }
@@ -70,7 +70,7 @@ impl Scope for Params<'_> {
 /// The problem of a reference whose first name is none of `known`.
 pub(super) fn unknown(reference: &Reference, known: &[&str], params: &Node) -> Problem {
     let first = &reference.path[0];
-    let problem = Problem::new("unknown_name", reference.span, format!("`{}` names nothing", reference.written()));
+    let problem = Problem::new("unknown_name", reference.span, format!("unknown name `{}`", reference.written()));
     if params.get(first).is_some() {
         return problem.help(format!("did you mean `${{params.{}}}`?", reference.path.join(".")));
     }

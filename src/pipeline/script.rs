@@ -76,7 +76,7 @@ impl Script {
                         continue;
                     }
                     write(&mut text, &mut values, place, &path)
-                        .map_err(|why| format!("the path `{path}` is no plain word and stands {why}"))?;
+                        .map_err(|why| format!("the path `{path}` is not a plain word and is {why}"))?;
                 }
             }
         }
@@ -215,12 +215,12 @@ fn check(slot: &Slot, values: &[Arc<str>], reference: &interpolate::Reference, r
     let Slot::Word(place) = slot else { return true };
     let refused = values.iter().find_map(|value| match place.takes(value) {
         true => None,
-        false if value.contains('\0') => Some((value, "where a NUL byte cannot")),
+        false if value.contains('\0') => Some((value, "where a NUL byte cannot be")),
         false => Some((value, place.expansion("").err()?)),
     });
     let Some((value, why)) = refused else { return true };
     let shown = crate::text::escaped(value);
-    let title = format!("`{}` stands {why}", reference.written());
+    let title = format!("`{}` is {why}", reference.written());
     let problem = Problem::new("not_a_word", reference.span, title).label(format!("its value `{shown}` needs quoting"));
     let raw = format!("`{}` puts the value in as it is, to be read by the shell", reference.written_raw());
     report.add(problem.help(raw));

@@ -1,14 +1,14 @@
 //! Selectors: `model`, `model[loss=mean_field*,seed=0..2]`, `*`.
 
 use super::axes::matching;
-use super::model::{CellId, Pipeline};
+use super::model::{CellId, CellMap, Pipeline};
 use super::problem::suggest;
 
 /// A selector that selects nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
     /// The text does not follow the grammar.
-    #[error("`{selector}` is no selector; write `stage` or `stage[axis=value,axis=value]`")]
+    #[error("`{selector}` is not a valid selector; write `stage` or `stage[axis=value,axis=value]`")]
     Syntax {
         /// The selector as given.
         selector: String,
@@ -55,7 +55,7 @@ pub enum SelectError {
     },
 }
 
-/// The cells that at least one selector selects, ascending; every cell if there is no selector.
+/// The cells that at least one selector selects, ascending; every cell if there are no selectors.
 ///
 /// ```text
 /// selector = stage [ "[" axis "=" values { "," axis "=" values } "]" ]
@@ -67,11 +67,11 @@ pub enum SelectError {
 /// # Errors
 /// The first selector that names an unknown stage, axis or value, or that selects no cell.
 pub fn select(pipeline: &Pipeline, selectors: &[String]) -> Result<Vec<CellId>, SelectError> {
-    let mut chosen = vec![selectors.is_empty(); pipeline.cells.len()];
+    let mut chosen = CellMap::from(vec![selectors.is_empty(); pipeline.cells.len()]);
     for selector in selectors {
         let wanted = stages(pipeline, selector)?;
         let mut any = false;
-        for (cell, chosen) in pipeline.cells.iter().zip(&mut chosen) {
+        for (id, cell) in pipeline.cells.entries() {
             let Some(values) = &wanted[cell.stage as usize] else { continue };
             let axes = &pipeline.stages[cell.stage as usize].axes;
             let holds = |(axis, kept): &(usize, Vec<bool>)| {
@@ -79,7 +79,7 @@ pub fn select(pipeline: &Pipeline, selectors: &[String]) -> Result<Vec<CellId>, 
                 at.is_some_and(|at| kept[cell.coordinates[at] as usize])
             };
             if values.iter().all(holds) {
-                *chosen = true;
+                chosen[id] = true;
                 any = true;
             }
         }
@@ -87,7 +87,7 @@ pub fn select(pipeline: &Pipeline, selectors: &[String]) -> Result<Vec<CellId>, 
             return Err(SelectError::NoCell { selector: selector.clone() });
         }
     }
-    Ok(chosen.iter().enumerate().filter(|(_, chosen)| **chosen).map(|(cell, _)| CellId(cell as u32)).collect())
+    Ok(chosen.entries().filter(|(_, chosen)| **chosen).map(|(id, _)| id).collect())
 }
 
 /// The values that a selector allows on some axes, for each stage that it names.
@@ -204,9 +204,9 @@ stages:
             ("model[seed=7]", "`model[seed=7]`: axis `seed` has no value `7`; known here: `0`, `1`, `2`, `3`"),
             ("model[loss=contrastiv]", "axis `loss` has no value `contrastiv`; did you mean `contrastive`?"),
             ("model[loss=contrastive,seed=3]", "selects no cell"),
-            ("model[seed=1", "is no selector"),
-            ("model[seed=]", "is no selector"),
-            ("model[]", "is no selector"),
+            ("model[seed=1", "is not a valid selector"),
+            ("model[seed=]", "is not a valid selector"),
+            ("model[]", "is not a valid selector"),
         ] {
             let error = names(&[selector]).unwrap_err();
             assert!(error.contains(message), "{error}");

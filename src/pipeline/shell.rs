@@ -33,7 +33,7 @@ pub(super) fn read(node: &Node, report: &mut Report) -> Option<Shell> {
                 Some((_, false)) => words(&[name, "-euc"]),
                 None => {
                     let names: Vec<&str> = KNOWN.iter().map(|(name, _)| *name).collect();
-                    let problem = Problem::new("unknown_shell", node.span, format!("`{name}` is no known shell"));
+                    let problem = Problem::new("unknown_shell", node.span, format!("`{name}` is not a known shell"));
                     let label = format!("expected one of {}", super::problem::listed(&names));
                     let help = "or give the words that start it: `shell: [python3, -c]`".to_owned();
                     report.add(problem.label(label).help(help));

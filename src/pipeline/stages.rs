@@ -299,7 +299,7 @@ impl Context<'_> {
         if earlier.is_none()
             && let Some(block) = node.get("block")
         {
-            report.add(Problem::new("misplaced_key", block.span, "`block` has a meaning beside `earlier` only"));
+            report.add(Problem::new("misplaced_key", block.span, "`block` is only valid together with `earlier`"));
         }
         let from = node.get("from")?;
         match self.source(from, report)? {

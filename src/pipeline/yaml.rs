@@ -227,7 +227,7 @@ fn known_limit<'a>(message: &'a str, text: &str) -> Option<(Option<usize>, &'a s
         return Some((place, "a second document begins here", "write one document a file, without `---` between"));
     }
     if message.contains("repetition limit") {
-        return Some((alias(), "aliases repeat themselves without end", "write out what `*name` stands for"));
+        return Some((alias(), "aliases repeat themselves without end", "write out what `*name` refers to"));
     }
     if message.contains("recursion limit") {
         return Some(match alias() {
@@ -285,7 +285,7 @@ fn syntax(text: &str, span: Span, message: &str) -> Problem {
     } else {
         None
     };
-    Problem::new("syntax", span, "this is not YAML that a pipeline can be").label(message).help(help)
+    Problem::new("syntax", span, "invalid YAML").label(message).help(help)
 }
 
 /// Gives every node the span of its event. Both parsers read one text, so the shapes are the same.
@@ -333,7 +333,7 @@ fn refuse_repeated_keys(node: &mut Node, report: &mut Report) {
                     first.insert(entry.key.clone(), entry.key_span);
                     return true;
                 };
-                let title = format!("the key `{}` stands here twice", entry.key);
+                let title = format!("duplicate key `{}`", entry.key);
                 let problem = Problem::new("duplicate_key", entry.key_span, title).label("again here");
                 report.add(problem.related(earlier, "first here"));
                 false

@@ -25,7 +25,7 @@ impl FileChecks {
     pub fn refusal(&mut self, pipeline: &Pipeline, cell: CellId) -> Option<String> {
         let (kind, parameters) = task(pipeline, cell)?;
         let path = |name: &str| {
-            let input = pipeline.cells[cell.0 as usize].inputs.iter().find(|input| &*input.name == name)?;
+            let input = pipeline.cells[cell].inputs.iter().find(|input| &*input.name == name)?;
             if let Source::Path(path) = &input.source { Some(path) } else { None }
         };
         let (key, check): (String, Box<dyn Fn() -> Result<(), JobError>>) = match kind {

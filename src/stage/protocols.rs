@@ -27,7 +27,7 @@ fn parameters(stage: &str) -> Map<String, Value> {
     std::fs::write(&file, text).unwrap();
     let pipeline =
         crate::pipeline::load(&file, &[], &kinds(), &definitions()).unwrap_or_else(|found| panic!("{found}"));
-    match &pipeline.cells[2].task {
+    match &pipeline.cells[CellId(2)].task {
         Task::Kind { parameters, .. } => Map::clone(parameters),
         other => panic!("{other:?}"),
     }
@@ -264,9 +264,9 @@ fn cells(pipeline: &str, stage: &str, changes: &[(&str, &str)]) -> Vec<(String, 
     let changes: Vec<(String, String)> = changes.iter().map(|(to, value)| ((*to).into(), (*value).into())).collect();
     let pipeline =
         crate::pipeline::load(&file, &changes, &kinds(), &definitions()).unwrap_or_else(|found| panic!("{found}"));
-    let of = pipeline.cells.iter().enumerate().filter(|(_, cell)| *pipeline.stages[cell.stage as usize].name == *stage);
-    let read = |(index, cell): (usize, &Cell)| match &cell.task {
-        Task::Kind { parameters, .. } => (pipeline.cell_name(CellId(index as u32)), Map::clone(parameters)),
+    let of = pipeline.cells.entries().filter(|(_, cell)| *pipeline.stages[cell.stage as usize].name == *stage);
+    let read = |(id, cell): (CellId, &Cell)| match &cell.task {
+        Task::Kind { parameters, .. } => (pipeline.cell_name(id), Map::clone(parameters)),
         other => panic!("{other:?}"),
     };
     of.map(read).collect()

@@ -165,7 +165,7 @@ fn last_line(text: &str) -> Option<Vec<(String, String)>> {
 
 /// Whether a cell makes tables.
 pub fn makes_tables(pipeline: &Pipeline, cell: CellId) -> bool {
-    matches!(&pipeline.cells[cell.0 as usize].task, Task::Kind { name, .. } if &**name == KIND.name)
+    matches!(&pipeline.cells[cell].task, Task::Kind { name, .. } if &**name == KIND.name)
 }
 
 /// Draws the table among the stored `outputs` of a cell that makes tables.

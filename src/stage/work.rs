@@ -71,14 +71,14 @@ pub(super) fn side(config: &Config, pipeline: &Pipeline, cell: CellId) -> Option
 
 /// The kind of a cell and its parameters.
 pub(super) fn task(pipeline: &Pipeline, cell: CellId) -> Option<(&str, &Map<String, Value>)> {
-    match &pipeline.cells[cell.0 as usize].task {
+    match &pipeline.cells[cell].task {
         Task::Kind { name, parameters, .. } => Some((name, parameters)),
         Task::Shell(_) | Task::Program(_) => None,
     }
 }
 
 fn input(pipeline: &Pipeline, cell: CellId, name: &str) -> Option<CellId> {
-    let input = pipeline.cells[cell.0 as usize].inputs.iter().find(|input| &*input.name == name)?;
+    let input = pipeline.cells[cell].inputs.iter().find(|input| &*input.name == name)?;
     match input.source {
         Source::Cell { cell, .. } => Some(cell),
         Source::Gathered { .. } | Source::Path(_) => None,

@@ -119,6 +119,18 @@ impl Blobs {
         Tree::decode(&bytes).ok_or(StoreError::Damaged { digest: *digest, damage: Damage::Altered })
     }
 
+    /// The tree whose digest begins with `prefix`, if exactly one stored tree has such a digest.
+    pub fn find_tree(&self, prefix: &str) -> Option<Tree> {
+        let (folder, rest) = prefix.split_at_checked(2)?;
+        let names =
+            fs::read_dir(self.root.join(folder)).ok()?.flatten().filter_map(|item| item.file_name().into_string().ok());
+        let digests =
+            names.filter(|name| name.starts_with(rest)).filter_map(|name| format!("{folder}{name}").parse().ok());
+        let mut trees = digests.filter_map(|digest| self.tree(&digest).ok());
+        let tree = trees.next()?;
+        trees.next().is_none().then_some(tree)
+    }
+
     /// Stores the output at `path`: moves the files that are its own, and copies what it holds by a link, under a second
     /// name or on another file system, so that nothing outside of it is moved or changed. A link to a folder
     /// counts as the folder if that lies in the output's own surroundings or below one of `inputs`.
@@ -136,6 +148,12 @@ impl Blobs {
         let entries = files.into_iter().zip(stored).map(|(file, node)| Entry { path: file.name, node });
         let empty = folders.into_iter().map(|path| Entry { path, node: Node::EmptyFolder });
         let tree = Tree::new(entries.chain(empty).collect());
+        let digest = self.store_tree(&tree, stat)?;
+        Ok(Artifact { form: Form::Tree, digest, size: tree.size() })
+    }
+
+    /// Stores the list of a folder's files, and returns its digest.
+    pub fn store_tree(&self, tree: &Tree, stat: &StatCache) -> Result<Digest, StoreError> {
         let bytes = tree.encode();
         let digest = Digest::of(&bytes);
         if self.verify(&digest, stat).is_err() {
@@ -146,7 +164,7 @@ impl Blobs {
             let mode = open.metadata().at("read", &scratch)?.mode();
             self.publish(&scratch, &open, mode, (digest, bytes.len() as u64), stat)?;
         }
-        Ok(Artifact { form: Form::Tree, digest, size: tree.size() })
+        Ok(digest)
     }
 
     fn adopt_file(&self, file: &Loose, stat: &StatCache) -> Result<Node, StoreError> {
@@ -457,14 +475,14 @@ impl<'a> Content<'a> {
         let unsupported = |what| Err(StoreError::Unsupported { path: link.to_owned(), what });
         if !inputs.chain([home]).any(|root| folder.starts_with(root)) {
             let what = format!(
-                "a link to the folder {}, which is no input of this stage; copy what is needed",
+                "a link to the folder {}, which is not an input of this stage; copy what is needed",
                 folder.display()
             );
             return unsupported(what.into());
         }
         for way in &self.way {
             if whole(way)?.starts_with(&folder) {
-                return unsupported("a link to a folder that it lies in".into());
+                return unsupported("a link to a folder that contains it".into());
             }
         }
         Ok(())
@@ -601,7 +619,8 @@ mod tests {
             fs::create_dir_all(path).unwrap();
             fs::write(path.join("file"), "x").unwrap();
         }
-        for (to, what) in [(&*other, "which is no input of this stage"), (Path::new(".."), "a folder that it lies in")]
+        for (to, what) in
+            [(&*other, "which is not an input of this stage"), (Path::new(".."), "a folder that contains it")]
         {
             std::os::unix::fs::symlink(to, out.join("link")).unwrap();
             let message = store.blobs.adopt(&out, &[], &store.stat).unwrap_err().to_string();

@@ -143,7 +143,7 @@ fn object(path: &Path) -> Option<Object> {
         return match process.filter(|process| process.parse::<u32>().is_ok()) {
             Some(process) if Path::new("/proc").join(process).exists() => None,
             Some(_) => Some(Object::Damaged("left by a process that was killed".into())),
-            None => Some(Object::Foreign("a file that is no stored object")),
+            None => Some(Object::Foreign("a file that is not a stored object")),
         };
     };
     let read = files::open(path, files::For::Reading)

@@ -74,7 +74,7 @@ fn pause(start: Instant) -> io::Result<()> {
 ///
 /// # Errors
 /// A file system without locks, and a holder that does not let go, as one that was stopped does not.
-pub(super) fn lock_for_a_moment(file: &File, path: &Path) -> Result<(), StoreError> {
+pub(crate) fn lock_for_a_moment(file: &File, path: &Path) -> Result<(), StoreError> {
     let start = Instant::now();
     loop {
         match file.try_lock() {

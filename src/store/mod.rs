@@ -55,7 +55,7 @@ pub enum StoreError {
     #[error("{} is {what}, expected a file or folder of the store", path.display())]
     Foreign { path: PathBuf, what: Cow<'static, str> },
     /// A folder that is to be the store, and holds something else.
-    #[error("{} holds files and is no store of meanfield", folder.display())]
+    #[error("{} holds files and is not a meanfield store", folder.display())]
     NotAStore { folder: PathBuf },
     /// A stored object is gone, short or altered.
     #[error("stored object {digest} is {state}", state = damage.as_str())]
@@ -63,7 +63,8 @@ pub enum StoreError {
 }
 
 /// What is wrong with a stored object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Damage {
     /// No such file.
     Missing,

@@ -39,7 +39,8 @@ stages:
     let ran = space.run(&["run"]);
     assert!(ran.err.contains("pipeline: exited with code 1"), "{}", ran.err);
     assert_eq!(space.last_journal("executed"), set(&[]), "the others keep their keys");
-    for (shell, part) in [("bsh", "is no known shell"), ("[no-such-shell, -c]", "there is no `no-such-shell` on PATH")]
+    for (shell, part) in
+        [("bsh", "is not a known shell"), ("[no-such-shell, -c]", "there is no `no-such-shell` on PATH")]
     {
         let space = Space::new(&format!("shell: {shell}\nstages: {{ a: {{ run: 'true > ${{out.x}}', out: [x] }} }}"));
         let ran = space.run(&["run"]);

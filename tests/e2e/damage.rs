@@ -109,7 +109,11 @@ fn a_folder_that_is_not_a_store_is_not_touched() {
     for words in [&["run", "--cache", "site"][..], &["cache", "check", "--repair", "--cache", "site"]] {
         let ran = space.run(words);
         assert_eq!(ran.code, 1);
-        assert!(ran.err.contains("site/v1 holds files and is no store") && ran.err.contains("--cache"), "{}", ran.err);
+        assert!(
+            ran.err.contains("site/v1 holds files and is not a meanfield store") && ran.err.contains("--cache"),
+            "{}",
+            ran.err
+        );
         assert_eq!(files(&space.path("site")), before);
     }
     assert!(before.iter().all(|path| fs::read_to_string(path).unwrap() == "mine"));

@@ -1,6 +1,6 @@
 //! What runs again after an edit, and what does not.
 
-use crate::space::{Space, set};
+use crate::space::{Space, flip_a_bit, set};
 
 /// Two data sets, two losses: a chain of four stages whose outputs are their inputs and parameters.
 const PIPELINE: &str = r#"
@@ -77,6 +77,60 @@ fn a_changed_margin_reruns_its_cells_and_their_readers_and_why_explains_it() {
     assert_eq!(space.executed(), set(&["model[data=red,loss=fancy]", "model[data=blue,loss=fancy]", "table"]));
     space.edit("margin: 0.25", "margin: 0.2");
     assert_eq!(space.executed(), set(&[]), "the first results are still known");
+}
+
+const FOLDERS: &str = r"
+params: { lines: 'a b c' }
+stages:
+  split: { run: 'mkdir ${out.parts}; for l in ${params.lines:raw}; do echo $l > ${out.parts}/$l; done', out: { parts: parts } }
+  count: { run: 'ls ${in.raw} ${in.parts} | wc -l > ${out.n}', in: { raw: ./raw, parts: split }, out: [n] }
+";
+
+#[test]
+fn why_names_the_files_that_changed_inside_folders() {
+    let space = Space::new(FOLDERS);
+    for name in ["raw/same", "raw/old", "raw/sub/edited"] {
+        space.write(name, name);
+    }
+    space.executed();
+    let reason = |space: &Space| space.json(&["why", "count", "--json"])["cells"][0]["reason"].clone();
+    std::fs::remove_file(space.path("raw/old")).unwrap();
+    space.write("raw/sub/edited", "other bytes");
+    space.write("raw/new", "new");
+    let expected = "in.raw: new added, old removed, sub/edited changed";
+    for command in ["why", "plan"] {
+        let ran = space.run(&[command, "count"]);
+        assert!(ran.out.contains(expected), "{}", ran.out);
+    }
+    let changes = reason(&space)["changes"].clone();
+    assert_eq!((&changes[0]["field"], changes.as_array().unwrap().len()), (&"in.raw".into(), 1), "{changes}");
+    assert_ne!(changes[0]["old"], changes[0]["new"]);
+    let files = serde_json::json!([
+        { "path": "new", "change": "added" },
+        { "path": "old", "change": "removed" },
+        { "path": "sub/edited", "change": "changed" },
+    ]);
+    assert_eq!(changes[0]["folder"], serde_json::json!({ "files": files, "more": 0 }));
+    // Another cell's folder, once that cell has run.
+    space.executed();
+    space.edit("a b c", "a c d");
+    assert_eq!(space.run(&["run", "split"]).code, 0);
+    assert!(space.run(&["why", "count"]).out.contains("in.parts: b removed, d added"));
+    // Many files are counted.
+    space.executed();
+    (0..30).for_each(|i| space.write(&format!("raw/many/{i:02}"), ""));
+    assert!(space.run(&["why", "count"]).out.contains("many/09 added and 20 more\n"));
+    assert_eq!(reason(&space)["changes"][0]["folder"]["more"], 20);
+    // A damaged list of files costs the names and nothing else.
+    space.executed();
+    space.write("raw/later", "");
+    let holds = |path: &std::path::Path| std::fs::read_to_string(path).is_ok_and(|text| text.contains("\"many/01\""));
+    let blobs = walkdir::WalkDir::new(space.path("cache/v1/blobs")).into_iter().map(|item| item.unwrap().into_path());
+    blobs.filter(|path| holds(path)).for_each(|path| flip_a_bit(&path));
+    let why = space.run(&["why", "count"]);
+    assert!(why.out.contains("in.raw: ") && !why.out.contains("added"), "{}", why.out);
+    assert_eq!(space.run(&["run"]).code, 0);
+    assert_eq!(space.executed(), set(&[]));
 }
 
 #[test]

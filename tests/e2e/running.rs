@@ -2,7 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 
-use crate::space::{Ran, Space, set};
+use crate::space::{Ran, Space, set, text};
 
 #[test]
 fn a_failed_cell_stops_what_follows_it_and_nothing_else() {
@@ -126,6 +126,31 @@ stages:
     let total = ran.len();
     ran.dedup();
     assert_eq!((ran.len(), total), (24, 24), "a cell was executed twice, or not at all");
+}
+
+#[test]
+fn history_tells_a_run_that_is_running_from_a_killed_one() {
+    let space = Space::new("stages: { wait: { run: 'read x < ~/gate; touch ${out.x}', out: [x] } }");
+    assert!(space.shell("mkfifo gate"));
+    let states = || -> Vec<String> {
+        let history = space.json(&["history", "--json"]);
+        history["runs"].as_array().unwrap().iter().map(|run| text(&run["state"])).collect()
+    };
+    // Once its journal has a line, it is running: the cell waits at the gate.
+    let begun = |runs: usize| {
+        let started = states();
+        started.len() == runs && started.last().is_some_and(|state| state == "running")
+    };
+    space.kill_a_run(|| begun(1));
+    assert_eq!(states(), ["killed"]);
+    let mut child = space.spawn(&["run"]);
+    while !begun(2) {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before the gate was opened");
+    }
+    assert!(space.run(&["history"]).out.contains("running"));
+    space.write("gate", "go\n");
+    assert!(child.wait().unwrap().success());
+    assert_eq!(states(), ["killed", "ok"]);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use self::forecast::{Forecast, to_run};
 pub use self::screen::Screen;
 use super::paint::Paint;
 use super::project::{Project, from_here};
-use crate::engine::event::{Event, Failure, How, Observer};
+use crate::engine::event::{Completion, Event, Failure, Observer};
 use crate::engine::journal;
 use crate::engine::outcome::Summary;
 use crate::engine::plan::Plan;
@@ -421,9 +421,9 @@ impl Observer for Watcher<'_> {
             }
             Event::Finished { cell, how, seconds } => {
                 let (ending, time, verb, tail) = match how {
-                    How::Executed => (Ending::Executed, Some(*seconds), "Done", duration(*seconds)),
-                    How::UpToDate => (Ending::Unchanged, None, "Cached", "its inputs did not change".to_owned()),
-                    How::Shared => (Ending::Unchanged, None, "Cached", "another run executed it".to_owned()),
+                    Completion::Executed => (Ending::Executed, Some(*seconds), "Done", duration(*seconds)),
+                    Completion::UpToDate => (Ending::Unchanged, None, "Cached", "its inputs did not change".to_owned()),
+                    Completion::Shared => (Ending::Unchanged, None, "Cached", "another run executed it".to_owned()),
                 };
                 self.end(*cell, time, ending);
                 if self.live.is_none() {

@@ -56,12 +56,12 @@ fn a_single_reference_keeps_its_type_and_text_joins_scalars() {
 #[test]
 fn what_the_grammar_does_not_have_is_refused() {
     for (text, word) in [
-        ("'${x'", "is no reference"),
-        ("${}", "is no reference"),
+        ("'${x'", "is not a valid reference"),
+        ("${}", "is not a valid reference"),
         ("${x:-1}", "write `$${`"),
-        ("${x.}", "is no reference"),
-        ("'${ x }'", "is no reference"),
-        ("a${m}", "cannot stand inside text"),
+        ("${x.}", "is not a valid reference"),
+        ("'${ x }'", "is not a valid reference"),
+        ("a${m}", "cannot be used inside text"),
         ("${m.q}", "there is no `q`"),
         ("${tt}", "did you mean `t`?"),
         ("{ '${x}': 1 }", "a key cannot hold"),

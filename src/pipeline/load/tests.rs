@@ -40,8 +40,8 @@ stages:
 ";
 
 /// What a cell does and reads, in words.
-fn told(pipeline: &Pipeline, cell: CellId) -> String {
-    let found = &pipeline.cells[cell.0 as usize];
+fn described(pipeline: &Pipeline, cell: CellId) -> String {
+    let found = &pipeline.cells[cell];
     let source = |source: &Source| match source {
         Source::Cell { cell, output } => format!("{}:{output}", pipeline.cell_name(*cell)),
         Source::Gathered { members, output } => {
@@ -56,12 +56,12 @@ fn told(pipeline: &Pipeline, cell: CellId) -> String {
     format!("{}: {task:?} {inputs:?} {outputs:?} {env:?}", pipeline.cell_name(cell))
 }
 
-fn all_told(pipeline: &Pipeline) -> Vec<String> {
-    (0..pipeline.cells.len() as u32).map(|cell| told(pipeline, CellId(cell))).collect()
+fn all_described(pipeline: &Pipeline) -> Vec<String> {
+    pipeline.cells.ids().map(|cell| described(pipeline, cell)).collect()
 }
 
 fn named(pipeline: &Pipeline, name: &str) -> CellId {
-    let found = (0..pipeline.cells.len() as u32).map(CellId).find(|cell| pipeline.cell_name(*cell) == name);
+    let found = pipeline.cells.ids().find(|cell| pipeline.cell_name(*cell) == name);
     found.unwrap_or_else(|| panic!("no cell {name}"))
 }
 
@@ -72,7 +72,7 @@ fn stages_and_cells_stand_in_order() {
     assert_eq!(names, ["images", "model", "scores", "table", "by_set", "small", "seeds", "pack"]);
     assert_eq!(pipeline.stages[2].reads, [1]);
     assert_eq!(pipeline.stages[7].reads, [3]);
-    let cells: Vec<_> = (0..pipeline.cells.len() as u32).map(|cell| pipeline.cell_name(CellId(cell))).collect();
+    let cells: Vec<_> = pipeline.cells.ids().map(|cell| pipeline.cell_name(cell)).collect();
     assert_eq!(
         cells[..4],
         [
@@ -84,14 +84,14 @@ fn stages_and_cells_stand_in_order() {
     );
     // Six cells on glyphs; on textures only the first seed is left.
     assert_eq!(cells.iter().filter(|name| name.starts_with("model")).count(), 8);
-    for (cell, found) in pipeline.cells.iter().enumerate() {
+    for (cell, found) in pipeline.cells.entries() {
         for input in &found.inputs {
             let sources: Vec<CellId> = match &input.source {
                 Source::Cell { cell, .. } => vec![*cell],
                 Source::Gathered { members, .. } => members.iter().map(|(_, cell)| *cell).collect(),
                 Source::Path(_) => Vec::new(),
             };
-            assert!(sources.iter().all(|source| (source.0 as usize) < cell), "a cell stands after its inputs");
+            assert!(sources.iter().all(|source| *source < cell), "a cell comes after its inputs");
             assert!(sources.is_sorted());
         }
     }
@@ -104,7 +104,7 @@ fn stages_and_cells_stand_in_order() {
 fn a_cell_has_resolved_parameters_inputs_environment_and_policy() {
     let pipeline = load_good(LOSSES, &[]);
     let cell = named(&pipeline, "model[set=glyphs,loss=contrastive,seed=2]");
-    let found = &pipeline.cells[cell.0 as usize];
+    let found = &pipeline.cells[cell];
     let Task::Kind { name, version, parameters, .. } = &found.task else { panic!("{:?}", found.task) };
     assert_eq!((&**name, *version), ("train", 1));
     let loss = json!({ "kind": "contrastive", "pos_margin": 0.0, "neg_margin": 1.0 });
@@ -112,18 +112,18 @@ fn a_cell_has_resolved_parameters_inputs_environment_and_policy() {
         json!({ "epochs": 3, "rate": 0.1, "seed": 2, "backbone": "convnet4", "loss": loss }).as_object().cloned();
     assert_eq!(Some(&**parameters), expected.as_ref());
     assert_eq!(found.env, [("ONE".to_owned(), "1".to_owned()), ("SEED".to_owned(), "s2".to_owned())].into());
-    assert!(told(&pipeline, cell).contains("images<-images[set=glyphs]:images"));
+    assert!(described(&pipeline, cell).contains("images<-images[set=glyphs]:images"));
     let policy = &pipeline.stage_of(cell).policy;
     assert_eq!((policy.retry, policy.timeout.unwrap().as_secs()), (2, 90));
     assert_eq!(policy.resources["memory"], 1 << 30);
-    let scores = told(&pipeline, named(&pipeline, "scores[set=glyphs,loss=contrastive,seed=2]"));
+    let scores = described(&pipeline, named(&pipeline, "scores[set=glyphs,loss=contrastive,seed=2]"));
     assert!(scores.contains("model<-model[set=glyphs,loss=contrastive,seed=2]:model"), "{scores}");
 }
 
 #[test]
 fn definitions_of_commands_get_parameters_and_environment() {
     let pipeline = load_good(LOSSES, &[]);
-    let found = &pipeline.cells[named(&pipeline, "small[set=textures]").0 as usize];
+    let found = &pipeline.cells[named(&pipeline, "small[set=textures]")];
     assert!(matches!(&found.task, Task::Shell(script) if script.text == "convert ${in.from} --size 8 > ${out.to}"));
     assert_eq!((found.outputs[0].path.as_str(), &found.outputs[0].publish), ("images.bin", &None));
     assert_eq!(found.env["SIZE"], "over", "a stage's own environment comes last");
@@ -134,8 +134,8 @@ fn gathering_takes_the_axes_that_the_reader_lacks() {
     let pipeline = load_good(LOSSES, &[]);
     let found = |name: &str, input: usize| {
         let cell = named(&pipeline, name);
-        let Source::Gathered { members, output } = &pipeline.cells[cell.0 as usize].inputs[input].source else {
-            panic!("{}", told(&pipeline, cell))
+        let Source::Gathered { members, output } = &pipeline.cells[cell].inputs[input].source else {
+            panic!("{}", described(&pipeline, cell))
         };
         let members = members.iter().map(|(label, cell)| (label.to_string(), pipeline.cell_name(*cell)));
         (members.collect::<Vec<_>>(), output.to_string())
@@ -157,7 +157,7 @@ fn gathering_takes_the_axes_that_the_reader_lacks() {
 fn outputs_are_published_where_no_two_can_meet() {
     let pipeline = load_good(LOSSES, &[]);
     let published = |name: &str| -> Vec<Option<String>> {
-        let cell = &pipeline.cells[named(&pipeline, name).0 as usize];
+        let cell = &pipeline.cells[named(&pipeline, name)];
         cell.outputs.iter().map(|output| output.publish.as_ref().map(|path| path.display().to_string())).collect()
     };
     assert_eq!(published("table"), [Some("losses/table".into())]);
@@ -173,7 +173,7 @@ fn commands_keep_references_to_their_files() {
     let pipeline = load_good(LOSSES, &[]);
     let words = ["cat", "${in.logs}", "contrastive ${x}", "${out.all}"].map(str::to_owned).to_vec();
     let cell = named(&pipeline, "seeds[set=glyphs,loss=contrastive]");
-    assert_eq!(pipeline.cells[cell.0 as usize].task, Task::Program(words));
+    assert_eq!(pipeline.cells[cell].task, Task::Program(words));
 }
 
 #[test]
@@ -188,17 +188,13 @@ fn flags_change_parameters_axes_and_stages() {
         ("stages.images.with.classes", "4"),
     ];
     let pipeline = load_good(LOSSES, &flags);
-    let models: Vec<_> = (0..pipeline.cells.len() as u32)
-        .map(|cell| pipeline.cell_name(CellId(cell)))
-        .filter(|name| name.starts_with("model"))
-        .collect();
+    let models: Vec<_> =
+        pipeline.cells.ids().map(|cell| pipeline.cell_name(cell)).filter(|name| name.starts_with("model")).collect();
     let expected = ["model[set=glyphs,loss=proxy_anchor,seed=1]", "model[set=glyphs,loss=proxy_anchor,seed=2]"];
     assert_eq!(models, expected, "the rule about textures stands, although no texture is left");
-    let Task::Kind { parameters, .. } = &pipeline.cells[named(&pipeline, &models[1]).0 as usize].task else {
-        panic!("a kind")
-    };
+    let Task::Kind { parameters, .. } = &pipeline.cells[named(&pipeline, &models[1])].task else { panic!("a kind") };
     assert_eq!((&parameters["epochs"], &parameters["rate"]), (&json!(7), &json!(0.25)));
-    let images = &pipeline.cells[named(&pipeline, "images[set=glyphs]").0 as usize].task;
+    let images = &pipeline.cells[named(&pipeline, "images[set=glyphs]")].task;
     assert!(matches!(images, Task::Kind { parameters, .. } if parameters["classes"] == json!(4)), "{images:?}");
     assert_eq!(pipeline.description.as_deref(), Some("of forms"));
 }
@@ -212,7 +208,7 @@ stages:
   two: { run: 'echo ${b}', in: { one: one }, out: [o] }
 ";
     let pipeline = load_good(text, &[]);
-    let cells: Vec<_> = (0..pipeline.cells.len() as u32).map(|cell| pipeline.cell_name(CellId(cell))).collect();
+    let cells: Vec<_> = pipeline.cells.ids().map(|cell| pipeline.cell_name(cell)).collect();
     let two = ["two[a=x,b=0]", "two[a=x,b=2]", "two[a=y,b=0]", "two[a=y,b=1]", "two[a=y,b=2]"];
     assert_eq!(cells, [["one[a=x]", "one[a=y]"].as_slice(), &two].concat());
 }
@@ -230,10 +226,12 @@ fn a_definition_beside_the_pipeline_comes_before_a_built_in_one() {
     let text = "stages: { a: { uses: train }, b: { uses: tools/own, in: { raw: a } }, c: { uses: make/glyphs } }";
     let pipeline = load_in(&folder.path().join("pipelines"), text.as_bytes(), &[]).unwrap();
     assert_eq!(pipeline.name, "p");
-    assert!(matches!(&pipeline.cells[0].task, Task::Shell(script) if script.text == "echo"));
-    let Source::Path(script) = &pipeline.cells[1].inputs[0].source else { panic!("{:?}", pipeline.cells[1]) };
+    assert!(matches!(&pipeline.cells[CellId(0)].task, Task::Shell(script) if script.text == "echo"));
+    let Source::Path(script) = &pipeline.cells[CellId(1)].inputs[0].source else {
+        panic!("{:?}", pipeline.cells[CellId(1)])
+    };
     assert_eq!(script, &stages.join("tool.sh"));
-    assert_eq!(&*pipeline.cells[1].inputs[1].name, "raw");
+    assert_eq!(&*pipeline.cells[CellId(1)].inputs[1].name, "raw");
 }
 
 #[test]
@@ -245,7 +243,9 @@ stages:
 "
     .replace("} }\nstages", "}, b: *a }\nstages");
     let pipeline = load_good(&text, &[]);
-    assert!(matches!(&pipeline.cells[1].task, Task::Kind { parameters, .. } if parameters["epochs"] == json!(2)));
+    assert!(
+        matches!(&pipeline.cells[CellId(1)].task, Task::Kind { parameters, .. } if parameters["epochs"] == json!(2))
+    );
 }
 
 /// The stages of [`LOSSES`] and the entries of the model stage, to be shuffled.
@@ -295,27 +295,27 @@ fn a_case_is_a_group_of_flags_that_a_parameter_picks() {
     let full = load_good(CASES, &[]);
     assert_eq!(full.cells.len(), 6);
     let flags = [("size", "8"), ("epochs", "2"), ("stages.a.with.epochs", "1"), ("axes.seed", "0..2")];
-    assert_eq!(all_told(&load_good(CASES, &[("scale", "tiny")])), all_told(&load_good(CASES, &flags)));
+    assert_eq!(all_described(&load_good(CASES, &[("scale", "tiny")])), all_described(&load_good(CASES, &flags)));
 }
 
 #[test]
 fn a_flag_gives_an_input_and_takes_inputs_and_stages_away() {
     let text = CASES.replace("images: raw }", "images: raw, init: raw }");
     let found = load_good(&text, &[("stages.a.in.init", ""), ("axes.seed", "[0]")]);
-    assert_eq!(all_told(&found), all_told(&load_good(CASES, &[("axes.seed", "[0]")])));
+    assert_eq!(all_described(&found), all_described(&load_good(CASES, &[("axes.seed", "[0]")])));
     let found = load_good(CASES, &[("stages.a.in.init", "raw"), ("axes.seed", "[0]")]);
-    assert_eq!(all_told(&found), all_told(&load_good(&text, &[("axes.seed", "[0]")])));
+    assert_eq!(all_described(&found), all_described(&load_good(&text, &[("axes.seed", "[0]")])));
     assert_eq!(load_good(CASES, &[("stages.a", "")]).cells.len(), 1);
     assert_eq!(load_good(CASES, &[("stages.a", ""), ("stages.a", "")]).cells.len(), 1);
     let other = load_good(CASES, &[("stages.raw", "{ uses: make/textures, with: { classes: 3 } }")]);
-    assert!(told(&other, CellId(0)).contains("\"classes\": Number(3)"), "{}", told(&other, CellId(0)));
+    assert!(described(&other, CellId(0)).contains("\"classes\": Number(3)"), "{}", described(&other, CellId(0)));
 }
 
 #[test]
 fn a_flag_goes_before_a_case() {
     let found = load_good(CASES, &[("size", "16"), ("axes.seed", "[3]"), ("scale", "tiny")]);
     let flags = [("size", "16"), ("stages.a.with.epochs", "1"), ("axes.seed", "[3]")];
-    assert_eq!(all_told(&found), all_told(&load_good(CASES, &flags)));
+    assert_eq!(all_described(&found), all_described(&load_good(CASES, &flags)));
 }
 
 proptest! {
@@ -327,8 +327,8 @@ proptest! {
         keys in Just((0..7).collect::<Vec<usize>>()).prop_shuffle(),
         comments in proptest::collection::vec(any::<bool>(), 1..9),
     ) {
-        let mut plain = all_told(&load_good(LOSSES, &[]));
-        let mut moved = all_told(&load_good(&shuffled(&stages, &keys, &comments), &[]));
+        let mut plain = all_described(&load_good(LOSSES, &[]));
+        let mut moved = all_described(&load_good(&shuffled(&stages, &keys, &comments), &[]));
         plain.sort();
         moved.sort();
         prop_assert_eq!(plain, moved);
@@ -349,8 +349,7 @@ stages:
 
 /// The cells that an input of a cell reads.
 fn read_by(pipeline: &Pipeline, cell: &str, input: usize) -> Vec<String> {
-    let Source::Gathered { members, .. } = &pipeline.cells[named(pipeline, cell).0 as usize].inputs[input].source
-    else {
+    let Source::Gathered { members, .. } = &pipeline.cells[named(pipeline, cell)].inputs[input].source else {
         panic!("{cell} gathers")
     };
     members.iter().map(|(label, cell)| format!("{label}: {}", pipeline.cell_name(*cell))).collect()
@@ -371,17 +370,13 @@ fn earlier_cells_are_those_of_the_values_before_and_every_cell_stands_after_them
     );
     let tried: Vec<String> = (0..4).map(|trial| format!("trial={trial}: suggest[set=a,trial={trial}]")).collect();
     assert_eq!(read_by(&pipeline, "suggest[set=a,trial=4]", 1), tried);
-    for (index, cell) in pipeline.cells.iter().enumerate() {
+    for (id, cell) in pipeline.cells.entries() {
         let reads = cell.inputs.iter().flat_map(|input| match &input.source {
             Source::Cell { cell, .. } => vec![*cell],
             Source::Gathered { members, .. } => members.iter().map(|(_, cell)| *cell).collect(),
             Source::Path(_) => Vec::new(),
         });
-        assert!(
-            reads.into_iter().all(|read| (read.0 as usize) < index),
-            "{}",
-            pipeline.cell_name(CellId(index as u32))
-        );
+        assert!(reads.into_iter().all(|read| read < id), "{}", pipeline.cell_name(id));
     }
     assert_eq!(pipeline.cells.len(), 10 + 10 + 20 + 2);
 }

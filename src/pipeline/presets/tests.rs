@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::fixture::{load_good, message};
-use super::super::model::Task;
+use super::super::model::{CellId, Task};
 
 /// The parameters of the cell of a stage that uses `train/short` or what builds on it.
 fn told(uses: &str, with: &str) -> Value {
@@ -11,7 +11,7 @@ fn told(uses: &str, with: &str) -> Value {
         "stages:\n  images: {{ uses: make/glyphs }}\n  x: {{ uses: {uses}, in: {{ images: images }}, with: {with} }}\n"
     );
     let pipeline = load_good(&text, &[]);
-    match &pipeline.cells[1].task {
+    match &pipeline.cells[CellId(1)].task {
         Task::Kind { parameters, .. } => Value::Object((**parameters).clone()),
         other => panic!("{other:?}"),
     }
@@ -68,7 +68,7 @@ fn mistakes_in_definitions_that_build_on_others_are_told_where_they_are() {
     assert!(found.contains("stages/broken/preset.yaml") && found.contains("`rate` is 7, out of its range"), "{found}");
     assert!(found.contains("there is no parameter `los`"), "{found}");
     let found = refused("broken/circle", "{}");
-    assert!(found.contains("definitions use each other in a circle: `broken/circle` uses `broken/circle`"), "{found}");
+    assert!(found.contains("dependency cycle between definitions: `broken/circle` uses `broken/circle`"), "{found}");
     let found = refused("broken/base", "{}");
     assert!(found.contains("there is no stage definition `trian`") && found.contains("broken/base.yaml"), "{found}");
 }
