@@ -1,4 +1,4 @@
-//! How a command ended, for people: what its exit code stands for, the end of its log, whether the disk is full.
+//! How a command ended, for people: what its exit code means, the end of its log, whether the disk is full.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -23,7 +23,7 @@ const WIDTH: usize = 600;
 /// What an exit other than 0 means, in one sentence; `tail` are the last lines of the log.
 pub(super) fn describe(exit: Exit, usage: Usage, tail: &[String]) -> String {
     match exit {
-        Exit::Signal(number) => format!("was ended by {}{}", signal_name(number), hint(number, usage)),
+        Exit::Signal(number) => format!("killed by {}{}", signal_name(number), hint(number, usage)),
         Exit::Code(code @ 126) => match blamed(tail, &["Permission denied", "cannot execute", "Exec format error"]) {
             Some(program) => format!("exited with code {code}: `{program}` cannot be executed"),
             None => format!("exited with code {code}: a program cannot be executed"),
@@ -39,7 +39,7 @@ pub(super) fn describe(exit: Exit, usage: Usage, tail: &[String]) -> String {
         },
         Exit::Code(code) => match Signal::try_from(code - 128) {
             Ok(signal) if code > 128 => format!(
-                "exited with code {code}: a program that it ran was ended by {}{}",
+                "exited with code {code}: a program that it ran was killed by {}{}",
                 signal.as_str(),
                 hint(code - 128, usage)
             ),
@@ -52,7 +52,7 @@ fn signal_name(number: i32) -> String {
     Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
 }
 
-/// Half a sentence about why a signal usually comes.
+/// Half a sentence about the usual cause of a signal.
 fn hint(number: i32, usage: Usage) -> String {
     let why = match Signal::try_from(number) {
         Ok(Signal::SIGKILL) => {
@@ -69,8 +69,8 @@ fn hint(number: i32, usage: Usage) -> String {
         Ok(Signal::SIGPIPE) => {
             "it wrote to a pipe whose reader had ended, as `yes | head -1` does; read all, or let it end well: `{ yes || true; } | head -1`"
         }
-        Ok(Signal::SIGINT) => "somebody interrupted it",
-        Ok(Signal::SIGTERM) => "somebody asked it to end",
+        Ok(Signal::SIGINT) => "it was interrupted",
+        Ok(Signal::SIGTERM) => "it was asked to stop",
         Ok(Signal::SIGXCPU) => "its limit of processor time",
         Ok(Signal::SIGTTIN | Signal::SIGTTOU) => {
             "it asked for a terminal, which cells do not have; give it what it asks for by `env:` or an input"
@@ -133,7 +133,7 @@ pub(super) const ROOM: &str = "free some space, or keep the store elsewhere with
 pub(super) struct Room {
     folder: PathBuf,
     /// When a cell last ended on a full disk, and what the disk lacked then: what that cell leaves behind is removed, and a cell
-    /// that failed beside it may be looked at after that.
+    /// that failed at the same time may be looked at after that.
     lacked: Mutex<Option<(Instant, String)>>,
 }
 
@@ -170,13 +170,13 @@ impl Room {
 mod tests {
     use super::*;
 
-    fn told(code: i32, tail: &str) -> String {
+    fn described(code: i32, tail: &str) -> String {
         let usage = Usage { peak_memory: 3 << 30, ..Usage::default() };
         describe(Exit::Code(code), usage, &tail.lines().map(str::to_owned).collect::<Vec<_>>())
     }
 
     #[test]
-    fn codes_say_what_they_stand_for() {
+    fn exit_codes_are_explained() {
         for (code, tail, part) in [
             (137, "", "SIGKILL, often because memory ran out (its largest process had 3072 MiB"),
             (139, "", "SIGSEGV: it crashed"),
@@ -188,10 +188,10 @@ mod tests {
             (126, "bash: line 1: ./x: Permission denied", "`./x` cannot be executed"),
             (127, "", "a program was not found"),
         ] {
-            assert!(told(code, tail).contains(part), "{}", told(code, tail));
+            assert!(described(code, tail).contains(part), "{}", described(code, tail));
         }
         for code in [1, 2, 128, 193, 255] {
-            assert_eq!(told(code, ""), format!("exited with code {code}"));
+            assert_eq!(described(code, ""), format!("exited with code {code}"));
         }
         assert!(describe(Exit::Signal(9), Usage::default(), &[]).contains("SIGKILL, often because memory"));
     }

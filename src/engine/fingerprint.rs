@@ -39,7 +39,7 @@ const HIDDEN: &str = "digest ";
 /// The form of an input that is a folder.
 const FOLDER: &str = "folder";
 
-/// What an input turned out to be.
+/// The content of an input.
 #[derive(Debug, Clone)]
 pub enum InputDigest<'a> {
     /// A file or folder.

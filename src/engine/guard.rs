@@ -40,7 +40,7 @@ impl Guard {
             .process_group(0)
             .spawn()?;
         let pipe = process.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        // A run does not wait for a guard that somebody has stopped.
+        // A run does not wait for a guard that was suspended.
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         Ok(Guard { process, pipe })
     }

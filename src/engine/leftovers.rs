@@ -1,7 +1,7 @@
-//! What is never part of an input: files that programs leave beside the user's own, what `.meanfieldignore` names, and
+//! What is never part of an input: files that programs leave next to the user's own, what `.meanfieldignore` names, and
 //! the store and the reports of the run, which it writes to itself.
 //!
-//! An interpreter writes its byte code beside the script it runs, a desktop its thumbnails, an editor its swap file, Git
+//! An interpreter writes its byte code next to the script it runs, a desktop its thumbnails, an editor its swap file, Git
 //! its index. None of them is an edit, so none of them may change a key or fail a cell that reads the
 //! folder. The rules are those of `.gitignore`.
 
@@ -60,18 +60,18 @@ impl Leftovers {
     /// With the patterns of `.meanfieldignore` in the folder `project`, if it is there.
     ///
     /// # Errors
-    /// The file cannot be read, or has a line that is no pattern.
+    /// The file cannot be read, or has a line that is not a pattern.
     pub fn of_project(project: &Path) -> Result<Leftovers, StoreError> {
         let lines = lines(project)?;
         Ok(Leftovers { project: lines.into(), ..Leftovers::default() })
     }
 
-    /// Leaves out `folders` too, where they lie below an input; they need not exist yet.
+    /// Leaves out `folders` too, where they are below an input; they need not exist yet.
     pub fn without(self, folders: &[&Path]) -> Leftovers {
         Leftovers { own: folders.iter().map(|folder| resolved(folder)).collect(), ..self }
     }
 
-    /// The matcher for what lies below the input folder `root`, which may have a file of its own.
+    /// The matcher for what is below the input folder `root`, which may have a file of its own.
     ///
     /// # Errors
     /// As [`Leftovers::of_project`].
@@ -126,7 +126,7 @@ fn lines(folder: &Path) -> Result<Vec<String>, StoreError> {
     Ok(lines)
 }
 
-/// What is no part of one input folder.
+/// What is not part of one input folder.
 #[derive(Debug, Clone)]
 pub struct Matcher {
     patterns: Arc<Gitignore>,
@@ -140,7 +140,7 @@ impl Matcher {
         Matcher { patterns: Arc::new(Gitignore::empty()), own: Vec::new() }
     }
 
-    /// Whether what has the name `relative` below the input folder is no part of it. Its parents have been asked before.
+    /// Whether what has the name `relative` below the input folder is not part of it. Its parents have been asked before.
     pub fn leaves_out(&self, relative: &str, folder: bool) -> bool {
         self.patterns.matched(relative, folder).is_ignore() || self.own.iter().any(|own| own == relative)
     }

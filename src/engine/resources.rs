@@ -1,4 +1,4 @@
-//! Named amounts that running cells hold: `cpu`, `gpu`, `memory`, and any name of the user's.
+//! Named amounts that running cells hold: `cpu`, `gpu`, `memory`, and any other name.
 //!
 //! A cell that asks for nothing holds nothing; `-j` alone bounds how many run. A GPU is handed out by its index, which
 //! the cell finds in `CUDA_VISIBLE_DEVICES`.
@@ -23,7 +23,7 @@ impl Capacities {
         ]))
     }
 
-    /// Refuses stages that ask for more than there is: they would wait for ever.
+    /// Refuses stages that ask for more than there is: they would wait forever.
     pub fn check(&self, pipeline: &Pipeline) -> Result<(), EngineError> {
         for stage in &pipeline.stages {
             for (resource, &asked) in &stage.policy.resources {

@@ -1,4 +1,4 @@
-//! Secrets of cells: variables of this process's environment that a stage names and that are written down nowhere.
+//! Secrets of cells: variables of this process's environment that a stage names and that are never written to disk.
 //!
 //! A value goes into the environment of the cell's process and nowhere else: no key, no file, no message and no
 //! argument holds it. What the cell prints passes through `mask`, which puts `***` in its place.
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::plan::{Decision, Plan};
 use crate::pipeline::model::{CellId, Pipeline};
 
-/// What stands in the place of a secret.
+/// What replaces a secret.
 const MASK: &[u8] = b"***";
 
 /// A value that no message shows.
@@ -36,7 +36,7 @@ pub fn find(name: &str) -> Option<Secret> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(Secret)
 }
 
-/// Secrets that cells of `plan` which run, or may run, need and that there are not, each with the first such cell.
+/// Secrets that cells of `plan` which run, or may run, need and that are not set, each with the first such cell.
 pub fn missing(pipeline: &Pipeline, plan: &Plan) -> Vec<(Arc<str>, CellId)> {
     let mut missing: Vec<(Arc<str>, CellId)> = Vec::new();
     for (id, _) in plan.cells().filter(|(_, d)| matches!(d, Decision::Run { .. } | Decision::May { .. })) {

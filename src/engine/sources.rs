@@ -1,4 +1,4 @@
-//! The user's own files and the programs of commands: their content digests, read once a run and seen unchanged before a
+//! The user's own files and the programs of commands: their content digests, read once per run and seen unchanged before a
 //! result is kept.
 
 use std::borrow::Cow;
@@ -20,7 +20,7 @@ use crate::store::tree::{Entry, Node, Tree};
 use crate::store::{Artifact, Form, IoContext, Store, StoreError};
 use crate::text::chain;
 
-/// A file or folder of the user's as it was when the plan was made.
+/// A file or folder as it was when the plan was made.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// Its content.
@@ -31,7 +31,7 @@ pub struct Snapshot {
     empty: Arc<[String]>,
     /// Its folders and links, folders before what they hold.
     places: Arc<[Place]>,
-    /// Whether something that lies in the folder is no part of it.
+    /// Whether something in the folder is not part of it.
     pub leaves_out: bool,
 }
 
@@ -104,7 +104,7 @@ impl Sources {
     }
 
     /// What has happened to the files at `path` since they were read, one line a file; nothing if their bytes are what
-    /// they were. Other times, permissions, names of the same file and leftovers are no change.
+    /// they were. Other times, permissions, names of the same file and leftovers do not count.
     pub fn changes(&self, path: &Path, stat: &StatCache) -> Vec<String> {
         let compare = || -> Result<Vec<String>, StoreError> {
             let Some(Ok(before)) = self.snapshots.get(path) else { return Ok(Vec::new()) };
@@ -210,7 +210,7 @@ fn tree(files: &[Seen], empty: &[String]) -> Tree {
     Tree::new(files.chain(empty).collect())
 }
 
-/// What lies at a path.
+/// The content of a path.
 struct Listing {
     /// Files and empty folders, by the bytes of their names.
     found: Vec<Found>,
@@ -233,7 +233,7 @@ impl Found {
     }
 }
 
-/// The folders that a folder lies in, to see a link that leads back to one of them.
+/// The folders that contain a folder, to see a link that leads back to one of them.
 struct Way<'a> {
     folder: (u64, u64),
     above: Option<&'a Way<'a>>,
@@ -286,7 +286,7 @@ fn list_below(root: &Path, prefix: &str, matcher: &Matcher, way: &Way<'_>) -> Re
         })?;
         let name = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
         let kind = item.file_type().at("read", &path)?;
-        // What is left out is not looked at: a dangling link of an editor's is no reason to refuse the folder.
+        // What is left out is not looked at: an editor's dangling link is not a reason to refuse the folder.
         if matcher.leaves_out(&name, kind.is_dir()) {
             listing.leaves_out = true;
             continue;
@@ -347,7 +347,7 @@ fn regular(path: &Path, metadata: Metadata) -> Result<Metadata, StoreError> {
     }
 }
 
-/// The digest of whatever lies at `path` now, leftovers included, through the stat cache.
+/// The digest of whatever is at `path` now, leftovers included, through the stat cache.
 pub fn digest_of(path: &Path, stat: &StatCache) -> Result<Artifact, StoreError> {
     snapshot(path, None, stat).map(|snapshot| snapshot.artifact)
 }

@@ -252,7 +252,7 @@ pub(super) struct Project {
     pub sources: Sources,
 }
 
-/// Reads everything anew, as a new process does.
+/// Reads everything again, as a new process does.
 pub(super) fn open(world: &World, folder: &Path) -> Project {
     let file = folder.join("p.yaml");
     fs::write(&file, world.yaml()).unwrap();

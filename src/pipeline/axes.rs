@@ -151,7 +151,7 @@ fn values(axis: &str, key: Span, node: &Node, report: &mut Report) -> Option<Vec
     Some(values)
 }
 
-/// Whole numbers from a start to an end; an open end stands for all there are.
+/// Whole numbers from a start to an end; an open end includes all there are.
 struct Range {
     start: Option<i64>,
     end: Option<i64>,
@@ -159,7 +159,7 @@ struct Range {
 }
 
 impl Range {
-    /// Reads `0..5`, `0..=4`, `3..`, `..2`; nothing if the text is no range.
+    /// Reads `0..5`, `0..=4`, `3..`, `..2`; nothing if the text is not a range.
     fn parse(text: &str) -> Option<Range> {
         let (start, end) = text.split_once("..")?;
         let (end, inclusive) = end.strip_prefix('=').map_or((end, false), |end| (end, true));

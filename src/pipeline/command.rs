@@ -127,12 +127,12 @@ pub(super) fn check_path(path: &str, span: Span, report: &mut Report) -> bool {
     good
 }
 
-/// Whether an input is written as a path of the user's.
+/// Whether an input is written as a path.
 pub(super) fn is_path(text: &str) -> bool {
     ["./", "../", "/"].iter().any(|start| text.starts_with(start))
 }
 
-/// A path of the user's, from the folder of the file that names it.
+/// A path, relative to the folder of the file that names it.
 pub(super) fn user_path(folder: &Path, path: &str) -> PathBuf {
     let mut below = path;
     while let Some(rest) = below.strip_prefix("./") {
@@ -146,7 +146,7 @@ pub(super) fn user_path(folder: &Path, path: &str) -> PathBuf {
     }
 }
 
-/// Refuses a path of the user's that does not exist.
+/// Refuses a path that does not exist.
 pub(super) fn check_exists(folder: &Path, path: &str, span: Span, report: &mut Report) {
     let full = user_path(folder, path);
     if full.exists() {

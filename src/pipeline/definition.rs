@@ -54,7 +54,7 @@ pub(super) enum Body<'k> {
     Uses(Rc<Definition<'k>>, Presets),
 }
 
-/// A command whose text is looked up anew for every set of parameters.
+/// A command whose text is looked up again for every set of parameters.
 pub(super) struct Command {
     run: Node,
     shell: Option<Shell>,
@@ -111,7 +111,7 @@ impl<'k> Definitions<'k> {
         definition
     }
 
-    /// The text of a definition, and the folder that it lies in.
+    /// The text of a definition, and the folder that contains it.
     fn find(&mut self, name: &str, span: Span, report: &mut Report) -> Option<(u32, Option<PathBuf>)> {
         let inside = !name.is_empty() && name.split('/').all(|part| !matches!(part, "" | "." | ".."));
         if let Some(folder) = self.folder.as_ref().filter(|_| inside) {

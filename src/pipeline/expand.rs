@@ -19,7 +19,7 @@ use super::stages::{Body, Origin};
 /// A pipeline may have this many edges between cells.
 const MAX_EDGES: u64 = 20_000_000;
 
-/// File systems take names of 255 bytes; what is gathered gets an extension, what is published a `.NAME.published` beside it.
+/// File systems take names of 255 bytes; what is gathered gets an extension, what is published a `.NAME.published` next to it.
 const MAX_NAME: usize = 240;
 
 /// A path below a cell's folder or the reports may have this many bytes; with that folder's own, systems take 4,096.
@@ -32,7 +32,7 @@ const NO_CELL: u32 = u32::MAX;
 pub(super) struct Expansion<'a> {
     /// The pipeline's name.
     pub(super) name: &'a str,
-    /// The folder that relative paths of the user's start from.
+    /// The folder that relative paths start from.
     pub(super) folder: &'a Path,
     pub(super) axes: &'a [AxisSpec],
     pub(super) rules: &'a Rules,
@@ -193,7 +193,7 @@ impl Expansion<'_> {
 struct Maker<'a> {
     expansion: &'a Expansion<'a>,
     stage: &'a Linked<'a>,
-    /// Where it stands in the file, and in the order of the cells.
+    /// Its position in the file, and in the order of the cells.
     index: usize,
     position: u32,
     /// How many points the rules have kept.
@@ -203,7 +203,7 @@ struct Maker<'a> {
     applied: Vec<Option<Option<Rc<Applied>>>>,
     /// For each gathered input, its axes and the label of each of their points.
     labels: Vec<Option<(Grid, Vec<Arc<str>>)>>,
-    /// For each output of a command, whether its path tells every cell of the stage from the others.
+    /// For each output of a command, whether its path differs for every cell of the stage.
     published: Vec<bool>,
 }
 
@@ -332,7 +332,7 @@ impl<'a> Maker<'a> {
         Some(Cell { stage: self.position, coordinates, task, inputs, outputs, env, secrets })
     }
 
-    /// Refuses two outputs of one cell where one is the other or lies below it.
+    /// Refuses two outputs of one cell where one is the other or is below it.
     fn check_own_paths(&self, outputs: &[Output], report: &mut Report) {
         for (number, output) in outputs.iter().enumerate() {
             for (earlier, other) in outputs[..number].iter().enumerate() {
@@ -470,7 +470,7 @@ impl Table {
     }
 }
 
-/// Whether a path is another or lies below it.
+/// Whether a path is another or is below it.
 fn below(path: &str, folder: &str) -> bool {
     path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

@@ -1,7 +1,7 @@
 //! `${...}`: looking names up, and nothing else.
 //!
 //! ```text
-//! text      = (character | "$${" | reference)*        "$${" stands for "${"
+//! text      = (character | "$${" | reference)*        "$${" means "${"
 //! reference = "${" name ("." name)* (":raw")? "}"     a name of digits is also an index into a list
 //! name      = (letter | digit | "_" | "-")+
 //! ```
@@ -47,7 +47,7 @@ impl Reference {
     }
 }
 
-/// What a reference stands for.
+/// The value of a reference.
 pub(super) enum Found {
     Value(Node),
     Axis(AxisField),
@@ -67,7 +67,7 @@ pub(super) struct AxisField {
 
 /// The names that can be looked up at some place.
 pub(super) trait Scope {
-    /// What the reference stands for. If nothing, the report has heard of it.
+    /// The value of the reference. If nothing, the problem is in the report.
     fn lookup(&mut self, reference: &Reference, report: &mut Report) -> Option<Found>;
 }
 
@@ -288,7 +288,7 @@ pub(super) enum Texts {
     Kept,
 }
 
-/// Looks up a reference inside text. If there is none, or it is no scalar, the report has heard of it.
+/// Looks up a reference inside text. If there is none, or it is not a scalar, the problem is in the report.
 pub(super) fn text_of(reference: &Reference, scope: &mut dyn Scope, report: &mut Report) -> Option<Texts> {
     match scope.lookup(reference, report)? {
         Found::Kept => Some(Texts::Kept),
@@ -363,7 +363,7 @@ pub(super) fn parse(text: &str, span: Span, report: &mut Report) -> Option<Vec<P
     Some(parts)
 }
 
-/// Where `written` first stands inside a scalar, whatever the scalar's style.
+/// Where `written` first occurs inside a scalar, whatever the scalar's style.
 pub(super) fn find(written: &str, span: Span, report: &Report) -> Span {
     let text = report.text(span.source);
     let inside = text.get(span.start as usize..span.end as usize).unwrap_or_default();

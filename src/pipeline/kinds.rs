@@ -15,10 +15,10 @@ pub struct Kind {
     pub outputs: &'static [(&'static str, &'static str)],
     /// Whether its outputs are also put below the reports folder.
     pub publish: bool,
-    /// Parameters in which a job may differ from an earlier one whose work it goes on from. If there are any, what a job
+    /// Parameters in which a job may differ from an earlier one whose work it continues. If there are any, what a job
     /// leaves in its resume folder stays after it, for a job that goes further.
     pub continues: &'static [&'static str],
-    /// How many secrets it takes at the most. It finds their names in the job and their values in its environment.
+    /// How many secrets it takes at most. It finds their names in the job and their values in its environment.
     pub secrets: usize,
     /// Refuses resolved parameters that the kind cannot run with. An empty answer accepts them.
     pub check: fn(&Map<String, Value>) -> Vec<ParameterProblem>,
@@ -27,10 +27,10 @@ pub struct Kind {
 /// The inputs that a kind takes.
 #[derive(Clone, Copy)]
 pub enum Inputs {
-    /// These and no others, each one cell's output or a path of the user's.
+    /// These and no others, each one cell's output or a path.
     Named(&'static [InputSpec]),
     /// Any names, at least one; each gathers every cell of the axes that the stage itself does not have. None of those axes may
-    /// have a `reserved` name: a word of the kind's parameters that stands for something else.
+    /// have a `reserved` name: a word of the kind's parameters that means something else.
     Gathered { reserved: &'static [&'static str] },
 }
 

@@ -75,7 +75,7 @@ pub(super) fn link<'k>(
     for &index in groups.iter().flat_map(|group| &group.stages) {
         stages[index].axes = axes_of(&stages[index], &stages, axes, report);
     }
-    // What is gathered of earlier cells depends on stages that stand later.
+    // What is gathered of earlier cells depends on stages that come later.
     for index in 0..stages.len() {
         stages[index].gathered = gathered(&stages[index], &stages, axes, report);
     }
@@ -262,7 +262,7 @@ fn order(stages: &[Linked], report: &mut Report) -> Vec<Group> {
     sorted(&between).into_iter().map(inside).collect()
 }
 
-/// Every node after those that have an edge to it, smaller ones first; those in a circle stand last.
+/// Every node after those that have an edge to it, smaller ones first; those in a cycle come last.
 fn sorted(graph: &DiGraphMap<usize, ()>) -> Vec<usize> {
     let mut waiting: BTreeMap<usize, usize> =
         graph.nodes().map(|node| (node, graph.neighbors_directed(node, Direction::Incoming).count())).collect();
@@ -326,7 +326,7 @@ fn turns(group: &Group, stages: &[Linked], specs: &[AxisSpec], report: &mut Repo
     Some(axis)
 }
 
-/// One way around a strongly connected set of stages, starting at its first stage in the file that lies on it.
+/// One way around a strongly connected set of stages, starting at its first stage in the file.
 fn cycle(members: &BTreeSet<usize>, stages: &[Linked]) -> Problem {
     let source = |index: usize| reads(&stages[index].draft).into_iter().find(|from| members.contains(from));
     let mut way: Vec<usize> = members.first().copied().into_iter().collect();

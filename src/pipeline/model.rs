@@ -23,7 +23,7 @@ pub struct Pipeline {
     pub axes: Vec<Axis>,
     /// The stages in topological order, ties in the order of the file.
     pub stages: Vec<Stage>,
-    /// Every cell. A cell stands after all of its inputs; cells of one stage are neighbours, the last axis fastest, unless
+    /// Every cell. A cell comes after all of its inputs; cells of one stage are neighbours, the last axis fastest, unless
     /// the stage reads earlier cells, or what these read: such stages take turns, one value of that axis after the other.
     pub cells: CellMap<Cell>,
     /// Capacities of named resources that the file declares (`resources:` at the top level).
@@ -32,12 +32,12 @@ pub struct Pipeline {
     pub replaced: Vec<Replaced>,
 }
 
-/// A definition of the project's that stands in the place of a built-in one and differs from it.
+/// A definition of the project that replaces a built-in one and differs from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replaced {
     /// The name of both, such as `report`.
     pub name: String,
-    /// The file of the project's.
+    /// The project's file.
     pub file: PathBuf,
 }
 
@@ -55,7 +55,7 @@ pub struct Axis {
 pub struct AxisValue {
     /// How cells and tables call it: `glyphs`, `3`.
     pub name: Arc<str>,
-    /// What `${axis}` stands for where it is the whole value: the fields, or the scalar itself.
+    /// The value of `${axis}` where it is the whole value: the fields, or the scalar itself.
     pub value: Value,
 }
 
@@ -81,7 +81,7 @@ pub struct Stage {
 pub struct Policy {
     /// Amounts of named resources that a running cell holds: `cpu`, `gpu`, `memory` (bytes) or any other name.
     pub resources: BTreeMap<String, u64>,
-    /// How often a failed cell is tried again.
+    /// How often a failed cell is retried.
     pub retry: u32,
     /// After this long a cell is stopped and counts as failed.
     pub timeout: Option<Duration>,
@@ -102,7 +102,7 @@ pub struct Cell {
     pub outputs: Vec<Output>,
     /// Environment variables that the stage declares, resolved; they enter the key and the process.
     pub env: BTreeMap<String, String>,
-    /// Names of variables that it gets from this process's environment and whose values are written down nowhere.
+    /// Names of variables that it gets from this process's environment and whose values are never written to disk.
     pub secrets: Vec<Arc<str>>,
 }
 
@@ -110,11 +110,11 @@ pub struct Cell {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Task {
     /// A built-in kind with its resolved parameters, defaults filled in; cells with equal ones share them. `continues` are
-    /// those in which it may differ from an earlier cell whose work it goes on from.
+    /// those in which it may differ from an earlier cell whose work it continues.
     Kind { name: Arc<str>, version: u32, parameters: Arc<Map<String, Value>>, continues: &'static [&'static str] },
     /// A text for a shell.
     Shell(Script),
-    /// A program and its arguments, run without a shell. `${in.NAME}` and `${out.NAME}` still stand in them.
+    /// A program and its arguments, run without a shell. They still hold `${in.NAME}` and `${out.NAME}`.
     Program(Vec<String>),
 }
 
@@ -135,7 +135,7 @@ pub enum Source {
     /// One output of many cells, each with its label (`dataset=glyphs,seed=0`, over the axes that the reader does not
     /// have, and the one whose earlier cells it reads), in the order of the cells.
     Gathered { members: Vec<(Arc<str>, CellId)>, output: Arc<str> },
-    /// A file or folder of the user's, absolute or relative to the pipeline's folder already resolved.
+    /// A file or folder, already resolved against the pipeline's folder.
     Path(PathBuf),
 }
 

@@ -1,4 +1,4 @@
-//! `params:`: values of the user's that may refer to each other.
+//! `params:`: named values that may refer to each other.
 
 use super::interpolate::{Found, Reference, Scope, resolve};
 use super::problem::{Problem, Report, Span, nearest, suggest};
@@ -22,7 +22,7 @@ impl Scope for Between<'_> {
         let target = find(raw, reference, report)?;
         if let Some(start) = self.path.iter().position(|(_, span)| *span == reference.span) {
             let circle = &mut self.path[start..];
-            // Every way into the circle finds it; told from one place, it is told once.
+            // Every way into the cycle finds it; reported from one place, it is reported once.
             let first = circle.iter().enumerate().min_by_key(|(_, (_, span))| *span).map_or(0, |(index, _)| index);
             circle.rotate_left(first);
             let names: Vec<&str> = circle.iter().chain(circle.first()).map(|(name, _)| name.as_str()).collect();

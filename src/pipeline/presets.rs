@@ -11,7 +11,7 @@
 //! ```
 //!
 //! `cases` are defaults that depend on the value of a parameter: its text, the `kind` of a union, a number or a boolean.
-//! They stand above `with`, later ones above earlier ones, and what a pipeline gives above all. Mappings join field by
+//! They override `with`, later ones override earlier ones, and what a pipeline gives overrides all. Mappings join field by
 //! field, unless both are unions of different kinds. `null` takes a default away. `params` of the definition's own are for
 //! its `cases` and for `${with...}` in it; the definition that it builds on does not see them.
 

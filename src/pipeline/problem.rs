@@ -41,7 +41,7 @@ pub struct Problem {
     pub span: Span,
     /// What is wrong, in one sentence.
     pub title: String,
-    /// What stands beside the carets: what was expected there.
+    /// The text next to the carets: what was expected there.
     pub label: String,
     /// What to do, such as the nearest name.
     pub help: Option<String>,
@@ -55,7 +55,7 @@ impl Problem {
         Problem { code, span, title: title.into(), label: String::new(), help: None, related: None }
     }
 
-    /// Sets what stands beside the carets.
+    /// Sets the text next to the carets.
     pub fn label(mut self, label: impl Into<String>) -> Problem {
         self.label = label.into();
         self

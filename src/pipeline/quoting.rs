@@ -1,4 +1,4 @@
-//! Where in a shell text a reference stands, and so what makes its value one word there.
+//! Where in a shell text a reference is, and so what makes its value one word there.
 //!
 //! A value of plain characters is written into the text. Any other goes into the environment, and the text expands its
 //! variable: a shell never reads what an expansion gives as a command, so that a mistake made here can split a word and
@@ -15,7 +15,7 @@ pub(super) enum Part<'a> {
     Reference,
 }
 
-/// Where a reference stands.
+/// Where a reference is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
     /// Outside of quotes. `joined` if even plain characters would join with a name before them, as in `$a${x}`; `redirects` if
@@ -31,7 +31,7 @@ pub(super) enum Place {
     Verbatim { end: Arc<str> },
     /// In a comment.
     Comment,
-    /// Where no quoting makes one word of a value; why, after "stands ".
+    /// Where no quoting makes a value one word; why, after "is ".
     Refused(&'static str),
 }
 
@@ -131,7 +131,7 @@ struct Document {
     end: Arc<str>,
     verbatim: bool,
     tabs: bool,
-    /// The line so far; nothing once a reference stands in it.
+    /// The line so far; nothing once it holds a reference.
     line: Option<String>,
 }
 
@@ -196,7 +196,7 @@ struct Reader<'a> {
     pending: VecDeque<Document>,
     places: Vec<Place>,
     look_alikes: Vec<char>,
-    /// Whether a backslash stands right before.
+    /// Whether a backslash comes right before.
     escaped: bool,
 }
 
@@ -246,7 +246,7 @@ impl Reader<'_> {
             return;
         };
         if std::mem::take(&mut self.escaped) {
-            // A continued line is no part of a word.
+            // A continued line is not part of a word.
             if c != '\n' {
                 self.letter(c);
             }
@@ -526,7 +526,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether `$name` stands right before, whose name plain characters would lengthen.
+    /// Whether `$name` comes right before, whose name plain characters would lengthen.
     fn joined(&self) -> bool {
         let before = &self.tokens[..self.at];
         let name = before.iter().rev().take_while(|c| c.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_')).count();

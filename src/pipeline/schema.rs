@@ -369,7 +369,7 @@ fn float(number: &Number) -> Option<Number> {
     number.as_f64().and_then(Number::from_f64)
 }
 
-/// Equality that does not tell `1` from `1.0`.
+/// Equality in which `1` is `1.0`.
 fn same(a: &Data, b: &Data) -> bool {
     match (a, b) {
         (Data::Number(a), Data::Number(b)) => a.as_f64() == b.as_f64(),

@@ -14,9 +14,9 @@ use super::yaml::Node;
 pub struct Script {
     /// The words that start the shell; the text is the last argument.
     pub shell: Shell,
-    /// The text. `${in.NAME}` and `${out.NAME}` still stand in it.
+    /// The text. It still holds `${in.NAME}` and `${out.NAME}`.
     pub text: String,
-    /// What the text expands as `${MEANFIELD_VALUE_1}` and so on: values that are no plain words.
+    /// What the text expands as `${MEANFIELD_VALUE_1}` and so on: values that are not plain words.
     pub values: Vec<String>,
 }
 
@@ -37,7 +37,7 @@ impl Script {
     /// Puts paths in the place of the references that `path` knows, each as one word.
     ///
     /// # Errors
-    /// Why a path that needs quoting cannot have it where it stands, after "the path ... stands ".
+    /// Why a path that needs quoting cannot have it where it is, after "the path ... is ".
     pub fn fill(&self, path: impl Fn(&str) -> Option<String>) -> Result<Filled, String> {
         let (mut parts, mut paths) = (Vec::new(), Vec::new());
         let mut rest = self.text.as_str();
@@ -84,7 +84,7 @@ impl Script {
         Ok(Filled { text, variables })
     }
 
-    /// The words that start the shell, as one line; words with anything odd in them stand in quotes.
+    /// The words that start the shell, as one line; words with anything odd in them are quoted.
     pub fn shell_line(&self) -> String {
         let word = |word: &String| if quoting::is_plain(word) { word.clone() } else { format!("{word:?}") };
         self.shell.iter().map(word).collect::<Vec<_>>().join(" ")
@@ -210,7 +210,7 @@ impl Draft {
     }
 }
 
-/// Refuses values that cannot be one word where their reference stands.
+/// Refuses values that cannot be one word where their reference is.
 fn check(slot: &Slot, values: &[Arc<str>], reference: &interpolate::Reference, report: &mut Report) -> bool {
     let Slot::Word(place) = slot else { return true };
     let refused = values.iter().find_map(|value| match place.takes(value) {

@@ -33,7 +33,7 @@ pub(super) fn instead(node: &Node, wanted: Wanted) -> Option<String> {
         },
         (Data::Number(number), Wanted::Int) => {
             let value = number.as_f64()?;
-            // Above this a float does not tell whole numbers apart.
+            // Above this a float cannot represent every whole number.
             let whole = value.fract() == 0.0 && value.abs() < (1u64 << 53) as f64;
             whole.then(|| format!("write {}", value as i64))
         }

@@ -60,11 +60,11 @@ pub(super) enum Origin {
     Path(Text),
 }
 
-/// Of an axis that the reader has, the cells that stand before its own.
+/// Of an axis that the reader has, the cells before its own.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Earlier {
     pub(super) axis: usize,
-    /// So many values of the axis, counted from the first, stand side by side: none of them is earlier than another.
+    /// Blocks of so many values of the axis, counted from the first: none of a block is earlier than another.
     pub(super) block: u32,
 }
 
@@ -115,7 +115,7 @@ pub(super) struct Context<'a> {
     pub(super) axes: &'a [AxisSpec],
     /// The names of all stages, in the order of the file.
     pub(super) stages: Vec<&'a str>,
-    /// The folder that relative paths of the user's start from.
+    /// The folder that relative paths start from.
     pub(super) folder: &'a Path,
     pub(super) capacity: &'a BTreeMap<String, u64>,
     /// The shell that the pipeline names.

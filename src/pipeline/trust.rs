@@ -19,7 +19,7 @@ const MARKS: [&str; 2] = ["pipelines", ".git"];
 /// The folder of definitions of a pipeline file's project: the nearest `stages/`.
 pub(super) fn definitions_of(file: &Path) -> Option<PathBuf> {
     let mut file = std::path::absolute(file).ok()?;
-    // What stands before `..` is not above the file.
+    // What comes before `..` is not above the file.
     if file.components().any(|part| part == Component::ParentDir) {
         file = file.parent()?.canonicalize().ok()?.join(file.file_name()?);
     }
@@ -52,7 +52,7 @@ impl Refusal {
 /// Why the definition at `file` below `folder` is not taken for code, if it is not: that of the first folder above it, or
 /// of its own.
 pub(super) fn refusal(folder: &Path, file: &Path) -> Option<Refusal> {
-    // A project's folder may hold other people's files beside `stages/`, as `/tmp` does, where only its owner can move it away.
+    // A project's folder may hold other people's files next to `stages/`, as `/tmp` does, where only its owner can move it away.
     let project = folder.parent().and_then(|project| refused(project, true));
     let parts = file.ancestors().take_while(|part| part.starts_with(folder));
     let parts: Vec<&Path> = parts.collect();

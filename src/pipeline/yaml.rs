@@ -14,7 +14,7 @@ use serde_json::{Map, Number, Value};
 use super::problem::{Problem, Report, Span};
 use super::quoting::look_alike;
 
-/// Texts above this many bytes are no pipelines; spans count in `u32`.
+/// Texts above this many bytes are not pipelines; spans count in `u32`.
 const MAX_BYTES: usize = 64 << 20;
 
 /// A value and its place.
@@ -76,7 +76,7 @@ impl Node {
         }
     }
 
-    /// The text of a scalar as it stands inside other text; nothing for null, lists and mappings.
+    /// The text of a scalar inside other text; nothing for null, lists and mappings.
     pub(super) fn scalar(&self) -> Option<String> {
         match &self.data {
             Data::Bool(value) => Some(value.to_string()),

@@ -1,4 +1,4 @@
-//! The whole store verified, byte by byte, and mended: what no other command takes the time for.
+//! The whole store verified, byte by byte, and repaired: what no other command takes the time for.
 
 use std::collections::HashSet;
 use std::fs;
@@ -41,7 +41,7 @@ pub fn check(root: &Path, repair: bool) -> Result<(Report, Option<Store>), Store
     folder.metadata().at("find", &folder)?;
     let store = loop {
         let looked = Store::look(root, repair).and_then(|(store, mut notes)| {
-            // What opening it has found is found again where nothing was mended.
+            // What opening it has found is found again where nothing was repaired.
             if notes.is_empty() || repair {
                 notes.extend(store.index.verify()?);
             }
@@ -111,7 +111,7 @@ fn objects(store: &Store, root: &Path, repair: bool, report: &mut Report) -> Res
     Ok(good)
 }
 
-/// What lies in a folder of blobs.
+/// An entry of a folder of blobs.
 enum Object {
     Whole(Digest, u64),
     /// A file by the name of an object.
@@ -129,7 +129,7 @@ fn look(folder: &Path) -> Result<Vec<(PathBuf, Object)>, StoreError> {
     Ok(paths.into_iter().filter_map(|path| Some((object(&path)?, path))).map(|(object, path)| (path, object)).collect())
 }
 
-/// What lies at `path`; `None` for the file of a process that is storing it now.
+/// What is at `path`; `None` for the file of a process that is storing it now.
 fn object(path: &Path) -> Option<Object> {
     let name = |path: &Path| path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
     let name = format!("{}{}", path.parent().map(name).unwrap_or_default(), name(path));
@@ -157,7 +157,7 @@ fn object(path: &Path) -> Option<Object> {
     }
 }
 
-/// Looks whether results have their objects.
+/// Checks whether results have their objects.
 fn results(store: &Store, good: &HashSet<Digest>, repair: bool, report: &mut Report) -> Result<(), StoreError> {
     let mut without = Vec::new();
     let mut names = Vec::new();

@@ -21,7 +21,7 @@ pub(crate) enum For {
     Mending,
 }
 
-/// What lies at the path in the place of a regular file; `None` where there is one, or nothing.
+/// What is at the path in the place of a regular file; `None` where there is one, or nothing.
 pub(crate) fn foreign(path: &Path) -> Option<&'static str> {
     let kind = fs::symlink_metadata(path).ok()?.file_type();
     match kind {
@@ -57,7 +57,7 @@ pub(crate) fn open(path: &Path, purpose: For) -> Result<Option<File>, StoreError
     }
 }
 
-/// Moves what lies at `path`, below the store's `folder`, to `rescued/`, and says where it is.
+/// Moves what is at `path`, below the store's `folder`, to `rescued/`, and returns its new path.
 pub(crate) fn set_aside(folder: &Path, path: &Path) -> Result<PathBuf, StoreError> {
     let name = path.strip_prefix(folder).unwrap_or(path).to_string_lossy().replace('/', "-");
     let rescued = folder.join("rescued");

@@ -1,7 +1,7 @@
 //! The action index: key -> what it produced, and cell -> the key that it had last.
 //!
 //! Append-only records, kept twice (`twin`). The first result of a key wins; a later one
-//! replaces it only where the first is damaged, or is kept beside it as a replicate.
+//! replaces it only where the first is damaged, or is kept next to it as a replicate.
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,7 +25,7 @@ pub struct Action {
     pub origin: Origin,
 }
 
-/// The history behind a result; read only when somebody asks.
+/// The history behind a result; read only on request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 pub struct Origin {
     /// The run that executed it.
@@ -52,7 +52,7 @@ pub enum Record {
 const RESULT: u8 = 1;
 const REPLICATE: u8 = 2;
 const CELL: u8 = 3;
-/// The result of this key is no more.
+/// The result of this key is forgotten.
 const FORGOTTEN: u8 = 4;
 /// The first record; its kind is 5.
 const FORMAT: &[u8] = b"\x05meanfield index 1";
@@ -72,7 +72,7 @@ impl CellTag {
     }
 }
 
-/// Where a result's record lies, and the part of it that every run needs.
+/// Where a result's record is, and the part of it that every run needs.
 #[derive(Debug, Clone)]
 struct Entry {
     outputs: Box<[Artifact]>,
@@ -95,7 +95,7 @@ pub struct Index {
 }
 
 impl Index {
-    /// Opens the index at `path`, creating it if it is new and `write` says so, and says what was damaged.
+    /// Opens the index at `path`, creating it if it is new and `write` says so, and reports what was damaged.
     pub fn open(path: &Path, write: bool) -> Result<(Index, Vec<Note>), StoreError> {
         let mut twin = Twin::open(path, write, FORMAT)?;
         let mut known = Known::default();
@@ -107,7 +107,7 @@ impl Index {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads all of the index and its copy, and says what is damaged; mends it if it may be written.
+    /// Reads all of the index and its copy, and reports what is damaged; repairs it if it may be written.
     pub fn verify(&self) -> Result<Vec<Note>, StoreError> {
         let (twin, known) = &mut *self.lock();
         twin.verify(&mut |at, body| known.take(at, body))
@@ -139,7 +139,7 @@ impl Index {
         serde_json::from_slice(rest).ok()
     }
 
-    /// How many results beside the first are kept of `key`.
+    /// How many results of `key` are kept besides the first.
     pub fn replicates(&self, key: &Digest) -> u32 {
         self.lock().1.replicates.get(key).copied().unwrap_or(0)
     }
@@ -197,7 +197,7 @@ impl Index {
 impl Known {
     /// Takes one record in; one of an unknown kind, of a later version, is passed over.
     fn take(&mut self, at: u64, body: &[u8]) {
-        // The first record: everything is read anew.
+        // The first record: everything is read again.
         if at == 0 {
             *self = Known::default();
         }

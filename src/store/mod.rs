@@ -12,9 +12,9 @@
 //! | [`staging`] | scratch folders of running cells, removed when their run is gone |
 //! | `mark` | how a folder is known as a store |
 //! | `files` | opening the store's own files, never through a link |
-//! | [`check`] | everything verified, and mended |
+//! | [`check`] | everything verified, and repaired |
 //!
-//! Everything lies below one folder, is written by append or by rename, and may be deleted at any time: that costs
+//! Everything is below one folder, is written by append or by rename, and may be deleted at any time: that costs
 //! time, never a wrong result. What each kind of damage does is in `docs/store-format.md`.
 
 pub mod blobs;
@@ -51,10 +51,10 @@ pub enum StoreError {
     /// Something that cannot be stored, or be an input.
     #[error("{} is {what}", path.display())]
     Unsupported { path: PathBuf, what: Cow<'static, str> },
-    /// Something in the place of a file of the store that is none of its.
+    /// Something in the place of a file of the store that is not the store's.
     #[error("{} is {what}, expected a file or folder of the store", path.display())]
     Foreign { path: PathBuf, what: Cow<'static, str> },
-    /// A folder that is to be the store, and holds something else.
+    /// A folder that was named as the store, and holds something else.
     #[error("{} holds files and is not a meanfield store", folder.display())]
     NotAStore { folder: PathBuf },
     /// A stored object is gone, short or altered.
@@ -70,7 +70,7 @@ pub enum Damage {
     Missing,
     /// The file is there with other bytes.
     Altered,
-    /// Something else than a file is there.
+    /// Something other than a file is there.
     NotAFile,
     /// The file is there and cannot be read.
     Unreadable,
@@ -88,7 +88,7 @@ impl Damage {
     }
 }
 
-/// Damage of a file of the store that has been got over.
+/// Damage of a file of the store that was repaired or worked around.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
     /// The file.
@@ -171,7 +171,7 @@ impl Store {
         Ok(store)
     }
 
-    /// As [`Store::open`], with what was damaged; nothing is written, mended or created unless `write` says so.
+    /// As [`Store::open`], with what was damaged; nothing is written, repaired or created unless `write` is set.
     pub fn look(root: &Path, write: bool) -> Result<(Store, Vec<Note>), StoreError> {
         let root = Store::folder(root)?;
         if write {
@@ -186,7 +186,7 @@ impl Store {
         Ok((Store { blobs, index, stat, locks, root }, notes))
     }
 
-    /// The folder of the store below `root`: what is beside it in `root` is the user's.
+    /// The folder of the store below `root`: anything else in `root` is the user's.
     pub fn folder(root: &Path) -> Result<PathBuf, StoreError> {
         // Cells start in folders of their own, where a relative path would mean something else.
         Ok(std::path::absolute(root).at("find", root)?.join(LAYOUT))
@@ -197,12 +197,12 @@ impl Store {
         &self.root
     }
 
-    /// Where the journals of runs lie.
+    /// Where the journals of runs are.
     pub fn journals(&self) -> PathBuf {
         self.root.join("runs")
     }
 
-    /// Where the logs of cells lie.
+    /// Where the logs of cells are.
     pub fn logs(&self) -> PathBuf {
         self.root.join("logs")
     }

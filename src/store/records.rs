@@ -31,7 +31,7 @@ pub(super) fn unframe(bytes: &[u8]) -> Option<&[u8]> {
 pub(super) enum Part<'a> {
     /// A whole record: where it begins, and its body.
     Record(usize, &'a [u8]),
-    /// Bytes from here on, so many, that are no record.
+    /// Bytes from here on, so many, that are not a record.
     Gap(usize, usize),
 }
 

@@ -4,7 +4,7 @@
 //! would leave the times as they are ("racy" files; git has the same rule). Losing the cache costs time only.
 //!
 //! On disk: rows of a fixed length with a check, the first of them saying what the file is, appended. A torn or altered row
-//! is dropped, and the file is written anew then and when most of its rows are stale.
+//! is dropped, and the file is rewritten then and when most of its rows are stale.
 
 use std::fs::{File, Metadata};
 use std::io::Write;
@@ -21,7 +21,7 @@ use super::{IoContext, Note, StoreError};
 
 /// Bytes of a row: device, inode, size, mtime, ctime, digest, check.
 const ROW: usize = 5 * 8 + 32 + 8;
-/// A file of more bytes is none of ours: fifty million files take less.
+/// A file of more bytes is not ours: fifty million files take less.
 const LONGEST: u64 = 1 << 32;
 /// The first row.
 const FORMAT: [u8; ROW] = {
@@ -34,7 +34,7 @@ const FORMAT: [u8; ROW] = {
     row
 };
 
-/// What `stat` says of a file, as far as it tells one content from another.
+/// What `stat` says of a file, as far as it distinguishes one content from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     pub(crate) device: u64,
@@ -70,7 +70,7 @@ impl Stamp {
 
     /// Whether the file may have changed after this stamp was taken without changing it, when read at `now`.
     ///
-    /// Local file systems stamp with the kernel's tick, ten milliseconds at the most; one whose times have no
+    /// Local file systems stamp with the kernel's tick, ten milliseconds at most; one whose times have no
     /// fraction counts in seconds, and two of them cover FAT.
     fn is_racy(&self, now: SystemTime) -> bool {
         let newest = self.mtime.max(self.ctime);
@@ -254,7 +254,7 @@ fn decode(bytes: &[u8; ROW]) -> Option<Row> {
 }
 
 /// Eight bytes that a torn or altered row does not have. A wrong digest would be a wrong result, so this is the
-/// cryptographic hash, cut; nobody forges the file without also being able to write the blobs.
+/// cryptographic hash, truncated; who could forge the file could also write the blobs.
 fn check(bytes: &[u8]) -> [u8; 8] {
     let mut out = [0; 8];
     out.copy_from_slice(&blake3::hash(bytes).as_bytes()[..8]);

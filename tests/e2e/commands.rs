@@ -121,10 +121,10 @@ stages:
     );
     let ran = space.run(&["run"]);
     for part in [
-        "child: exited with code 137: a program that it ran was ended by SIGKILL, often because memory ran out",
-        "direct: was ended by SIGKILL, often because memory ran out",
-        "crash: exited with code 139: a program that it ran was ended by SIGSEGV",
-        "pipe: exited with code 141: a program that it ran was ended by SIGPIPE",
+        "child: exited with code 137: a program that it ran was killed by SIGKILL, often because memory ran out",
+        "direct: killed by SIGKILL, often because memory ran out",
+        "crash: exited with code 139: a program that it ran was killed by SIGSEGV",
+        "pipe: exited with code 141: a program that it ran was killed by SIGPIPE",
         "missing: exited with code 127: `no-such-program` was not found",
         "plain: exited with code 200\n",
     ] {

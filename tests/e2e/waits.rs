@@ -274,7 +274,7 @@ fn a_command_that_asks_for_a_terminal_fails_and_does_not_wait() {
     let space = Space::new("stages: { a: { run: 'kill -TTIN $$; echo a > ${out.x}', out: [x] } }");
     let ran = space.run(&["run"]);
     assert_eq!(ran.code, 1, "{}", ran.err);
-    assert!(ran.err.contains("was ended by SIGTTIN: it asked for a terminal"), "{}", ran.err);
+    assert!(ran.err.contains("killed by SIGTTIN: it asked for a terminal"), "{}", ran.err);
 }
 
 #[test]

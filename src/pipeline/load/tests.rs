@@ -164,7 +164,7 @@ fn outputs_are_published_where_no_two_can_meet() {
     assert_eq!(published("by_set[set=glyphs]"), [Some("losses/by_set/set=glyphs".into())]);
     assert_eq!(published("pack"), [Some("losses/a.tar".into())]);
     assert_eq!(published("images[set=glyphs]"), [None], "the kind does not publish");
-    // A path that mentions every axis tells the cells apart; one that does not stays where it is.
+    // A path that mentions every axis differs for every cell; one that does not stays as it is.
     assert_eq!(published("seeds[set=glyphs,loss=contrastive]"), [Some("losses/glyphs/contrastive.txt".into()), None]);
 }
 
@@ -191,7 +191,7 @@ fn flags_change_parameters_axes_and_stages() {
     let models: Vec<_> =
         pipeline.cells.ids().map(|cell| pipeline.cell_name(cell)).filter(|name| name.starts_with("model")).collect();
     let expected = ["model[set=glyphs,loss=proxy_anchor,seed=1]", "model[set=glyphs,loss=proxy_anchor,seed=2]"];
-    assert_eq!(models, expected, "the rule about textures stands, although no texture is left");
+    assert_eq!(models, expected, "the rule about textures still holds, although no texture is left");
     let Task::Kind { parameters, .. } = &pipeline.cells[named(&pipeline, &models[1])].task else { panic!("a kind") };
     assert_eq!((&parameters["epochs"], &parameters["rate"]), (&json!(7), &json!(0.25)));
     let images = &pipeline.cells[named(&pipeline, "images[set=glyphs]")].task;
@@ -387,7 +387,7 @@ fn a_block_of_values_stands_side_by_side() {
     let pipeline = load_good(&text, &[]);
     let counts = (0..5).map(|trial| read_by(&pipeline, &format!("suggest[set=a,trial={trial}]"), 0).len());
     assert_eq!(counts.collect::<Vec<_>>(), [0, 0, 4, 4, 8]);
-    // A value that is left out is no cell, and the others keep their places.
+    // A value that is left out has no cell, and the others keep their places.
     let text = SEARCH.replacen("axes:", "exclude: [{ trial: 1 }]\naxes:", 1);
     let pipeline = load_good(&text, &[]);
     assert_eq!(read_by(&pipeline, "suggest[set=a,trial=2]", 1), ["trial=0: suggest[set=a,trial=0]"]);

@@ -45,7 +45,7 @@ fn printed(shell: &str, text: &str, value: &str) -> String {
     String::from_utf8(ran.stdout).unwrap()
 }
 
-/// Texts that print one word with the value in it, and what stands before and after it there.
+/// Texts that print one word with the value in it, and what comes before and after it there.
 const PRINTERS: [(&str, &str, &str); 18] = [
     ("printf '%s\\n' @", "", "\n"),
     ("printf '%s\\n' a@b", "a", "b\n"),
@@ -70,7 +70,7 @@ const PRINTERS: [(&str, &str, &str); 18] = [
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
-    /// Whatever stands around it, a shell sees exactly the value, as one word, and nothing of it runs.
+    /// Whatever surrounds it, a shell sees exactly the value, as one word, and nothing of it runs.
     #[test]
     fn a_value_is_one_word_wherever_it_stands(
         which in prop::collection::vec(0..PRINTERS.len(), 1..5),
