@@ -62,11 +62,8 @@ impl Project {
         }
         let overrides = target.set.iter().map(|word| assignment(word)).collect::<Result<Vec<_>, _>>()?;
         let pipeline = crate::pipeline::load(&file, &overrides, &stage::kinds(), &stage::definitions())?;
-        let selected = if selectors.is_empty() {
-            pipeline.cells.ids().collect()
-        } else {
-            select::select(&pipeline, selectors)?
-        };
+        let selected =
+            if selectors.is_empty() { pipeline.cells.ids().collect() } else { select::select(&pipeline, selectors)? };
         let root = root(&file);
         let cache = utf8("--cache", global.cache.clone().unwrap_or_else(|| root.join("cache")))?;
         let reports = utf8("--reports", global.reports.clone().unwrap_or_else(|| root.join("reports")))?;

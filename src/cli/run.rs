@@ -146,7 +146,7 @@ fn refuse_blocked(project: &Project, plan: &Plan) -> Result<(), Failure> {
     let tail = if more == 0 { String::new() } else { format!(", and {more} more cells cannot run") };
     let message = format!("{}: {message}{tail}", project.pipeline.cell_name(cell));
     let hint = "correct the input, or its path below `in:`; nothing has been run";
-    let mut inputs = project.pipeline.cells[cell.0 as usize].inputs.iter();
+    let mut inputs = project.pipeline.cells[cell].inputs.iter();
     match inputs.any(|input| matches!(&input.source, Source::Path(path) if !path.exists())) {
         true => Err(Failure::usage(message, hint)),
         false => Err(Failure::hinted(message, Some(hint.to_owned()))),
