@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use super::event::{Event, Observer};
 use super::executor::{Executor, Exit, Job, Sign, Stop, Usage};
-use super::journal::Journal;
+use super::journal::{self, Journal, Line};
 use super::leftovers::Leftovers;
 use super::outcome::{Options, Outcome};
 use super::plan::{Context, Decision, needed, plan};
@@ -302,6 +302,16 @@ pub(super) fn execute(project: &Project, folder: &Path, jobs: usize, name: &str)
     };
     let adder = Adder::default();
     let mut journal = Journal::create(&store.journals(), name).unwrap();
+    let run_line = Line::Run {
+        run: name.to_owned(),
+        started: String::new(),
+        pipeline: pipeline.name.clone(),
+        file: pipeline.file.clone(),
+        command: Vec::new(),
+        version: String::new(),
+        format: journal::FORMAT.to_owned(),
+    };
+    journal.write(&run_line).unwrap();
     let Outcome { summary, outputs } = run(&context, &plan, &options, &adder, &mut journal, &mut Nobody).unwrap();
     assert_eq!(summary.executed, *adder.0.lock().unwrap());
     assert_eq!(summary.executed + summary.cached, all.len(), "{summary:?}");

@@ -62,7 +62,7 @@ fn what_the_grammar_does_not_have_is_refused() {
         ("${x.}", "is not a valid reference"),
         ("'${ x }'", "is not a valid reference"),
         ("a${m}", "cannot be used inside text"),
-        ("${m.q}", "there is no `q`"),
+        ("${m.q}", "unknown name `q`"),
         ("${tt}", "did you mean `t`?"),
         ("{ '${x}': 1 }", "a key cannot hold"),
     ] {
