@@ -87,7 +87,7 @@ pub struct CellLine {
 
 impl CellLine {
     /// A line about a cell of which nothing else is known; its outcome is to be set.
-    pub(super) fn new(cell: String) -> CellLine {
+    pub fn new(cell: String) -> CellLine {
         CellLine {
             cell,
             key: None,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::engine::journal::Line;
+use crate::engine::journal::{CellLine, CellOutcome, Line};
 use crate::engine::plan::{Decision, Plan};
 use crate::engine::resources::Capacities;
 use crate::pipeline::model::{CellId, Pipeline};
@@ -121,9 +121,9 @@ impl Forecast {
                 continue;
             }
             for line in &lines {
-                let Line::Cell { cell, outcome, seconds, .. } = line else { continue };
+                let Line::Cell(CellLine { cell, outcome, seconds, .. }) = line else { continue };
                 let stage = cell.split('[').next().and_then(|stage| names.get(stage));
-                if let Some(&stage) = stage.filter(|_| outcome == "executed" && seconds.is_finite()) {
+                if let Some(&stage) = stage.filter(|_| *outcome == CellOutcome::Executed && seconds.is_finite()) {
                     self.stages[stage].past_cells += 1;
                     self.stages[stage].past_seconds += seconds;
                     if let Some(&id) = ids.get(cell) {
@@ -253,16 +253,9 @@ stages:
             version: String::new(),
             format: String::new(),
         }];
-        journal.extend(past.iter().map(|(cell, seconds)| Line::Cell {
-            cell: (*cell).to_owned(),
-            key: String::new(),
-            outcome: "executed".into(),
-            why: Vec::new(),
-            seconds: *seconds,
-            cpu_seconds: 0.0,
-            peak_memory: 0,
-            attempts: 1,
-            failure: None,
+        journal.extend(past.iter().map(|(cell, seconds)| {
+            let line = CellLine::new((*cell).to_owned());
+            Line::Cell(CellLine { outcome: CellOutcome::Executed, seconds: *seconds, attempts: 1, ..line })
         }));
         let capacities = Capacities(BTreeMap::from([("seat".to_owned(), 2)]));
         Forecast::new(pipeline, plan, 4, &capacities, [Vec::new(), journal].into_iter())

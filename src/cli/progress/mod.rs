@@ -241,12 +241,12 @@ impl<'a> Watcher<'a> {
     }
 
     fn stage(&mut self, cell: CellId) -> &mut StageProgress {
-        &mut self.stages[self.pipeline.cells[cell.0 as usize].stage as usize]
+        &mut self.stages[self.pipeline.cells[cell].stage as usize]
     }
 
     /// The values of a cell on the axes on which the cells to run differ. A number is called by its axis too.
     fn values(&self, cell: CellId) -> Vec<String> {
-        let varying = &self.stages[self.pipeline.cells[cell.0 as usize].stage as usize].varying;
+        let varying = &self.stages[self.pipeline.cells[cell].stage as usize].varying;
         let coordinates: Vec<_> = self.pipeline.coordinates(cell).collect();
         let values =
             varying.iter().filter_map(|&at| coordinates.get(at)).map(|(axis, value)| match value.name.parse::<f64>() {
@@ -268,7 +268,7 @@ impl<'a> Watcher<'a> {
     /// Takes the end of a cell: `count` in its stage and on the board, and its seconds if it was executed.
     fn end(&mut self, cell: CellId, seconds: Option<f64>, ending: Ending) {
         self.ended += 1;
-        let index = self.pipeline.cells[cell.0 as usize].stage as usize;
+        let index = self.pipeline.cells[cell].stage as usize;
         let stage = &mut self.stages[index];
         stage.left = stage.left.saturating_sub(1);
         *match ending {
@@ -341,7 +341,7 @@ impl<'a> Watcher<'a> {
 
     /// Adds a failure to those with the same message.
     fn group(&mut self, cell: CellId, failure: &Failure) {
-        let stage = self.pipeline.cells[cell.0 as usize].stage;
+        let stage = self.pipeline.cells[cell].stage;
         match self.failed.iter_mut().find(|it| it.stage == stage && it.message == failure.message) {
             Some(group) => group.cells.push(cell),
             None => self.failed.push(FailedCells {
@@ -476,7 +476,7 @@ fn stages(pipeline: &Pipeline, plan: &Plan) -> Vec<StageProgress> {
     let mut stages = vec![StageProgress::default(); pipeline.stages.len()];
     let mut first: Vec<Option<&[u32]>> = vec![None; stages.len()];
     for id in to_run(plan) {
-        let cell = &pipeline.cells[id.0 as usize];
+        let cell = &pipeline.cells[id];
         let stage = &mut stages[cell.stage as usize];
         stage.left += 1;
         let first = *first[cell.stage as usize].get_or_insert(&cell.coordinates);
