@@ -13,7 +13,8 @@ use crate::text::escaped;
 /// Explain why cells run or are up to date
 ///
 /// For each selected cell, prints the run that made its cached result, or what differs from the last result: each
-/// changed parameter, command, environment variable and input with its old and new value.
+/// changed parameter, command, environment variable and input with its old and new value. For a changed folder, it names
+/// the files that were added, removed or changed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   meanfield why quickstart table
