@@ -1,9 +1,9 @@
-//! Files that are damaged at random, for every reader: whatever it is given, it returns, soon, and without wanting more memory
-//! than the file accounts for.
+//! Randomly damaged files for every reader: it must return, soon, and without allocating more memory than the file accounts
+//! for.
 //!
-//! A few files a reader are tried by default, always the same. `FUZZ_SECONDS=600 cargo test --test fuzz` tries others for that
-//! long a reader; `FUZZ_READER=parquet` takes those of that name, and `FUZZ_FROM=N` begins with the Nth file. The file that was tried
-//! last lies below `target/tmp/fuzz`, and those that made a reader panic beside it.
+//! By default a few files per reader are tried, always the same. `FUZZ_SECONDS=600 cargo test --test fuzz` tries others for
+//! that long per reader; `FUZZ_READER=parquet` selects readers by name, and `FUZZ_FROM=N` starts with the Nth file. The file
+//! tried last is below `target/tmp/fuzz`, next to those that made a reader panic.
 
 use std::alloc::{GlobalAlloc, Layout as Memory, System};
 use std::io::{Cursor, Read, Write};
@@ -28,13 +28,13 @@ use random::Random;
 
 /// A reader that takes longer over one of these small files hangs.
 const LIMIT: Duration = Duration::from_secs(120);
-/// The most that may be held at once for one of them: a decoder of images may want as much as `PIXELS` say.
+/// Limit of memory for one of them: an image decoder may need as much as `PIXELS` allow.
 const MEMORY: i64 = 1 << 30;
 const PIXELS: u64 = 1 << 22;
-/// Files a reader, if no time is given.
+/// Files per reader, if no time is given.
 const FILES: u64 = 40;
 
-/// Counts what is held.
+/// Counts allocated bytes.
 struct Counted;
 
 static HELD: AtomicI64 = AtomicI64::new(0);
@@ -77,7 +77,7 @@ impl Random {
     }
 }
 
-/// Numbers at which arithmetic goes wrong.
+/// Numbers that break arithmetic.
 const NUMBERS: [u64; 16] = [
     0,
     1,
@@ -97,7 +97,7 @@ const NUMBERS: [u64; 16] = [
     0xffff_ffff_ffff_ffff,
 ];
 
-/// Texts at which parsers go wrong.
+/// Texts that break parsers.
 const TEXTS: [&str; 24] = [
     "\n",
     "\r\n",
@@ -183,7 +183,7 @@ fn mutate(file: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// What makes a file of a damaged content, so that damage gets behind checksums.
+/// Wraps damaged content into a file with valid checksums.
 type Wrap = fn(Vec<u8>) -> Vec<u8>;
 
 /// Reads a file, and its bytes.
@@ -191,7 +191,7 @@ type ReadFile = dyn Fn(&Path, &[u8]);
 
 struct Reader {
     name: &'static str,
-    /// Of the file, which says the format.
+    /// Extension of the file, which selects the format.
     extension: &'static str,
     seeds: Vec<Vec<u8>>,
     wrap: Wrap,
@@ -332,7 +332,7 @@ fn gzipped(bytes: Vec<u8>) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// All that a table gives.
+/// Reads everything in a table.
 fn table(path: &Path) {
     let Ok(table) = Table::open(path) else { return };
     let _ = (table.names(), table.find("label"));
@@ -344,7 +344,7 @@ fn table(path: &Path) {
     let _ = table.matrix(&columns);
 }
 
-/// All that `meanfield eval` reads of a file.
+/// Reads everything that `meanfield eval` reads of a file.
 fn vectors(path: &Path) {
     let _ = read_vectors(path, Names::default());
     let _ = read_vectors(path, Names { vectors: Some("x*"), labels: Some("label") });
@@ -372,7 +372,7 @@ fn archive(path: &Path, _: &[u8]) {
     }
 }
 
-/// The lists of a published set: the damaged one lies in the place of the true one while it is read.
+/// The lists of a published set: the damaged one replaces the original while it is read.
 fn listed(
     layout: Layout,
     generated: GeneratedLayout,
@@ -590,7 +590,7 @@ fn damaged_files_make_no_reader_panic_hang_or_want_much_memory() {
             }
             let mut random = Random(at.wrapping_mul(0x2545_f491_4f6c_dd1d));
             let (seed, other) = (random.pick(&reader.seeds).clone(), random.pick(&reader.seeds).clone());
-            // The first files are the true ones.
+            // The first files are undamaged.
             let content = reader.seeds.get(at as usize).cloned().unwrap_or_else(|| mutate(&seed, &other, &mut random));
             let bytes = (reader.wrap)(content);
             std::fs::write(&path, &bytes).unwrap();

@@ -335,10 +335,10 @@ impl State {
             Lie::Drip | Lie::Silence => {
                 let mut at = cut.min(2000);
                 send(&honestly, Some(rest.len()), &rest[..at])?;
-                let begun = Instant::now();
+                let since = Instant::now();
                 // Until the client has given up.
                 stream.set_read_timeout(Some(Duration::from_millis(50)))?;
-                while begun.elapsed() < LIMIT && waits(stream) {
+                while since.elapsed() < LIMIT && waits(stream) {
                     if lie == Lie::Drip && at < rest.len() {
                         send_all(stream, &rest[at..=at])?;
                         at += 1;
@@ -452,7 +452,7 @@ struct Tally {
 fn run(space: &Space, server: &Server, kill: Option<u64>, tally: &mut Tally) -> bool {
     let log = std::fs::File::create(space.path("log")).unwrap();
     let mut child = space.command(&["run"]).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-    let (begun, before) = (Instant::now(), server.state.sent.load(Ordering::SeqCst));
+    let (since, before) = (Instant::now(), server.state.sent.load(Ordering::SeqCst));
     tally.runs += 1;
     loop {
         if let Some(status) = child.try_wait().unwrap() {
@@ -464,7 +464,7 @@ fn run(space: &Space, server: &Server, kill: Option<u64>, tally: &mut Tally) -> 
             tally.kills += 1;
             return false;
         }
-        assert!(begun.elapsed() < LIMIT, "it hangs: {:?}", server.state.lies.lock().unwrap());
+        assert!(since.elapsed() < LIMIT, "it hangs: {:?}", server.state.lies.lock().unwrap());
         std::thread::sleep(Duration::from_millis(1));
     }
 }

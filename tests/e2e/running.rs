@@ -10,14 +10,14 @@ fn a_failed_cell_stops_what_follows_it_and_nothing_else() {
         r#"
 axes: { i: [good, bad] }
 stages:
-  first: { run: 'echo told ${i}; test ${i} = good; echo ${i} > ${out.x}', out: [x] }
+  first: { run: 'echo log of ${i}; test ${i} = good; echo ${i} > ${out.x}', out: [x] }
   second: { run: [cp, '${in.x}', '${out.y}'], in: { x: first }, out: { y: '${i}.txt' } }
 "#,
     );
     let ran = space.run(&["run", "-j", "1"]);
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("first[i=bad]: exited with code 1"), "{}", ran.err);
-    assert!(ran.err.contains("told bad"), "the end of its log is shown: {}", ran.err);
+    assert!(ran.err.contains("log of bad"), "the end of its log is shown: {}", ran.err);
     assert_eq!(space.read("reports/pipeline/good.txt"), "good\n");
     assert_eq!(space.last_journal("executed"), set(&["first[i=good]", "second[i=good]"]));
     let ran = space.run(&["run", "--json"]);

@@ -378,7 +378,7 @@ fn inode(path: &Path) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-/// The reference: the command alone, in a folder like a cell's beside a twin of the user's files; then what it moved
+/// The reference: the command alone, in a folder like a cell's, next to a copy of the user's files; then what it moved
 /// into that folder is moved back. Returns the bytes of the user's files that could not go back, since something took
 /// their place.
 fn reference(twin: &Path, commands: &str) -> Vec<Vec<u8>> {

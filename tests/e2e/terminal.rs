@@ -48,7 +48,7 @@ impl Terminal {
         let mut command = space.command(words);
         command.stdout(slave.try_clone().unwrap()).stderr(slave).env_remove("NO_COLOR").envs(variables.iter().copied());
         let child = command.spawn().unwrap();
-        // The terminal ends with the command only if nobody else holds it.
+        // The reader sees the end of the terminal only if no other process holds it.
         drop(command);
         Terminal { child, master, parser: vt100::Parser::new(ROWS, columns, 0), bytes: Vec::new() }
     }

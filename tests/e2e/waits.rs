@@ -86,9 +86,9 @@ fn too_few_descriptors_are_reported_as_such() {
     for files in 4..12 {
         let ran = script(&space, &format!("ulimit -n {files}; exec \"$0\" run")).unwrap();
         // With fewer than the loader needs, the program does not start.
-        let begun = !ran.err.contains("loading shared libraries");
+        let started = !ran.err.contains("loading shared libraries");
         let said = ran.code == 1 && ran.err.contains("Too many open files");
-        assert!(ran.code == 0 || said || !begun, "{files}: {}", ran.err);
+        assert!(ran.code == 0 || said || !started, "{files}: {}", ran.err);
     }
     assert_eq!(space.run(&["run"]).code, 0);
 }
@@ -206,10 +206,10 @@ stages:
 ",
     );
     let files = ["shell-a", "child-a", "shell-b", "child-b"];
-    let begun =
+    let started =
         || files.iter().all(|name| std::fs::read_to_string(space.path(name)).is_ok_and(|text| text.ends_with('\n')));
     let mut child = space.command(&["run", "-j", "2"]).stderr(std::process::Stdio::null()).spawn().unwrap();
-    wait_until("the cells have not started", begun);
+    wait_until("the cells have not started", started);
     assert!(files.iter().all(|name| !gone(&space, name)));
     child.kill().unwrap();
     child.wait().unwrap();

@@ -80,7 +80,7 @@ fn of_two_sets_of_weights_the_pipeline_names_one() {
 }
 
 #[test]
-fn a_vision_transformer_does_not_start_from_a_file_whose_pixels_nobody_knows() {
+fn a_vision_transformer_does_not_start_from_a_file_of_unknown_pixel_normalisation() {
     let space = Space::new(TRAINING);
     space.write("others.safetensors", weights(&[""]));
     space.edit("loss: contrastive", "backbone: vit_small_16, loss: contrastive");
