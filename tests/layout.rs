@@ -18,9 +18,9 @@ const FLOORS: &[&[&str]] = &[
     &["array", "store"],
     &["pipeline", "table"],
     &["data", "engine", "loss", "search"],
-    &["nn", "report"],
+    &["nn"],
     &["eval"],
-    &["train"],
+    &["report", "train"],
     &["stage"],
     &["cli"],
 ];
