@@ -13,7 +13,8 @@ use crate::stage;
 
 /// Print the tables of report stages
 ///
-/// Prints the tables again from cached results, without running anything: as aligned text, Markdown, CSV or JSON.
+/// Prints the tables again from cached results, without running anything: as aligned text, Markdown, CSV (one row per
+/// cell of the table, or per run with `scores`), JSON or HTML.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   meanfield table quickstart --format md")]
