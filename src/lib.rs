@@ -12,6 +12,8 @@
 //! Both halves share [`text`], [`mod@format`] and [`regular`], which read other tools' text files, name what a file is by its bytes, and
 //! open nothing that blocks; the learning half has [`array`](mod@array) and [`table`] for their numbers and columns.
 //!
+//! [`settings`] describes parameters, for both.
+//!
 //! The library never prints and never exits; [`cli`] shows what it returns.
 
 pub mod array;
@@ -28,6 +30,7 @@ pub mod pipeline;
 pub mod regular;
 pub mod report;
 pub mod search;
+pub mod settings;
 pub mod stage;
 pub mod store;
 pub mod table;

@@ -13,7 +13,7 @@ use syn::{Attribute, ImplItem, Item, ItemUse, Macro, UseTree};
 
 /// The rooms, from the ground up.
 const FLOORS: &[&[&str]] = &[
-    &["contained", "format", "math", "regular"],
+    &["contained", "format", "math", "regular", "settings"],
     &["text"],
     &["array", "store"],
     &["pipeline", "table"],

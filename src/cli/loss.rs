@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use fs_err as fs;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::bench;
 use super::failure::{Failure, verdict};
@@ -66,11 +66,20 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
 fn list(out: &mut dyn Write) -> Result<(), Failure> {
     for spec in LossSpec::NAMES.iter().filter_map(|name| LossSpec::named(name)) {
         writeln!(out, "{}", spec.name())?;
-        for field in spec.fields() {
-            writeln!(out, "  {:<17} {:<11} {}; {}", field.name, field.default.to_string(), field.range, field.about)?;
+        for (name, setting) in &spec.settings().0 {
+            let default = setting.default.as_ref().map_or(String::new(), shown);
+            let doc = setting.doc.as_deref().unwrap_or_default();
+            writeln!(out, "  {name:<17} {default:<11} {}; {doc}", setting.expected())?;
         }
     }
     Ok(())
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
 }
 
 fn run_check(args: &Check, out: &mut dyn Write) -> Result<(), Failure> {
@@ -187,9 +196,9 @@ mod tests {
             assert!(out.contains(&format!("{name}\n")), "{name}");
         }
         assert!(
-            out.contains("  loss              contrastive one of the losses contrastive, multi_similarity, "),
+            out.contains("  loss              contrastive one of the kinds `contrastive`, `multi_similarity`, "),
             "{out}"
         );
-        assert!(out.contains("  mf_reg            0           a number in [0.0, 1000000.0]; weight"), "{out}");
+        assert!(out.contains("  mf_reg            0.0         a number from 0 to 1000000; Weight"), "{out}");
     }
 }

@@ -25,6 +25,7 @@ mod project;
 #[cfg(test)]
 mod reference;
 mod run;
+mod schema;
 mod show;
 mod signals;
 mod stage;
@@ -113,6 +114,7 @@ enum Command {
     Data(data::Args),
     Weights(weights::Args),
     Network(network::Args),
+    Schema(schema::Args),
     /// Run a built-in stage kind on a job file; started by the engine
     #[command(hide = true)]
     Stage(stage::Args),
@@ -200,6 +202,7 @@ fn dispatch(cli: &Cli, ui: &mut Ui<'_>) -> Result<(), Failure> {
         Command::Data(args) => data::run(args, ui.out),
         Command::Weights(args) => weights::run(args, ui.out),
         Command::Network(args) => network::run(args, ui.out),
+        Command::Schema(args) => schema::run(args, ui),
         Command::Stage(args) => stage::run(args),
         Command::Guard(args) => guard::run(args),
         Command::Panic => panic!("asked for"),

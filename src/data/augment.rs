@@ -1,6 +1,8 @@
 //! Random variation of training images, each a pure function of (seed, epoch, step, item).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::crop::{RandomCrop, Size, with_short_side};
 use super::decode::{Decoder, decoder};
@@ -9,7 +11,7 @@ use super::pixels::{Stored, bytes};
 use crate::math::random::stream;
 
 /// What is done to training images before they are mirrored.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Variation {
     /// All images of a batch are rolled by the same whole number of pixels.
@@ -20,38 +22,34 @@ pub enum Variation {
 }
 
 /// How training images vary.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Augment {
-    /// The variation in addition to mirroring. Default `roll`.
+    /// Shift all images of a batch, or resize a random crop of each (papers: crop; docs/preprocess.md).
     pub kind: Variation,
-    /// Probability that an image is mirrored left to right, independently for each image. Default 0.5.
+    /// Probability of a horizontal flip, for each image.
+    #[default = 0.5]
+    #[schemars(range(min = 0, max = 1))]
     pub flip: f64,
-    /// Roll: by a number of pixels from `-shift..=shift` in each direction, wrapping around at the edges.
-    /// Default 3.
+    /// roll: largest circular shift of a batch, drawn from -shift..shift in x and y.
+    #[default = 3]
+    #[schemars(range(min = 0, max = 4096), extend("x-unit" = "pixels"))]
     pub shift: u32,
-    /// Crop: rows and columns of the result, the network's input (papers: 224, 227). Default 224, range `1..=4096`.
+    /// crop: side of the network's input (MLRC: 227).
+    #[default = 224]
+    #[schemars(range(min = 1, max = 4096), extend("x-unit" = "pixels"))]
     pub size: u32,
-    /// Crop: share of the image's area, from and to. Default `[0.08, 1]`, within (0, 1] (MLRC: from 0.16).
+    /// crop: fraction of the image's area, from and to (MLRC: from 0.16).
+    #[default([0.08, 1.0])]
+    #[schemars(inner(range(min = 0, max = 1)))]
     pub scale: [f64; 2],
-    /// Crop: width over height, from and to. Default `[3/4, 4/3]`, above 0 (MLRC: `[0.75, 1.33]`).
+    /// crop: aspect ratio, width over height, from and to (MLRC: [0.75, 1.33]).
+    #[default([0.75, 4.0 / 3.0])]
+    #[schemars(inner(range(min = 0)))]
     pub ratio: [f64; 2],
-    /// Crop: what the short side of an image is resized to before a part of it is taken; none by default (MLRC: 256).
+    /// crop: short side that an image is resized to before; none if not given (MLRC: 256).
+    #[schemars(range(min = 1, max = 4096), extend("x-unit" = "pixels"))]
     pub short_side: Option<u32>,
-}
-
-impl Default for Augment {
-    fn default() -> Self {
-        Self {
-            kind: Variation::Roll,
-            flip: 0.5,
-            shift: 3,
-            size: 224,
-            scale: [0.08, 1.0],
-            ratio: [0.75, 4.0 / 3.0],
-            short_side: None,
-        }
-    }
 }
 
 /// Which batch of which run.
@@ -77,7 +75,7 @@ pub struct Varied<'a> {
 }
 
 impl Augment {
-    /// What is wrong with it: (path of the field, message) pairs, none if it can run.
+    /// What does not fit together: (path of the field, message) pairs, none if it can run.
     pub fn check(&self) -> Vec<(String, String)> {
         let mut mistakes = Vec::new();
         // Written as "not in the valid range", so that NaN is refused.
@@ -86,7 +84,6 @@ impl Augment {
                 mistakes.push((path.to_owned(), format!("must be {range}, but is {found:?}")));
             }
         };
-        require((0.0..=1.0).contains(&self.flip), "flip", "between 0 and 1", &self.flip);
         if self.kind == Variation::Crop {
             let [low, high] = self.scale;
             let valid = 0.0 < low && low <= high && high <= 1.0;
@@ -94,10 +91,6 @@ impl Augment {
             let [low, high] = self.ratio;
             let valid = 0.0 < low && low <= high && high.is_finite();
             require(valid, "ratio", "two numbers above 0, the smaller first", &self.ratio);
-            require((1..=4096).contains(&self.size), "size", "in 1..=4096", &self.size);
-            if let Some(side) = self.short_side {
-                require((1..=4096).contains(&side), "short_side", "in 1..=4096", &side);
-            }
         }
         mistakes
     }
@@ -205,9 +198,12 @@ fn mirror(image: &mut [u8], width: usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::data::crop::Region;
     use crate::data::images::Plain;
+    use crate::settings::Settings;
 
     const SIZE: Size = [4, 5];
     const IMAGE: usize = 4 * 5 * 3;
@@ -371,8 +367,9 @@ mod tests {
             (Augment { size: 0, ..crop }, "size"),
             (Augment { short_side: Some(0), ..crop }, "short_side"),
         ] {
-            let found: Vec<String> = wrong.check().into_iter().map(|(path, _)| path).collect();
-            assert_eq!(found, [field], "{wrong:?}");
+            let found = Settings::faults_of(&wrong).into_iter().chain(wrong.check());
+            let fields: BTreeSet<String> = found.map(|(path, _)| path.split('.').take(1).collect()).collect();
+            assert!(fields.iter().eq([field]), "{wrong:?}: {fields:?}");
         }
     }
 }

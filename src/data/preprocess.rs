@@ -6,7 +6,9 @@ use std::sync::mpsc::sync_channel;
 
 use fs_err as fs;
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::Problem;
 use super::crop::{Region, Size, with_short_side};
@@ -18,6 +20,7 @@ use super::listing::{Entry, Listing, Location, Unread, pixels};
 use super::pixels::bytes;
 use super::shard::{IMAGES, ITEMS, NewImage, SET, ShardWriter, Store};
 use super::split::{Split, SplitRule};
+use crate::settings::Settings;
 
 /// Images that are decoded at once; bounds the memory, changes no result.
 const BLOCK: usize = 256;
@@ -27,67 +30,53 @@ const BLOCK: usize = 256;
 pub const LEAKS: &str = "leaks.json";
 
 /// How a data set becomes an image set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PreprocessConfig {
-    /// How the folder of the data set is organised. Default `folder`.
+    /// How the data set is laid out in its folder.
     pub layout: Layout,
-    /// The folder of the data set, below the raw folder. Default: the raw folder itself.
+    /// Folder of the data set below the input; the input itself if empty.
     pub root: String,
-    /// What is kept of the images. Default `square`.
+    /// What is stored: pixels of size x size, pixels of a short side of size in the image's shape, or the file itself.
     pub store: Store,
-    /// Side of the images in pixels, the short side with `store: short_side`; without meaning with `store: original`.
-    /// Default 32, range `1..=4096`.
+    /// Side of the images; their short side with store: short_side (papers: 256); unused with store: original.
+    #[default = 32]
+    #[schemars(range(min = 1, max = 4096), extend("x-unit" = "pixels"))]
     pub size: u32,
-    /// Whether a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as that is at least twice the
-    /// size that it is resized to. Default no: its pixels are then those of Pillow, to within 1.
+    /// Decode a large JPEG at 1/2, 1/4 or 1/8 where that is at least twice the target size: faster, with other pixels
+    /// (docs/preprocess.md).
+    ///
+    /// Without it pixels are those of Pillow, to within 1.
     pub scaled_decoding: bool,
-    /// Default `official`.
+    /// Split rule: official (that of the layout, else first_half_of_classes), first_half_of_classes, none (everything is
+    /// tested on), { mlrc: { fold: 0 } } (folds 0 to 3 of the Reality Check), or { list: FILE } of lines `NAME
+    /// train|validation|test` below the input.
+    #[schemars(with = "serde_json::Value", extend("x-type" = "any"))]
     pub split: SplitRule,
-    /// Whether a published data set must have its published size. Default `published`.
+    /// Whether cub, cars196, sop and inshop must have their published size.
     pub counts: CheckedCounts,
-    /// Whether a class may be in the test split and in another one. Default no.
+    /// Allow classes shared between the test split and another one.
     pub shared_classes: bool,
-    /// Whether what an image's file name has before its first `-` is kept as its group. Default no.
+    /// Take what a file name has before its first `-` as the image's group.
     pub group_by_prefix: bool,
-    /// Images that may be broken; they are left out. Default 0.
+    /// Broken images to allow; they are named and left out.
+    #[schemars(range(min = 0), extend("x-unit" = "images"))]
     pub max_broken: usize,
-    /// Images with more pixels count as broken. Default 178956970 (that of Pillow), range `1..=2^32`.
+    /// An image with more pixels counts as broken; the default is Pillow's.
+    #[default = 178_956_970]
+    #[schemars(range(min = 1, max = 4_294_967_296u64), extend("x-unit" = "pixels"))]
     pub max_pixels: u64,
-}
-
-impl Default for PreprocessConfig {
-    fn default() -> Self {
-        PreprocessConfig {
-            layout: Layout::default(),
-            root: String::new(),
-            store: Store::Square,
-            size: 32,
-            scaled_decoding: false,
-            split: SplitRule::default(),
-            counts: CheckedCounts::default(),
-            shared_classes: false,
-            group_by_prefix: false,
-            max_broken: 0,
-            max_pixels: 178_956_970,
-        }
-    }
 }
 
 impl PreprocessConfig {
     /// Fields outside their ranges.
     pub fn check(&self) -> Vec<Problem> {
-        let mut problems = self.source().check();
+        let mut problems = Settings::faults_of(self);
+        problems.extend(self.source().check());
         let mut refuse = |field: &str, message: String| problems.push((field.to_owned(), message));
         if matches!(self.layout, Layout::Arrays { .. }) && self.store == Store::Original {
             let message = "is original, expected square or short_side: the images of an array have no files to keep";
             refuse("store", message.to_owned());
-        }
-        if !(1..=4096).contains(&self.size) {
-            refuse("size", format!("is {}, expected an integer in 1..=4096", self.size));
-        }
-        if !(1..=1 << 32).contains(&self.max_pixels) {
-            refuse("max_pixels", format!("is {}, expected an integer in 1..=4294967296", self.max_pixels));
         }
         problems
     }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err::{self as fs, File};
 use memmap2::Mmap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::crop::Size;
@@ -28,7 +29,7 @@ pub(super) const ITEMS: &str = "items.jsonl";
 pub(super) const SET: &str = "set.json";
 
 /// How a set stores its images.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Store {
     /// Pixels, resized to `size x size` whatever their shape was.

@@ -1,9 +1,10 @@
 //! Which images train, which validate and which test.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A part of an image set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Split {
     Train,

@@ -22,7 +22,7 @@ use crate::math::product::{Onto, View, serial_product};
 use crate::math::real::Real;
 
 /// Which of two rows of equal similarity comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Ties {
     /// The one with the lower index.

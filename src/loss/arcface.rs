@@ -1,9 +1,10 @@
 //! ArcFace: softmax with an additive margin on the target angle.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::Init;
-use super::fields::{Field, Range, SCALE, Value};
 use super::formula::{Against, Formula, Table};
 use super::softmax::cross_entropy;
 use crate::math::real::Real;
@@ -25,7 +26,7 @@ use crate::math::real::Real;
 /// Embeddings `B x D`; `class_vectors` `C x D`.
 ///
 /// # Parameters
-/// See [`ArcFace::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// With respect to a logit: `(probability - [c = y_i]) / B`; with respect to the target cosine that times
@@ -37,50 +38,30 @@ use crate::math::real::Real;
 /// # Source
 /// Deng et al., *ArcFace: Additive Angular Margin Loss for Deep Face Recognition*, CVPR 2019. `monotone` is the convention of
 /// pytorch-metric-learning 2, `plain` that of its version 0.9.88, behind MLRC.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ArcFace {
-    /// Added to the own angle, in degrees.
+    /// Additive angular margin of the target, in degrees (MLRC found 18.6 to 23.2).
+    #[default = 28.6]
+    #[schemars(range(min = 0, max = 90))]
     pub margin_degrees: f64,
-    /// Multiplies the cosines.
+    /// Scale of the cosines (MLRC found 49.5 to 220).
+    #[default = 64.0]
+    #[schemars(range(min = 1e-6, max = 1000000))]
     pub scale: f64,
-    /// The target where angle and margin exceed 180 degrees.
+    /// The target logit where angle and margin exceed 180 degrees (MLRC: plain).
     pub large_angle: LargeAngle,
 }
 
 /// The target where angle and margin exceed 180 degrees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LargeAngle {
     /// Falls with the angle, as it does elsewhere.
+    #[default]
     Monotone,
     /// The cosine of their sum.
     Plain,
-}
-
-impl ArcFace {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[
-        Field::number(
-            "margin_degrees",
-            28.6,
-            Range::Between(0.0, 90.0),
-            "added to the own angle, in degrees (MLRC found 18.6 to 23.2)",
-        ),
-        Field::number("scale", 64.0, SCALE, "multiplies the cosines (MLRC found 49.5 to 220)"),
-        Field {
-            name: "large_angle",
-            default: Value::Word("monotone"),
-            range: Range::Words(&["monotone", "plain"]),
-            about: "the target where angle and margin exceed 180 degrees (MLRC: plain)",
-        },
-    ];
-}
-
-impl Default for ArcFace {
-    fn default() -> Self {
-        Self { margin_degrees: 28.6, scale: 64.0, large_angle: LargeAngle::Monotone }
-    }
 }
 
 impl Formula for ArcFace {

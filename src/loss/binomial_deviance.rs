@@ -1,8 +1,9 @@
 //! Binomial deviance over pairs: a smooth contrastive loss.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
-use super::fields::{Field, MARGIN, SCALE};
 use super::pairwise::{PairBased, PairTerm};
 use super::smooth::{sigmoid, softplus};
 use super::{Batch, Gradients, Loss, LossError, Parameter};
@@ -21,7 +22,7 @@ use crate::math::real::Real;
 /// Embeddings `B x D`; no parameters.
 ///
 /// # Parameters
-/// See [`BinomialDeviance::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// With `g` the logistic function: `-alpha g(-alpha (s - base)) / (2 K n_c^2)` for a pair of one class,
@@ -34,31 +35,21 @@ use crate::math::real::Real;
 /// Yi, Lei and Li, *Deep Metric Learning for Practical Person Re-Identification*, 2014, where `beta = alpha C` with the
 /// cost `C` of a negative pair, and positive and negative pairs are averaged each as a whole: here classes and pairs of
 /// classes weigh the same, as the mean-field form needs it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BinomialDeviance {
-    /// Sharpness on positives.
+    /// Scale (inverse temperature) for positive pairs (usual: 2).
+    #[default = 2.0]
+    #[schemars(range(min = 1e-6, max = 1000000))]
     pub alpha: f64,
-    /// Sharpness on negatives.
+    /// Scale (inverse temperature) for negative pairs (usual: 50, a cost of 25).
+    #[default = 50.0]
+    #[schemars(range(min = 1e-6, max = 1000000))]
     pub beta: f64,
-    /// Cosine at which a pair is neutral.
+    /// Cosine at which a pair is neutral (usual: 0.5).
+    #[default = 0.5]
+    #[schemars(range(min = -2, max = 4))]
     pub base: f64,
-}
-
-pub(super) const ALPHA: Field = Field::number("alpha", 2.0, SCALE, "sharpness on the own class (usual: 2)");
-pub(super) const BETA: Field =
-    Field::number("beta", 50.0, SCALE, "sharpness on other classes (usual: 50, a cost of 25)");
-pub(super) const BASE: Field = Field::number("base", 0.5, MARGIN, "cosine at which a pair is neutral (usual: 0.5)");
-
-impl BinomialDeviance {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[ALPHA, BETA, BASE];
-}
-
-impl Default for BinomialDeviance {
-    fn default() -> Self {
-        Self { alpha: 2.0, beta: 50.0, base: 0.5 }
-    }
 }
 
 impl<T: Real> PairTerm<T> for BinomialDeviance {

@@ -1,9 +1,10 @@
 //! Center loss: softmax, plus the attraction of each sample to a learned centre of its class.
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
-use super::fields::{Field, WEIGHT};
 use super::geometry::{embeddings, matrices, zeros};
 use super::softmax::cross_entropy;
 use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
@@ -23,7 +24,7 @@ use crate::math::real::Real;
 /// Embeddings `B x D`; `class_vectors` `C x D` and `centres` `C x D`, which start at 0.
 ///
 /// # Parameters
-/// See [`Center::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// With respect to a product `x_i . w_c`: `(probability - [c = y_i]) / B`; with respect to `x_i` also
@@ -36,23 +37,13 @@ use crate::math::real::Real;
 /// Wen et al., *A Discriminative Feature Learning Approach for Deep Face Recognition*, ECCV 2016, which sums over the batch instead
 /// of averaging, has a bias in the softmax, and updates centres by a separate rule, half way to the mean of their samples; here
 /// they follow their gradient. Not in pytorch-metric-learning.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Center {
-    /// Weight of the pull to the centres.
+    /// Weight of the center loss in the sum (paper: 0.003).
+    #[default = 0.003]
+    #[schemars(range(min = 0, max = 1000000))]
     pub weight: f64,
-}
-
-impl Center {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] =
-        &[Field::number("weight", 0.003, WEIGHT, "weight of the pull to the centres (paper: 0.003)")];
-}
-
-impl Default for Center {
-    fn default() -> Self {
-        Self { weight: 0.003 }
-    }
 }
 
 impl<T: Real> Loss<T> for Center {

@@ -1,8 +1,9 @@
 //! Class-wise contrastive loss: the pair-based parent of the mean-field one.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
-use super::fields::{Field, MARGIN};
 use super::pairwise::{PairBased, PairTerm};
 use super::{Batch, Gradients, Loss, LossError, Parameter};
 use crate::math::real::Real;
@@ -21,7 +22,7 @@ use crate::math::real::Real;
 /// Embeddings `B x D`; no parameters.
 ///
 /// # Parameters
-/// See [`ClassWiseContrastive::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// With respect to `d_ij` as independent entries, where the term is positive: `1/(2 K n_c^2)` in a class,
@@ -33,37 +34,19 @@ use crate::math::real::Real;
 /// # Source
 /// Furusawa, *Mean Field Theory in Deep Metric Learning*, ICLR 2024, its starting point: the classes weigh the same, where
 /// [`contrastive`](super::contrastive) averages over the pairs that cost something. The official code has no such loss.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClassWiseContrastive {
-    /// Same-class pairs closer than this cost nothing.
+    /// Positive margin: same-class pairs closer than this cosine distance incur no loss (official code of the
+    /// mean-field form: 0.02).
+    #[default = 0.02]
+    #[schemars(range(min = -2, max = 4))]
     pub pos_margin: f64,
-    /// Pairs of different classes farther than this cost nothing.
+    /// Negative margin: pairs of different classes farther apart than this cosine distance incur no loss (official code
+    /// of the mean-field form: 0.3).
+    #[default = 0.3]
+    #[schemars(range(min = -2, max = 4))]
     pub neg_margin: f64,
-}
-
-impl ClassWiseContrastive {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[
-        Field::number(
-            "pos_margin",
-            0.02,
-            MARGIN,
-            "cosine distance below which a same-class pair costs nothing (official code of the mean-field form: 0.02)",
-        ),
-        Field::number(
-            "neg_margin",
-            0.3,
-            MARGIN,
-            "cosine distance above which other pairs cost nothing (official code of the mean-field form: 0.3)",
-        ),
-    ];
-}
-
-impl Default for ClassWiseContrastive {
-    fn default() -> Self {
-        Self { pos_margin: 0.02, neg_margin: 0.3 }
-    }
 }
 
 impl<T: Real> PairTerm<T> for ClassWiseContrastive {

@@ -1,9 +1,10 @@
 //! Class-wise multi-similarity loss: the pair-based parent of the mean-field one.
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
-use super::fields::{Field, MARGIN, SCALE};
 use super::geometry::{Groups, embeddings, from_cosines, no_parameters};
 use super::smooth::{log_sum_exp, softplus};
 use super::{Batch, Gradients, Loss, LossError, Parameter};
@@ -25,7 +26,7 @@ use crate::math::simd::vectorise;
 /// Embeddings `B x D`; no parameters.
 ///
 /// # Parameters
-/// See [`ClassWiseMultiSimilarity::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// With respect to `s_ij` as independent entries: same class `-exp(-alpha (s_ij - base)) / (2 K n_c^2 (1 + P_c))`,
@@ -37,30 +38,21 @@ use crate::math::simd::vectorise;
 /// # Source
 /// Furusawa, *Mean Field Theory in Deep Metric Learning*, ICLR 2024, and its code, which holds dense one-hot products in
 /// place of the groups, and plain exponentials in place of log-sum-exp.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClassWiseMultiSimilarity {
-    /// Sharpness on positives.
+    /// Scale (inverse temperature) for positive pairs (official code: 0.01).
+    #[default = 0.01]
+    #[schemars(range(min = 1e-6, max = 1000000))]
     pub alpha: f64,
-    /// Sharpness on negatives.
+    /// Scale (inverse temperature) for negative pairs (official code: 80).
+    #[default = 80.0]
+    #[schemars(range(min = 1e-6, max = 1000000))]
     pub beta: f64,
-    /// Cosine at which a pair is neutral.
+    /// Cosine at which a pair is neutral (official code: 0.8).
+    #[default = 0.8]
+    #[schemars(range(min = -2, max = 4))]
     pub base: f64,
-}
-
-impl ClassWiseMultiSimilarity {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[
-        Field::number("alpha", 0.01, SCALE, "sharpness on positive pairs (official code: 0.01)"),
-        Field::number("beta", 80.0, SCALE, "sharpness on negative pairs (official code: 80)"),
-        Field::number("base", 0.8, MARGIN, "cosine at which a pair is neutral (official code: 0.8)"),
-    ];
-}
-
-impl Default for ClassWiseMultiSimilarity {
-    fn default() -> Self {
-        Self { alpha: 0.01, beta: 80.0, base: 0.8 }
-    }
 }
 
 impl<T: Real> Loss<T> for ClassWiseMultiSimilarity {

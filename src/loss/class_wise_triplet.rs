@@ -1,8 +1,9 @@
 //! Class-wise triplet loss on cosines: the pair-based parent of the mean-field one.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
-use super::fields::{Field, MARGIN};
 use super::pairwise::class_wise;
 use super::{Batch, Gradients, Loss, LossError, Parameter};
 use crate::math::real::Real;
@@ -20,7 +21,7 @@ use crate::math::real::Real;
 /// Embeddings `B x D`; no parameters.
 ///
 /// # Parameters
-/// See [`ClassWiseTriplet::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// Each positive term adds `1/(K n_c^2 n_d)` to that of `s_an` and takes it from that of `s_ap`.
@@ -32,23 +33,13 @@ use crate::math::real::Real;
 /// FaceNet's loss (Schroff, Kalenichenko and Philbin, CVPR 2015) in cosines, `|a - b|^2 = 2 - 2 s`, over all triplets and
 /// with the class-wise weights of the mean-field paper. [`triplet`](super::triplet) has distances that are not squared, and
 /// averages over the triplets that cost something.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClassWiseTriplet {
-    /// By how much cosines of the own class must be larger.
+    /// Margin: cosines within the class must exceed those with other classes by this much (FaceNet: 0.1).
+    #[default = 0.1]
+    #[schemars(range(min = -2, max = 4))]
     pub margin: f64,
-}
-
-impl ClassWiseTriplet {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] =
-        &[Field::number("margin", 0.1, MARGIN, "by how much cosines within the class must be larger (FaceNet: 0.1)")];
-}
-
-impl Default for ClassWiseTriplet {
-    fn default() -> Self {
-        Self { margin: 0.1 }
-    }
 }
 
 impl<T: Real> Loss<T> for ClassWiseTriplet {

@@ -1,8 +1,9 @@
 //! Contrastive loss: same-class pairs closer than one margin, other pairs farther than another.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
-use super::fields::{Field, MARGIN, Range, Value};
 use super::formula::{Against, Anchor, Formula, Table};
 use super::measure::Measure;
 use crate::math::real::Real;
@@ -22,7 +23,7 @@ use crate::math::real::Real;
 /// Embeddings `B x D`; no parameters.
 ///
 /// # Parameters
-/// See [`Contrastive::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// `+-1 / (number of positive terms)` with respect to each active distance, then through the distance and the norm.
@@ -34,55 +35,29 @@ use crate::math::real::Real;
 /// Hadsell, Chopra and LeCun, *Dimensionality Reduction by Learning an Invariant Mapping*, CVPR 2006 (there the hinges are
 /// squared); the average over non-zero terms is that of pytorch-metric-learning, whose defaults these are. With its
 /// cosine *similarity* that library states margins as similarities, here they are distances: `1 - margin`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Contrastive {
-    /// Same-class pairs closer than this cost nothing.
+    /// Positive margin: same-class pairs closer than this incur no loss (MLRC found -0.2 to 0.285).
+    #[schemars(range(min = -2, max = 4))]
     pub pos_margin: f64,
-    /// Pairs of different classes farther than this cost nothing.
+    /// Negative margin: pairs of different classes farther apart than this incur no loss (Proxy-Anchor code: 0.5).
+    #[default = 1.0]
+    #[schemars(range(min = -2, max = 4))]
     pub neg_margin: f64,
-    /// The distance.
+    /// Distance between unit vectors: euclidean, |a - b|, or cosine, 1 - a . b.
     pub distance: Distance,
 }
 
 /// The distance between two unit vectors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Distance {
     /// `|a - b|`, in [0, 2].
+    #[default]
     Euclidean,
     /// `1 - a . b`, in [0, 2].
     Cosine,
-}
-
-impl Contrastive {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[
-        Field::number(
-            "pos_margin",
-            0.0,
-            MARGIN,
-            "distance below which a same-class pair costs nothing (MLRC found -0.2 to 0.285)",
-        ),
-        Field::number(
-            "neg_margin",
-            1.0,
-            MARGIN,
-            "distance above which other pairs cost nothing (Proxy-Anchor code: 0.5)",
-        ),
-        Field {
-            name: "distance",
-            default: Value::Word("euclidean"),
-            range: Range::Words(&["euclidean", "cosine"]),
-            about: "|a - b| or 1 - a . b of unit vectors",
-        },
-    ];
-}
-
-impl Default for Contrastive {
-    fn default() -> Self {
-        Self { pos_margin: 0.0, neg_margin: 1.0, distance: Distance::Euclidean }
-    }
 }
 
 impl Formula for Contrastive {

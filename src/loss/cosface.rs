@@ -1,9 +1,10 @@
 //! CosFace: softmax with a margin on the target cosine.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::Init;
-use super::fields::{Field, MARGIN, SCALE};
 use super::formula::{Against, Formula, Table};
 use super::softmax::cross_entropy;
 use crate::math::real::Real;
@@ -20,7 +21,7 @@ use crate::math::real::Real;
 /// Embeddings `B x D`; `class_vectors` `C x D`.
 ///
 /// # Parameters
-/// See [`CosFace::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// With respect to a logit: `(probability - [c = y_i]) / B`.
@@ -30,27 +31,17 @@ use crate::math::real::Real;
 ///
 /// # Source
 /// Wang et al., *CosFace: Large Margin Cosine Loss for Deep Face Recognition*, CVPR 2018. Equal to pytorch-metric-learning.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CosFace {
-    /// Taken from the own cosine.
+    /// Additive margin subtracted from the target cosine (MLRC found 0.34 to 0.62).
+    #[default = 0.35]
+    #[schemars(range(min = -2, max = 4))]
     pub margin: f64,
-    /// Multiplies the cosines.
+    /// Scale of the cosines (MLRC found 88 to 161).
+    #[default = 64.0]
+    #[schemars(range(min = 1e-6, max = 1000000))]
     pub scale: f64,
-}
-
-impl CosFace {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[
-        Field::number("margin", 0.35, MARGIN, "taken from the own cosine (MLRC found 0.34 to 0.62)"),
-        Field::number("scale", 64.0, SCALE, "multiplies the cosines (MLRC found 88 to 161)"),
-    ];
-}
-
-impl Default for CosFace {
-    fn default() -> Self {
-        Self { margin: 0.35, scale: 64.0 }
-    }
 }
 
 impl Formula for CosFace {

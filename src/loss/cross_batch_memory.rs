@@ -1,8 +1,9 @@
 //! Cross-batch memory: a loss of samples whose references are the embeddings of past batches too.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
-use super::fields::{Field, Range, Value};
 use super::formula::References;
 use super::geometry::embeddings;
 use super::memory::Memory;
@@ -25,7 +26,7 @@ use crate::math::real::Real;
 /// Embeddings `B x D`; the parameters of the wrapped loss.
 ///
 /// # Parameters
-/// See [`CrossBatchMemory::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// That of the wrapped loss with respect to the anchors; the memory is constant, the batch's own embeddings in it too. So it
@@ -38,37 +39,16 @@ use crate::math::real::Real;
 /// Wang et al., *Cross-Batch Memory for Embedding Learning*, CVPR 2020. Equal to pytorch-metric-learning's `CrossBatchMemory`,
 /// except that the miner of `multi_similarity` does not see the pair of a sample with itself; it also wraps `fast_ap`. The
 /// paper starts the memory after some epochs of training and adds the loss of the batch alone; here, as there, neither is done.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CrossBatchMemory {
-    /// Embeddings in memory, those of the batch included.
+    /// Number of embeddings in the memory, including those of the batch.
+    #[default = 1024]
+    #[schemars(range(min = 1, max = 100_000_000))]
     pub memory_size: u64,
-    /// The wrapped loss.
+    /// The loss whose pairs reach into the memory.
+    #[schemars(schema_with = "LossSpec::of_samples_schema")]
     pub loss: Box<LossSpec>,
-}
-
-impl CrossBatchMemory {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[
-        Field {
-            name: "memory_size",
-            default: Value::Count(1024),
-            range: Range::Counts(1, 100_000_000),
-            about: "embeddings in memory, those of the batch included",
-        },
-        Field {
-            name: "loss",
-            default: Value::Loss("contrastive"),
-            range: Range::Losses(LossSpec::OF_SAMPLES),
-            about: "the loss whose pairs reach into the memory",
-        },
-    ];
-}
-
-impl Default for CrossBatchMemory {
-    fn default() -> Self {
-        Self { memory_size: 1024, loss: Box::new(LossSpec::Contrastive(Default::default())) }
-    }
 }
 
 impl<T: Real> Loss<T> for CrossBatchMemory {
@@ -104,6 +84,7 @@ impl<T: Real> Loss<T> for CrossBatchMemory {
 
 #[cfg(test)]
 mod tests {
+    use super::super::registry::ComparedWith;
     use super::*;
     use crate::loss::geometry::Units;
     use crate::loss::testing;
@@ -143,7 +124,7 @@ mod tests {
 
     #[test]
     fn the_gradient_of_the_anchors_is_the_slope_of_the_value_against_constant_references() {
-        for name in LossSpec::OF_SAMPLES {
+        for name in LossSpec::names_compared_with(ComparedWith::Samples) {
             let mut values = serde_json::to_value(LossSpec::named(name).unwrap()).unwrap();
             let gentle = [("beta", 1.2), ("temperature", 0.4), ("zero_mean_reg", 0.3), ("margin", 0.3)];
             for (field, value) in
@@ -174,7 +155,7 @@ mod tests {
         let wrap = |loss| LossSpec::CrossBatchMemory(CrossBatchMemory { loss: Box::new(loss), ..Default::default() });
         let problems = wrap(LossSpec::named("cosface").unwrap()).check();
         assert_eq!(problems[0].0, "loss");
-        assert!(problems[0].1.starts_with("is \"cosface\", expected one of the losses contrastive, "), "{problems:?}");
+        assert!(problems[0].1.starts_with("has no kind `cosface`; expected one of `contrastive`, "), "{problems:?}");
         let problems = wrap(LossSpec::NtXent(super::super::nt_xent::NtXent { temperature: 0.0 })).check();
         assert_eq!(problems[0].0, "loss.temperature");
         let batch = Batch { embeddings: &[1.0f64], labels: &[0], dim: 1 };

@@ -1,8 +1,9 @@
 //! FastAP: average precision over a soft histogram of distances.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
-use super::fields::{Field, Range, Value};
 use super::formula::{Against, Anchor, Formula, Table};
 use super::measure::Measure;
 use crate::math::real::Real;
@@ -21,7 +22,7 @@ use crate::math::real::Real;
 /// Embeddings `B x D`; no parameters.
 ///
 /// # Parameters
-/// See [`FastAp::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// Through `H` and `C` to the shares, which are linear in the squared distance between two centres. At a centre the
@@ -32,27 +33,13 @@ use crate::math::real::Real;
 ///
 /// # Source
 /// Cakir et al., *Deep Metric Learning to Rank*, CVPR 2019. Equal to pytorch-metric-learning.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FastAp {
-    /// Bins over the squared distances.
+    /// Number of histogram bins over the squared distances (MLRC found 16 to 86).
+    #[default = 10]
+    #[schemars(range(min = 1, max = 10000))]
     pub num_bins: u64,
-}
-
-impl FastAp {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[Field {
-        name: "num_bins",
-        default: Value::Count(10),
-        range: Range::Counts(1, 10_000),
-        about: "bins over the squared distances (MLRC found 16 to 86)",
-    }];
-}
-
-impl Default for FastAp {
-    fn default() -> Self {
-        Self { num_bins: 10 }
-    }
 }
 
 impl Formula for FastAp {

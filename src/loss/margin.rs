@@ -1,8 +1,9 @@
 //! Margin loss over all triplets of a batch, with a fixed or learned boundary between near and far.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
-use super::fields::{Field, MARGIN, Range, Value, WEIGHT};
 use super::formula::{Against, Anchor, Formula, Table};
 use super::measure::Measure;
 use super::{Init, Parameter};
@@ -25,7 +26,7 @@ use crate::math::real::Real;
 /// Embeddings `B x D`; with a learned boundary `beta`, `1 x 1` or `C x 1`, which starts at the parameter `beta`.
 ///
 /// # Parameters
-/// See [`Margin::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// With respect to an active distance: `+-` the number of triplets that it occurs in / `n`; with respect to `beta_a` the
@@ -38,50 +39,35 @@ use crate::math::real::Real;
 /// Wu et al., *Sampling Matters in Deep Embedding Learning*, ICCV 2017, which samples by distance. Here all triplets take part,
 /// as in MLRC, and the values equal those of pytorch-metric-learning, which holds an index for each triplet. MLRC decays the
 /// weights of the network, not `beta`: set `loss_weight_decay: 0` for that.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Margin {
-    /// Half the width of the band around the boundary.
+    /// Half the width of the band around the boundary (paper: 0.2).
+    #[default = 0.2]
+    #[schemars(range(min = -2, max = 4))]
     pub margin: f64,
-    /// The boundary between near and far, or its start.
+    /// Boundary between near and far distances, or its initial value (paper: 1.2).
+    #[default = 1.2]
+    #[schemars(range(min = -2, max = 4))]
     pub beta: f64,
-    /// Whether the boundary moves.
+    /// Whether `beta` is fixed, learned once, or learned for each class (MLRC: learned, per_class).
     pub boundary: Boundary,
-    /// Weight of the regulariser on a learned boundary.
+    /// Weight of the regulariser on a learned `beta`; no effect on a fixed one.
+    #[schemars(range(min = 0, max = 1000000))]
     pub nu: f64,
 }
 
 /// The boundary between near and far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Boundary {
     /// One number that stays.
+    #[default]
     Fixed,
     /// One number that is learned.
     Learned,
     /// A learned number for each class.
     PerClass,
-}
-
-impl Margin {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[
-        Field::number("margin", 0.2, MARGIN, "half the width of the band around the boundary (paper: 0.2)"),
-        Field::number("beta", 1.2, MARGIN, "distance between near and far, or its start (paper: 1.2)"),
-        Field {
-            name: "boundary",
-            default: Value::Word("fixed"),
-            range: Range::Words(&["fixed", "learned", "per_class"]),
-            about: "whether beta is learned, once or for each class (MLRC: learned, per_class)",
-        },
-        Field::number("nu", 0.0, WEIGHT, "weight of the regulariser on a learned beta; without effect on a fixed one"),
-    ];
-}
-
-impl Default for Margin {
-    fn default() -> Self {
-        Self { margin: 0.2, beta: 1.2, boundary: Boundary::Fixed, nu: 0.0 }
-    }
 }
 
 impl Formula for Margin {

@@ -1,9 +1,10 @@
 //! Mean-field binomial deviance: binomial deviance in the mean-field wrapper.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
-use super::binomial_deviance::{ALPHA, BASE, BETA, BinomialDeviance};
-use super::fields::{Field, Range, WEIGHT};
+use super::binomial_deviance::BinomialDeviance;
 use super::pairwise::MeanField;
 use super::{Batch, Gradients, Loss, LossError, Parameter};
 use crate::math::real::Real;
@@ -22,7 +23,7 @@ use crate::math::real::Real;
 /// Embeddings `B x D`; `mean_fields` `C x D`.
 ///
 /// # Parameters
-/// See [`MeanFieldBinomialDeviance::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// With `g` the logistic function, with respect to `q_ic`: `-alpha g(-alpha (q - base)) / B` for the own class,
@@ -34,48 +35,37 @@ use crate::math::real::Real;
 /// # Source
 /// The mean-field step of Furusawa, *Mean Field Theory in Deep Metric Learning*, ICLR 2024, applied to binomial deviance;
 /// the paper has no such loss.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MeanFieldBinomialDeviance {
-    /// Sharpness on the own class.
+    /// Scale (inverse temperature) for the own class (usual: 2).
+    #[default = 2.0]
+    #[schemars(range(min = 1e-6, max = 1000000))]
     pub alpha: f64,
-    /// Sharpness on other classes.
+    /// Scale (inverse temperature) for other classes (usual: 50, a cost of 25).
+    #[default = 50.0]
+    #[schemars(range(min = 1e-6, max = 1000000))]
     pub beta: f64,
-    /// Cosine at which a sample and a mean field are neutral.
+    /// Cosine at which a sample and a mean field are neutral (usual: 0.5).
+    #[default = 0.5]
+    #[schemars(range(min = -2, max = 4))]
     pub base: f64,
-    /// Weight of the penalty on near mean fields.
+    /// Weight of the penalty on mean fields that are close to each other.
+    #[schemars(range(min = 0, max = 1000000))]
     pub mf_reg: f64,
-    /// Power of that penalty.
+    /// Exponent of that penalty.
+    #[default = 2.0]
+    #[schemars(range(min = 1, max = 16))]
     pub mf_power: f64,
-    /// Weight of the dropped terms.
+    /// Weight of the terms that the mean-field approximation drops.
+    #[schemars(range(min = 0, max = 1))]
     pub mf_dropped: f64,
 }
 
 impl MeanFieldBinomialDeviance {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[
-        ALPHA,
-        BETA,
-        BASE,
-        Field::number("mf_reg", 0.0, WEIGHT, "weight of the penalty on near mean fields"),
-        Field::number("mf_power", 2.0, Range::Between(1.0, 16.0), "power of that penalty"),
-        Field::number(
-            "mf_dropped",
-            0.0,
-            Range::Between(0.0, 1.0),
-            "weight of the terms that the mean-field step drops",
-        ),
-    ];
-
     fn wrapped(&self) -> MeanField<BinomialDeviance> {
         let Self { alpha, beta, base, mf_reg, mf_power, mf_dropped } = *self;
         MeanField { term: BinomialDeviance { alpha, beta, base }, mf_reg, mf_power, mf_dropped }
-    }
-}
-
-impl Default for MeanFieldBinomialDeviance {
-    fn default() -> Self {
-        Self { alpha: 2.0, beta: 50.0, base: 0.5, mf_reg: 0.0, mf_power: 2.0, mf_dropped: 0.0 }
     }
 }
 

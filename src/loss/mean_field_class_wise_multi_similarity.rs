@@ -1,10 +1,11 @@
 //! Mean-field class-wise multi-similarity loss: classes of a batch against one learned mean field a class.
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::class_wise_multi_similarity::ClassWiseMultiSimilarity;
-use super::fields::{Field, MARGIN, Range, SCALE, WEIGHT};
 use super::geometry::{Groups, UnitGradient, class_vectors, embeddings, from_scores};
 use super::penalty::closeness;
 use super::smooth::{log_1p_sum_exp, log_sum_exp, sigmoid, softplus};
@@ -28,7 +29,7 @@ use crate::math::simd::vectorise;
 /// Embeddings `B x D`; `mean_fields` `C x D`.
 ///
 /// # Parameters
-/// See [`MeanFieldClassWiseMultiSimilarity::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// With respect to `q_ic`, `a = y_i`: own class `-exp(-alpha (q - base)) / (K n_a (1 + p_a))`, another
@@ -41,41 +42,28 @@ use crate::math::simd::vectorise;
 /// # Source
 /// Furusawa, *Mean Field Theory in Deep Metric Learning*, ICLR 2024. Its code builds `C x C` matrices and plain
 /// exponentials, and cuts the softplus of the penalty to its argument above 20 (a change below 1e-9 / beta).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MeanFieldClassWiseMultiSimilarity {
-    /// Sharpness on the own class.
+    /// Scale (inverse temperature) for the own class (released commands: 0.01).
+    #[default = 0.01]
+    #[schemars(range(min = 1e-6, max = 1000000))]
     pub alpha: f64,
-    /// Sharpness on other classes.
+    /// Scale (inverse temperature) for other classes (released commands: 80).
+    #[default = 80.0]
+    #[schemars(range(min = 1e-6, max = 1000000))]
     pub beta: f64,
-    /// Cosine at which a sample and a mean field are neutral.
+    /// Cosine at which a sample and a mean field are neutral (released commands: 0.8).
+    #[default = 0.8]
+    #[schemars(range(min = -2, max = 4))]
     pub base: f64,
-    /// Weight of the penalty on near mean fields.
+    /// Weight of the penalty on mean fields that are close to each other (released commands: 0).
+    #[schemars(range(min = 0, max = 1000000))]
     pub mf_reg: f64,
-    /// Power of that penalty.
+    /// Exponent of that penalty (official code: 2).
+    #[default = 2.0]
+    #[schemars(range(min = 1, max = 16))]
     pub mf_power: f64,
-}
-
-impl MeanFieldClassWiseMultiSimilarity {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[
-        Field::number("alpha", 0.01, SCALE, "sharpness on the own class (released commands: 0.01)"),
-        Field::number("beta", 80.0, SCALE, "sharpness on other classes (released commands: 80)"),
-        Field::number(
-            "base",
-            0.8,
-            MARGIN,
-            "cosine at which sample and mean field are neutral (released commands: 0.8)",
-        ),
-        Field::number("mf_reg", 0.0, WEIGHT, "weight of the penalty on near mean fields (released commands: 0)"),
-        Field::number("mf_power", 2.0, Range::Between(1.0, 16.0), "power of that penalty (official code: 2)"),
-    ];
-}
-
-impl Default for MeanFieldClassWiseMultiSimilarity {
-    fn default() -> Self {
-        Self { alpha: 0.01, beta: 80.0, base: 0.8, mf_reg: 0.0, mf_power: 2.0 }
-    }
 }
 
 impl<T: Real> Loss<T> for MeanFieldClassWiseMultiSimilarity {

@@ -1,10 +1,11 @@
 //! Mean-field contrastive loss: samples compared with one learned mean field per class.
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::class_wise_contrastive::ClassWiseContrastive;
-use super::fields::{Field, MARGIN, Range, WEIGHT};
 use super::geometry::{UnitGradient, class_vectors, embeddings, from_scores};
 use super::penalty::closeness;
 use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
@@ -26,7 +27,7 @@ use crate::math::simd::vectorise;
 /// Embeddings `B x D`; `mean_fields` `C x D`.
 ///
 /// # Parameters
-/// See [`MeanFieldContrastive::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// With respect to `D_ic`: `1/B` for the own class if `D > pos_margin`, `-1/B` for another if `D < neg_margin`; then
@@ -38,43 +39,26 @@ use crate::math::simd::vectorise;
 /// # Source
 /// Furusawa, *Mean Field Theory in Deep Metric Learning*, ICLR 2024, and its code, which computes the `C x C` cosines even
 /// with `mf_reg = 0`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MeanFieldContrastive {
-    /// Samples closer than this to their own mean field cost nothing.
+    /// Positive margin: samples closer than this cosine distance to their own mean field incur no loss (official code:
+    /// 0.02).
+    #[default = 0.02]
+    #[schemars(range(min = -2, max = 4))]
     pub pos_margin: f64,
-    /// Samples farther than this from another mean field cost nothing.
+    /// Negative margin: samples farther than this cosine distance from another mean field incur no loss (official code:
+    /// 0.3).
+    #[default = 0.3]
+    #[schemars(range(min = -2, max = 4))]
     pub neg_margin: f64,
-    /// Weight of the penalty on near mean fields.
+    /// Weight of the penalty on mean fields that are close to each other (released commands: 0).
+    #[schemars(range(min = 0, max = 1000000))]
     pub mf_reg: f64,
-    /// Power of that penalty.
+    /// Exponent of that penalty (official code: 2).
+    #[default = 2.0]
+    #[schemars(range(min = 1, max = 16))]
     pub mf_power: f64,
-}
-
-impl MeanFieldContrastive {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[
-        Field::number(
-            "pos_margin",
-            0.02,
-            MARGIN,
-            "cosine distance to the own mean field that costs nothing (official code: 0.02)",
-        ),
-        Field::number(
-            "neg_margin",
-            0.3,
-            MARGIN,
-            "cosine distance to other mean fields that costs nothing (official code: 0.3)",
-        ),
-        Field::number("mf_reg", 0.0, WEIGHT, "weight of the penalty on near mean fields (released commands: 0)"),
-        Field::number("mf_power", 2.0, Range::Between(1.0, 16.0), "power of that penalty (official code: 2)"),
-    ];
-}
-
-impl Default for MeanFieldContrastive {
-    fn default() -> Self {
-        Self { pos_margin: 0.02, neg_margin: 0.3, mf_reg: 0.0, mf_power: 2.0 }
-    }
 }
 
 impl<T: Real> Loss<T> for MeanFieldContrastive {

@@ -1,9 +1,10 @@
 //! Mean-field triplet loss: an anchor against its own mean field and every other.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::class_wise_triplet::ClassWiseTriplet;
-use super::fields::{Field, MARGIN, Range, WEIGHT};
 use super::pairwise::{repulsion, sample_wise};
 use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
 use crate::math::real::Real;
@@ -22,7 +23,7 @@ use crate::math::real::Real;
 /// Embeddings `B x D`; `mean_fields` `C x D`.
 ///
 /// # Parameters
-/// See [`MeanFieldTriplet::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// Each positive term adds `1/B` to that of `q_ic` and takes it from that of `q_{i,y_i}`.
@@ -33,30 +34,20 @@ use crate::math::real::Real;
 /// # Source
 /// The mean-field step of Furusawa, *Mean Field Theory in Deep Metric Learning*, ICLR 2024, applied to
 /// [`ClassWiseTriplet`]; the paper has no such loss. The penalty is the loss of a sample that lies on its mean field.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MeanFieldTriplet {
-    /// By how much the cosine with the own mean field must be larger.
+    /// Margin: the cosine with the own mean field must exceed those with others by this much.
+    #[default = 0.1]
+    #[schemars(range(min = -2, max = 4))]
     pub margin: f64,
-    /// Weight of the penalty on near mean fields.
+    /// Weight of the penalty on mean fields that are close to each other.
+    #[schemars(range(min = 0, max = 1000000))]
     pub mf_reg: f64,
-    /// Power of that penalty.
+    /// Exponent of that penalty.
+    #[default = 2.0]
+    #[schemars(range(min = 1, max = 16))]
     pub mf_power: f64,
-}
-
-impl MeanFieldTriplet {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[
-        Field::number("margin", 0.1, MARGIN, "by how much the cosine with the own mean field must be larger"),
-        Field::number("mf_reg", 0.0, WEIGHT, "weight of the penalty on near mean fields"),
-        Field::number("mf_power", 2.0, Range::Between(1.0, 16.0), "power of that penalty"),
-    ];
-}
-
-impl Default for MeanFieldTriplet {
-    fn default() -> Self {
-        Self { margin: 0.1, mf_reg: 0.0, mf_power: 2.0 }
-    }
 }
 
 impl<T: Real> Loss<T> for MeanFieldTriplet {

@@ -16,7 +16,6 @@ pub mod cosface;
 pub mod cost;
 pub mod cross_batch_memory;
 pub mod fast_ap;
-pub mod fields;
 mod formula;
 mod geometry;
 pub mod margin;
@@ -163,23 +162,4 @@ pub fn has_class_vectors<T>(loss: &dyn Loss<T>) -> bool {
     [(5, 3), (7, 4)].into_iter().all(|(classes, dim)| {
         matches!(&loss.parameters(classes, dim)[..], [matrix] if (matrix.rows, matrix.cols) == (classes, dim))
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::registry::LossSpec;
-    use super::*;
-
-    #[test]
-    fn every_mean_field_loss_has_a_parent_over_pairs_and_no_other_has() {
-        for name in LossSpec::NAMES {
-            let loss = LossSpec::named(name).unwrap().build::<f64>().unwrap();
-            let parent = loss.parent();
-            assert_eq!(parent.is_some(), name.starts_with("mean_field"), "{name}");
-            if let Some(parent) = parent {
-                assert!(has_class_vectors(&*loss), "{name}");
-                assert_eq!(parent.parameters(5, 3), [], "{name}");
-            }
-        }
-    }
 }

@@ -1,8 +1,9 @@
 //! Multi-similarity loss: soft maxima of the similarities of each anchor, with an optional pair miner.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
-use super::fields::{Field, MARGIN, Range, SCALE, Value};
 use super::formula::{Against, Anchor, Formula, Table};
 use super::measure::Measure;
 use super::smooth::log_1p_sum_exp;
@@ -24,7 +25,7 @@ use crate::math::real::Real;
 /// Embeddings `B x D`; no parameters.
 ///
 /// # Parameters
-/// See [`MultiSimilarity::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// With respect to `s_ij`: `-exp(-alpha (s_ij - base)) / (1 + sum) / B` for a positive, and likewise with `+beta` for a
@@ -36,51 +37,38 @@ use crate::math::real::Real;
 /// # Source
 /// Wang et al., *Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning*, CVPR 2019. Equal to
 /// pytorch-metric-learning, but in log-sum-exp form, so that no exponent overflows.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MultiSimilarity {
-    /// Sharpness on positives.
+    /// Scale (inverse temperature) for positive pairs (MLRC found 0.01 to 14.35).
+    #[default = 2.0]
+    #[schemars(range(min = 1e-6, max = 1000000))]
     pub alpha: f64,
-    /// Sharpness on negatives.
+    /// Scale (inverse temperature) for negative pairs (MLRC found 46.9 to 75.8).
+    #[default = 50.0]
+    #[schemars(range(min = 1e-6, max = 1000000))]
     pub beta: f64,
-    /// Cosine at which a pair is neutral.
+    /// Cosine at which a pair is neutral (original paper: 1).
+    #[default = 0.5]
+    #[schemars(range(min = -2, max = 4))]
     pub base: f64,
-    /// Which pairs take part.
+    /// Which pairs take part (Proxy-Anchor code: multi_similarity).
     pub miner: Miner,
-    /// Slack of the miner.
+    /// Slack of the miner (MLRC found 0.34 to 0.72).
+    #[default = 0.1]
+    #[schemars(range(min = -2, max = 4))]
     pub miner_epsilon: f64,
 }
 
 /// Which pairs take part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Miner {
     /// All.
+    #[default]
     None,
     /// Those about as hard as the hardest of the other kind.
     MultiSimilarity,
-}
-
-impl MultiSimilarity {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[
-        Field::number("alpha", 2.0, SCALE, "sharpness on positive pairs (MLRC found 0.01 to 14.35)"),
-        Field::number("beta", 50.0, SCALE, "sharpness on negative pairs (MLRC found 46.9 to 75.8)"),
-        Field::number("base", 0.5, MARGIN, "cosine at which a pair is neutral (original paper: 1)"),
-        Field {
-            name: "miner",
-            default: Value::Word("none"),
-            range: Range::Words(&["none", "multi_similarity"]),
-            about: "which pairs take part (Proxy-Anchor code: multi_similarity)",
-        },
-        Field::number("miner_epsilon", 0.1, MARGIN, "slack of the miner (MLRC found 0.34 to 0.72)"),
-    ];
-}
-
-impl Default for MultiSimilarity {
-    fn default() -> Self {
-        Self { alpha: 2.0, beta: 50.0, base: 0.5, miner: Miner::None, miner_epsilon: 0.1 }
-    }
 }
 
 impl Formula for MultiSimilarity {

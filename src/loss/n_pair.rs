@@ -1,8 +1,9 @@
 //! N-pair loss: one anchor and one positive a class, each anchor against all positives.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
-use super::fields::{Field, Range, Value};
 use super::geometry::{Groups, embeddings, no_parameters, zeros};
 use super::softmax::cross_entropy;
 use super::{Batch, Gradients, Loss, LossError, Parameter};
@@ -22,7 +23,7 @@ use crate::math::real::Real;
 /// Embeddings `B x D`; no parameters.
 ///
 /// # Parameters
-/// See [`NPair::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// With respect to a product: `(probability - [c = d]) / K`.
@@ -34,37 +35,22 @@ use crate::math::real::Real;
 /// Sohn, *Improved Deep Metric Learning with Multi-class N-pair Loss Objective*, NIPS 2016, which also penalises the embeddings'
 /// length; this does not, and neither does the Proxy-Anchor code, whose embeddings are raw as in the paper. The choice of
 /// pairs, and `embeddings: unit`, are those of pytorch-metric-learning. Raw embeddings whose products overflow are an error.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NPair {
-    /// What is multiplied.
+    /// Raw or unit-length embeddings (paper: raw, with a penalty on their length).
     pub embeddings: Length,
 }
 
 /// The length of embeddings in a product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Length {
     /// As the network made it.
+    #[default]
     Raw,
     /// One.
     Unit,
-}
-
-impl NPair {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[Field {
-        name: "embeddings",
-        default: Value::Word("raw"),
-        range: Range::Words(&["raw", "unit"]),
-        about: "raw or unit embeddings (paper: raw, with a penalty on their length)",
-    }];
-}
-
-impl Default for NPair {
-    fn default() -> Self {
-        Self { embeddings: Length::Raw }
-    }
 }
 
 impl<T: Real> Loss<T> for NPair {

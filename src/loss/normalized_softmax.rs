@@ -1,9 +1,10 @@
 //! Normalised softmax: cross-entropy of cosines with class vectors.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::Init;
-use super::fields::{Field, SCALE};
 use super::formula::{Against, Formula, Table};
 use super::softmax::cross_entropy;
 use crate::math::real::Real;
@@ -20,7 +21,7 @@ use crate::math::real::Real;
 /// Embeddings `B x D`; `class_vectors` `C x D`.
 ///
 /// # Parameters
-/// See [`NormalizedSoftmax::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// With respect to a logit: `(probability - [c = y_i]) / B`.
@@ -30,23 +31,13 @@ use crate::math::real::Real;
 ///
 /// # Source
 /// Zhai and Wu, *Classification is a Strong Baseline for Deep Metric Learning*, BMVC 2019. Equal to pytorch-metric-learning.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NormalizedSoftmax {
-    /// Divides the cosines.
+    /// Temperature: cosines are divided by it (MLRC found 0.063 to 0.109).
+    #[default = 0.05]
+    #[schemars(range(min = 1e-6, max = 1000000))]
     pub temperature: f64,
-}
-
-impl NormalizedSoftmax {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] =
-        &[Field::number("temperature", 0.05, SCALE, "divides the cosines (MLRC found 0.063 to 0.109)")];
-}
-
-impl Default for NormalizedSoftmax {
-    fn default() -> Self {
-        Self { temperature: 0.05 }
-    }
 }
 
 impl Formula for NormalizedSoftmax {

@@ -1,8 +1,9 @@
 //! NT-Xent: each positive pair compared with all negatives of its anchor.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
-use super::fields::{Field, SCALE};
 use super::formula::{Against, Anchor, Formula, Table};
 use super::measure::Measure;
 use super::smooth::{log_sum_exp, sigmoid, softplus};
@@ -21,7 +22,7 @@ use crate::math::real::Real;
 /// Embeddings `B x D`; no parameters.
 ///
 /// # Parameters
-/// See [`NtXent::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// With `r` the share of the negatives in a pair's softmax: `-r / (temperature pairs)` for `s_ap`, and `+r / (temperature pairs)`,
@@ -33,23 +34,13 @@ use crate::math::real::Real;
 /// # Source
 /// Sohn, NIPS 2016; Chen et al., *A Simple Framework for Contrastive Learning of Visual Representations*, ICML 2020. Equal to
 /// pytorch-metric-learning.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NtXent {
-    /// Divides the cosines.
+    /// Temperature: cosines are divided by it (MLRC found 0.0002 to 0.0415).
+    #[default = 0.07]
+    #[schemars(range(min = 1e-6, max = 1000000))]
     pub temperature: f64,
-}
-
-impl NtXent {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] =
-        &[Field::number("temperature", 0.07, SCALE, "divides the cosines (MLRC found 0.0002 to 0.0415)")];
-}
-
-impl Default for NtXent {
-    fn default() -> Self {
-        Self { temperature: 0.07 }
-    }
 }
 
 impl Formula for NtXent {

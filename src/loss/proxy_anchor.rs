@@ -1,10 +1,11 @@
 //! Proxy-anchor loss: each class proxy as an anchor over the samples of a batch.
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::Init;
-use super::fields::{Field, MARGIN, SCALE};
 use super::formula::{Against, Formula, Table};
 use super::smooth::log_1p_sum_exp;
 use crate::math::real::Real;
@@ -22,7 +23,7 @@ use crate::math::real::Real;
 /// Embeddings `B x D`; `proxies` `C x D`.
 ///
 /// # Parameters
-/// See [`ProxyAnchor::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// With respect to `q_ic`: own class `-alpha exp(-alpha (q - margin)) / (K (1 + sum))`, another
@@ -35,27 +36,17 @@ use crate::math::real::Real;
 /// Kim et al., *Proxy Anchor Loss for Deep Metric Learning*, CVPR 2020. Equal to its code and to pytorch-metric-learning,
 /// but in log-sum-exp form. That code also clips the gradient of the proxies by value at 10, which is the optimiser's
 /// business here.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProxyAnchor {
-    /// Margin around a cosine of 0.
+    /// Margin around a cosine of 0 (paper: 0.1).
+    #[default = 0.1]
+    #[schemars(range(min = -2, max = 4))]
     pub margin: f64,
-    /// Sharpness.
+    /// Scale (inverse temperature) (paper: 32).
+    #[default = 32.0]
+    #[schemars(range(min = 1e-6, max = 1000000))]
     pub alpha: f64,
-}
-
-impl ProxyAnchor {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[
-        Field::number("margin", 0.1, MARGIN, "margin around a cosine of 0 (paper: 0.1)"),
-        Field::number("alpha", 32.0, SCALE, "sharpness (paper: 32)"),
-    ];
-}
-
-impl Default for ProxyAnchor {
-    fn default() -> Self {
-        Self { margin: 0.1, alpha: 32.0 }
-    }
 }
 
 impl Formula for ProxyAnchor {

@@ -1,9 +1,10 @@
 //! ProxyNCA: soft nearest proxy by squared distance.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::Init;
-use super::fields::{Field, SCALE};
 use super::formula::{Against, Formula, Table};
 use super::softmax::cross_entropy;
 use crate::math::real::Real;
@@ -21,7 +22,7 @@ use crate::math::real::Real;
 /// Embeddings `B x D`; `proxies` `C x D`.
 ///
 /// # Parameters
-/// See [`ProxyNca::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// With respect to a logit: `(probability - [c = y_i]) / B`.
@@ -32,27 +33,13 @@ use crate::math::real::Real;
 /// # Source
 /// Movshovitz-Attias et al., *No Fuss Distance Metric Learning using Proxies*, ICCV 2017, which leaves the own proxy out of the
 /// denominator; here it stays, as in pytorch-metric-learning, whose default scale this is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProxyNca {
-    /// Multiplies the squared distances.
+    /// Scale of the squared distances (Proxy-Anchor code: 32; MLRC found 8 to 14).
+    #[default = 1.0]
+    #[schemars(range(min = 1e-6, max = 1000000))]
     pub softmax_scale: f64,
-}
-
-impl ProxyNca {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[Field::number(
-        "softmax_scale",
-        1.0,
-        SCALE,
-        "multiplies squared distances (Proxy-Anchor code: 32; MLRC found 8 to 14)",
-    )];
-}
-
-impl Default for ProxyNca {
-    fn default() -> Self {
-        Self { softmax_scale: 1.0 }
-    }
 }
 
 impl Formula for ProxyNca {

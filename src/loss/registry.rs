@@ -1,10 +1,11 @@
 //! Every loss by name: what a pipeline may write, checked and built.
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::Loss;
-use super::fields::Field;
 use super::formula::OfSamples;
 use super::{
     arcface::ArcFace, binomial_deviance::BinomialDeviance, center::Center,
@@ -19,8 +20,23 @@ use super::{
     triplet::Triplet,
 };
 use crate::math::real::Real;
+use crate::settings::{Setting, Settings, TAG};
 
-/// A loss and its parameters are outside their ranges.
+/// What a loss compares the samples of a batch with: the mark of its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ComparedWith {
+    /// Other samples, pair by pair or triplet by triplet, which may come from past batches too:
+    /// [`cross_batch_memory`](super::cross_batch_memory) can wrap it.
+    Samples,
+    /// The other samples of the batch, and no others.
+    Batch,
+    /// One learned vector for each class, a mean field or proxy, and nothing else that is learned.
+    ClassVector,
+    /// Learned vectors of the classes in another number or beside other matrices.
+    ClassVectors,
+}
+
+/// The parameters of a loss are outside their ranges.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("loss {loss}: {}", problems.iter().map(|(field, message)| format!("{field} {message}")).collect::<Vec<_>>().join("; "))]
 pub struct SpecError {
@@ -30,12 +46,13 @@ pub struct SpecError {
     pub problems: Vec<(String, String)>,
 }
 
+/// One row for each loss: its type, its name in pipelines, and what it compares samples with.
 macro_rules! losses {
-    ($($loss:ident = $name:literal),* $(,)?) => {
+    ($($loss:ident = $name:literal compared with $mark:ident),* $(,)?) => {
         /// A loss with its parameters, as a pipeline writes it: `{ kind: contrastive, neg_margin: 0.5 }`.
         ///
         /// A parameter not given has its default; one that the loss does not have is refused.
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(tag = "kind")]
         pub enum LossSpec {
             $(#[doc = concat!("`", $name, "`: see [`", stringify!($loss), "`].")] #[serde(rename = $name)] $loss($loss),)*
@@ -59,9 +76,28 @@ macro_rules! losses {
                 match name { $($name => Some(Self::$loss($loss::default())),)* _ => None }
             }
 
-            /// Names, defaults and ranges of this loss's parameters.
-            pub fn fields(&self) -> &'static [Field] {
-                match self { $(Self::$loss(_) => $loss::FIELDS),* }
+            /// What this loss compares samples with.
+            pub fn compared_with(&self) -> ComparedWith {
+                match self { $(Self::$loss(_) => ComparedWith::$mark),* }
+            }
+
+            /// The names, defaults and ranges of this loss's parameters.
+            pub fn settings(&self) -> &'static Settings<Value> {
+                match self { $(Self::$loss(_) => Settings::of::<$loss>()),* }
+            }
+
+            /// This loss, if it compares samples with [`ComparedWith::Samples`].
+            pub(super) fn of_samples<T: Real>(&self) -> Option<&dyn OfSamples<T>> {
+                match self { $(Self::$loss(loss) => of_samples!($mark loss)),* }
+            }
+
+            /// The schema of those losses that compare samples with [`ComparedWith::Samples`].
+            pub(super) fn of_samples_schema(generator: &mut SchemaGenerator) -> Schema {
+                let mut schemas = Vec::new();
+                $(if ComparedWith::$mark == ComparedWith::Samples {
+                    schemas.push(variant::<$loss>($name, generator));
+                })*
+                json_schema!({ "oneOf": schemas })
             }
 
             /// The loss, if its parameters are within their ranges.
@@ -76,96 +112,92 @@ macro_rules! losses {
     };
 }
 
+macro_rules! of_samples {
+    (Samples $loss:ident) => {
+        Some($loss)
+    };
+    ($other:ident $loss:ident) => {{
+        let _ = $loss;
+        None
+    }};
+}
+
+/// The schema of one loss with its tag.
+fn variant<L: JsonSchema>(name: &str, generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = L::json_schema(generator);
+    let object = schema.ensure_object();
+    let properties = object.entry("properties").or_insert_with(|| Value::Object(Map::new()));
+    properties[TAG] = json!({ "const": name });
+    schema
+}
+
 losses! {
-    Contrastive = "contrastive",
-    MultiSimilarity = "multi_similarity",
-    ClassWiseMultiSimilarity = "class_wise_multi_similarity",
-    MeanFieldContrastive = "mean_field_contrastive",
-    MeanFieldClassWiseMultiSimilarity = "mean_field_class_wise_multi_similarity",
-    ProxyAnchor = "proxy_anchor",
-    Triplet = "triplet",
-    NtXent = "nt_xent",
-    SnrContrastive = "snr_contrastive",
-    FastAp = "fast_ap",
-    Margin = "margin",
-    ProxyNca = "proxy_nca",
-    NormalizedSoftmax = "normalized_softmax",
-    CosFace = "cosface",
-    ArcFace = "arcface",
-    SoftTriple = "soft_triple",
-    NPair = "n_pair",
-    Center = "center",
-    CrossBatchMemory = "cross_batch_memory",
-    ClassWiseContrastive = "class_wise_contrastive",
-    BinomialDeviance = "binomial_deviance",
-    MeanFieldBinomialDeviance = "mean_field_binomial_deviance",
-    ClassWiseTriplet = "class_wise_triplet",
-    MeanFieldTriplet = "mean_field_triplet",
+    Contrastive = "contrastive" compared with Samples,
+    MultiSimilarity = "multi_similarity" compared with Samples,
+    ClassWiseMultiSimilarity = "class_wise_multi_similarity" compared with Batch,
+    MeanFieldContrastive = "mean_field_contrastive" compared with ClassVector,
+    MeanFieldClassWiseMultiSimilarity = "mean_field_class_wise_multi_similarity" compared with ClassVector,
+    ProxyAnchor = "proxy_anchor" compared with ClassVector,
+    Triplet = "triplet" compared with Samples,
+    NtXent = "nt_xent" compared with Samples,
+    SnrContrastive = "snr_contrastive" compared with Samples,
+    FastAp = "fast_ap" compared with Samples,
+    Margin = "margin" compared with Samples,
+    ProxyNca = "proxy_nca" compared with ClassVector,
+    NormalizedSoftmax = "normalized_softmax" compared with ClassVector,
+    CosFace = "cosface" compared with ClassVector,
+    ArcFace = "arcface" compared with ClassVector,
+    SoftTriple = "soft_triple" compared with ClassVectors,
+    NPair = "n_pair" compared with Batch,
+    Center = "center" compared with ClassVectors,
+    CrossBatchMemory = "cross_batch_memory" compared with Batch,
+    ClassWiseContrastive = "class_wise_contrastive" compared with Batch,
+    BinomialDeviance = "binomial_deviance" compared with Batch,
+    MeanFieldBinomialDeviance = "mean_field_binomial_deviance" compared with ClassVector,
+    ClassWiseTriplet = "class_wise_triplet" compared with Batch,
+    MeanFieldTriplet = "mean_field_triplet" compared with ClassVector,
 }
 
 impl LossSpec {
-    /// The losses that compare the samples of a batch pair by pair or triplet by triplet, which
-    /// [`cross_batch_memory`](super::cross_batch_memory) can wrap.
-    pub const OF_SAMPLES: &'static [&'static str] =
-        &["contrastive", "multi_similarity", "triplet", "nt_xent", "snr_contrastive", "fast_ap", "margin"];
-
-    /// This loss, if it is one of [`LossSpec::OF_SAMPLES`].
-    pub(super) fn of_samples<T: Real>(&self) -> Option<&dyn OfSamples<T>> {
-        match self {
-            Self::Contrastive(loss) => Some(loss),
-            Self::MultiSimilarity(loss) => Some(loss),
-            Self::Triplet(loss) => Some(loss),
-            Self::NtXent(loss) => Some(loss),
-            Self::SnrContrastive(loss) => Some(loss),
-            Self::FastAp(loss) => Some(loss),
-            Self::Margin(loss) => Some(loss),
-            _ => None,
-        }
+    /// The names of the losses that compare samples with `mark`.
+    pub fn names_compared_with(mark: ComparedWith) -> impl Iterator<Item = &'static str> {
+        Self::NAMES
+            .iter()
+            .copied()
+            .filter(move |name| Self::named(name).is_some_and(|loss| loss.compared_with() == mark))
     }
 
     /// Each parameter outside its range, as a path, and what is wrong with it; empty if all is well.
     pub fn check(&self) -> Vec<(String, String)> {
-        let values = serde_json::to_value(self).unwrap_or_default();
-        let fault = |field: &Field| Some((field.name.to_owned(), field.range.fault(&values[field.name])?));
-        let mut faults: Vec<_> = self.fields().iter().filter_map(fault).collect();
-        if let Self::CrossBatchMemory(wrapper) = self {
-            faults.extend(wrapper.loss.check().into_iter().map(|(path, message)| (format!("loss.{path}"), message)));
-        }
-        faults
+        Setting::faults_of(self)
+    }
+}
+
+impl Default for LossSpec {
+    fn default() -> Self {
+        Self::Contrastive(Contrastive::default())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::fields::Value;
-    use serde_json::json;
+    use crate::loss::has_class_vectors;
 
     #[test]
-    fn every_name_parses_to_its_defaults_and_these_are_the_table() {
+    fn every_name_parses_to_its_defaults_which_are_declared_and_in_their_ranges() {
         for name in LossSpec::NAMES {
             let spec: LossSpec = serde_json::from_value(json!({ "kind": name })).unwrap();
             assert_eq!(Some(&spec), LossSpec::named(name).as_ref());
             assert_eq!(spec.name(), *name);
             assert_eq!(spec.check(), [], "{name}");
-            let mut values = serde_json::to_value(&spec).unwrap();
-            let values = values.as_object_mut().unwrap();
-            assert_eq!(values.shift_remove("kind"), Some(json!(name)));
-            let table: serde_json::Map<_, _> = spec
-                .fields()
-                .iter()
-                .map(|field| {
-                    let value = match field.default {
-                        Value::Number(x) => json!(x),
-                        Value::Count(x) => json!(x),
-                        Value::Word(x) => json!(x),
-                        Value::Loss(x) => json!(LossSpec::named(x).unwrap()),
-                    };
-                    assert_eq!(field.range.fault(&value), None, "{name}.{}", field.name);
-                    (field.name.to_owned(), value)
-                })
-                .collect();
-            assert_eq!(*values, table, "{name}");
+            let settings = spec.settings();
+            assert_eq!(settings.check(&json!({})).len(), 0, "{name} has a parameter without a default");
+            for (field, setting) in &settings.0 {
+                let default = setting.default.as_ref().unwrap();
+                assert_eq!(setting.check(default, field).len(), 0, "{name}.{field}");
+                assert!(setting.doc.is_some(), "{name}.{field} has no doc");
+            }
         }
         assert_eq!(LossSpec::named("contrastiv"), None);
     }
@@ -185,9 +217,18 @@ mod tests {
     }
 
     #[test]
-    fn the_losses_of_samples_are_those_with_such_a_formula() {
-        let has = |name: &&str| LossSpec::named(name).unwrap().of_samples::<f32>().is_some();
-        assert_eq!(LossSpec::NAMES.iter().copied().filter(has).collect::<Vec<_>>(), LossSpec::OF_SAMPLES);
+    fn the_marks_of_a_row_are_those_that_the_loss_shows() {
+        for name in LossSpec::NAMES {
+            let spec = LossSpec::named(name).unwrap();
+            let loss = spec.build::<f32>().unwrap();
+            let learns = !loss.parameters(5, 3).is_empty();
+            let (mark, vector) = (spec.compared_with(), has_class_vectors(&*loss));
+            assert_eq!(vector, mark == ComparedWith::ClassVector, "{name}");
+            assert_eq!(learns, vector || mark == ComparedWith::ClassVectors, "{name}");
+            let parent = loss.parent();
+            assert_eq!(parent.is_some(), name.starts_with("mean_field"), "{name}");
+            assert!(parent.is_none_or(|parent| vector && parent.parameters(5, 3).is_empty()), "{name}");
+        }
     }
 
     #[test]
@@ -207,8 +248,8 @@ mod tests {
         let error = spec.build::<f32>().err().unwrap();
         assert_eq!(
             error.to_string(),
-            "loss proxy_anchor: margin is not finite, expected a number in [-2.0, 4.0]; \
-             alpha is 0.0, expected a number in [1e-6, 1000000.0]"
+            "loss proxy_anchor: margin is not a finite number; expected a number from -2 to 4; \
+             alpha is 0.0, out of its range; expected a number from 0.000001 to 1000000"
         );
     }
 }

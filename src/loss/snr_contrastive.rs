@@ -1,9 +1,10 @@
 //! Contrastive loss on signal-to-noise ratios.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::contrastive::hinges;
-use super::fields::{Field, MARGIN, WEIGHT};
 use super::formula::{Against, Formula, Table};
 use super::geometry::Units;
 use super::measure::Measure;
@@ -25,7 +26,7 @@ use crate::math::real::Real;
 /// Embeddings `B x D`; no parameters.
 ///
 /// # Parameters
-/// See [`SnrContrastive::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// With respect to `e_i`: `2 (e_i - e_j) / V_i - 2 r_ij e_i / V_i` with centred embeddings and `V_i` their squared norm; with
@@ -37,40 +38,21 @@ use crate::math::real::Real;
 /// # Source
 /// Yuan et al., *Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric Learning*, CVPR 2019. Equal to
 /// pytorch-metric-learning 0.9.88, behind MLRC. In its version 2 the last term is a separate regulariser, of the raw embeddings.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SnrContrastive {
-    /// Same-class pairs with a smaller ratio cost nothing.
+    /// Positive margin: same-class pairs with a smaller noise-to-signal ratio incur no loss (MLRC found 0.118 to
+    /// 0.376).
+    #[schemars(range(min = -2, max = 4))]
     pub pos_margin: f64,
-    /// Pairs of different classes with a larger ratio cost nothing.
+    /// Negative margin: pairs of different classes with a larger noise-to-signal ratio incur no loss (MLRC found 0.68
+    /// to 1.08).
+    #[default = 1.0]
+    #[schemars(range(min = -2, max = 4))]
     pub neg_margin: f64,
-    /// Weight of the zero-mean term.
+    /// Weight of the zero-mean regulariser (MLRC found 0 to 0.474).
+    #[schemars(range(min = 0, max = 1000000))]
     pub zero_mean_reg: f64,
-}
-
-impl SnrContrastive {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[
-        Field::number(
-            "pos_margin",
-            0.0,
-            MARGIN,
-            "ratio below which a same-class pair costs nothing (MLRC found 0.118 to 0.376)",
-        ),
-        Field::number(
-            "neg_margin",
-            1.0,
-            MARGIN,
-            "ratio above which other pairs cost nothing (MLRC found 0.68 to 1.08)",
-        ),
-        Field::number("zero_mean_reg", 0.0, WEIGHT, "weight of the zero-mean term (MLRC found 0 to 0.474)"),
-    ];
-}
-
-impl Default for SnrContrastive {
-    fn default() -> Self {
-        Self { pos_margin: 0.0, neg_margin: 1.0, zero_mean_reg: 0.0 }
-    }
 }
 
 impl Formula for SnrContrastive {

@@ -1,9 +1,10 @@
 //! SoftTriple: softmax over classes with several centres each.
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
-use super::fields::{Field, MARGIN, Range, SCALE, Value, WEIGHT};
 use super::geometry::{ClassVectors, UnitGradient, class_vectors, embeddings, from_scores};
 use super::softmax::cross_entropy;
 use super::{Batch, Gradients, Init, Loss, LossError, Parameter};
@@ -25,7 +26,7 @@ use crate::math::simd::vectorise;
 /// Embeddings `B x D`; `centres` `C K x D`, the centres of a class in consecutive rows.
 ///
 /// # Parameters
-/// See [`SoftTriple::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// With respect to `e_i . w_ck`: that of `S_ic` times `softmax_k (1 + (e_i . w_ck - S_ic) / gamma)`.
@@ -39,41 +40,28 @@ use crate::math::simd::vectorise;
 /// same number, with the smallest number of the type instead of the 1e-5 of the paper's code. The centres are initialised Kaiming-uniform
 /// as there, of length 0.24 for 750 of 128 dimensions: their length does not affect the loss, but it divides every step that rotates
 /// them. `tau` is 0 as in version 2; the paper has 0.2.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SoftTriple {
-    /// Centres of a class.
+    /// Number of centres of each class (paper: 10, SOP 2).
+    #[default = 10]
+    #[schemars(range(min = 1, max = 1000))]
     pub centers_per_class: u64,
-    /// Multiplies the scores.
+    /// Scale of the scores (paper: 20; MLRC found 17.7 to 100).
+    #[default = 20.0]
+    #[schemars(range(min = 1e-6, max = 1000000))]
     pub la: f64,
-    /// Temperature over the centres of a class.
+    /// Temperature of the softmax over the centres of a class (paper: 0.1; MLRC states 1 / gamma).
+    #[default = 0.1]
+    #[schemars(range(min = 1e-6, max = 1000000))]
     pub gamma: f64,
-    /// Taken from the own score.
+    /// Additive margin subtracted from the target score (paper: 0.01; MLRC found 0.31 to 0.70).
+    #[default = 0.01]
+    #[schemars(range(min = -2, max = 4))]
     pub margin: f64,
-    /// Weight of the pull between centres of a class.
+    /// Weight of the regulariser that draws the centres of a class together (paper: 0.2).
+    #[schemars(range(min = 0, max = 1000000))]
     pub tau: f64,
-}
-
-impl SoftTriple {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[
-        Field {
-            name: "centers_per_class",
-            default: Value::Count(10),
-            range: Range::Counts(1, 1_000),
-            about: "centres of a class (paper: 10, SOP 2)",
-        },
-        Field::number("la", 20.0, SCALE, "multiplies the scores (paper: 20; MLRC found 17.7 to 100)"),
-        Field::number("gamma", 0.1, SCALE, "temperature over the centres (paper: 0.1; MLRC states 1 / gamma)"),
-        Field::number("margin", 0.01, MARGIN, "taken from the own score (paper: 0.01; MLRC found 0.31 to 0.70)"),
-        Field::number("tau", 0.0, WEIGHT, "weight of the pull between centres of a class (paper: 0.2)"),
-    ];
-}
-
-impl Default for SoftTriple {
-    fn default() -> Self {
-        Self { centers_per_class: 10, la: 20.0, gamma: 0.1, margin: 0.01, tau: 0.0 }
-    }
 }
 
 impl<T: Real> Loss<T> for SoftTriple {

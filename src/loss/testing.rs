@@ -5,11 +5,11 @@ use proptest::test_runner::{Config, TestRunner};
 use serde_json::json;
 
 use super::check::{Tolerances, Verdict, check};
-use super::fields::Range;
 use super::registry::LossSpec;
 use super::{Batch, Gradients, Loss, LossError, Parameter};
 use crate::math::random::stream;
 use crate::math::real::Real;
+use crate::settings::SettingType;
 
 /// Values and gradients of pytorch-metric-learning 2.8.1 and of the mean-field paper's formulas, in 64 bits.
 const REFERENCE: &str = include_str!("../../tests/data/losses.json");
@@ -188,15 +188,16 @@ fn finite<T: Real>(spec: &LossSpec, what: &str, sample: &Sample) {
 fn steep(name: &str) -> Vec<LossSpec> {
     let plain = LossSpec::named(name).unwrap();
     let mut all = vec![plain.clone()];
-    for field in plain.fields() {
-        let words = match field.range {
-            Range::Words(words) => words.iter().map(|&word| json!(word)).collect(),
-            Range::Losses(names) => names.iter().map(|name| json!(LossSpec::named(name).unwrap())).collect(),
-            _ => Vec::new(),
+    for (field, setting) in &plain.settings().0 {
+        let words = match &setting.of {
+            SettingType::Union(variants) => {
+                variants.iter().map(|(name, _)| json!(LossSpec::named(name).unwrap())).collect()
+            }
+            _ => setting.one_of.clone(),
         };
         for end in [json!(1e-3), json!(1e3), json!(1), json!(200)].into_iter().chain(words) {
             let mut values = serde_json::to_value(&plain).unwrap();
-            values[field.name] = end;
+            values[field] = end;
             if let Ok(spec) = serde_json::from_value::<LossSpec>(values)
                 && spec.check().is_empty()
             {

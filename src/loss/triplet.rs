@@ -1,8 +1,9 @@
 //! Triplet margin loss over the triplets of a batch: all, or the semi-hard ones.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
-use super::fields::{Field, MARGIN, Range, Value};
 use super::formula::{Against, Anchor, Formula, Table};
 use super::measure::Measure;
 use crate::math::real::Real;
@@ -24,7 +25,7 @@ use crate::math::real::Real;
 /// Embeddings `B x D`; no parameters.
 ///
 /// # Parameters
-/// See [`Triplet::FIELDS`].
+/// The fields below.
 ///
 /// # Gradient
 /// With respect to a distance: (active triplets where it is the positive one - those where it is the negative one) / active
@@ -37,47 +38,26 @@ use crate::math::real::Real;
 /// Weinberger and Saul, JMLR 2009; Schroff, Kalenichenko and Philbin, *FaceNet*, CVPR 2015, who have squared distances and choose
 /// one semi-hard negative a pair. All triplets, all semi-hard ones and the average over non-zero terms are those of
 /// pytorch-metric-learning, which holds an index for each triplet, where this holds none.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Triplet {
-    /// By how much negatives must be farther than positives.
+    /// Margin: negatives must be farther than positives by this distance (Proxy-Anchor code: 0.1).
+    #[default = 0.05]
+    #[schemars(range(min = -2, max = 4))]
     pub margin: f64,
-    /// Which triplets take part.
+    /// Which triplets take part (Proxy-Anchor code: semi_hard).
     pub triplets: Triplets,
 }
 
 /// Which triplets take part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Triplets {
     /// All.
+    #[default]
     All,
     /// Those whose negative is farther than the positive, by at most the margin.
     SemiHard,
-}
-
-impl Triplet {
-    /// Names, defaults and ranges.
-    pub const FIELDS: &'static [Field] = &[
-        Field::number(
-            "margin",
-            0.05,
-            MARGIN,
-            "by how much negatives must be farther than positives (Proxy-Anchor code: 0.1)",
-        ),
-        Field {
-            name: "triplets",
-            default: Value::Word("all"),
-            range: Range::Words(&["all", "semi_hard"]),
-            about: "which triplets take part (Proxy-Anchor code: semi_hard)",
-        },
-    ];
-}
-
-impl Default for Triplet {
-    fn default() -> Self {
-        Self { margin: 0.05, triplets: Triplets::All }
-    }
 }
 
 impl Formula for Triplet {

@@ -1,6 +1,7 @@
 //! Networks as a whole: a backbone, a pooling, a head; and embeddings of images.
 
 use dfdx::prelude::Tape;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
@@ -16,7 +17,7 @@ const LONGEST: usize = 1 << 16;
 const LARGEST: usize = 1 << 12;
 
 /// What makes an embedding of pooled features.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Head {
     /// A linear layer whose weight starts from a Kaiming normal over its outputs and whose bias starts at 0: the

@@ -1,12 +1,13 @@
 //! How networks want the pixels of an image.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Channels of a pixel.
 pub const CHANNELS: usize = 3;
 
 /// The ways in which published networks want pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Normalisation {
     /// RGB from -1 to 1: mean and deviation 0.5. timm's ViT of AugReg, and `convnet4`.

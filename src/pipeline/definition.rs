@@ -23,7 +23,7 @@ use super::trust;
 use super::yaml::{self, Data, Entry, Node};
 
 /// The keys of a definition, besides those that only a kind or only a command has.
-const KEYS: [&str; 4] = ["kind", "run", "uses", "params"];
+pub(super) const KEYS: [&str; 4] = ["kind", "run", "uses", "params"];
 
 /// Finds, reads and keeps definitions.
 pub(super) struct Definitions<'k> {
@@ -83,6 +83,11 @@ impl<'k> Definitions<'k> {
     pub(super) fn new(file: &Path, kinds: &'k Kinds, embedded: &'k [(&'k str, &'k str)]) -> Definitions<'k> {
         let folder = trust::definitions_of(file);
         Definitions { kinds, embedded, folder, replaced: Vec::new(), read: BTreeMap::new(), open: Vec::new() }
+    }
+
+    /// The built-in definitions alone.
+    pub(super) fn built_in(kinds: &'k Kinds, embedded: &'k [(&'k str, &'k str)]) -> Definitions<'k> {
+        Definitions { kinds, embedded, folder: None, replaced: Vec::new(), read: BTreeMap::new(), open: Vec::new() }
     }
 
     /// Those of the project's that were read in the place of built-in ones.
@@ -273,6 +278,15 @@ impl Definition<'_> {
         }
     }
 
+    /// Its name and its own parameters, then those of the definition that it builds on, and so on.
+    pub(super) fn layers(&self) -> Vec<(&str, &Fields)> {
+        let mut layers = vec![(self.name.as_str(), &self.params)];
+        if let Body::Uses(base, _) = &self.body {
+            layers.extend(base.layers());
+        }
+        layers
+    }
+
     /// The names of all parameters, those of the definition that it builds on last.
     fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.params.names().collect();
@@ -297,13 +311,13 @@ impl Definition<'_> {
                 let of = |entry: &&Entry| self.params.names().any(|name| name == entry.key) == own;
                 Node::new(with.span, Data::Map(with.entries().iter().filter(of).cloned().collect()))
             };
-            let own = self.params.check(&part(true), "", missing, report)?;
+            let own = self.params.resolve(&part(true), missing, report)?;
             let resolve = |node: &Node| resolve(node, &mut self.scope(&own, None), report);
             let value = |name: &str| own.get(name).or_else(|| base.default_of(name)).cloned();
             let given = presets.fill(&part(false), resolve, value);
             return base.apply(&given, missing, report);
         }
-        let parameters = self.params.check(with, "", missing, report)?;
+        let parameters = self.params.resolve(with, missing, report)?;
         match &self.body {
             Body::Uses(..) => None,
             Body::Kind(kind, mapping) => {

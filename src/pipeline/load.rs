@@ -19,7 +19,7 @@ use super::schema::mismatch;
 use super::stages::Context;
 use super::yaml::{self, Data, Node};
 
-const KEYS: [&str; 10] =
+pub(super) const KEYS: [&str; 10] =
     ["name", "description", "params", "cases", "axes", "include", "exclude", "resources", "shell", "stages"];
 
 /// Reads and checks a pipeline.

@@ -12,6 +12,7 @@ mod expand;
 mod fixture;
 mod grid;
 mod interpolate;
+mod json_schema;
 pub mod kinds;
 mod link;
 mod load;
@@ -34,4 +35,5 @@ mod stages;
 pub mod trust;
 mod yaml;
 
+pub use json_schema::{definition_schema, pipeline_schema};
 pub use load::load;

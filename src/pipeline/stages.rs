@@ -17,7 +17,7 @@ use super::schema::mismatch;
 use super::shell::Shell;
 use super::yaml::{Data, Entry, Node};
 
-const KEYS: [&str; 12] =
+pub(super) const KEYS: [&str; 12] =
     ["uses", "run", "shell", "in", "with", "out", "env", "secrets", "resources", "retry", "timeout", "description"];
 
 /// A stage as it is written.

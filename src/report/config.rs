@@ -3,51 +3,70 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Deserialize;
+use schemars::JsonSchema;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 
 /// The word among `columns` that stands for the metrics, which are no axis.
 pub const METRIC: &str = "metric";
 
+/// The most digits that [`Config::digits`] may ask for: a double has no more.
+pub(super) const MAX_DIGITS: usize = 15;
+
 /// The parameters of a table.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Axes whose values name the rows.
+    /// The axis, or a list of axes, whose values are the rows.
     #[serde(deserialize_with = "one_or_many")]
+    #[schemars(with = "Value", extend("x-type" = "any"))]
     pub rows: Vec<String>,
-    /// Axes whose values head the columns, outermost first; [`METRIC`] among them places the metrics, last if absent.
-    #[serde(default, deserialize_with = "one_or_many")]
+    /// Axes whose values head the columns, outermost first, and `metric`, last if not among them.
+    #[serde(default = "metric", deserialize_with = "one_or_many")]
+    #[schemars(with = "Value", extend("x-type" = "any"))]
     pub columns: Vec<String>,
-    /// Axes over which a cell is averaged, usually the seed.
+    /// Axes over which a cell is averaged, usually seed.
     #[serde(default, deserialize_with = "one_or_many")]
+    #[schemars(with = "Value", extend("x-type" = "any"))]
     pub over: Vec<String>,
-    /// Axes that are averaged before anything else, so that what is compared is one value for each of the others: the folds
-    /// of a run, whose models share images and are no repetitions of it.
+    /// Axes that are averaged first, such as folds, which are not independent repetitions.
     #[serde(default, deserialize_with = "one_or_many")]
+    #[schemars(with = "Value", extend("x-type" = "any"))]
     pub averaged: Vec<String>,
-    /// The metrics to show, in this order; every one of the records if absent.
+    /// Metrics to show, in this order; all if not given.
     #[serde(default)]
     pub metrics: Option<Vec<String>>,
-    /// Probability with which an interval covers the true mean, in (0, 1). Written as `95%` or `0.95`.
-    #[serde(default = "default_interval", deserialize_with = "interval")]
+    /// Coverage of the confidence interval of the mean (Student t), such as 95% or 0.95.
+    #[serde(default = "default_interval", deserialize_with = "interval", serialize_with = "percent")]
+    #[schemars(with = "Value", extend("x-type" = "any"))]
     pub interval: f64,
     /// Whether the best value of a column is marked and the others are tested against it.
     #[serde(default)]
     pub best: Best,
-    /// The heading.
+    /// Heading of the table.
     #[serde(default)]
     pub title: Option<String>,
-    /// Digits after the decimal point, at most 15.
+    /// Digits after the decimal point.
     #[serde(default = "default_digits")]
+    #[schemars(range(min = 0, max = MAX_DIGITS))]
     pub digits: usize,
-    /// For which metrics more is better. Unless said here: all but those that end in `loss`, `seconds` or `bytes`.
+    /// Overrides, by metric, the direction inferred from the metric's name: more is better unless it ends in loss, seconds or bytes.
     #[serde(default)]
+    #[schemars(extend("x-type" = "any"))]
     pub higher_is_better: BTreeMap<String, bool>,
 }
 
+fn metric() -> Vec<String> {
+    vec![METRIC.to_owned()]
+}
+
+fn percent<S: Serializer>(level: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&format!("{}%", 100.0 * level))
+}
+
 /// What becomes of the best value of a column.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Best {
     /// Shown in bold, and the others tested against it.
@@ -56,9 +75,6 @@ pub enum Best {
     /// Neither.
     None,
 }
-
-/// The most digits that [`Config::digits`] may ask for: a double has no more.
-pub(super) const MAX_DIGITS: usize = 15;
 
 impl Config {
     /// Every mistake that can be seen without records, as (path of the field, what is wrong).
@@ -96,9 +112,6 @@ impl Config {
         if !(self.interval > 0.0 && self.interval < 1.0) {
             let given = self.interval;
             refuse("interval".into(), format!("is {given}, expected a level between 0 % and 100 %, such as 95%"));
-        }
-        if self.digits > MAX_DIGITS {
-            refuse("digits".into(), format!("is {}, expected at most {MAX_DIGITS}", self.digits));
         }
         problems
     }
@@ -179,7 +192,7 @@ mod tests {
     fn short_forms_mean_the_long_ones() {
         let short = parse(json!({ "rows": "loss", "over": "seed", "interval": "90%" })).unwrap();
         let long = parse(json!({
-            "rows": ["loss"], "columns": [], "over": ["seed"], "interval": 0.9, "best": "bold", "digits": 4,
+            "rows": ["loss"], "columns": ["metric"], "over": ["seed"], "interval": 0.9, "best": "bold", "digits": 4,
         }));
         assert_eq!(short, long.unwrap());
         assert_eq!(short.check(), []);
@@ -197,7 +210,7 @@ mod tests {
     fn every_mistake_is_told_at_once() {
         let config = parse(json!({
             "rows": [], "columns": ["dataset", "dataset"], "over": ["seed", "metric"], "metrics": ["p1", "p1"],
-            "interval": "100%", "digits": 16,
+            "interval": "100%",
         }));
         let told: Vec<String> =
             config.unwrap().check().iter().map(|(path, message)| format!("{path} {message}")).collect();
@@ -207,7 +220,6 @@ mod tests {
     over[1] is `metric`, which can only be one of `columns`
     metrics[1] repeats `p1`
     interval is 1, expected a level between 0 % and 100 %, such as 95%
-    digits is 16, expected at most 15
     "#);
     }
 

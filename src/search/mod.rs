@@ -6,6 +6,7 @@ mod parzen;
 mod quasi_random;
 mod space;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use space::{Dimension, Scale, Space, Values};
@@ -13,7 +14,7 @@ pub use space::{Dimension, Scale, Space, Values};
 use self::space::Point;
 
 /// How the next values are chosen.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
     /// Evenly over the space, whatever the scores are: scrambled Halton points.
@@ -25,19 +26,22 @@ pub enum Method {
 }
 
 /// The settings of a search. Every field but the space has a default.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Search {
-    /// What is searched.
+    /// Parameters by name, each with its `range: [low, high]` and a `scale`: linear (default), log or integer.
+    #[schemars(with = "serde_json::Value", extend("x-type" = "any"))]
     pub space: Space,
-    /// How.
+    /// Tree-structured Parzen estimator, or scrambled Halton points.
     #[serde(default)]
     pub method: Method,
-    /// Trials before scores count. Default 10.
+    /// Quasi-random trials before scores count.
     #[serde(default = "ten")]
+    #[schemars(range(min = 2, max = 1_000_000), extend("x-unit" = "trials"))]
     pub startup: u32,
-    /// Everything random follows from it.
+    /// Random seed.
     #[serde(default)]
+    #[schemars(range(min = 0))]
     pub seed: u64,
 }
 

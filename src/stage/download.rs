@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use fs_err as fs;
+use schemars::JsonSchema;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
 use ureq::http::HeaderValue;
@@ -48,61 +50,136 @@ struct ByHand {
     by_hand: String,
 }
 
-/// Splits the parameters: `generate` alone, or those of a download beside those of unpacking.
+/// The parameters of a download.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct Fetch {
+    #[serde(flatten)]
+    file: File,
+    /// Maximum number of extracted files and folders.
+    #[serde(default = "ten_million")]
+    #[schemars(range(min = 1))]
+    max_entries: u64,
+    /// Maximum size of a file without a `size`, and of what is extracted from it; the default is 1 TiB.
+    #[serde(default = "tebibyte")]
+    #[schemars(extend("x-type" = "size"))]
+    max_bytes: u64,
+    #[serde(flatten)]
+    patience: Patience,
+    /// Further files for the same folder.
+    #[serde(default)]
+    more: Vec<Further>,
+    /// About weights: what their tensors do not say; `train` reads it from about.json beside the file.
+    about: Option<About>,
+    /// Message shown when no mirror works.
+    by_hand: Option<String>,
+}
+
+/// Where a file is, and what it is known to be.
+#[derive(Debug, Deserialize, JsonSchema)]
+struct File {
+    /// Mirrors (https, http, file), tried in this order.
+    urls: Vec<String>,
+    /// SHA-256 of the file in hexadecimal.
+    sha256: Option<String>,
+    /// BLAKE3 of the file in hexadecimal.
+    blake3: Option<String>,
+    /// MD5 of the file in hexadecimal, where the authors publish nothing better.
+    md5: Option<String>,
+    /// Size of the file in bytes.
+    #[schemars(extend("x-type" = "size"))]
+    size: Option<u64>,
+    /// Whether the file is a tar, tar.gz or zip archive to extract; otherwise it is kept under its own name.
+    #[serde(default = "yes")]
+    unpack: bool,
+}
+
+/// How patiently a file is fetched.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+struct Patience {
+    /// Time to wait for a connection and for the next bytes; 60 if not given.
+    #[schemars(range(min = 1, max = 86_400), extend("x-unit" = "seconds"))]
+    timeout_s: Option<u64>,
+    /// Bytes per second below which a server is given up; 1024 if not given, 0 accepts any.
+    #[schemars(extend("x-type" = "size"))]
+    min_rate: Option<u64>,
+    /// Further attempts at one URL after a failure that may pass; 4 if not given.
+    #[schemars(range(min = 0, max = 100))]
+    retries: Option<u32>,
+    /// Pause before the first further attempt, doubled before each later one; 1000 if not given.
+    #[schemars(range(min = 0, max = 60_000), extend("x-unit" = "milliseconds"))]
+    backoff_ms: Option<u64>,
+}
+
+/// A further file. Limits and patience that it does not give are those of the first.
+#[derive(Debug, Deserialize, JsonSchema)]
+struct Further {
+    #[serde(flatten)]
+    file: File,
+    /// As above.
+    #[schemars(range(min = 1))]
+    max_entries: Option<u64>,
+    /// As above.
+    #[schemars(extend("x-type" = "size"))]
+    max_bytes: Option<u64>,
+    #[serde(flatten)]
+    patience: Patience,
+}
+
+fn ten_million() -> u64 {
+    10_000_000
+}
+
+fn tebibyte() -> u64 {
+    1 << 40
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What the parameters ask for: `generate` alone, or a download.
 fn wanted(map: &Map<String, Value>) -> Result<Wanted, Vec<ParameterProblem>> {
-    let mut map = map.clone();
     if let Some(spec) = map.get("generate") {
         let Value::Object(spec) = spec else { return Err(problems(vec![("generate", "is not a mapping".to_owned())])) };
         return Ok(Wanted::Generate(parsed(spec)?));
     }
-    let by_hand = match map.shift_remove("by_hand") {
-        None | Some(Value::Null) => None,
-        Some(Value::String(text)) => Some(text.trim_end().to_owned()),
-        Some(_) => return Err(problems(vec![("by_hand", "is not text".to_owned())])),
-    };
-    let about = match map.shift_remove("about") {
-        None | Some(Value::Null) => None,
-        Some(Value::Object(about)) => Some(parsed(&about).map_err(|mut found| {
-            found.iter_mut().for_each(|problem| problem.path.insert(0, "about".to_owned()));
-            found
-        })?),
-        Some(_) => return Err(problems(vec![("about", "is not a mapping".to_owned())])),
-    };
-    let more = match map.shift_remove("more") {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::Array(more)) => more,
-        Some(_) => return Err(problems(vec![("more", "is not a list".to_owned())])),
-    };
-    // The limits are those of every file.
-    let limits: Vec<(String, Value)> =
-        LIMITS.iter().filter_map(|&name| Some((name.to_owned(), map.get(name)?.clone()))).collect();
-    let mut wishes = vec![wish(map)?];
-    for (i, file) in more.into_iter().enumerate() {
-        let Value::Object(mut file) = file else {
-            return Err(problems(vec![(format!("more.{i}"), "is not a mapping".to_owned())]));
+    let Fetch { file, max_entries, max_bytes, patience, more, about, by_hand } = parsed(map)?;
+    let further = more.into_iter().map(|further| {
+        let (own, first) = (further.patience, patience.clone());
+        let patience = Patience {
+            timeout_s: own.timeout_s.or(first.timeout_s),
+            min_rate: own.min_rate.or(first.min_rate),
+            retries: own.retries,
+            backoff_ms: own.backoff_ms,
         };
-        for (name, value) in &limits {
-            file.entry(name).or_insert_with(|| value.clone());
-        }
-        wishes.push(wish(file).map_err(|found| within(i + 1, found))?);
-    }
-    Ok(Wanted::Fetch(wishes, by_hand, about))
+        let (entries, bytes) = (further.max_entries.unwrap_or(max_entries), further.max_bytes.unwrap_or(max_bytes));
+        further.file.wish(entries, bytes, patience)
+    });
+    let further: Vec<Wish> = further.collect();
+    let wishes = std::iter::once(file.wish(max_entries, max_bytes, patience)).chain(further).collect();
+    Ok(Wanted::Fetch(wishes, by_hand.map(|text| text.trim_end().to_owned()), about))
 }
 
-/// Parameters that hold for the further files too.
-const LIMITS: [&str; 4] = ["max_entries", "max_bytes", "min_rate", "timeout_s"];
-
-/// The parameters of one file. `max_bytes` bounds what comes in and what comes out of it.
-fn wish(mut map: Map<String, Value>) -> Result<Wish, Vec<ParameterProblem>> {
-    let mut limits = Map::new();
-    for (value, inner) in [(map.shift_remove("max_entries"), "entries"), (map.get("max_bytes").cloned(), "bytes")] {
-        if let Some(value) = value {
-            limits.insert(inner.to_owned(), value);
-        }
+impl File {
+    /// `bytes` bounds what comes in and what comes out of it.
+    fn wish(self, entries: u64, bytes: u64, patience: Patience) -> Wish {
+        let File { urls, sha256, blake3, md5, size, unpack } = self;
+        let known = DownloadConfig::default();
+        let config = DownloadConfig {
+            urls,
+            sha256,
+            blake3,
+            md5,
+            size,
+            retries: patience.retries.unwrap_or(known.retries),
+            backoff_ms: patience.backoff_ms.unwrap_or(known.backoff_ms),
+            timeout_s: patience.timeout_s.unwrap_or(known.timeout_s),
+            token: None,
+            min_rate: patience.min_rate.unwrap_or(known.min_rate),
+            max_bytes: bytes,
+        };
+        Wish { config, limits: unpack.then(|| UnpackLimits { entries, bytes, ..UnpackLimits::default() }) }
     }
-    let keep = map.shift_remove("unpack") == Some(Value::Bool(false));
-    let limits = if keep { None } else { Some(parsed(&limits)?) };
-    Ok(Wish { config: parsed(&map)?, limits })
 }
 
 /// Problems of file `index`, of which the first has its parameters at the top and the others in `more`.
@@ -232,7 +309,10 @@ mod tests {
         let wrong =
             r#"{"urls": ["file:///a"], "md5": "x", "more": [{"urls": ["file:///b"]}, {"urls": [], "max_bytes": 0}]}"#;
         assert_eq!(paths(wrong), [vec!["md5"], vec!["more", "1", "urls"], vec!["more", "1", "max_bytes"]]);
-        assert_eq!(paths(r#"{"urls": ["file:///a"], "more": [{"url": "file:///b"}]}"#), [["more", "0"]]);
+        assert_eq!(
+            paths(r#"{"urls": ["file:///a"], "more": [{"url": "file:///b"}]}"#),
+            [["more", "0", "url"], ["more", "0", "urls"]]
+        );
         assert_eq!(paths(r#"{"urls": ["file:///a"], "more": 1}"#), [["more"]]);
         assert!(paths(r#"{"urls": ["file:///a"], "more": [], "by_hand": "Fetch it."}"#).is_empty());
     }

@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use smart_default::SmartDefault;
 use thiserror::Error;
 
 use super::device::{self, Work};
@@ -33,10 +35,15 @@ pub(super) const KIND: Kind = Kind {
     check,
 };
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Parameters {
+#[derive(Debug, SmartDefault, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Parameters {
+    /// Split to embed.
+    #[default(Split::Test)]
     split: Split,
+    /// Short side that an image is resized to before its centre is cropped.
+    #[default = 256]
+    #[schemars(range(min = 1, max = 4096), extend("x-unit" = "pixels"))]
     short_side: u32,
 }
 

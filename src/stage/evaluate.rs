@@ -1,7 +1,9 @@
 //! `evaluate`: metrics of vectors, as one small JSON object, and a table with a row a query.
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use smart_default::SmartDefault;
 use thiserror::Error;
 
 use super::groups::Groups;
@@ -24,14 +26,23 @@ pub(super) const KIND: Kind = Kind {
     check,
 };
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Parameters {
+#[derive(Debug, SmartDefault, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Parameters {
+    /// Metrics: p1, rp, map_at_r, mrr, map, nmi, ami, f1, and r@K (Recall@K) for any K.
+    #[default(["map_at_r", "p1", "rp"].map(str::to_owned).to_vec())]
     metrics: Vec<String>,
+    /// Group of the images used as queries; required with `gallery`.
     query: Option<String>,
+    /// Group of the images used as gallery.
     gallery: Option<String>,
+    /// Which of two equally near images ranks first: that of the lower index, or that of the query's class (the official rule
+    /// of In-Shop).
     ties: Ties,
+    /// Average over queries, or over classes, which then count the same.
     average: Average,
+    /// Random seed for k-means.
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991u64))]
     seed: u64,
 }
 

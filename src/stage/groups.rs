@@ -5,8 +5,8 @@ use thiserror::Error;
 use super::vectors::{Part, Vectors};
 use crate::data::shard::Item;
 
-/// Groups of images that ask and that answer; without them every image asks all others.
-#[derive(Debug)]
+/// Groups of images used as queries and as gallery; without them every image is a query among all others.
+#[derive(Debug, Clone)]
 pub(super) struct Groups {
     pub query: Option<String>,
     pub gallery: Option<String>,

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -11,6 +12,7 @@ use thiserror::Error;
 use crate::engine::event::Progress;
 use crate::engine::execute::KindJob;
 use crate::pipeline::kinds::ParameterProblem;
+use crate::settings::{Fault, Settings};
 
 /// Anything that ends a job.
 pub type JobError = Box<dyn Error + Send + Sync>;
@@ -72,7 +74,14 @@ pub(super) fn parameters<T: DeserializeOwned>(map: &Map<String, Value>) -> Resul
 }
 
 /// The same for a check: what is wrong, in place of the value.
-pub(super) fn parsed<T: DeserializeOwned>(map: &Map<String, Value>) -> Result<T, Vec<ParameterProblem>> {
+pub(super) fn parsed<T: DeserializeOwned + JsonSchema + 'static>(
+    map: &Map<String, Value>,
+) -> Result<T, Vec<ParameterProblem>> {
+    let values = Value::Object(map.clone());
+    let faults = Settings::of::<T>().check(&values);
+    if !faults.is_empty() {
+        return Err(problems(faults.iter().map(Fault::message).collect()));
+    }
     parameters(map).map_err(|error| {
         let message = match error {
             JobMismatch::Parameters(message) => message,

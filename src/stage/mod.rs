@@ -5,6 +5,8 @@
 //! depends on its parameters and inputs alone: no clock, no host, no thread count.
 
 mod concat;
+#[cfg(test)]
+mod definitions;
 mod device;
 mod download;
 mod embed;
@@ -120,67 +122,5 @@ pub fn run_job(path: &Path, report: Report<'_>) -> Result<(), JobError> {
 
 #[cfg(test)]
 mod protocols;
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::loss::fields::{Range, Value as Default};
-    use crate::loss::registry::LossSpec;
-    use serde_yaml::Value as Yaml;
-
-    /// The loss section of `stages/train.yaml` says of every loss what the loss says of itself.
-    #[test]
-    fn the_schema_of_losses_equals_the_registry() {
-        let train: Yaml =
-            serde_yaml::from_str(definitions().iter().find(|(name, _)| *name == "train").unwrap().1).unwrap();
-        let variants = train["params"]["loss"]["variants"].as_mapping().unwrap();
-        let names: Vec<&str> = variants.keys().map(|name| name.as_str().unwrap()).collect();
-        let mut known = LossSpec::NAMES.to_vec();
-        known.sort_unstable();
-        let mut sorted = names.clone();
-        sorted.sort_unstable();
-        assert_eq!(sorted, known);
-        for name in names {
-            let fields = LossSpec::named(name).unwrap().fields().to_vec();
-            let declared = variants[name].as_mapping().unwrap();
-            assert_eq!(declared.len(), fields.len(), "{name}");
-            for field in fields {
-                let schema = &declared[field.name];
-                let at = format!("{name}.{}", field.name);
-                let default = match field.default {
-                    Default::Number(x) => Yaml::from(x),
-                    Default::Count(x) => Yaml::from(x),
-                    Default::Word(x) | Default::Loss(x) => Yaml::from(x),
-                };
-                assert_eq!(schema["default"], default, "{at}");
-                let numbers = |key: &str| -> Vec<f64> {
-                    schema[key].as_sequence().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
-                };
-                match field.range {
-                    Range::Between(low, high) => {
-                        assert_eq!(
-                            (schema["type"].as_str(), numbers("range")),
-                            (Some("float"), vec![low, high]),
-                            "{at}"
-                        );
-                    }
-                    Range::Counts(low, high) => {
-                        let range = vec![low as f64, high as f64];
-                        assert_eq!((schema["type"].as_str(), numbers("range")), (Some("int"), range), "{at}");
-                    }
-                    Range::Words(words) => {
-                        let listed: Vec<&str> =
-                            schema["one_of"].as_sequence().unwrap().iter().map(|x| x.as_str().unwrap()).collect();
-                        assert_eq!((schema["type"].as_str(), listed), (Some("string"), words.to_vec()), "{at}");
-                    }
-                    Range::Losses(names) => {
-                        let wrapped = schema["variants"].as_mapping().unwrap();
-                        let listed: Vec<&str> = wrapped.keys().map(|name| name.as_str().unwrap()).collect();
-                        assert_eq!((schema["type"].as_str(), listed), (Some("union"), names.to_vec()), "{at}");
-                        assert!(wrapped.iter().all(|(name, fields)| variants[name] == *fields), "{at}");
-                    }
-                }
-            }
-        }
-    }
-}
+mod schema_tests;

@@ -1,7 +1,9 @@
 //! `neighbours`: query images and the images nearest to them, as a picture and a page.
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use smart_default::SmartDefault;
 use thiserror::Error;
 
 use super::groups::Groups;
@@ -31,21 +33,35 @@ pub(super) const KIND: Kind = Kind {
     check,
 };
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Parameters {
+#[derive(Debug, SmartDefault, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Parameters {
+    /// Split that the vectors are of.
+    #[default(Split::Test)]
     split: Split,
+    /// Number of queries.
+    #[default = 10]
+    #[schemars(range(min = 1, max = 1000))]
     queries: usize,
+    /// Number of nearest images for each query.
+    #[default = 10]
+    #[schemars(range(min = 1, max = 100))]
     neighbours: usize,
+    /// Which queries: drawn by `seed`, or those of the lowest or the highest MAP@R.
     choose: Choose,
+    /// Random seed of the queries.
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991u64))]
     seed: u64,
+    /// Group of the images used as queries; required with `gallery`.
     query: Option<String>,
+    /// Group of the images used as gallery.
     gallery: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Choose {
+    #[default]
     Random,
     Worst,
     Best,

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
@@ -26,20 +27,36 @@ pub(super) const KIND: Kind = Kind {
     check,
 };
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Pick {
+    #[default]
     Next,
     Best,
 }
 
-#[derive(Debug, Deserialize)]
-struct Parameters {
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct Parameters {
+    /// Values to try next, or the best of those that were tried.
+    #[serde(default)]
     pick: Pick,
+    /// Name of the score, of which more is better; a trial whose score is not a number has 0.
+    #[serde(default = "validation_map_at_r")]
     objective: String,
+    /// 0-based number of the trial, such as ${trial}.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1_000_000))]
     at: Option<u32>,
+    /// Axes along which to run independent searches, such as ${dataset}: an axis that it mentions has a search for each value.
+    #[serde(default, rename = "apart")]
+    #[schemars(extend("x-type" = "any"))]
+    _apart: Option<Value>,
     #[serde(flatten)]
-    rest: Map<String, Value>,
+    search: Search,
+}
+
+fn validation_map_at_r() -> String {
+    "validation_map_at_r".to_owned()
 }
 
 #[derive(Debug, Error)]
@@ -56,20 +73,12 @@ enum SearchError {
     NoTrial,
 }
 
-/// The settings of the search among the parameters; `apart` only keeps cells apart.
-fn settings(rest: &Map<String, Value>) -> Map<String, Value> {
-    rest.iter().filter(|(name, _)| *name != "apart").map(|(name, value)| (name.clone(), value.clone())).collect()
-}
-
 fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
     let told: Parameters = match parsed(map) {
         Ok(told) => told,
         Err(found) => return found,
     };
-    let mut found = match parsed::<Search>(&settings(&told.rest)) {
-        Ok(search) => problems(search.check()),
-        Err(found) => found,
-    };
+    let mut found = problems(told.search.check());
     if told.pick == Pick::Next && told.at.is_none() {
         let message = "is missing: the next values are those of a trial, such as `at: ${trial}`".to_owned();
         found.push(ParameterProblem { path: vec!["at".to_owned()], message });
@@ -78,8 +87,7 @@ fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
 }
 
 pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
-    let Parameters { pick, objective, at, rest } = parameters(&job.parameters)?;
-    let search: Search = parameters(&settings(&rest))?;
+    let Parameters { pick, objective, at, search, .. } = parameters(&job.parameters)?;
     let (names, trials) = gather(&job.inputs, &objective)?;
     let values = match pick {
         Pick::Next => search.suggest(at.unwrap_or_default(), &trials.iter().map(Tried::trial).collect::<Vec<_>>()),

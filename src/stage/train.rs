@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::device::{self, Work};
@@ -17,13 +16,11 @@ use crate::data::shard::ImageSet;
 use crate::data::split::Split;
 use crate::engine::event::Progress;
 use crate::engine::execute::KindJob;
-use crate::loss::Loss;
-use crate::loss::registry::LossSpec;
 use crate::nn::Backend;
 use crate::pipeline::kinds::{InputSpec, Inputs, Kind, ParameterProblem};
 use crate::train::{
-    CheckpointError, CheckpointTarget, Config, EpochLog, EpochTable, HeldOut, KeepEpoch, SelectOn, Start, TrainError,
-    TrainSet, Validate, summary, train,
+    CheckpointError, Config, EpochLog, EpochTable, HeldOut, KeepEpoch, SelectOn, Start, TrainError, TrainSet, Validate,
+    summary, train,
 };
 
 pub(super) const KIND: Kind = Kind {
@@ -41,49 +38,29 @@ pub(super) const KIND: Kind = Kind {
     check,
 };
 
-/// Splits the parameters into the loss, the groups of query and gallery, and the rest.
-pub(super) fn split(map: &Map<String, Value>) -> (Map<String, Value>, Groups, Map<String, Value>) {
-    let mut rest = map.clone();
-    let loss = rest.shift_remove("loss").into_iter().map(|loss| ("loss".to_owned(), loss)).collect();
-    let mut group = |name: &str| {
-        let validate = rest.get_mut("validate")?.as_object_mut()?;
-        Some(validate.shift_remove(name)?.as_str()?.to_owned())
-    };
-    let groups = Groups { query: group("query"), gallery: group("gallery") };
-    (loss, groups, rest)
-}
-
-#[derive(Debug, Deserialize)]
-struct WithLoss {
-    loss: LossSpec,
-}
-
 fn check(map: &Map<String, Value>) -> Vec<ParameterProblem> {
-    let (loss, groups, rest) = split(map);
-    let mut found = match parsed::<Config>(&rest) {
-        Ok(config) => problems(config.check()),
-        Err(found) => found,
+    let config: Config = match parsed(map) {
+        Ok(config) => config,
+        Err(found) => return found,
     };
-    let lone = groups.check().into_iter();
-    found.extend(problems(lone.map(|(missing, message)| (format!("validate.{missing}"), message)).collect()));
-    match parsed::<WithLoss>(&loss) {
-        Ok(WithLoss { loss }) => {
-            let faults = loss.check().into_iter().map(|(field, message)| (format!("loss.{field}"), message));
-            found.extend(problems(faults.collect()));
-            if let (Ok(config), Ok(loss)) = (parsed::<Config>(&rest), loss.build::<f32>()) {
-                found.extend(problems(config.check_loss(&*loss)));
-            }
-        }
-        Err(faults) => found.extend(faults),
-    }
-    found
+    let lone = groups(&config).check().into_iter();
+    let mut found = config.check();
+    found.extend(lone.map(|(missing, message)| (format!("validate.{missing}"), message)));
+    found.extend(config.check_loss());
+    problems(found)
+}
+
+/// Which groups of the images are queries and gallery of the scores.
+fn groups(config: &Config) -> Groups {
+    let of =
+        |group: fn(&Validate) -> &Option<String>| config.validate.as_ref().and_then(|validate| group(validate).clone());
+    Groups { query: of(|validate| &validate.query), gallery: of(|validate| &validate.gallery) }
 }
 
 /// A training, whatever the device.
 struct Training<'a> {
     config: &'a Config,
     data: TrainSet<'a>,
-    loss: &'a dyn Loss<f32>,
     start: Start<'a>,
     on_epoch: &'a mut dyn FnMut(&EpochLog),
 }
@@ -93,34 +70,31 @@ impl Work for Training<'_> {
     type Output = Result<(Vec<u8>, Option<String>), JobError>;
 
     fn on<B: Backend>(self, device: &B) -> Self::Output {
-        let Self { config, data, loss, start, on_epoch } = self;
-        let trained = match train(device, config, &data, loss, start, on_epoch) {
+        let Self { config, data, start, on_epoch } = self;
+        let trained = match train(device, config, &data, start, on_epoch) {
             // The state of another training, or a broken one: this one starts from scratch and replaces it.
             Err(TrainError::Checkpoint(error)) if error.is_useless() => {
                 tracing::warn!("restarting from scratch: {error}");
-                if let Some(checkpoint) = start.checkpoint {
-                    fs_err::remove_file(checkpoint.path)?;
+                if let Some(path) = start.checkpoint {
+                    fs_err::remove_file(path)?;
                 }
-                train(device, config, &data, loss, start, on_epoch)?
+                train(device, config, &data, start, on_epoch)?
             }
             // That of a run of another length, which may still be extended: this one starts from scratch in a file of its own.
             Err(TrainError::Checkpoint(error @ (CheckpointError::Total(_) | CheckpointError::Beyond { .. }))) => {
                 tracing::info!("restarting from scratch: {error}");
-                let own = start.checkpoint.map(|other| {
-                    let path = other.path.with_file_name(format!("checkpoint-{}.safetensors", config.epochs));
-                    (path, other.settings)
-                });
-                let checkpoint = own.as_ref().map(|(path, settings)| CheckpointTarget { path, settings });
-                train(device, config, &data, loss, Start { checkpoint, ..start }, on_epoch)?
+                let name = format!("checkpoint-{}.safetensors", config.epochs);
+                let own = start.checkpoint.map(|path| path.with_file_name(name));
+                train(device, config, &data, Start { checkpoint: own.as_deref(), ..start }, on_epoch)?
             }
             other => other?,
         };
-        if let (Some(validate), Some(score)) = (config.validate, trained.untrained) {
+        if let (Some(validate), Some(score)) = (&config.validate, trained.untrained) {
             let title = validate.metric.title();
             let role = if trained.epoch == 0 { "and is the one kept" } else { "which counts as epoch 0" };
             tracing::info!("the untrained network has a {} {title} of {score:.4}, {role}", validate.on.name());
         }
-        let remark = config.validate.and_then(remark).map(|remark| (REMARK.to_owned(), remark));
+        let remark = config.validate.as_ref().and_then(remark).map(|remark| (REMARK.to_owned(), remark));
         let metadata: BTreeMap<String, String> = remark.into_iter().collect();
         Ok((trained.model.to_safetensors_with(device, metadata)?, trained.not_finite))
     }
@@ -131,7 +105,7 @@ impl Work for Training<'_> {
 pub(super) const REMARK: &str = "remark";
 
 /// A remark on a network that was selected by the scores that the table reports.
-fn remark(validate: Validate) -> Option<String> {
+fn remark(validate: &Validate) -> Option<String> {
     let selects = validate.on == SelectOn::Test && (validate.keep == KeepEpoch::Best || validate.patience.is_some());
     let title = validate.metric.title();
     selects.then(|| match validate.keep {
@@ -193,9 +167,7 @@ fn progress(config: &Config, log: &EpochLog) -> Progress {
 }
 
 pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
-    let (loss_settings, groups, rest) = split(&suggested(job)?);
-    let mut config: Config = parameters(&rest)?;
-    let loss = parameters::<WithLoss>(&loss_settings)?.loss.build::<f32>()?;
+    let mut config: Config = parameters(&suggested(job)?)?;
     let pretrained = input(job, "weights").map(|path| open_weights(path, &mut config)).transpose()?;
     let images = ImageSet::open(required(job, "images")?)?;
     let view = images.split(Split::Train);
@@ -207,8 +179,8 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     }
     let [height, width] = size.map(|side| side as usize);
     let data = TrainSet { images: &view, height, width, classes: view.class_names.len() };
-    let held_out = config.validate.map(|validate| images.split(split_of(validate.on)));
-    let positions = held_out.as_ref().map(|view| groups.of_images(view.items)).transpose()?.flatten();
+    let held_out = config.validate.as_ref().map(|validate| images.split(split_of(validate.on)));
+    let positions = held_out.as_ref().map(|view| groups(&config).of_images(view.items)).transpose()?.flatten();
     let held_out = held_out.as_ref().map(|view| HeldOut {
         images: EvalImages::new(view, size, config.evaluation_short_side),
         query_gallery: positions.as_ref().map(|(query, gallery)| (&query[..], &gallery[..])),
@@ -216,15 +188,15 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     let _held = hold(&job.resume, "a training")?;
     sweep(&job.resume)?;
     let checkpoint = job.resume.join("checkpoint.safetensors");
-    let checkpoint = Some(CheckpointTarget { path: &checkpoint, settings: &loss_settings });
-    let start = Start { weights: pretrained.as_ref().map(|pretrained| &pretrained.file), checkpoint, held_out };
+    let weights = pretrained.as_ref().map(|pretrained| &pretrained.file);
+    let start = Start { weights, checkpoint: Some(&checkpoint), held_out };
     let mut table = EpochTable::new(&config);
     let mut on_epoch = |log: &EpochLog| {
         table.push(log);
         tracing::info!("{}", summary(&config, log));
         report(&progress(&config, log));
     };
-    let training = Training { config: &config, data, loss: &*loss, start, on_epoch: &mut on_epoch };
+    let training = Training { config: &config, data, start, on_epoch: &mut on_epoch };
     let (weights, not_finite) = device::run(training)??;
     if let Some(reason) = not_finite {
         tracing::warn!("stops early: {reason}");

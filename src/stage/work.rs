@@ -35,6 +35,7 @@ impl Works {
                 let epoch = config.steps_per_epoch.map_or(counts[0], |steps| f64::from(steps) * batch);
                 let scored = config
                     .validate
+                    .as_ref()
                     .map_or(0.0, |validate| counts[train::split_of(validate.on) as usize] / f64::from(validate.every));
                 // A step has the products of the forward pass three times.
                 Some(f64::from(config.epochs) * (3.0 * epoch + scored) * forward)
@@ -87,8 +88,7 @@ fn input(pipeline: &Pipeline, cell: CellId, name: &str) -> Option<CellId> {
 
 /// The settings of a training.
 pub(super) fn config(parameters: &Map<String, Value>) -> Option<Config> {
-    let (_, _, rest) = train::split(parameters);
-    parsed(&rest).ok()
+    parsed(parameters).ok()
 }
 
 /// Images of the three splits, by [`Split`]: as published, or as a generator makes them.

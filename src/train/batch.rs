@@ -1,27 +1,36 @@
 //! How a mini-batch is drawn, as settings say it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use crate::data::sampler::Draw;
 
 /// The images of a mini-batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BatchShape {
-    /// Classes of a batch that is drawn by [`BatchDraw::Classes`]. Default 30.
+    /// Classes of a batch without `draw`.
+    #[default = 30]
+    #[schemars(range(min = 1, max = 65536))]
     pub classes: usize,
-    /// Images of each class, unless they are shuffled. Default 4.
+    /// Images of each class.
+    #[default = 4]
+    #[schemars(range(min = 1, max = 65536))]
     pub per_class: usize,
-    /// How they are drawn; by classes if absent.
+    /// How images are drawn; classes if not given. shuffled: images in random order, the last incomplete batch left out
+    /// (traditional protocol). balanced: size / per_class classes, their images with replacement (its IPC). in_turn: all
+    /// classes once before any comes again (MLRC).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draw: Option<BatchDraw>,
-    /// Images of a batch that is drawn in any other way.
+    /// Images of a batch, with any `draw` but classes.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65536))]
     pub size: Option<usize>,
 }
 
 /// How the images of a mini-batch are drawn: a [`Draw`] by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BatchDraw {
     /// [`Draw::Classes`].
@@ -32,12 +41,6 @@ pub enum BatchDraw {
     Balanced,
     /// [`Draw::InTurn`].
     InTurn,
-}
-
-impl Default for BatchShape {
-    fn default() -> Self {
-        Self { classes: 30, per_class: 4, draw: None, size: None }
-    }
 }
 
 impl BatchShape {
@@ -59,7 +62,7 @@ impl BatchShape {
         }
     }
 
-    /// Fields outside their ranges: (path, message).
+    /// What does not fit together: (path, message).
     pub(super) fn check(&self) -> Vec<(String, String)> {
         let mut mistakes = Vec::new();
         let mut require = |valid: bool, path: &str, range: String, found: String| {
@@ -67,9 +70,7 @@ impl BatchShape {
                 mistakes.push((path.to_owned(), format!("must be {range}, but is {found}")));
             }
         };
-        let Self { classes, per_class, draw, size } = *self;
-        require(classes >= 1, "batch.classes", "at least 1".into(), classes.to_string());
-        require(per_class >= 1, "batch.per_class", "at least 1".into(), per_class.to_string());
+        let Self { per_class, draw, size, .. } = *self;
         let found = size.map_or("absent".to_owned(), |size| size.to_string());
         match draw.unwrap_or(BatchDraw::Classes) {
             BatchDraw::Classes => {
@@ -108,7 +109,7 @@ mod tests {
         assert_eq!(paths(r#"{"size": 8}"#), "batch.size");
         assert_eq!(paths(r#"{"draw": "shuffled"}"#), "batch.size");
         assert_eq!(paths(r#"{"draw": "balanced", "size": 32, "per_class": 5}"#), "batch.size");
-        assert_eq!(paths(r#"{"draw": "in_turn", "size": 0, "per_class": 0}"#), "batch.per_class batch.size");
+        assert_eq!(paths(r#"{"draw": "in_turn", "size": 0, "per_class": 0}"#), "batch.size");
         // Keys and checkpoints of trainings that say nothing of it are what they were.
         assert_eq!(serde_json::to_string(&BatchShape::default()).unwrap(), r#"{"classes":30,"per_class":4}"#);
     }

@@ -3,7 +3,9 @@
 mod measure;
 mod validate;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
+use smart_default::SmartDefault;
 
 use super::batch::BatchShape;
 use super::mode::MeanFields;
@@ -12,28 +14,29 @@ use super::precision::Precision;
 use super::schedule::{Schedule, WarmUp};
 use crate::data::augment::{Augment, Variation};
 use crate::data::images::SHORT_SIDE;
-use crate::loss::{Loss, has_class_vectors};
+use crate::loss::registry::{ComparedWith, LossSpec};
 use crate::math::random::seed_of;
 use crate::nn::weights::Choice;
 use crate::nn::{Backbone, CONVNET4, Head, Normalisation, Pooling};
+use crate::settings::Settings;
 
 pub use measure::Measure;
 pub use validate::{Criterion, KeepEpoch, SelectOn, UnknownCriterion, Untrained, Validate};
 
 /// What happens to a training whose loss, or a gradient of it, is no finite number any more.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NotFinite {
     /// It fails.
     #[default]
     Fail,
     /// It ends there, with the network of the epoch before, and says so in its log: a search counts such a trial as 0,
-    /// as MLRC does.
+    /// as MLRC does (paper notes 8).
     Stop,
 }
 
 /// How the backbone's batch normalisation works while it trains. The head has none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BatchNorm {
     /// By the statistics of the batch, which move the running ones, in epochs with a frozen backbone too; scale and
@@ -46,7 +49,7 @@ pub enum BatchNorm {
     ///
     /// With `freeze_backbone_epochs` of 1 or more it is what the official code of the mean-field paper does when told to
     /// freeze batch normalisation: the end of its warm-up makes scale and shift trainable again, so that `frozen` is
-    /// what it says and this what it does. It is MLRC's evaluation mode too.
+    /// what it says and this what it does (paper notes 7.1, quirk 3). It is MLRC's evaluation mode too.
     FrozenStatistics,
 }
 
@@ -61,129 +64,140 @@ pub enum Group {
     Loss,
 }
 
-/// The settings of a run. Every field has a default; an unknown field is an error.
-///
-/// | field | default | range |
-/// | --- | --- | --- |
-/// | `backbone` | `convnet4` | a [`Backbone`] |
-/// | `pixels` | the backbone's own | a [`Normalisation`] |
-/// | `weights` | the only ones that fit | a [`Choice`] |
-/// | `pooling` | class token of a transformer, else average | a [`Pooling`] |
-/// | `dropout` | 0 | in [0, 1) |
-/// | `head` | linear | a [`Head`] |
-/// | `dim` | 64 | at least 1; with `head: identity` the backbone's features |
-/// | `epochs` | 20 | at least 1 |
-/// | `steps_per_epoch` | images / batch, rounded down | at least 1 |
-/// | `batch` | 30 classes of 4 | a [`BatchShape`] |
-/// | `optimiser` | AdamW | an [`OptimiserSpec`] |
-/// | `learning_rate` | 1e-3 | finite, above 0 |
-/// | `head_learning_rate` | `learning_rate` | finite, above 0 |
-/// | `loss_learning_rate` | 1e-1 | finite, above 0 |
-/// | `loss_rate_ratio` | none | finite, above 0 |
-/// | `weight_decay` | 1e-4 | finite, 0 or above |
-/// | `head_weight_decay` | `weight_decay` | finite, 0 or above |
-/// | `loss_weight_decay` | 1e-4 | finite, 0 or above |
-/// | `schedule` | constant | a [`Schedule`] |
-/// | `warm_up` | none | a [`WarmUp`] |
-/// | `freeze_backbone_epochs` | 0 | any |
-/// | `batch_norm` | batch | a [`BatchNorm`] |
-/// | `accumulate` | 1 | at least 1 |
-/// | `clip` | 10 | above 0, may be infinite |
-/// | `clip_loss` | false | any |
-/// | `clip_norm` | none | finite, above 0 |
-/// | `augment` | flip 0.5, shift 3 | an [`Augment`] |
-/// | `evaluation_short_side` | 256 | in 1..=4096, at least `augment.size` with crops |
-/// | `mean_fields` | joint | a [`MeanFields`] |
-/// | `measure` | none | a [`Measure`] |
-/// | `precision` | full | a [`Precision`]; `mixed` needs a GPU |
-/// | `validate` | none | a [`Validate`], its `every` at most `epochs` |
-/// | `not_finite` | fail | a [`NotFinite`] |
-/// | `seed` | 0 | any, or a list of such numbers |
+/// The settings of a training. Every field but the loss must have a default; an unknown field is an error.
 ///
 /// The protocols of the mean-field paper, which set these, are the stage definitions `train/traditional` and `train/mlrc`
 /// (docs/protocols.md).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The network's trunk.
+    /// Network before the head; `in: { weights: FILE }` gives it pretrained weights.
+    #[default(&CONVNET4)]
+    #[schemars(schema_with = "backbones")]
     pub backbone: &'static Backbone,
-    /// How pixels are normalised; in the backbone's own way if absent.
+    /// Pixel normalisation: RGB from -1 to 1; RGB by ImageNet's mean and deviation; or BGR from 0 to 255 less its mean. If not
+    /// given, that of the backbone, or of the weight file; required with weights from elsewhere in vit_small_16.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pixels: Option<Normalisation>,
-    /// Which weights of the file that the backbone starts from; the only ones that fit if absent.
+    /// Which weights of the file to load, where it has several (`meanfield weights inspect` lists them); if not given, the only
+    /// ones that fit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<Choice>,
-    /// How its map becomes one vector; the backbone's own way if absent.
+    /// Pooling of the backbone's feature map to one vector; average_max is the sum of both (Proxy-Anchor code). If not given,
+    /// the class token of a transformer, else average.
     pub pooling: Option<Pooling>,
-    /// Share of the pooled features that a batch does without, drawn anew for each batch.
+    /// Dropout rate of the pooled features.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub dropout: f64,
-    /// What makes an embedding of them.
+    /// Layer that makes embeddings of features: linear with a Kaiming-normal weight by fan-out (Proxy-Anchor code), linear with
+    /// PyTorch's default initialisation (MLRC), or none.
     pub head: Head,
-    /// Length of an embedding.
+    /// Embedding dimension; with `head: identity` the number of the backbone's features.
+    #[default = 64]
+    #[schemars(range(min = 1, max = 65536))]
     pub dim: usize,
-    /// Passes over the training set, in the sense of `steps_per_epoch`.
+    /// Number of epochs, each a pass over the train split unless `steps_per_epoch` is given.
+    #[default = 20]
+    #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "epochs"))]
     pub epochs: u32,
-    /// Mini-batches of an epoch.
+    /// Mini-batches of an epoch; if not given, images / batch size, rounded down.
+    #[schemars(range(min = 1), extend("x-unit" = "batches"))]
     pub steps_per_epoch: Option<u32>,
-    /// The mini-batch.
+    /// The mini-batch: classes x per_class images, drawn without replacement; or, with `draw`, `size` images.
     pub batch: BatchShape,
-    /// The optimiser of all groups.
+    /// Optimiser of network and loss, with PyTorch's definitions and defaults.
     pub optimiser: OptimiserSpec,
-    /// Rate of the backbone.
+    /// Learning rate of the backbone.
+    #[default = 1e-3]
+    #[schemars(range(max = 1000), extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
-    /// Rate of the head; the backbone's if absent.
+    /// Learning rate of the head; if not given, the backbone's.
+    #[schemars(range(max = 1000), extend("exclusiveMinimum" = 0))]
     pub head_learning_rate: Option<f64>,
-    /// Rate of the loss's parameters.
+    /// Learning rate of the loss's own parameters (mean fields, proxies).
+    #[default = 1e-1]
+    #[schemars(range(max = 1000), extend("exclusiveMinimum" = 0))]
     pub loss_learning_rate: f64,
-    /// That rate as a multiple of the backbone's, in place of `loss_learning_rate`: `lr_ratio` of the official code.
+    /// That rate as a multiple of `learning_rate`, in place of `loss_learning_rate` (paper's code: lr_ratio, 2000).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1_000_000_000), extend("exclusiveMinimum" = 0))]
     pub loss_rate_ratio: Option<f64>,
-    /// Weight decay of the backbone, of all its parameters: decoupled with AdamW, else added to the gradient.
+    /// Weight decay of the backbone: decoupled with adamw, otherwise added to the gradient.
+    #[default = 1e-4]
+    #[schemars(range(min = 0, max = 1000))]
     pub weight_decay: f64,
-    /// The same of the head; the backbone's if absent.
+    /// Weight decay of the head; if not given, the backbone's.
+    #[schemars(range(min = 0, max = 1000))]
     pub head_weight_decay: Option<f64>,
-    /// The same of the loss's parameters.
+    /// Weight decay of the loss's own parameters.
+    #[default = 1e-4]
+    #[schemars(range(min = 0, max = 1000))]
     pub loss_weight_decay: f64,
-    /// How all rates change from epoch to epoch.
+    /// Learning-rate schedule of all groups, by epoch.
     pub schedule: Schedule,
-    /// How they rise before that.
+    /// Linear warm-up of the learning rates before the schedule; none if not given.
     pub warm_up: Option<WarmUp>,
-    /// Epochs at the start in which the head and the loss's parameters learn alone: the warm-up of the official code.
+    /// Initial epochs with the backbone frozen, in which head and loss learn alone (paper: 1 or 5).
+    #[schemars(range(min = 0, max = 100_000), extend("x-unit" = "epochs"))]
     pub freeze_backbone_epochs: u32,
-    /// Batch normalisation while it trains.
+    /// Batch normalisation in training: by batch statistics; or by the stored ones, with scale and shift frozen too (frozen) or
+    /// learning (frozen_statistics, the paper's code).
     pub batch_norm: BatchNorm,
-    /// Batches whose gradients are averaged before a step. The last step of an epoch averages those that are left.
+    /// Gradient accumulation: batches whose gradients are averaged before a step.
+    ///
+    /// The last step of an epoch averages those that are left.
+    #[default = 1]
+    #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "batches"))]
     pub accumulate: u32,
-    /// Each element of the network's gradient is clamped to `-clip..=clip`, after `clip_norm`; the loss's gradient is
-    /// not, as in the official code.
+    /// Clips each element of the network's gradient to -clip..clip, after `clip_norm`; 1e30 clips nothing.
+    #[default = 10.0]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub clip: f64,
-    /// Whether `clip` holds for the loss's gradient too: what the official code means to do and does not.
+    /// Whether `clip` applies to the gradients of the loss's parameters too; no if not given, as in the paper's code.
+    ///
+    /// The official code means to do it and does not (quirk 4 of docs/protocols.md).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub clip_loss: bool,
-    /// The network's gradient, that of all its learning parameters together, is shortened to this length if it is
-    /// longer; the loss's gradient is not.
+    /// Clips the global norm of the network's gradient, before `clip`; none if not given.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub clip_norm: Option<f64>,
-    /// Random variation of the images.
+    /// Random augmentation of training images.
     pub augment: Augment,
-    /// Where images are embedded without variation, those that are not of the network's input size are resized to this short
-    /// side, and their centre is cropped. Default 256, as in the papers.
+    /// Where images are embedded without augmentation, those that do not have the size of the network's input are resized to
+    /// this short side and cropped at their centre.
+    #[default(SHORT_SIDE)]
+    #[schemars(range(min = 1, max = 4096), extend("x-unit" = "pixels"))]
     pub evaluation_short_side: u32,
-    /// How the loss's vectors of the classes come about.
+    /// How class vectors (mean fields, proxies) are updated (docs/losses.md); joint if not given. The other ways need a loss
+    /// with one vector for each class.
+    #[schemars(extend("x-optional" = true))]
     pub mean_fields: MeanFields,
-    /// What is measured on the way; nothing if absent.
+    /// Measurements of the training in `epochs` (docs/losses.md), each a pass over the images and up to 2 steps for each batch;
+    /// none if not given.
     pub measure: Option<Measure>,
-    /// What products are reckoned in.
+    /// Precision of products: full, or mixed, half precision with a dynamic loss scale, on a GPU (docs/networks.md); full if not
+    /// given.
     #[serde(skip_serializing_if = "Precision::is_full")]
     pub precision: Precision,
-    /// How it is scored on the way, and which epoch it leaves; the last, unscored, if absent.
+    /// Scores the network on a split while it trains, and keeps the best epoch; if not given, the last epoch, unscored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validate: Option<Validate>,
-    /// What happens if the loss is no finite number; the training fails if absent.
+    /// On a NaN or infinite loss: fail the cell, or stop and keep the previous epoch, for a search to count as 0; fail if not
+    /// given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_finite: Option<NotFinite>,
-    /// Everything random follows from it. Several numbers, as in `[2, 0]`, are one seed by [`seed_of`].
+    /// Seed of initial weights, batches and augmentation; a list such as [${fold}, ${run}] is one seed of several numbers.
     #[serde(deserialize_with = "one_seed")]
+    #[schemars(with = "u64", extend("x-type" = "seed"))]
     pub seed: u64,
+    /// The loss and its parameters; `meanfield loss list` describes them.
+    #[schemars(extend("x-required" = true))]
+    pub loss: LossSpec,
+}
+
+/// The schema of the name of a backbone.
+fn backbones(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": crate::nn::BACKBONE_NAMES })
 }
 
 fn one_seed<'de, D: Deserializer<'de>>(numbers: D) -> Result<u64, D::Error> {
@@ -199,60 +213,25 @@ fn one_seed<'de, D: Deserializer<'de>>(numbers: D) -> Result<u64, D::Error> {
     })
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            backbone: &CONVNET4,
-            pixels: None,
-            weights: None,
-            pooling: None,
-            dropout: 0.0,
-            head: Head::default(),
-            dim: 64,
-            epochs: 20,
-            steps_per_epoch: None,
-            batch: BatchShape::default(),
-            optimiser: OptimiserSpec::default(),
-            learning_rate: 1e-3,
-            head_learning_rate: None,
-            loss_learning_rate: 1e-1,
-            loss_rate_ratio: None,
-            weight_decay: 1e-4,
-            head_weight_decay: None,
-            loss_weight_decay: 1e-4,
-            schedule: Schedule::default(),
-            warm_up: None,
-            freeze_backbone_epochs: 0,
-            batch_norm: BatchNorm::default(),
-            accumulate: 1,
-            clip: 10.0,
-            clip_loss: false,
-            clip_norm: None,
-            augment: Augment::default(),
-            evaluation_short_side: SHORT_SIDE,
-            mean_fields: MeanFields::default(),
-            measure: None,
-            precision: Precision::Full,
-            validate: None,
-            not_finite: None,
-            seed: 0,
-        }
-    }
-}
-
 impl Config {
     /// What is wrong with it: (path of the field, message) pairs, none if it can run.
     pub fn check(&self) -> Vec<(String, String)> {
-        let mut mistakes = Vec::new();
-        // Written as "not in the valid range", so that NaN is refused.
+        let mut mistakes = Settings::faults_of(self);
         let mut require = |valid: bool, path: &str, range: &str, found: &dyn std::fmt::Display| {
             if !valid {
                 mistakes.push((path.to_string(), format!("must be {range}, but is {found}")));
             }
         };
-        let positive = |value: f64| value > 0.0 && value.is_finite();
-        let not_negative = |value: f64| value >= 0.0 && value.is_finite();
-        require(self.dim >= 1, "dim", "at least 1", &self.dim);
+        // JSON has no NaN, so the check above cannot distinguish one that may be absent.
+        let optional = [
+            ("head_learning_rate", self.head_learning_rate),
+            ("loss_rate_ratio", self.loss_rate_ratio),
+            ("head_weight_decay", self.head_weight_decay),
+            ("clip_norm", self.clip_norm),
+        ];
+        for (path, value) in optional {
+            require(value.is_none_or(f64::is_finite), path, "a finite number", &value.unwrap_or_default());
+        }
         if self.pooling == Some(Pooling::Token) {
             let fits = self.backbone.pooling == Pooling::Token;
             require(fits, "pooling", "average, max or average_max with this backbone", &"token");
@@ -261,58 +240,23 @@ impl Config {
             let features = self.backbone.features;
             require(self.dim == features, "dim", &format!("{features} with head: identity"), &self.dim);
         }
-        require((0.0..1.0).contains(&self.dropout), "dropout", "at least 0 and below 1", &self.dropout);
-        require(self.epochs >= 1, "epochs", "at least 1", &self.epochs);
-        if let Some(steps) = self.steps_per_epoch {
-            require(steps >= 1, "steps_per_epoch", "at least 1", &steps);
-        }
-        for (prefix, group) in [("", Group::Backbone), ("head_", Group::Head), ("loss_", Group::Loss)] {
-            let (rate, decay) = (self.rate(group), self.decay(group));
-            // A head without values of its own has the backbone's mistakes.
-            if group != Group::Head || self.head_learning_rate.is_some() {
-                require(positive(rate), &format!("{prefix}learning_rate"), "finite and above 0", &rate);
-            }
-            if group != Group::Head || self.head_weight_decay.is_some() {
-                require(not_negative(decay), &format!("{prefix}weight_decay"), "finite and 0 or above", &decay);
-            }
-        }
-        if let Some(ratio) = self.loss_rate_ratio {
-            require(positive(ratio), "loss_rate_ratio", "finite and above 0", &ratio);
-        }
-        require(self.accumulate >= 1, "accumulate", "at least 1", &self.accumulate);
         // A turn would end between batches that wait for each other.
         let in_turns = matches!(self.mean_fields, MeanFields::Alternating { .. });
         let fits = !in_turns || self.accumulate <= 1;
         require(fits, "accumulate", "1 with mean_fields: alternating", &self.accumulate);
         // In single precision, which gradients are in.
-        require(self.clip as f32 > 0.0, "clip", "above 0", &self.clip);
-        if let Some(limit) = self.clip_norm {
-            require(positive(limit), "clip_norm", "finite and above 0", &limit);
+        let rounds = self.clip > 0.0 && self.clip as f32 <= 0.0;
+        require(!rounds, "clip", "above 0 in single precision", &self.clip);
+        let (side, size) = (self.evaluation_short_side, self.augment.size);
+        if self.augment.kind == Variation::Crop && (1..=4096).contains(&side) {
+            require(side >= size, "evaluation_short_side", &format!("at least augment.size, {size}"), &side);
         }
-        let least = if self.augment.kind == Variation::Crop { self.augment.size.clamp(1, 4096) } else { 1 };
-        let side = self.evaluation_short_side;
-        require((least..=4096).contains(&side), "evaluation_short_side", &format!("in {least}..=4096"), &side);
-        match self.mean_fields {
-            MeanFields::Joint | MeanFields::Frozen { .. } => {}
-            MeanFields::Alternating { steps } => require(steps >= 1, "mean_fields.steps", "at least 1", &steps),
-            MeanFields::ClassMeans { every, .. } => require(every >= 1, "mean_fields.every", "at least 1", &every),
-            MeanFields::MovingAverage { momentum, .. } => {
-                let valid = (0.0..1.0).contains(&momentum);
-                require(valid, "mean_fields.momentum", "at least 0 and below 1", &momentum);
-            }
-        }
-        if let Some(Measure { every, batches }) = self.measure {
-            require(every >= 1, "measure.every", "at least 1", &every);
-            require(batches >= 2, "measure.batches", "at least 2", &batches);
-        }
-        let warm_up = self.warm_up.map_or(Vec::new(), |warm_up| warm_up.check());
         mistakes.extend(self.batch.check());
-        let validate = self.validate.map_or(Vec::new(), |validate| validate.check(self.epochs));
+        let validate = self.validate.as_ref().map_or(Vec::new(), |validate| validate.check(self.epochs));
         let parts = [
             ("augment", self.augment.check()),
             ("optimiser", self.optimiser.check()),
             ("schedule", self.schedule.check()),
-            ("warm_up", warm_up),
             ("validate", validate),
         ];
         for (part, found) in parts {
@@ -326,9 +270,9 @@ impl Config {
         self.pixels.unwrap_or(self.backbone.normalisation())
     }
 
-    /// What of it does not fit `loss`, in the form of [`Config::check`].
-    pub fn check_loss(&self, loss: &dyn Loss<f32>) -> Vec<(String, String)> {
-        if self.mean_fields == MeanFields::Joint || has_class_vectors(loss) {
+    /// What of it does not fit its loss, in the form of [`Config::check`].
+    pub fn check_loss(&self) -> Vec<(String, String)> {
+        if self.mean_fields == MeanFields::Joint || self.loss.compared_with() == ComparedWith::ClassVector {
             return Vec::new();
         }
         let message = "needs a loss with one vector for each class, which this one has not; only `joint` fits it";

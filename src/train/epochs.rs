@@ -25,7 +25,7 @@ impl EpochTable {
         if config.measure.is_some() {
             header.extend(Measured::NAMES.map(str::to_owned));
         }
-        if let Some(validate) = config.validate {
+        if let Some(validate) = &config.validate {
             header.push(format!("{}_{}", validate.on.name(), String::from(validate.metric)));
         }
         Self { header, rows: Vec::new(), measured: config.measure.is_some(), scored: config.validate.is_some() }
@@ -84,7 +84,7 @@ pub fn summary(config: &Config, log: &EpochLog) -> String {
             let _ = write!(line, ", {name} {value:.4}");
         }
     }
-    if let (Some(validate), Some(score)) = (config.validate, log.score) {
+    if let (Some(validate), Some(score)) = (&config.validate, log.score) {
         let _ = write!(line, ", {} {} {score:.4}", validate.on.name(), validate.metric.title());
     }
     line

@@ -34,6 +34,6 @@ pub use mode::MeanFields;
 pub use optimiser::{Adam, LengthError, OptimiserSpec, RmsProp, Sgd, State, Step, StepError, norm_factor};
 pub use parameters::LossParameter;
 pub use precision::{LossScale, Precision};
-pub use run::{CheckpointTarget, Start, Trained, train};
+pub use run::{Start, Trained, train};
 pub use schedule::{Schedule, WarmUp};
 pub use selection::ScoreError;

@@ -1,10 +1,11 @@
 //! How a loss's class vectors, its mean fields or proxies, come about while the network learns.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The ways. All but `joint` need a loss with one vector for each class. Those with `after` learn jointly for that many
 /// epochs first; 0 unless given.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum MeanFields {
     /// Learned with the network: each step moves both.
@@ -12,29 +13,55 @@ pub enum MeanFields {
     Joint,
     /// Learned in turns: so many steps move the class vectors alone, as many then the network alone.
     Alternating {
-        /// Steps of one turn.
+        /// Steps that move the class vectors alone, then as many that move the network.
+        #[serde(default = "ten")]
+        #[schemars(range(min = 1, max = 1_000_000), extend("x-unit" = "steps"))]
         steps: u32,
     },
     /// Set to the averages of the classes: the embeddings of all training images in evaluation mode, one pass over them
     /// each time, at the start of an epoch.
     ClassMeans {
-        /// Epochs from one time to the next.
+        /// Epochs from one averaging over all training images to the next.
+        #[serde(default = "one")]
+        #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "epochs"))]
         every: u32,
+        /// Epochs of joint learning before.
         #[serde(default)]
+        #[schemars(range(min = 0, max = 100_000), extend("x-unit" = "epochs"))]
         after: u32,
     },
     /// Moved towards the averages of the classes of each batch, after its step.
     MovingAverage {
-        /// The share that a vector keeps, in [0, 1). The average that a class is first seen with is taken over whole.
+        /// Momentum: weight of the old class vector when it moves to the average of the batch.
+        ///
+        /// The average that a class is first seen with is taken over whole.
+        #[serde(default = "nine_tenths")]
+        #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
         momentum: f64,
+        /// Epochs of joint learning before.
         #[serde(default)]
+        #[schemars(range(min = 0, max = 100_000), extend("x-unit" = "epochs"))]
         after: u32,
     },
     /// Left as they are.
     Frozen {
+        /// Epochs of joint learning before.
         #[serde(default)]
+        #[schemars(range(min = 0, max = 100_000), extend("x-unit" = "epochs"))]
         after: u32,
     },
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn ten() -> u32 {
+    10
+}
+
+fn nine_tenths() -> f64 {
+    0.9
 }
 
 impl MeanFields {

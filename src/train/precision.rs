@@ -1,11 +1,12 @@
 //! Training in half precision: the factor that keeps small gradients above its smallest numbers (Micikevicius et al. 2018).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::Checkpoint;
 
 /// What the products of convolutions, linear layers and attention are reckoned in.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
     /// Single precision throughout.

@@ -39,22 +39,13 @@ pub struct Trained<B: Backend> {
     pub untrained: Option<f64>,
 }
 
-/// Where a training saves its state after each epoch and resumes from.
-#[derive(Debug, Clone, Copy)]
-pub struct CheckpointTarget<'a> {
-    /// The file.
-    pub path: &'a Path,
-    /// What must be equal for a training to resume, besides its [`Config`], images and starting weights: the loss.
-    pub settings: &'a Map<String, Value>,
-}
-
 /// What a training starts from.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Start<'a> {
     /// Weights for the backbone; random ones from the seed if absent.
     pub weights: Option<&'a WeightFile>,
-    /// Where the state is saved, and that of an earlier attempt or a shorter run is looked for.
-    pub checkpoint: Option<CheckpointTarget<'a>>,
+    /// The file where the state is saved after each epoch, and from which an earlier attempt or a shorter run is resumed.
+    pub checkpoint: Option<&'a Path>,
     /// Images to score it on, if the settings ask for that.
     pub held_out: Option<HeldOut<'a>>,
 }
@@ -68,11 +59,30 @@ pub fn train<B: Backend>(
     device: &B,
     config: &Config,
     data: &TrainSet<'_>,
+    start: Start<'_>,
+    on_epoch: &mut dyn FnMut(&EpochLog),
+) -> Result<Trained<B>, TrainError> {
+    let mistakes = config.check_loss();
+    if !mistakes.is_empty() {
+        return Err(TrainError::Config(mistakes));
+    }
+    let loss = config.loss.build().map_err(|error| {
+        let problems = error.problems.into_iter();
+        TrainError::Config(problems.map(|(path, message)| (format!("loss.{path}"), message)).collect())
+    })?;
+    train_with(device, config, data, &*loss, start, on_epoch)
+}
+
+/// The same with any loss in the place of the one that `config` names.
+pub(super) fn train_with<B: Backend>(
+    device: &B,
+    config: &Config,
+    data: &TrainSet<'_>,
     loss: &dyn Loss<f32>,
     start: Start<'_>,
     on_epoch: &mut dyn FnMut(&EpochLog),
 ) -> Result<Trained<B>, TrainError> {
-    check_request(config, data, loss, start.held_out)?;
+    check_request(config, data, start.held_out)?;
     let mixed = (config.precision == Precision::Mixed).then(|| {
         let message = "mixed needs a GPU, whose half-precision products are faster: request one, or leave it out";
         device.mixed().ok_or_else(|| TrainError::Config(vec![("precision".into(), message.into())]))
@@ -106,15 +116,9 @@ pub fn train<B: Backend>(
     Ok(Trained { model, loss_parameters, epoch, not_finite, untrained })
 }
 
-/// Refuses settings out of range, a loss or images that they do not fit.
-fn check_request(
-    config: &Config,
-    data: &TrainSet<'_>,
-    loss: &dyn Loss<f32>,
-    held_out: Option<HeldOut<'_>>,
-) -> Result<(), TrainError> {
-    let mut mistakes = config.check();
-    mistakes.extend(config.check_loss(loss));
+/// Refuses settings out of range, and images that they do not fit.
+fn check_request(config: &Config, data: &TrainSet<'_>, held_out: Option<HeldOut<'_>>) -> Result<(), TrainError> {
+    let mistakes = config.check();
     if !mistakes.is_empty() {
         return Err(TrainError::Config(mistakes));
     }
@@ -125,7 +129,7 @@ fn check_request(
             return Err(ImageError::Size { index, found: image.size, wanted }.into());
         }
     }
-    match config.validate {
+    match &config.validate {
         Some(validate) if held_out.is_none_or(|held_out| held_out.images.is_empty()) => {
             Err(TrainError::NothingHeldOut { on: validate.on.name() })
         }
@@ -148,9 +152,8 @@ impl<'a, B: Backend> Run<'a, B> {
     fn new(setup: &'a Setup<'a, B>, start: Start<'a>) -> Result<Self, TrainError> {
         let Setup { device, config, data, .. } = *setup;
         let state = TrainingState::new(setup, start.weights)?;
-        let checkpoint = start.checkpoint.map(|target| {
-            (target.path, settings(config, target.settings, data, start.held_out.as_ref(), &state.model, device))
-        });
+        let checkpoint =
+            start.checkpoint.map(|path| (path, settings(config, data, start.held_out.as_ref(), &state.model, device)));
         Ok(Self { setup, state, checkpoint, checked: false, gradients: Gradients::default() })
     }
 
@@ -197,13 +200,13 @@ impl<'a, B: Backend> Run<'a, B> {
     /// Whether early stopping ends the training.
     fn is_over(&self) -> bool {
         let TrainingState { untrained, log, .. } = &self.state;
-        self.setup.config.validate.is_some_and(|validate| validate.is_over(*untrained, log))
+        self.setup.config.validate.as_ref().is_some_and(|validate| validate.is_over(*untrained, log))
     }
 
     /// The epoch to keep, if scores decide it.
     fn kept(&self) -> Option<u32> {
         let TrainingState { untrained, log, .. } = &self.state;
-        let validate = self.setup.config.validate.filter(|validate| validate.keep == KeepEpoch::Best)?;
+        let validate = self.setup.config.validate.as_ref().filter(|validate| validate.keep == KeepEpoch::Best)?;
         validate.kept(*untrained, log)
     }
 
@@ -228,7 +231,7 @@ impl<'a, B: Backend> Run<'a, B> {
     /// Scores the network before its first step, if the settings ask for it.
     fn score_untrained(&mut self) -> Result<(), TrainError> {
         let Setup { device, config, held_out, .. } = *self.setup;
-        let wanted = config.validate.filter(|validate| validate.untrained.is_some()).zip(held_out);
+        let wanted = config.validate.as_ref().filter(|validate| validate.untrained.is_some()).zip(held_out);
         let score =
             wanted.map(|(validate, images)| score(device, &self.state.model, images, validate.metric)).transpose();
         self.state.untrained = score.map_err(|source| TrainError::Score { epoch: 0, source })?;
@@ -264,7 +267,7 @@ impl<'a, B: Backend> Run<'a, B> {
             }
             None => None,
         };
-        let due = config.validate.filter(|validate| validate.is_due(epoch + 1)).zip(setup.held_out);
+        let due = config.validate.as_ref().filter(|validate| validate.is_due(epoch + 1)).zip(setup.held_out);
         let score = due.map(|(validate, images)| score(device, &self.state.model, images, validate.metric)).transpose();
         let score = score.map_err(|source| TrainError::Score { epoch: epoch + 1, source })?;
         Ok(EpochLog {

@@ -1,10 +1,11 @@
 //! How learning rates change from epoch to epoch.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What the rates of all groups are multiplied by in an epoch, epochs counted from 0: as the schedulers of
 /// `torch.optim.lr_scheduler` named below give it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Schedule {
     /// 1.
@@ -12,36 +13,43 @@ pub enum Schedule {
     Constant,
     /// `factor` for every `every` epochs that are over (`StepLR`).
     Step {
-        /// At least 1.
+        /// Epochs between two steps.
+        #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "epochs"))]
         every: u32,
-        /// In (0, 1].
+        /// Factor by which a step multiplies the rates.
+        #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
         factor: f64,
     },
     /// `factor` for every epoch of `at` that has come (`MultiStepLR`).
     MultiStep {
-        /// Epochs, in rising order.
+        /// Milestones (0-based epochs), in rising order.
+        #[schemars(inner(range(min = 1, max = 100_000)))]
         at: Vec<u32>,
-        /// In (0, 1].
+        /// Factor by which a milestone multiplies the rates.
+        #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
         factor: f64,
     },
     /// From 1 to `floor` along half a cosine over the epochs of the run (`CosineAnnealingLR` with `T_max = epochs` and
     /// `eta_min = floor * rate`). It reaches `floor` where the run ends.
     Cosine {
-        /// In [0, 1]. Default 0.
+        /// Final learning rate as a fraction of the initial one; a run of another length is another run.
         #[serde(default)]
+        #[schemars(range(min = 0, max = 1))]
         floor: f64,
     },
 }
 
 /// Rates that rise before the schedule begins: from `start` in epoch 0 along a line that reaches 1 in epoch `epochs`,
 /// where the schedule starts with its own epoch 0 (`SequentialLR` of `LinearLR` and the schedule).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WarmUp {
-    /// At least 1.
+    /// Epochs until the full rate.
+    #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "epochs"))]
     pub epochs: u32,
-    /// In (0, 1]. Default 1/3, as in PyTorch.
+    /// Learning rate of the first epoch as a fraction of the full one.
     #[serde(default = "third")]
+    #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
     pub start: f64,
 }
 
@@ -81,53 +89,25 @@ impl Schedule {
         matches!(self, Self::Cosine { .. })
     }
 
-    /// What is wrong with it: (path of the field, message) pairs, none if it can run.
-    pub fn check(&self) -> Vec<(String, String)> {
-        let mut mistakes = Vec::new();
-        let mut require = |valid: bool, path: &str, range: &str, found: &dyn std::fmt::Debug| {
-            if !valid {
-                mistakes.push((path.to_string(), format!("must be {range}, but is {found:?}")));
-            }
-        };
+    /// What does not fit together: (path of the field, message) pairs.
+    pub(super) fn check(&self) -> Vec<(String, String)> {
         match self {
-            Self::Constant => {}
-            Self::Step { every, factor } => {
-                require(*every >= 1, "every", "at least 1", every);
-                require(decays(*factor), "factor", "above 0 and at most 1", factor);
+            Self::MultiStep { at, .. } if !at.is_sorted_by(|a, b| a < b) => {
+                vec![("at".to_owned(), format!("must be epochs in rising order, but is {at:?}"))]
             }
-            Self::MultiStep { at, factor } => {
-                let rising = at.first() != Some(&0) && at.is_sorted_by(|a, b| a < b);
-                require(rising, "at", "epochs above 0 in rising order", at);
-                require(decays(*factor), "factor", "above 0 and at most 1", factor);
-            }
-            Self::Cosine { floor } => require((0.0..=1.0).contains(floor), "floor", "between 0 and 1", floor),
+            _ => Vec::new(),
         }
-        mistakes
     }
-}
-
-impl WarmUp {
-    /// As [`Schedule::check`].
-    pub fn check(&self) -> Vec<(String, String)> {
-        let mut mistakes = Vec::new();
-        if self.epochs == 0 {
-            mistakes.push(("epochs".into(), "must be at least 1, but is 0".into()));
-        }
-        if !decays(self.start) {
-            mistakes.push(("start".into(), format!("must be above 0 and at most 1, but is {}", self.start)));
-        }
-        mistakes
-    }
-}
-
-/// Whether it is a factor in (0, 1]; NaN is not.
-fn decays(factor: f64) -> bool {
-    factor > 0.0 && factor <= 1.0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::{Setting, Settings};
+
+    fn faults_of(schedule: &Schedule) -> Vec<(String, String)> {
+        Setting::faults_of(schedule).into_iter().chain(schedule.check()).collect()
+    }
 
     /// Factors made by PyTorch; `tests/data/optimisers.py` made the file.
     const REFERENCE: &str = include_str!("../../tests/data/optimisers.json");
@@ -154,7 +134,8 @@ mod tests {
             .collect();
         assert_eq!(kinds.len(), 8, "each kind alone and after a warm-up: {kinds:?}");
         for Case { schedule, warm_up, epochs, factors } in schedules {
-            assert_eq!((schedule.check(), warm_up.map_or(vec![], |w| w.check())), (vec![], vec![]));
+            let faults = warm_up.map_or(vec![], |warm_up| Settings::faults_of(&warm_up));
+            assert_eq!((faults_of(&schedule), faults), (vec![], vec![]));
             assert_eq!(factors.len(), epochs as usize);
             let moved = factors.iter().any(|&factor| factor != factors[0]);
             assert!(moved || (schedule == Schedule::Constant && warm_up.is_none()), "the case changes its rate");
@@ -198,15 +179,16 @@ mod tests {
         let paths = |mistakes: Vec<(String, String)>| {
             mistakes.into_iter().map(|(path, _)| path).collect::<Vec<String>>().join(" ")
         };
-        assert_eq!(paths(Schedule::Step { every: 0, factor: f64::NAN }.check()), "every factor");
-        for at in [vec![3, 3], vec![5, 2], vec![0, 2]] {
-            assert_eq!(paths(Schedule::MultiStep { at, factor: 0.0 }.check()), "at factor");
+        assert_eq!(paths(faults_of(&Schedule::Step { every: 0, factor: f64::NAN })), "every factor");
+        assert_eq!(paths(faults_of(&Schedule::MultiStep { at: vec![0, 2], factor: 0.0 })), "at.0 factor");
+        for at in [vec![3, 3], vec![5, 2]] {
+            assert_eq!(paths(faults_of(&Schedule::MultiStep { at, factor: 1.0 })), "at");
         }
-        assert_eq!(paths(Schedule::MultiStep { at: vec![], factor: 1.0 }.check()), "");
+        assert_eq!(paths(faults_of(&Schedule::MultiStep { at: vec![], factor: 1.0 })), "");
         for floor in [-0.1, 1.1, f64::NAN] {
-            assert_eq!(paths(Schedule::Cosine { floor }.check()), "floor");
+            assert_eq!(paths(faults_of(&Schedule::Cosine { floor })), "floor");
         }
-        assert_eq!(paths(WarmUp { epochs: 0, start: 0.0 }.check()), "epochs start");
+        assert_eq!(paths(Settings::faults_of(&WarmUp { epochs: 0, start: 0.0 })), "epochs start");
     }
 
     #[test]

@@ -140,10 +140,9 @@ impl<B: Backend> TrainingState<B> {
     }
 }
 
-/// What must be equal for a training to resume: its settings, `more`, its images and its starting weights.
+/// What must be equal for a training to resume: its configuration, its images and the weights it started from.
 pub(super) fn settings<B: Backend>(
     config: &Config,
-    more: &Map<String, Value>,
     data: &TrainSet<'_>,
     held_out: Option<&HeldOut<'_>>,
     model: &Model<B>,
@@ -153,7 +152,6 @@ pub(super) fn settings<B: Backend>(
         Ok(Value::Object(map)) => map,
         _ => Map::new(),
     };
-    settings.extend(more.clone());
     let mut weights = blake3::Hasher::new();
     for tensor in model.tensors() {
         device.read(&tensor.value, |values| {
@@ -164,7 +162,7 @@ pub(super) fn settings<B: Backend>(
     }
     let sizes = [data.height, data.width, data.classes];
     settings.insert("images".into(), format!("{sizes:?} {}", digest(data.images).to_hex()).into());
-    if let (Some(_), Some(HeldOut { images, query_gallery })) = (config.validate, held_out) {
+    if let (Some(_), Some(HeldOut { images, query_gallery })) = (&config.validate, held_out) {
         let parts = blake3::hash(format!("{query_gallery:?}").as_bytes()).to_hex();
         settings.insert("held-out images".into(), format!("{} {parts}", digest(images.images()).to_hex()).into());
     }

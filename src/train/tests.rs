@@ -1,5 +1,6 @@
 //! Losses that misbehave, met by the training loop.
 
+use super::run::train_with;
 use super::*;
 use crate::data::images::Plain;
 use crate::loss::{Batch, Gradients, Loss, LossError, Parameter};
@@ -43,7 +44,7 @@ fn message(loss: Answers) -> Option<String> {
     let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
     let data = TrainSet { images: &stored, height: 16, width: 16, classes: 2 };
     let text = r#"{"dim": 4, "epochs": 1, "batch": {"classes": 2, "per_class": 2}}"#;
-    train(&Native::default(), &serde_json::from_str(text).unwrap(), &data, &loss, Start::default(), &mut |_| {})
+    train_with(&Native::default(), &serde_json::from_str(text).unwrap(), &data, &loss, Start::default(), &mut |_| {})
         .err()
         .map(|error| crate::text::chain(&error))
 }

@@ -9,14 +9,15 @@ use fs_err::{self as fs, File};
 use image::ExtendedColorType;
 use image::codecs::jpeg::JpegEncoder;
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{GeneratorSpec, class_of};
 use crate::data::error::DataError;
 use crate::data::mat::{self, MatValue};
 
-/// How the folder of generated images is organised.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// How generated images lie in their folder.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GeneratedLayout {
     /// `CLASS/SAMPLE.png`.

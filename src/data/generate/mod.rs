@@ -11,6 +11,7 @@ use fs_err::{self as fs, File};
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
@@ -20,7 +21,7 @@ use crate::math::random::Stream;
 pub use self::miniature::GeneratedLayout;
 
 /// What is drawn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
     /// Stroke characters in the manner of Omniglot (Lake et al. 2015): a class is a few strokes, a sample one drawing.
@@ -30,7 +31,7 @@ pub enum Family {
 }
 
 /// An image set to draw.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GeneratorSpec {
     pub family: Family,

@@ -15,6 +15,7 @@ mod sop;
 
 use std::path::{Component, Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::assign::assign;
@@ -24,8 +25,8 @@ use super::error::DataError;
 use super::listing::{Entry, Listing};
 use super::split::{Split, SplitRule};
 
-/// How the folder of a data set is organised.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// How a data set lies in its folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Layout {
     /// One folder of images a class, in the order of the raw bytes of the folders' names.
@@ -45,16 +46,16 @@ pub enum Layout {
     /// A table, `.csv`, `.tsv` or `.parquet`, with the columns `path` and `label` and, if wanted, `split` (`train`, `validation`,
     /// `test`, or nothing to leave the image out) and `group`.
     List {
-        /// The table, below the root.
+        /// Table (.csv, .tsv or .parquet) with the columns path and label, and optionally split and group.
         #[serde(default = "list_csv")]
         file: String,
     },
     /// Two NumPy arrays: images, `N x H x W x 3` of unsigned bytes, and `N` labels, integers or texts.
     Arrays {
-        /// The images, below the root.
+        /// Array N x H x W x 3 of unsigned bytes.
         #[serde(default = "images_npy")]
         images: String,
-        /// The labels, below the root.
+        /// N labels, integers or texts.
         #[serde(default = "labels_npy")]
         labels: String,
     },
@@ -73,7 +74,7 @@ fn labels_npy() -> String {
 }
 
 /// Whether a published data set must have its published size.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Counts {
     /// Images and classes of each split are those that the literature states. Layouts that are not of one data set take any.

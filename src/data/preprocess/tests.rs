@@ -253,7 +253,7 @@ fn parameters_are_read_strictly_and_their_ranges_checked() {
         ..PreprocessConfig::default()
     };
     let fields: Vec<_> = wrong.check().into_iter().map(|(field, _)| field).collect();
-    assert_eq!(fields, ["root", "split.list", "size", "max_pixels"]);
+    assert_eq!(fields, ["size", "max_pixels", "root", "split.list"]);
     assert!(matches!(run(&wrong, Path::new("")).1, Err(DataError::Parameter { .. })));
 }
 

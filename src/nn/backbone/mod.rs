@@ -7,6 +7,7 @@ mod vit;
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -103,7 +104,7 @@ impl<'de> Deserialize<'de> for &'static Backbone {
 }
 
 /// How a backbone's map becomes one vector an image. Of a transformer, pixels are the tokens of the patches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
     /// The mean over the pixels.

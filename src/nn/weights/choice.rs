@@ -2,16 +2,17 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which of the weights of a file are wanted, where it has several.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Choice {
-    /// The key of the state dict in a training checkpoint: `teacher`; keys below each other joined by dots.
+    /// Key of the state dict in a training checkpoint, such as teacher or state_dict_ema; nested keys are joined by dots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// What stands before the names of the network: `backbone.`; empty for nothing.
+    /// Prefix of the network's tensor names, such as backbone. or module.encoder_q.; empty for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
 }

@@ -28,7 +28,7 @@ fn check(value: &str) -> Result<String, Vec<(&'static str, String)>> {
     let fields = Fields::read(&fields, &mut report);
     let source = report.source(Path::new("v.yaml"), value.into());
     let node = yaml::parse(&mut report, source).unwrap();
-    let checked = fields.check(&node, "", node.span, &mut report);
+    let checked = fields.resolve(&node, node.span, &mut report);
     let json = checked.map(|checked| checked.to_json().to_string());
     assert_eq!(json.is_some(), report.count() == 0, "a value with problems is no value");
     let listed = |problems: Problems| problems.iter().map(|p| (p.code, p.title.clone())).collect();

@@ -36,7 +36,7 @@ fn every_field_out_of_range_is_named_by_its_path() {
         loss_weight_decay: f64::INFINITY,
         optimiser: OptimiserSpec::Adam(Adam { betas: [0.9, 1.0], eps: 0.0 }),
         head_learning_rate: Some(-1.0),
-        head_weight_decay: Some(f64::NAN),
+        head_weight_decay: Some(-1.0),
         schedule: Schedule::Step { every: 0, factor: f64::NAN },
         warm_up: Some(WarmUp { epochs: 0, start: 2.0 }),
         accumulate: 0,
@@ -50,10 +50,10 @@ fn every_field_out_of_range_is_named_by_its_path() {
         ..Config::default()
     };
     let paths: Vec<String> = bad.check().into_iter().map(|(path, _)| path).collect();
-    let expected = "dim epochs steps_per_epoch learning_rate weight_decay head_learning_rate head_weight_decay \
-                    loss_learning_rate loss_weight_decay loss_rate_ratio accumulate clip clip_norm \
-                    mean_fields.momentum measure.every measure.batches batch.classes batch.per_class augment.flip \
-                    optimiser.betas.1 optimiser.eps schedule.every schedule.factor warm_up.epochs warm_up.start \
+    let expected = "dim epochs steps_per_epoch batch.classes batch.per_class optimiser.betas.1 optimiser.eps \
+                    learning_rate head_learning_rate loss_learning_rate loss_rate_ratio weight_decay \
+                    head_weight_decay loss_weight_decay schedule.every schedule.factor warm_up.epochs warm_up.start \
+                    accumulate clip clip_norm augment.flip mean_fields.momentum measure.every measure.batches \
                     validate.every";
     assert_eq!(paths.join(" "), expected);
     for mean_fields in [MeanFields::Alternating { steps: 0 }, MeanFields::ClassMeans { every: 0, after: 0 }] {
@@ -63,11 +63,11 @@ fn every_field_out_of_range_is_named_by_its_path() {
 
 #[test]
 fn modes_are_for_losses_with_one_vector_for_each_class() {
-    let frozen = Config { mean_fields: MeanFields::Frozen { after: 0 }, ..Config::default() };
     let fits = |name: &str| {
-        let loss = LossSpec::named(name).unwrap().build::<f32>().unwrap();
-        assert_eq!(Config::default().check_loss(&*loss), [], "{name}");
-        frozen.check_loss(&*loss).is_empty()
+        let loss = LossSpec::named(name).unwrap();
+        let config = Config { loss, ..Config::default() };
+        assert_eq!(config.check_loss(), [], "{name}");
+        Config { mean_fields: MeanFields::Frozen { after: 0 }, ..config }.check_loss().is_empty()
     };
     for name in ["mean_field_contrastive", "mean_field_triplet", "proxy_anchor", "cosface"] {
         assert!(fits(name), "{name}");
@@ -75,6 +75,13 @@ fn modes_are_for_losses_with_one_vector_for_each_class() {
     for name in ["contrastive", "class_wise_multi_similarity", "soft_triple"] {
         assert!(!fits(name), "{name}");
     }
+}
+
+#[test]
+fn an_optional_number_that_is_not_finite_is_refused() {
+    let bad = Config { head_learning_rate: Some(f64::NAN), clip_norm: Some(f64::INFINITY), ..Config::default() };
+    let paths: Vec<String> = bad.check().into_iter().map(|(path, _)| path).collect();
+    assert_eq!(paths, ["head_learning_rate", "clip_norm"]);
 }
 
 #[test]

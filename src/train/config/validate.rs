@@ -1,12 +1,13 @@
 //! Settings of scoring during a training.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::eval::metric::Metric;
 
 /// Where the images come from that select an epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SelectOn {
     /// Classes held out of the training for this purpose.
@@ -68,7 +69,7 @@ impl Criterion {
 }
 
 /// Which network a training with a score leaves.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KeepEpoch {
     /// That of the epoch with the best score, the first of equals.
@@ -79,7 +80,7 @@ pub enum KeepEpoch {
 }
 
 /// What the untrained network, scored as epoch 0, counts for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Untrained {
     /// For `patience` alone: a training that does not come up to it ends. MLRC's tool up to version 0.9.32.
@@ -89,28 +90,43 @@ pub enum Untrained {
 }
 
 /// Scoring while training: on what, by what, and what follows from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Validate {
-    /// The images.
+    /// The split; model selection on test images makes their scores too good, and tables say so.
     pub on: SelectOn,
-    /// Epochs from one scoring to the next. The epochs that are its multiples are scored, and no others: so a longer
-    /// training goes on from a shorter one.
+    /// Epochs from one score to the next; its multiples are scored.
+    ///
+    /// No other epochs are, so that a longer training resumes from a shorter one.
     #[serde(default = "every_epoch")]
+    #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "epochs"))]
     pub every: u32,
-    /// The score.
+    /// The score: map_at_r, p1, rp, or r@K.
     #[serde(default = "map_at_r")]
+    #[schemars(with = "String")]
     pub metric: Criterion,
-    /// The training ends with a scored epoch that lies more than this many epochs behind the best; never if absent.
+    /// Early-stopping patience in epochs: training ends at a scored epoch more than this many behind the best; no early stopping
+    /// if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100_000), extend("x-unit" = "epochs"))]
     pub patience: Option<u32>,
-    /// What the training leaves.
+    /// Checkpoint to keep, the best or the last epoch; ties go to the earliest epoch.
     #[serde(default)]
     pub keep: KeepEpoch,
-    /// What the network counts for before its first step; it is not scored if absent. Its score is none of an epoch's, so
-    /// no log of epochs has it, and no search by them.
+    /// Scores the network before epoch 1 too: for patience alone, or for `keep` as well (MLRC's tool up to 0.9.32, and 0.9.33); no
+    /// search counts it; not scored if not given.
+    ///
+    /// Its score belongs to no epoch, so no log of epochs has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub untrained: Option<Untrained>,
+    /// Group of the images used as queries; required with `gallery`.
+    ///
+    /// Not among the settings of a checkpoint: the digest of the held-out images covers it.
+    #[serde(default, skip_serializing)]
+    pub query: Option<String>,
+    /// Group of the images used as gallery.
+    #[serde(default, skip_serializing)]
+    pub gallery: Option<String>,
 }
 
 fn every_epoch() -> u32 {
@@ -125,8 +141,8 @@ impl Validate {
     /// Mistakes in a training of `epochs`: (path, message), as [`Config::check`](super::Config::check) returns them.
     pub(super) fn check(&self, epochs: u32) -> Vec<(String, String)> {
         let mut mistakes = Vec::new();
-        if self.every == 0 || self.every > epochs {
-            let message = format!("must be from 1 to the number of epochs, {epochs}, but is {}", self.every);
+        if self.every >= 1 && self.every > epochs {
+            let message = format!("must be at most the number of epochs, {epochs}, but is {}", self.every);
             mistakes.push(("every".to_owned(), message));
         }
         let is_used = match self.untrained {
@@ -149,6 +165,7 @@ impl Validate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Settings;
 
     fn validate(text: &str) -> Validate {
         serde_json::from_str(text).unwrap()
@@ -179,8 +196,9 @@ mod tests {
         }
         assert_eq!(validate(r#"{"on": "validation", "every": 3}"#).check(3), []);
         for every in [0, 4] {
-            let found = validate(&format!(r#"{{"on": "validation", "every": {every}}}"#)).check(3);
-            assert_eq!(found[0].0, "every", "{every}");
+            let validate = validate(&format!(r#"{{"on": "validation", "every": {every}}}"#));
+            let found: Vec<_> = Settings::faults_of(&validate).into_iter().chain(validate.check(3)).collect();
+            assert!(matches!(&found[..], [(path, _)] if path == "every"), "{every}: {found:?}");
         }
     }
 }

@@ -1,34 +1,29 @@
 //! Adam, with weight decay in the gradient or apart from it (`torch.optim.Adam`, `torch.optim.AdamW`).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
-use super::{Mistakes, State, Step, StepError, vector};
+use super::{State, Step, StepError, vector};
 use crate::nn::{Backend, Number, Rule};
 
 /// The options of Adam and AdamW; its state is `mean` and `square`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Adam {
-    /// The shares that the running means of the gradient and of its square keep at a step, each in [0, 1).
-    /// Default 0.9 and 0.999.
+    /// Decay rates of the first and second moment estimates.
+    #[default([0.9, 0.999])]
+    #[schemars(schema_with = "super::two_shares")]
     pub betas: [f64; 2],
-    /// Added to the root of the latter, above 0. Default 1e-8.
+    /// Term added to the denominator for numerical stability.
+    #[default = 1e-8]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub eps: f64,
-}
-
-impl Default for Adam {
-    fn default() -> Self {
-        Self { betas: [0.9, 0.999], eps: 1e-8 }
-    }
 }
 
 impl Adam {
     pub(super) fn check(&self) -> Vec<(String, String)> {
-        let mut mistakes = Mistakes::default();
-        mistakes.share("betas.0", self.betas[0]);
-        mistakes.share("betas.1", self.betas[1]);
-        mistakes.addend("eps", self.eps);
-        mistakes.0
+        super::rounded_to_zero("eps", self.eps)
     }
 
     pub(super) fn step<B: Backend>(

@@ -16,7 +16,9 @@ mod sgd;
 #[cfg(test)]
 mod tests;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use thiserror::Error;
 
 pub use adam::Adam;
@@ -28,7 +30,7 @@ use crate::nn::{self, Backend, Number, Rule};
 
 /// The optimisers and their options, named and preset as in `torch.optim`. Rates and weight decays are not here: they
 /// belong to groups of parameters.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum OptimiserSpec {
     /// Adam with weight decay apart from the gradient (Loshchilov and Hutter 2019).
@@ -48,7 +50,7 @@ impl Default for OptimiserSpec {
 }
 
 impl OptimiserSpec {
-    /// What is wrong with it: (path of the field, message) pairs, none if it can run.
+    /// What does not fit together: (path of the field, message) pairs.
     pub fn check(&self) -> Vec<(String, String)> {
         match self {
             Self::AdamW(adam) | Self::Adam(adam) => adam.check(),
@@ -196,27 +198,18 @@ fn vector<'a, B: Backend>(
     Ok(vector)
 }
 
-/// Mistakes of the options, found one after another; a range is written as "not in the valid range", so that NaN is
-/// refused.
-#[derive(Debug, Default)]
-struct Mistakes(Vec<(String, String)>);
+/// The schema of two decay rates.
+fn two_shares(_: &mut SchemaGenerator) -> Schema {
+    let share = json!({ "type": "number", "minimum": 0, "exclusiveMaximum": 1 });
+    json_schema!({ "type": "array", "items": share, "minItems": 2, "maxItems": 2 })
+}
 
-impl Mistakes {
-    fn require(&mut self, valid: bool, path: &str, range: &str, found: f64) {
-        if !valid {
-            self.0.push((path.to_string(), format!("must be {range}, but is {found}")));
-        }
+/// A number above 0 that single precision, which the steps are made in, rounds to 0 or to infinity. Stricter than PyTorch,
+/// where an `eps` of 0 is allowed and an element without gradient becomes NaN.
+fn rounded_to_zero(path: &str, number: f64) -> Vec<(String, String)> {
+    let rounded = number as f32;
+    if number > 0.0 && !(rounded > 0.0 && rounded.is_finite()) {
+        return vec![(path.to_owned(), format!("must be finite and above 0 in single precision, but is {number}"))];
     }
-
-    /// A share of the past that is kept.
-    fn share(&mut self, path: &str, share: f64) {
-        self.require((0.0..1.0).contains(&share), path, "at least 0 and below 1", share);
-    }
-
-    /// An addend of a divisor. Stricter than PyTorch, where 0 is allowed and an element without gradient becomes NaN.
-    fn addend(&mut self, path: &str, eps: f64) {
-        // In single precision, which the steps are made in.
-        let valid = eps as f32 > 0.0 && (eps as f32).is_finite();
-        self.require(valid, path, "finite and above 0 in single precision", eps);
-    }
+    Vec::new()
 }

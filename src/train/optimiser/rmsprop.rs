@@ -1,38 +1,36 @@
 //! RMSprop (`torch.optim.RMSprop`).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
-use super::{Mistakes, State, Step, StepError, vector};
+use super::{State, Step, StepError, vector};
 use crate::nn::{Backend, Number, Rule};
 
 /// The options of RMSprop; its state is `square`, `momentum` if that is above 0, and `mean` if centred.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RmsProp {
-    /// The share that the running mean of the squared gradient keeps at a step, in [0, 1). Default 0.99.
+    /// Smoothing constant of the running mean of squared gradients (paper's code: 0.9).
+    #[default = 0.99]
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub alpha: f64,
-    /// Added to the root of that mean, above 0. Default 1e-8.
+    /// Term added to the denominator for numerical stability.
+    #[default = 1e-8]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub eps: f64,
-    /// The share of the last direction that a direction keeps, in [0, 1). Default 0.
+    /// Momentum factor (MLRC: 0.9).
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub momentum: f64,
-    /// Whether the gradient is divided by its deviation instead of its size. A variance that rounding makes negative
-    /// counts as 0; in PyTorch it makes the element NaN. Default false.
+    /// Normalises the gradient by its estimated variance (centered RMSprop).
+    ///
+    /// A variance that rounding makes negative counts as 0; in PyTorch it makes the element NaN.
     pub centered: bool,
-}
-
-impl Default for RmsProp {
-    fn default() -> Self {
-        Self { alpha: 0.99, eps: 1e-8, momentum: 0.0, centered: false }
-    }
 }
 
 impl RmsProp {
     pub(super) fn check(&self) -> Vec<(String, String)> {
-        let mut mistakes = Mistakes::default();
-        mistakes.share("alpha", self.alpha);
-        mistakes.addend("eps", self.eps);
-        mistakes.share("momentum", self.momentum);
-        mistakes.0
+        super::rounded_to_zero("eps", self.eps)
     }
 
     pub(super) fn step<B: Backend>(

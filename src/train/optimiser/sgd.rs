@@ -1,32 +1,35 @@
 //! Gradient descent with momentum (`torch.optim.SGD`).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Mistakes, State, Step, StepError, vector};
+use super::{State, Step, StepError, vector};
 use crate::nn::{Backend, Number, Rule};
 
 /// The options of SGD; its state is `momentum`, none without momentum.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sgd {
-    /// The share of the last direction that a direction keeps, in [0, 1). Default 0.
+    /// Momentum factor.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub momentum: f64,
-    /// The share of the gradient that a direction leaves out, in [0, 1), from the second step on. Default 0.
+    /// Dampening for momentum, from the second step on.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub dampening: f64,
-    /// Whether a step goes where the next direction would lead (Nesterov 1983). Needs momentum, and no dampening.
+    /// Nesterov momentum; needs momentum, and no dampening.
     pub nesterov: bool,
 }
 
 impl Sgd {
     pub(super) fn check(&self) -> Vec<(String, String)> {
-        let mut mistakes = Mistakes::default();
-        mistakes.share("momentum", self.momentum);
-        mistakes.share("dampening", self.dampening);
-        if self.nesterov {
-            mistakes.require(self.momentum > 0.0, "momentum", "above 0 for `nesterov`", self.momentum);
-            mistakes.require(self.dampening == 0.0, "dampening", "0 for `nesterov`", self.dampening);
-        }
-        mistakes.0
+        let fits = [
+            (self.momentum != 0.0, "momentum", "above 0", self.momentum),
+            (self.dampening == 0.0, "dampening", "0", self.dampening),
+        ];
+        let wrong = fits.into_iter().filter(|(fits, ..)| self.nesterov && !fits);
+        wrong
+            .map(|(_, path, range, found)| (path.into(), format!("must be {range} for `nesterov`, but is {found}")))
+            .collect()
     }
 
     pub(super) fn step<B: Backend>(

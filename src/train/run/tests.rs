@@ -37,7 +37,8 @@ fn trained(loss: &str, config: &Config) -> (Trained<Native>, Vec<EpochLog>) {
     let loss = LossSpec::named(loss).unwrap().build::<f32>().unwrap();
     let mut logs = Vec::new();
     let trained =
-        train(&Native::default(), config, &data, &*loss, Start::default(), &mut |log| logs.push(log.clone())).unwrap();
+        train_with(&Native::default(), config, &data, &*loss, Start::default(), &mut |log| logs.push(log.clone()))
+            .unwrap();
     (trained, logs)
 }
 
@@ -150,10 +151,8 @@ fn a_mode_that_the_loss_has_no_vectors_for_is_refused() {
     let (pixels, labels) = images();
     let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
     let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
-    let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
-    let config = config(r#", "mean_fields": {"kind": "frozen"}"#);
-    let error =
-        train(&Native::default(), &config, &data, &*loss, Start::default(), &mut |_| {}).err().unwrap().to_string();
+    let config = config(r#", "mean_fields": {"kind": "frozen"}, "loss": {"kind": "contrastive"}"#);
+    let error = train(&Native::default(), &config, &data, Start::default(), &mut |_| {}).err().unwrap().to_string();
     assert!(error.contains("mean_fields needs a loss with one vector for each class"), "{error}");
 }
 
@@ -170,7 +169,7 @@ fn a_batch_that_cannot_be_drawn_and_pixels_that_do_not_fit_are_refused() {
     let (pixels, labels) = images();
     let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
     let go = |data: TrainSet<'_>| {
-        train(&Native::default(), &Config::default(), &data, &*loss, Start::default(), &mut |_| {})
+        train_with(&Native::default(), &Config::default(), &data, &*loss, Start::default(), &mut |_| {})
             .err()
             .unwrap()
             .to_string()
@@ -185,24 +184,18 @@ fn a_batch_that_cannot_be_drawn_and_pixels_that_do_not_fit_are_refused() {
     assert!(message.contains("30") && message.contains('4'), "30 classes of 4: {message}");
 }
 
-/// The settings that a training keeps beside its own.
-fn extra() -> Map<String, Value> {
-    Map::from_iter([("loss".to_owned(), Value::from("cross_batch_memory"))])
-}
-
 /// A training that keeps its state at `path`.
 fn kept(path: &Path, fields: &str, epochs: u32) -> Result<(Trained<Native>, Vec<EpochLog>), TrainError> {
     let (pixels, labels) = images();
     let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
     let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
-    let loss = LossSpec::named("cross_batch_memory").unwrap().build::<f32>().unwrap();
-    let (mut logs, settings) = (Vec::new(), extra());
-    let keep = Some(CheckpointTarget { path, settings: &settings });
+    let mut logs = Vec::new();
     let held_out = Some(HeldOut { images: EvalImages::new(&stored, [16, 16], 256), query_gallery: None });
-    let start = Start { checkpoint: keep, held_out, ..Start::default() };
-    let config = Config { epochs, ..config(fields) };
+    let start = Start { checkpoint: Some(path), held_out, ..Start::default() };
+    let loss = LossSpec::named("cross_batch_memory").unwrap();
+    let config = Config { epochs, loss, ..config(fields) };
     let device = Native::default();
-    train(&device, &config, &data, &*loss, start, &mut |log| logs.push(log.clone())).map(|trained| (trained, logs))
+    train(&device, &config, &data, start, &mut |log| logs.push(log.clone())).map(|trained| (trained, logs))
 }
 
 /// What two logs of one training share: all but the clock and the memory of the process.
@@ -258,7 +251,7 @@ fn short<B: Backend>(device: &B, config: &Config) -> (Vec<f64>, Vec<f32>) {
     let loss = LossSpec::named("mean_field_contrastive").unwrap().build::<f32>().unwrap();
     let mut losses = Vec::new();
     let mut on_epoch = |log: &EpochLog| losses.push(log.mean_loss);
-    let trained = train(device, config, &data, &*loss, Start::default(), &mut on_epoch).unwrap();
+    let trained = train_with(device, config, &data, &*loss, Start::default(), &mut on_epoch).unwrap();
     let learned = trained.model.tensors().filter(|tensor| tensor.kind == nn::Kind::Parameter);
     (losses, learned.flat_map(|tensor| tensor.file_order(device)).collect())
 }
@@ -298,18 +291,16 @@ fn a_training_on_a_device_of_dfdx_goes_on_where_it_stopped() {
     let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
     let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
     let loss = LossSpec::named("mean_field_contrastive").unwrap().build::<f32>().unwrap();
-    let (device, settings) = (Portable::new(dfdx::prelude::Cpu::default()), Map::new());
-    let run = |epochs: u32, keep: Option<CheckpointTarget<'_>>| {
+    let device = Portable::new(dfdx::prelude::Cpu::default());
+    let run = |epochs: u32, checkpoint: Option<&Path>| {
         let config = Config { epochs, ..config(r#", "optimiser": {"kind": "rmsprop", "momentum": 0.9}"#) };
         let trained =
-            train(&device, &config, &data, &*loss, Start { checkpoint: keep, ..Start::default() }, &mut |_| {})
-                .unwrap();
+            train_with(&device, &config, &data, &*loss, Start { checkpoint, ..Start::default() }, &mut |_| {}).unwrap();
         let network: Vec<f32> = trained.model.tensors().flat_map(|tensor| tensor.file_order(&device)).collect();
         (network, trained.loss_parameters)
     };
-    let keep = Some(CheckpointTarget { path: &path, settings: &settings });
-    run(1, keep);
-    assert!(run(2, keep) == run(2, None));
+    run(1, Some(&path));
+    assert!(run(2, Some(&path)) == run(2, None));
 }
 
 #[test]
@@ -328,7 +319,7 @@ fn mixed_precision_is_near_full_precision_and_the_cpu_refuses_it() {
     let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
     let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
     let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
-    let refused = train(&Native::default(), &mixed, &data, &*loss, Start::default(), &mut |_| {});
+    let refused = train_with(&Native::default(), &mixed, &data, &*loss, Start::default(), &mut |_| {});
     let message = refused.err().unwrap().to_string();
     assert!(message.starts_with("invalid training settings: precision mixed needs a GPU"), "{message}");
 }
@@ -362,13 +353,12 @@ fn a_gradient_beyond_half_precision_lowers_the_scale_and_moves_nothing() {
     let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
     let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
     let device = Portable::new(dfdx::prelude::Cpu::default());
-    let settings = Map::new();
-    let run = |slope: f32, epochs: u32, keep: Option<CheckpointTarget<'_>>| {
+    let run = |slope: f32, epochs: u32, checkpoint: Option<&Path>| {
         let config = Config { epochs, ..config(r#", "precision": "mixed", "clip": 1e30"#) };
         let mut scales = Vec::new();
         let mut on_epoch = |log: &EpochLog| scales.push(log.loss_scale.unwrap());
-        let start = Start { checkpoint: keep, ..Start::default() };
-        let trained = train(&device, &config, &data, &Steep(slope), start, &mut on_epoch);
+        let start = Start { checkpoint, ..Start::default() };
+        let trained = train_with(&device, &config, &data, &Steep(slope), start, &mut on_epoch);
         trained
             .map(|trained| (trained.model.tensors().flat_map(|t| t.file_order(&device)).collect::<Vec<f32>>(), scales))
     };
@@ -391,9 +381,9 @@ fn a_gradient_beyond_half_precision_lowers_the_scale_and_moves_nothing() {
     assert!(!unmoved(&moved) && scales[3].factor < 64.0, "{scales:?}");
     // A training that goes on has the scale that it stopped with.
     let folder = tempfile::tempdir().unwrap();
-    let keep = Some(CheckpointTarget { path: &folder.path().join("checkpoint"), settings: &settings });
-    run(2f32.powi(10), 2, keep).unwrap();
-    let again = run(2f32.powi(10), 4, keep).unwrap();
+    let path = folder.path().join("checkpoint");
+    run(2f32.powi(10), 2, Some(&path)).unwrap();
+    let again = run(2f32.powi(10), 4, Some(&path)).unwrap();
     assert!(again == (moved, scales));
     // The scale cannot help a gradient that is too large by itself.
     let error = run(1e10, 8, None).err().unwrap().to_string();
@@ -459,7 +449,7 @@ fn weights_of_a_file_start_the_backbone_and_leave_the_head() {
     let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
     let config = config(r#", "batch_norm": "frozen_statistics", "freeze_backbone_epochs": 2"#);
     let start = Start { weights: Some(&file), ..Start::default() };
-    let found = train(&device, &config, &data, &*loss, start, &mut |_| {}).unwrap();
+    let found = train_with(&device, &config, &data, &*loss, start, &mut |_| {}).unwrap();
     for (found, other) in found.model.tensors().zip(other.model.tensors()) {
         let equal = found.file_order(&device) == other.file_order(&device);
         assert_eq!(equal, !found.name.starts_with("head"), "{}", found.name);
@@ -467,7 +457,7 @@ fn weights_of_a_file_start_the_backbone_and_leave_the_head() {
     let wrong = Config { backbone: crate::nn::Backbone::named("resnet18").unwrap(), ..config };
     let larger = Plain::new(&[0; 32 * 32 * 32 * 3], &labels, [32, 32]).unwrap();
     let images = TrainSet { images: &larger, height: 32, width: 32, ..data };
-    let message = train(&device, &wrong, &images, &*loss, start, &mut |_| {}).err().unwrap().to_string();
+    let message = train_with(&device, &wrong, &images, &*loss, start, &mut |_| {}).err().unwrap().to_string();
     assert!(message.contains("conv1.weight") && message.contains("blocks.0.conv.weight"), "{message}");
 }
 
@@ -482,7 +472,7 @@ fn scored(fields: &str) -> Result<(Trained<Native>, Vec<EpochLog>), TrainError> 
         ..Start::default()
     };
     let mut logs = Vec::new();
-    train(&Native::default(), &config(fields), &data, &*loss, start, &mut |log| logs.push(log.clone()))
+    train_with(&Native::default(), &config(fields), &data, &*loss, start, &mut |log| logs.push(log.clone()))
         .map(|trained| (trained, logs))
 }
 
@@ -565,7 +555,7 @@ fn a_training_without_anything_to_be_scored_on_is_refused() {
     let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
     let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
     let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
-    let found = train(&Native::default(), &config, &data, &*loss, Start::default(), &mut |_| {});
+    let found = train_with(&Native::default(), &config, &data, &*loss, Start::default(), &mut |_| {});
     assert!(found.err().unwrap().to_string().contains("scored on its validation images, and there are none"));
 }
 
@@ -603,7 +593,8 @@ fn a_training_that_loses_its_way_may_end_with_the_epoch_before() {
         let loss = LossSpec::named("mean_field_contrastive").unwrap().build::<f32>().unwrap();
         let loss = Lost { loss, after, batches: 0.into() };
         let mut epochs = 0;
-        let found = train(&Native::default(), &config(fields), &data, &loss, Start::default(), &mut |_| epochs += 1);
+        let found =
+            train_with(&Native::default(), &config(fields), &data, &loss, Start::default(), &mut |_| epochs += 1);
         found.map(|trained| (trained, epochs))
     };
     // Four batches an epoch: the third epoch ends in its second batch, after one step.
@@ -644,7 +635,7 @@ fn crops_train_on_images_of_any_size_and_are_evaluated_at_their_centre() {
         let held_out = HeldOut { images: data.for_evaluation(config), query_gallery: None };
         let start = Start { held_out: Some(held_out), ..Start::default() };
         let mut logs = Vec::new();
-        let trained = train(&Native::default(), config, &data, &*loss, start, &mut |log| logs.push(log.clone()));
+        let trained = train_with(&Native::default(), config, &data, &*loss, start, &mut |log| logs.push(log.clone()));
         trained.map(|trained| (bits(&trained), told(&logs)))
     };
     let on = |threads: usize| {
