@@ -11,7 +11,7 @@ use crate::stage::{definitions, kinds};
 /// `# yaml-language-server: $schema=pipeline.json`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  meanfield schema > pipeline.json
+  meanfield schema
   meanfield schema definition")]
 pub struct Args {
     /// The files that it describes
