@@ -15,11 +15,12 @@ use polars_arrow::array::{
 };
 use polars_arrow::datatypes::{ArrowDataType as Type, Field};
 use polars_arrow::types::NativeType;
-use polars_parquet::parquet::metadata::FileMetadata;
-use polars_parquet::parquet::page::CompressedPage;
+use polars_parquet::parquet::metadata::{ColumnChunkMetadata, FileMetadata};
 use polars_parquet::parquet::schema::types::{ParquetType, PrimitiveLogicalType, PrimitiveType};
 use polars_parquet::read::schema::parquet_to_arrow_schema;
 use polars_parquet::read::{BasicDecompressor, PageReader, column_iter_to_arrays, read_metadata};
+use polars_parquet_format::PageHeader;
+use polars_parquet_format::thrift::protocol::TCompactInputProtocol;
 use serde_json::Value as Json;
 
 use super::{Column, ColumnKind};
@@ -31,8 +32,6 @@ use crate::format;
 #[derive(Debug)]
 pub struct File {
     file: fs::File,
-    /// Values that a column may have.
-    most: u64,
     metadata: FileMetadata,
     columns: Vec<Column>,
     parts: Vec<Part>,
@@ -64,9 +63,7 @@ impl File {
             None => return Err("it does not begin as a .parquet table does".to_owned()),
         }
         let metadata = contained(|| read_metadata(&mut file).map_err(|e| e.to_string())).map_err(damaged)?;
-        // A run of equal values takes next to nothing, so there may be far more values than bytes, but not without any bound.
-        let most = (1 << 26) + (size << 16);
-        plausible(&metadata, size, most).map_err(damaged)?;
+        plausible(&metadata, size).map_err(damaged)?;
         let index = index_columns(&metadata);
         let (mut columns, mut parts, mut leaf) = (Vec::new(), Vec::new(), 0);
         for field in metadata.schema().fields() {
@@ -78,7 +75,7 @@ impl File {
             columns.push(Column { name, kind, word, index });
             parts.push(part);
         }
-        Ok(File { file, most, metadata, columns, parts })
+        Ok(File { file, metadata, columns, parts })
     }
 
     pub(super) fn columns(&self) -> &[Column] {
@@ -194,10 +191,8 @@ impl File {
                 file.seek(SeekFrom::Start(range.start))
                     .and_then(|_| file.read_exact(&mut bytes))
                     .map_err(|e| e.to_string())?;
-                let bytes = Cursor::new(bytes.into());
-                let reader = || PageReader::new(bytes.clone(), chunk, Vec::new(), usize::MAX);
-                contained(|| counted(reader(), self.most)).map_err(|e| self.spoilt(column, e))?;
-                pages.push(reader());
+                contained(|| plausible_pages(&bytes, chunk)).map_err(|e| self.spoilt(column, e))?;
+                pages.push(PageReader::new(Cursor::new(bytes.into()), chunk, Vec::new(), usize::MAX));
             }
             let arrays = contained(|| {
                 let columns = pages.into_iter().map(|pages| BasicDecompressor::new(pages, Vec::new())).collect();
@@ -229,7 +224,10 @@ fn damaged(what: String) -> String {
 }
 
 /// Refuses counts and places that cannot be true, before the decoder takes memory for them.
-fn plausible(metadata: &FileMetadata, size: u64, most: u64) -> Result<(), String> {
+fn plausible(metadata: &FileMetadata, size: u64) -> Result<(), String> {
+    // A run of equal values takes a few bytes, so there may be far more values than bytes, but not without any bound: as texts
+    // they take less than a GiB.
+    let most = (1 << 24) + (size << 8);
     let count = |count: i64| u64::try_from(count).is_ok_and(|count| count <= most);
     let mut rows = 0_u64;
     for group in &metadata.row_groups {
@@ -250,15 +248,39 @@ fn plausible(metadata: &FileMetadata, size: u64, most: u64) -> Result<(), String
     }
 }
 
-/// Refuses a page of more than `most` values; the decoder believes a negative count.
-fn counted(pages: PageReader, most: u64) -> Result<(), String> {
-    for page in pages {
-        match page.map_err(|e| e.to_string())? {
-            CompressedPage::Data(page) if page.num_values() as u64 > most => {
-                return Err(format!("a page of {} values", page.num_values()));
-            }
-            _ => {}
+/// Refuses the pages of a column chunk whose headers claim more values than the chunk has, or more bytes than their compressed
+/// form can hold, before the decoder allocates memory for them.
+fn plausible_pages(bytes: &[u8], chunk: &ColumnChunkMetadata) -> Result<(), String> {
+    let values = chunk.num_values();
+    let (mut rest, mut seen) = (Cursor::new(bytes), 0);
+    while seen < values {
+        let mut protocol = TCompactInputProtocol::new(&mut rest, bytes.len());
+        let page = PageHeader::read_from_in_protocol(&mut protocol).map_err(|e| e.to_string())?;
+        let size = i64::from(page.compressed_page_size);
+        let count = match (&page.data_page_header, &page.data_page_header_v2) {
+            (Some(page), _) => i64::from(page.num_values),
+            (None, Some(page)) => i64::from(page.num_values),
+            (None, None) => 0,
+        };
+        // Gzip stores at most 1,032 bytes in one; other codecs are above that only for pages of equal bytes.
+        let most = (1 << 26) + size.saturating_mul(1 << 10);
+        if size < 0 || i64::from(page.uncompressed_page_size) > most {
+            return Err(format!("a page of {size} bytes, and {} when decompressed", page.uncompressed_page_size));
         }
+        if !(0..=values - seen).contains(&count) {
+            return Err(format!("a page of {count} values in a column of {values}"));
+        }
+        if let Some(dictionary) = &page.dictionary_page_header
+            && i64::from(dictionary.num_values) > i64::from(page.uncompressed_page_size)
+        {
+            return Err(format!("a dictionary of {} values", dictionary.num_values));
+        }
+        seen += count;
+        let next = rest.position() + size as u64;
+        if next > bytes.len() as u64 {
+            return Err("a page ends after its column".to_owned());
+        }
+        rest.set_position(next);
     }
     Ok(())
 }
