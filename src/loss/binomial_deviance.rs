@@ -33,8 +33,8 @@ use crate::math::real::Real;
 ///
 /// # Source
 /// Yi, Lei and Li, *Deep Metric Learning for Practical Person Re-Identification*, 2014, where `beta = alpha C` with the
-/// cost `C` of a negative pair, and positive and negative pairs are averaged each as a whole: here classes and pairs of
-/// classes weigh the same, as the mean-field form needs it.
+/// cost `C` of a negative pair, and positive and negative pairs are each averaged as a whole: here all classes and pairs of
+/// classes have equal weight, as the mean-field form requires.
 #[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BinomialDeviance {

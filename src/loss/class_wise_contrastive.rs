@@ -1,4 +1,4 @@
-//! Class-wise contrastive loss: the pair-based parent of the mean-field one.
+//! Class-wise contrastive loss: the pair-based parent of its mean-field form.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use crate::math::real::Real;
 /// ```
 ///
 /// `d_ij = 1 - e_i . e_j` of unit embeddings, `n_c` the samples of class `c`, `K` the classes present; `i = j` is included
-/// and costs nothing unless `pos_margin` is negative. A term at its kink has gradient 0.
+/// and contributes nothing unless `pos_margin` is negative. A term at its kink has gradient 0.
 ///
 /// # Shapes
 /// Embeddings `B x D`; no parameters.
@@ -25,15 +25,15 @@ use crate::math::real::Real;
 /// The fields below.
 ///
 /// # Gradient
-/// With respect to `d_ij` as independent entries, where the term is positive: `1/(2 K n_c^2)` in a class,
-/// `-1/(2 K n_c n_d)` between two.
+/// With respect to `d_ij` as independent entries, where the term is positive: `1/(2 K n_c^2)` within a class,
+/// `-1/(2 K n_c n_d)` between two classes.
 ///
 /// # Cost
 /// O(B^2 D) time, O(B^2) memory; free of `C`.
 ///
 /// # Source
-/// Furusawa, *Mean Field Theory in Deep Metric Learning*, ICLR 2024, its starting point: the classes weigh the same, where
-/// [`contrastive`](super::contrastive) averages over the pairs that cost something. The official code has no such loss.
+/// Furusawa, *Mean Field Theory in Deep Metric Learning*, ICLR 2024, its starting point: classes have equal weight, whereas
+/// [`contrastive`](super::contrastive) averages over the pairs with a positive term. The official code has no such loss.
 #[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClassWiseContrastive {

@@ -1,4 +1,4 @@
-//! Class-wise multi-similarity loss: the pair-based parent of the mean-field one.
+//! Class-wise multi-similarity loss: the pair-based parent of its mean-field form.
 
 use rayon::prelude::*;
 use schemars::JsonSchema;
@@ -36,8 +36,8 @@ use crate::math::simd::vectorise;
 /// O(B^2 D) time, O(B^2) memory; free of `C`.
 ///
 /// # Source
-/// Furusawa, *Mean Field Theory in Deep Metric Learning*, ICLR 2024, and its code, which holds dense one-hot products in
-/// place of the groups, and plain exponentials in place of log-sum-exp.
+/// Furusawa, *Mean Field Theory in Deep Metric Learning*, ICLR 2024, and its code, which uses dense one-hot products
+/// instead of groups, and plain exponentials instead of log-sum-exp.
 #[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClassWiseMultiSimilarity {
@@ -69,7 +69,7 @@ impl<T: Real> Loss<T> for ClassWiseMultiSimilarity {
     ) -> Result<T, LossError> {
         no_parameters(parameters)?;
         let units = embeddings(batch, classes)?;
-        // The cosines turn into the gradient with respect to them, in place.
+        // Overwrites the cosines by the gradient with respect to them.
         let mut cosines = units.cosines(&units);
         let count = units.count;
         let groups = Groups::new(batch.labels);
@@ -114,7 +114,7 @@ impl<T: Real> Loss<T> for ClassWiseMultiSimilarity {
                 #[inline(always)]
                 || row.iter_mut().for_each(|x| *x = T::from_f64(other) * x.exp()),
             );
-            // Its own class has twice the weight, and attracts.
+            // The own class has twice the weight, and attracts.
             groups.members[c].iter().for_each(|&j| row[j] *= T::from_f64(-2.0));
         });
         from_cosines(&units, &cosines, gradients);

@@ -1,4 +1,4 @@
-//! Class-wise triplet loss on cosines: the pair-based parent of the mean-field one.
+//! Class-wise triplet loss on cosines: the pair-based parent of its mean-field form.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use crate::math::real::Real;
 /// ```
 ///
 /// `s` cosines of unit embeddings, `c` and `d` the `K` classes present, `n_c` the samples of class `c`; `p = a` is included.
-/// A term at its kink has gradient 0. A batch of one class costs nothing.
+/// A term at its kink has gradient 0. The loss of a batch of one class is 0.
 ///
 /// # Shapes
 /// Embeddings `B x D`; no parameters.
@@ -24,15 +24,15 @@ use crate::math::real::Real;
 /// The fields below.
 ///
 /// # Gradient
-/// Each positive term adds `1/(K n_c^2 n_d)` to that of `s_an` and takes it from that of `s_ap`.
+/// Each positive term adds `1/(K n_c^2 n_d)` to that of `s_an` and subtracts it from that of `s_ap`.
 ///
 /// # Cost
 /// O(B^2 D + triplets) time, O(B^2) memory; free of `C`.
 ///
 /// # Source
 /// FaceNet's loss (Schroff, Kalenichenko and Philbin, CVPR 2015) in cosines, `|a - b|^2 = 2 - 2 s`, over all triplets and
-/// with the class-wise weights of the mean-field paper. [`triplet`](super::triplet) has distances that are not squared, and
-/// averages over the triplets that cost something.
+/// with the class-wise weights of the mean-field paper. [`triplet`](super::triplet) uses distances that are not squared, and
+/// averages over the triplets with a positive term.
 #[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClassWiseTriplet {

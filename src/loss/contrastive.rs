@@ -16,7 +16,7 @@ use crate::math::real::Real;
 /// ```
 ///
 /// `d` is `|e_i - e_j|` or `1 - e_i . e_j`, `e` being unit embeddings. A mean over no terms is 0, so a batch of one
-/// class, or of one sample a class, has only one of the two parts. A term at its kink is 0 and has gradient 0, as has a
+/// class, or of one sample per class, has only one of the two parts. A term at its kink is 0 and has gradient 0, as has a
 /// Euclidean distance of 0.
 ///
 /// # Shapes
@@ -33,8 +33,8 @@ use crate::math::real::Real;
 ///
 /// # Source
 /// Hadsell, Chopra and LeCun, *Dimensionality Reduction by Learning an Invariant Mapping*, CVPR 2006 (there the hinges are
-/// squared); the average over non-zero terms is that of pytorch-metric-learning, whose defaults these are. With its
-/// cosine *similarity* that library states margins as similarities, here they are distances: `1 - margin`.
+/// squared); the average over non-zero terms is that of pytorch-metric-learning, whose defaults are used here. For its
+/// cosine *similarity* that library gives margins as similarities, here they are distances: `1 - margin`.
 #[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Contrastive {
@@ -79,10 +79,10 @@ impl Formula for Contrastive {
     }
 }
 
-/// The contrastive hinges of a table of distances, each kind averaged over its positive terms.
+/// The contrastive hinges of a matrix of distances, each kind averaged over its positive terms.
 pub(super) fn hinges<T: Real>(table: &mut Table<'_, T>, pos_margin: f64, neg_margin: f64) -> f64 {
     let (pos_margin, neg_margin) = (T::from_f64(pos_margin), T::from_f64(neg_margin));
-    // Sum and number of the active terms of one kind, whose cells turn into 1 or 0.
+    // Sum and number of the active terms of one kind, whose entries become 1 or 0.
     let kind = |cells: &mut [T], places: &[usize], term: &dyn Fn(T) -> T| {
         let (mut sum, mut terms) = (0.0, 0.0);
         for &j in places {
@@ -133,7 +133,7 @@ mod tests {
         let batch = Batch { embeddings: &[2.0, 0.0, 0.0, 1.0, -3.0, 0.0], labels: &[0, 0, 1], dim: 2 };
         let loss = Contrastive { pos_margin: 0.0, neg_margin: 1.5, distance: Distance::Cosine };
         let value: f64 = loss.evaluate(batch, 2, &[], &mut Gradients::default()).unwrap();
-        // Positive: d = 1. Negative: d = 2 costs nothing, d = 1 costs 0.5.
+        // Positive: d = 1. Negative: d = 2 contributes 0, d = 1 contributes 0.5.
         assert!((value - 1.5).abs() <= 1e-15, "{value}");
     }
 }

@@ -1,4 +1,4 @@
-//! Cross-batch memory: a loss of samples whose references are the embeddings of past batches too.
+//! Cross-batch memory: a loss of samples whose references include the embeddings of past batches.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,13 +14,13 @@ use crate::math::real::Real;
 /// Cross-batch memory around a loss of samples.
 ///
 /// ```text
-/// M <- M with the batch in the place of its oldest embeddings, at most memory_size of them
+/// M <- M with its oldest embeddings replaced by the batch, at most memory_size in total
 /// L  = loss of the pairs (i, j), i in the batch, j in M, i != j
 /// ```
 ///
-/// The batch is itself in the memory `M`; a sample is not compared with itself. Where the wrapped loss runs over samples or
-/// their mean, it runs over those of the batch as anchors. [`Loss::step`] keeps the memory from step to step;
-/// [`Loss::evaluate`] is the first step, with the batch alone in it. A batch that is larger than the memory is an error.
+/// The batch itself is in the memory `M`; a sample is not compared with itself. Sums and means of the wrapped loss
+/// over samples are over those of the batch as anchors. [`Loss::step`] keeps the memory between steps;
+/// [`Loss::evaluate`] is the first step, with only the batch in it. A batch that is larger than the memory is an error.
 ///
 /// # Shapes
 /// Embeddings `B x D`; the parameters of the wrapped loss.
@@ -29,8 +29,8 @@ use crate::math::real::Real;
 /// The fields below.
 ///
 /// # Gradient
-/// That of the wrapped loss with respect to the anchors; the memory is constant, the batch's own embeddings in it too. So it
-/// is not the slope of the value: on the batch alone a symmetric loss has half its usual gradient.
+/// That of the wrapped loss with respect to the anchors; the memory is constant, including the batch's own embeddings in it. So it
+/// is not the derivative of the value: on the batch alone a symmetric loss has half its usual gradient.
 ///
 /// # Cost
 /// With `M` embeddings in memory O(B M D) time, O(M D + B M) memory; free of `C`.
@@ -38,7 +38,7 @@ use crate::math::real::Real;
 /// # Source
 /// Wang et al., *Cross-Batch Memory for Embedding Learning*, CVPR 2020. Equal to pytorch-metric-learning's `CrossBatchMemory`,
 /// except that the miner of `multi_similarity` does not see the pair of a sample with itself; it also wraps `fast_ap`. The
-/// paper starts the memory after some epochs of training and adds the loss of the batch alone; here, as there, neither is done.
+/// paper enables the memory after some epochs of training and adds the loss of the batch alone; here, as there, neither is done.
 #[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CrossBatchMemory {
@@ -95,7 +95,7 @@ mod tests {
         testing::equals_more_reference("cross_batch_memory", 17);
     }
 
-    /// A loss against references that stay where they are, the first of them being samples of the batch as they once were.
+    /// A loss with constant references, the first of which are copies of the samples of the batch.
     struct Fixed(LossSpec);
 
     impl Loss<f64> for Fixed {
@@ -145,7 +145,7 @@ mod tests {
             loss.step(&mut memory, batch, 2, &[], &mut Gradients::default()).unwrap()
         };
         assert_eq!(step(&[1.0, 0.0], &[0]), 0.0);
-        // A positive at distance 2; then one negative at distance 0, farther ones at 2 costing nothing, and no positive.
+        // A positive at distance 2; then one negative at distance 0, farther ones at 2 that contribute nothing, and no positive.
         assert!((step(&[-3.0, 0.0], &[0]) - 2.0).abs() <= 1e-15);
         assert!((step(&[0.5, 0.0], &[1]) - 1.0).abs() <= 1e-15);
     }

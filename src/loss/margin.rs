@@ -18,27 +18,27 @@ use crate::math::real::Real;
 /// ```
 ///
 /// `e` unit embeddings; `p` shares the class of `a`, `n` does not; the divisor `n` is the number of terms of the first line that
-/// are positive. `beta_a` is one number, or the one of the class of `a`. With no positive term the sums are 0, as for batches of
-/// one class or of one sample a class; `nu beta` counts wherever there is a triplet. A term at its kink is 0 and has gradient
+/// are positive. `beta_a` is one number, or that of the class of `a`. Without a positive term the sums are 0, as for batches of
+/// one class or of one sample per class; `nu beta` counts if there is a triplet. A term at its kink is 0 and has gradient
 /// 0, as has a distance of 0.
 ///
 /// # Shapes
-/// Embeddings `B x D`; with a learned boundary `beta`, `1 x 1` or `C x 1`, which starts at the parameter `beta`.
+/// Embeddings `B x D`; with a learned boundary `beta`, `1 x 1` or `C x 1`, initialised to the parameter `beta`.
 ///
 /// # Parameters
 /// The fields below.
 ///
 /// # Gradient
 /// With respect to an active distance: `+-` the number of triplets that it occurs in / `n`; with respect to `beta_a` the
-/// negative of the sum of those, and the factor of the regulariser. `n` is held fixed.
+/// negative of the sum of those, and the factor of the regulariser. `n` is treated as constant.
 ///
 /// # Cost
 /// O(B^2 D) time, O(B^2) memory, free of `C`: terms depend on pairs, and are weighted by the triplets they occur in.
 ///
 /// # Source
-/// Wu et al., *Sampling Matters in Deep Embedding Learning*, ICCV 2017, which samples by distance. Here all triplets take part,
-/// as in MLRC, and the values equal those of pytorch-metric-learning, which holds an index for each triplet. MLRC decays the
-/// weights of the network, not `beta`: set `loss_weight_decay: 0` for that.
+/// Wu et al., *Sampling Matters in Deep Embedding Learning*, ICCV 2017, which samples by distance. Here all triplets are used,
+/// as in MLRC, and the values equal those of pytorch-metric-learning, which stores an index for each triplet. MLRC applies weight
+/// decay to the network, not to `beta`: set `loss_weight_decay: 0` for that.
 #[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Margin {
@@ -61,10 +61,10 @@ pub struct Margin {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Boundary {
-    /// One number that stays.
+    /// One fixed number.
     #[default]
     Fixed,
-    /// One number that is learned.
+    /// One learned number.
     Learned,
     /// A learned number for each class.
     PerClass,
@@ -112,7 +112,7 @@ impl Formula for Margin {
         if self.boundary == Boundary::Fixed {
             return mean.value;
         }
-        // Each distance stands beside minus its beta.
+        // Pairs of each distance and its negative beta.
         let mut slopes = vec![0.0; betas.len()];
         for (cells, &label) in table.cells.chunks(width).zip(labels) {
             slopes[place(label as usize)] -= cells.iter().map(|g| g.to_f64()).sum::<f64>();

@@ -1,4 +1,4 @@
-//! Mean-field class-wise multi-similarity loss: classes of a batch against one learned mean field a class.
+//! Mean-field class-wise multi-similarity loss: classes of a batch compared with one learned mean field per class.
 
 use rayon::prelude::*;
 use schemars::JsonSchema;
@@ -41,7 +41,7 @@ use crate::math::simd::vectorise;
 ///
 /// # Source
 /// Furusawa, *Mean Field Theory in Deep Metric Learning*, ICLR 2024. Its code builds `C x C` matrices and plain
-/// exponentials, and cuts the softplus of the penalty to its argument above 20 (a change below 1e-9 / beta).
+/// exponentials, and replaces the softplus of the penalty by its argument above 20 (a change below 1e-9 / beta).
 #[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MeanFieldClassWiseMultiSimilarity {
@@ -107,21 +107,21 @@ impl<T: Real> Loss<T> for MeanFieldClassWiseMultiSimilarity {
     }
 }
 
-/// Columns whose sums one thread holds at one time.
+/// Number of columns that one thread sums at once.
 const COLUMNS: usize = 256;
 
 impl MeanFieldClassWiseMultiSimilarity {
-    /// The part that depends on the `B x C` scores, which turn into the gradient with respect to them.
+    /// The part that depends on the `B x C` scores, which are overwritten by the gradient with respect to them.
     fn turn<T: Real>(&self, scores: &mut [T], labels: &[u32], classes: usize) -> f64 {
         let groups = Groups::new(labels);
         let present = groups.classes.len();
         let (alpha, beta, base) = (T::from_f64(self.alpha), T::from_f64(self.beta), T::from_f64(self.base));
         let each = T::from_f64(1.0 / present as f64);
 
-        // What each sample scores with each present class: these terms hold two sums, and are made apart.
+        // The score of each sample with each present class: these terms contain two sums, and are computed separately.
         let own: Vec<T> = scores.chunks(classes).flat_map(|row| groups.classes.iter().map(|&c| row[c])).collect();
         let log_size = |a: usize| T::from_f64((groups.members[a].len() as f64).ln());
-        // Exponents of the terms of p_a and A_ab, their factor 1/n_a included.
+        // Exponents of the terms of p_a and A_ab, including their factor 1/n_a.
         let pull = |a: usize, i: usize| alpha * (base - own[i * present + a]) - log_size(a);
         let push = |a: usize, i: usize, b: usize| beta * (own[i * present + b] - base) - log_size(a);
         // log A_ab
@@ -169,7 +169,7 @@ impl MeanFieldClassWiseMultiSimilarity {
     }
 }
 
-/// The sum over columns of `log(1 + sum over rows of exp(beta (q - base) - log_size))`. Each `q` turns into `each` times the
+/// The sum over columns of `log(1 + sum over rows of exp(beta (q - base) - log_size))`. Each `q` is overwritten by `each` times the
 /// derivative with respect to its exponent.
 fn soft_maxima<T: Real>(mut rows: Vec<&mut [T]>, beta: T, base: T, log_size: T, each: T) -> f64 {
     let mut total = 0.0;
@@ -198,7 +198,7 @@ fn soft_maxima<T: Real>(mut rows: Vec<&mut [T]>, beta: T, base: T, log_size: T, 
             for row in &mut rows {
                 row.iter_mut().zip(&sums).for_each(|(q, &share)| *q *= share);
             }
-            // Columns past the last have no term.
+            // Columns beyond the last have no term.
             total = rows::sum(
                 &tops,
                 #[inline(always)]

@@ -1,4 +1,4 @@
-//! Mean-field triplet loss: an anchor against its own mean field and every other.
+//! Mean-field triplet loss: an anchor compared with its own mean field and all others.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -26,14 +26,14 @@ use crate::math::real::Real;
 /// The fields below.
 ///
 /// # Gradient
-/// Each positive term adds `1/B` to that of `q_ic` and takes it from that of `q_{i,y_i}`.
+/// Each positive term adds `1/B` to that of `q_ic` and subtracts it from that of `q_{i,y_i}`.
 ///
 /// # Cost
 /// O(B C D) time, O(B C) memory; with `mf_reg > 0` also O(C^2 D) time in tiles of 256 classes.
 ///
 /// # Source
 /// The mean-field step of Furusawa, *Mean Field Theory in Deep Metric Learning*, ICLR 2024, applied to
-/// [`ClassWiseTriplet`]; the paper has no such loss. The penalty is the loss of a sample that lies on its mean field.
+/// [`ClassWiseTriplet`]; the paper has no such loss. The penalty is the loss of a sample located at its mean field.
 #[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MeanFieldTriplet {

@@ -18,8 +18,8 @@ use crate::math::real::Real;
 ///
 /// `s_ij = e_i . e_j` of unit embeddings; `P_i`, `N_i` are the other samples of the same and of different classes. With
 /// `miner: multi_similarity` only positives with `s_ij - miner_epsilon < max over N_i` and negatives with
-/// `s_ij + miner_epsilon > min over P_i` stay, so that an anchor without pairs of one kind keeps none of the other. A sum
-/// over nothing is 0: an anchor without pairs counts in `B` and adds nothing.
+/// `s_ij + miner_epsilon > min over P_i` are kept, so that an anchor without pairs of one kind keeps none of the other. An empty
+/// sum is 0: an anchor without pairs counts in `B` and contributes nothing.
 ///
 /// # Shapes
 /// Embeddings `B x D`; no parameters.
@@ -29,7 +29,7 @@ use crate::math::real::Real;
 ///
 /// # Gradient
 /// With respect to `s_ij`: `-exp(-alpha (s_ij - base)) / (1 + sum) / B` for a positive, and likewise with `+beta` for a
-/// negative; the miner's choice is held fixed.
+/// negative; the miner's selection is treated as constant.
 ///
 /// # Cost
 /// O(B^2 D) time, O(B^2) memory; free of `C`.
@@ -60,14 +60,14 @@ pub struct MultiSimilarity {
     pub miner_epsilon: f64,
 }
 
-/// Which pairs take part.
+/// Which pairs are used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Miner {
     /// All.
     #[default]
     None,
-    /// Those about as hard as the hardest of the other kind.
+    /// Pairs about as hard as the hardest of the other kind.
     MultiSimilarity,
 }
 
@@ -98,7 +98,7 @@ impl Formula for MultiSimilarity {
 }
 
 impl MultiSimilarity {
-    /// Leaves the positives and negatives that take part.
+    /// Keeps the positives and negatives that are used.
     fn mine<T: Real>(&self, Anchor { cells, positives, negatives, .. }: &mut Anchor<'_, T>) {
         if self.miner == Miner::MultiSimilarity {
             let epsilon = T::from_f64(self.miner_epsilon);

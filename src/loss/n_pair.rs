@@ -1,4 +1,4 @@
-//! N-pair loss: one anchor and one positive a class, each anchor against all positives.
+//! N-pair loss: one anchor and one positive per class, each anchor compared with all positives.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use crate::math::real::Real;
 /// ```
 ///
 /// `x_c` and `p_c` are the first and the second sample of class `c` in the batch, `K` the classes with two samples; other
-/// samples take no part. With fewer than two such classes it is 0.
+/// samples are ignored. With fewer than two such classes it is 0.
 ///
 /// # Shapes
 /// Embeddings `B x D`; no parameters.
@@ -33,7 +33,7 @@ use crate::math::real::Real;
 ///
 /// # Source
 /// Sohn, *Improved Deep Metric Learning with Multi-class N-pair Loss Objective*, NIPS 2016, which also penalises the embeddings'
-/// length; this does not, and neither does the Proxy-Anchor code, whose embeddings are raw as in the paper. The choice of
+/// length; this does not, and neither does the Proxy-Anchor code, whose embeddings are raw as in the paper. The selection of
 /// pairs, and `embeddings: unit`, are those of pytorch-metric-learning. Raw embeddings whose products overflow are an error.
 #[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -46,7 +46,7 @@ pub struct NPair {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Length {
-    /// As the network made it.
+    /// The output of the network.
     #[default]
     Raw,
     /// One.

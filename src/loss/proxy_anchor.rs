@@ -17,7 +17,7 @@ use crate::math::real::Real;
 ///   + 1/C sum_c            log(1 + sum_{i: y_i != c} exp( alpha (q_ic + margin)))
 /// ```
 ///
-/// `q_ic = e_i . w_c`, `e` unit embeddings, `w` unit proxies, `K` the classes present. A sum over nothing is 0.
+/// `q_ic = e_i . w_c`, `e` unit embeddings, `w` unit proxies, `K` the classes present. An empty sum is 0.
 ///
 /// # Shapes
 /// Embeddings `B x D`; `proxies` `C x D`.
@@ -34,8 +34,8 @@ use crate::math::real::Real;
 ///
 /// # Source
 /// Kim et al., *Proxy Anchor Loss for Deep Metric Learning*, CVPR 2020. Equal to its code and to pytorch-metric-learning,
-/// but in log-sum-exp form. That code also clips the gradient of the proxies by value at 10, which is the optimiser's
-/// business here.
+/// but in log-sum-exp form. That code also clips the gradient of the proxies by value at 10, which here belongs to the
+/// optimiser.
 #[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProxyAnchor {

@@ -31,8 +31,8 @@ use crate::math::real::Real;
 /// O(B C D) time, O(B C + C D) memory.
 ///
 /// # Source
-/// Movshovitz-Attias et al., *No Fuss Distance Metric Learning using Proxies*, ICCV 2017, which leaves the own proxy out of the
-/// denominator; here it stays, as in pytorch-metric-learning, whose default scale this is.
+/// Movshovitz-Attias et al., *No Fuss Distance Metric Learning using Proxies*, ICCV 2017, which excludes the own proxy from the
+/// denominator; here it is included, as in pytorch-metric-learning, whose default scale is used.
 #[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProxyNca {

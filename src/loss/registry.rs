@@ -1,4 +1,4 @@
-//! Every loss by name: what a pipeline may write, checked and built.
+//! All losses by name: what a pipeline may write, checked and built.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ pub enum ComparedWith {
     /// Other samples, pair by pair or triplet by triplet, which may come from past batches too:
     /// [`cross_batch_memory`](super::cross_batch_memory) can wrap it.
     Samples,
-    /// The other samples of the batch, and no others.
+    /// The other samples of the batch, only.
     Batch,
     /// One learned vector for each class, a mean field or proxy, and nothing else that is learned.
     ClassVector,
@@ -36,7 +36,7 @@ pub enum ComparedWith {
     ClassVectors,
 }
 
-/// The parameters of a loss are outside their ranges.
+/// Parameters of a loss are outside their ranges.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("loss {loss}: {}", problems.iter().map(|(field, message)| format!("{field} {message}")).collect::<Vec<_>>().join("; "))]
 pub struct SpecError {
@@ -51,7 +51,7 @@ macro_rules! losses {
     ($($loss:ident = $name:literal compared with $mark:ident),* $(,)?) => {
         /// A loss with its parameters, as a pipeline writes it: `{ kind: contrastive, neg_margin: 0.5 }`.
         ///
-        /// A parameter not given has its default; one that the loss does not have is refused.
+        /// Missing parameters have their defaults; unknown ones are an error.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(tag = "kind")]
         pub enum LossSpec {
@@ -167,7 +167,7 @@ impl LossSpec {
             .filter(move |name| Self::named(name).is_some_and(|loss| loss.compared_with() == mark))
     }
 
-    /// Each parameter outside its range, as a path, and what is wrong with it; empty if all is well.
+    /// Each parameter outside its range, as a path, and what is wrong with it; empty if there are none.
     pub fn check(&self) -> Vec<(String, String)> {
         Setting::faults_of(self)
     }

@@ -18,7 +18,7 @@ use crate::math::real::Real;
 /// negative is farther than the positive, by at most the margin: `0 < |e_a - e_n| - |e_a - e_p| <= margin`; with a margin of 0
 /// or below there are none.
 ///
-/// A mean over no terms is 0, so batches of one class, or of one sample a class, cost nothing. A term at its kink is 0 and has
+/// A mean over no terms is 0, so the loss of batches of one class, or of one sample per class, is 0. A term at its kink is 0 and has
 /// gradient 0, as has a distance of 0.
 ///
 /// # Shapes
@@ -29,15 +29,15 @@ use crate::math::real::Real;
 ///
 /// # Gradient
 /// With respect to a distance: (active triplets where it is the positive one - those where it is the negative one) / active
-/// triplets; the choice of triplets is held fixed.
+/// triplets; the selection of triplets is treated as constant.
 ///
 /// # Cost
 /// O(B^2 D + triplets) time, O(B^2) memory; free of `C`.
 ///
 /// # Source
-/// Weinberger and Saul, JMLR 2009; Schroff, Kalenichenko and Philbin, *FaceNet*, CVPR 2015, who have squared distances and choose
-/// one semi-hard negative a pair. All triplets, all semi-hard ones and the average over non-zero terms are those of
-/// pytorch-metric-learning, which holds an index for each triplet, where this holds none.
+/// Weinberger and Saul, JMLR 2009; Schroff, Kalenichenko and Philbin, *FaceNet*, CVPR 2015, who use squared distances and select
+/// one semi-hard negative per pair. All triplets, all semi-hard ones and the average over non-zero terms are as in
+/// pytorch-metric-learning, which stores an index for each triplet, unlike this implementation.
 #[derive(Debug, Clone, PartialEq, SmartDefault, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Triplet {
@@ -49,7 +49,7 @@ pub struct Triplet {
     pub triplets: Triplets,
 }
 
-/// Which triplets take part.
+/// Which triplets are used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Triplets {
