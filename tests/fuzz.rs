@@ -520,7 +520,10 @@ fn readers() -> Vec<Reader> {
         reader("stored_table", "json", vec![data_table()], |_, bytes| {
             if let Ok(Ok(table)) = std::str::from_utf8(bytes).map(report::Table::from_json) {
                 let _ = report::text::render(&table, report::text::Style { ansi: false, width: Some(80) });
-                let _ = (report::markdown::render(&table), report::csv::cells(&table));
+                let _ = (
+                    report::markdown::render(&table),
+                    report::frame::cells(&table).map(|frame| report::csv::render(&frame)),
+                );
             }
         }),
     ]

@@ -1,4 +1,4 @@
-//! The words below a table: what the numbers are, what was tested, what is missing.
+//! The caption and the footnotes of a table: what the numbers are, what was tested, what is missing.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ pub(super) fn caption(table: &Table) -> String {
     let counts: BTreeSet<usize> = contenders().map(|cell| cell.n).filter(|n| *n > 0).collect();
     let mut sentences = Vec::new();
     if table.runs < 2 {
-        sentences.push("One run a cell: there is no interval, and no test is possible.".to_owned());
+        sentences.push("One run per cell: no intervals, and no test is possible.".to_owned());
     } else {
         let level = percent(table.interval);
         let runs = run_names(table);
@@ -23,7 +23,7 @@ pub(super) fn caption(table: &Table) -> String {
             let n = table.runs;
             format!(
                 "Mean ± half-width of the {level} Student-t interval over the runs of a cell{runs}; \
-                 n = {n} unless the cell says otherwise."
+                 n = {n} unless noted in the cell."
             )
         } else {
             format!("Mean ± half-width of the {level} Student-t interval over n = {} runs{runs}.", table.runs)
@@ -44,7 +44,7 @@ pub(super) fn caption(table: &Table) -> String {
     sentences.join(" ")
 }
 
-/// The meaning of every mark that the table has, and of every gap.
+/// The meaning of every mark and every gap of the table.
 pub(super) fn footnotes(table: &Table) -> Vec<Footnote> {
     let mut notes = Vec::new();
     let mut note = |mark: &str, text: String| notes.push(Footnote { mark: mark.to_owned(), text });
@@ -65,11 +65,11 @@ pub(super) fn footnotes(table: &Table) -> Vec<Footnote> {
             TIED,
             format!(
                 "Not separable from the best of its column: p ≥ {LEVEL} in {test}, Holm-corrected over the comparisons \
-                 of the column. What has no mark is worse than the best by that test; baselines are not tested."
+                 of the column. Unmarked cells are significantly worse than the best; baselines are not tested."
             ),
         );
         if let Some(names) = cells(&|row, column| table.is_untested(row, column)) {
-            note(UNTESTED, format!("Not tested against the best, for want of a second run: {names}."));
+            note(UNTESTED, format!("Not tested against the best, which needs a second run: {names}."));
         }
     }
     let has = |row: &Row, column: usize, remark: &String| row.cells[column].remarks.contains(remark);
@@ -94,12 +94,12 @@ pub(super) fn footnotes(table: &Table) -> Vec<Footnote> {
     notes
 }
 
-/// ` (seed 0, 1, 2)`: the runs of all contenders, if one axis tells them apart.
+/// ` (seed 0, 1, 2)`: the runs of all contenders, if a single axis distinguishes them.
 fn run_names(table: &Table) -> String {
     let [axis] = &table.over[..] else { return String::new() };
     let mut names: Vec<&str> = Vec::new();
     let mut cells: Vec<&Cell> = table.rows.iter().filter(|row| !row.baseline).flat_map(|row| &row.cells).collect();
-    // The fullest cell first: its runs are in the order of the pipeline, whatever another cell lacks.
+    // The cell with the most runs first: they are in the order of the pipeline.
     cells.sort_by_key(|cell| std::cmp::Reverse(cell.n));
     for sample in cells.into_iter().flat_map(|cell| &cell.samples) {
         if !sample.labels[0].is_empty() && !names.contains(&sample.labels[0].as_str()) {
@@ -113,8 +113,8 @@ fn run_names(table: &Table) -> String {
     }
 }
 
-/// `row × column; row × column`, or nothing if no cell is chosen. Columns that differ only in the metric are one name
-/// where all of them are chosen and nothing is to be said of each.
+/// `row × column; row × column`, or nothing if no cell is chosen. Columns that differ only in the metric share a name if all of
+/// them are chosen and none has a note of its own.
 fn name_cells(table: &Table, chosen: &dyn Fn(&Row, usize) -> bool) -> Option<String> {
     let all: Vec<usize> = (0..table.columns.len()).collect();
     let place = |column: usize| place_name(table, &table.columns[column]);
@@ -143,14 +143,14 @@ fn name_cells(table: &Table, chosen: &dyn Fn(&Row, usize) -> bool) -> Option<Str
     (!names.is_empty()).then(|| names.join("; "))
 }
 
-/// ` (seed 2)`: the runs of a cell that gave no finite number.
+/// ` (seed 2)`: the runs of a cell without a finite value.
 fn unfit_runs(table: &Table, cell: &Cell) -> String {
     let unfit = cell.samples.iter().filter(|sample| sample.value.is_none());
     let names: Vec<String> = unfit.map(|sample| run_name(&table.over, &sample.labels)).collect();
     if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) }
 }
 
-/// `seed 0`, or `seed 0, fold 1`; `the only run` if nothing tells it from others.
+/// `seed 0`, or `seed 0, fold 1`; `the only run` without labels.
 pub(super) fn run_name(over: &[String], labels: &[String]) -> String {
     let named = over.iter().zip(labels).filter(|(_, label)| !label.is_empty());
     let names: Vec<String> = named.map(|(axis, label)| format!("{axis} {label}")).collect();

@@ -1,4 +1,4 @@
-//! Why a table cannot be made.
+//! The errors of making, reading and writing a table.
 
 use std::path::PathBuf;
 
@@ -7,14 +7,14 @@ use polars::error::PolarsError;
 /// Why a table cannot be made, read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    /// The configuration is wrong whatever the records are.
+    /// The configuration is wrong for any records.
     #[error("{}", problems.iter().map(|(path, message)| format!("{path} {message}")).collect::<Vec<_>>().join("; "))]
     Config {
         /// (path of the field, what is wrong).
         problems: Vec<(String, String)>,
     },
     /// No record has a value.
-    #[error("there are no values to make a table of; does an input of the report have cells?")]
+    #[error("no values to tabulate; does an input of the report have cells?")]
     NoRecords,
     /// The configuration names an axis that no record has.
     #[error("{field} names the axis `{axis}`, which no record has; there are: {}", .choices.join(", "))]
@@ -26,10 +26,10 @@ pub enum ReportError {
         /// The axes of the records.
         choices: Vec<String>,
     },
-    /// An axis of the records has no place, so different things would be averaged.
+    /// An axis of the records has no place in the table, so different things would be averaged.
     #[error(
         "the records differ by the axis `{axis}` ({}), which has no place in the table: \
-         put it into `rows` or `columns` to tell its values apart, or into `over` to average them",
+         put it into `rows` or `columns` to show its values, or into `over` to average over them",
         .values.join(", ")
     )]
     UnplacedAxis {
@@ -39,7 +39,7 @@ pub enum ReportError {
         values: Vec<String>,
     },
     /// A record has no value for an axis that heads the columns.
-    #[error("a record of `{input}` has no value of `{axis}`, which heads the columns: it fits under none of them")]
+    #[error("a record of `{input}` has no value of `{axis}`, one of `columns`: it cannot be placed in any column")]
     NoColumn {
         /// The gathered input of the record.
         input: String,
@@ -64,11 +64,11 @@ pub enum ReportError {
         /// The input of the second.
         second: String,
     },
-    /// polars refused a frame.
-    #[error("polars cannot make a frame of the values")]
+    /// A query failed.
+    #[error("polars cannot process the values")]
     Frame(#[from] PolarsError),
-    /// A stored table is not one, or of another version.
-    #[error("this is no table.json that this version of meanfield reads; run the report again")]
+    /// A stored table is malformed, or of another version.
+    #[error("not a table.json that this version of meanfield can read; run the report again")]
     Json(#[from] serde_json::Error),
     /// A file cannot be written.
     #[error("cannot write {}", path.display())]

@@ -1,6 +1,6 @@
 //! The table as one self-contained web page: the table, a plot of every run, and the distance of each row from the best.
 //!
-//! No script, no font, no address of another host: the page reads the same from a disk, a mail, or paper.
+//! No scripts, fonts or external resources: the page looks the same from a disk, in a mail, or on paper.
 
 use std::fmt::Write;
 
@@ -181,7 +181,7 @@ fn distances(table: &Table) -> String {
     )
 }
 
-/// Whether a rule-free gap parts `column` from the one before it.
+/// Whether a gap without a rule separates `column` from the one before it.
 fn starts_group(table: &Table, column: usize) -> bool {
     let outer = table.column_axes.len() - 1;
     outer > 0 && column > 0 && table.columns[column].labels[0] != table.columns[column - 1].labels[0]

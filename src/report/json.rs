@@ -1,4 +1,4 @@
-//! The table as JSON, from which every other format can be drawn again.
+//! The table as JSON, from which every other format can be rendered.
 
 use serde::de::Error;
 
@@ -11,16 +11,16 @@ pub fn render(table: &Table) -> Result<String, ReportError> {
 }
 
 impl Table {
-    /// The table that [`render`] wrote. Refuses what has not the shape of a table, since drawing relies on it.
+    /// The table that [`render`] wrote. Refuses JSON of any other shape, since rendering relies on it.
     ///
-    /// Built without its `float_roundtrip`, serde_json reads about one number in ten one unit in the last place off:
-    /// every format that rounds comes out the same, CSV and JSON agree to 16 digits.
+    /// Without its feature `float_roundtrip`, serde_json reads about one number in ten with an error of one unit in the last place:
+    /// every format that rounds is the same, CSV and JSON agree to 16 digits.
     pub fn from_json(json: &str) -> Result<Table, ReportError> {
         let table: Table = serde_json::from_str(json)?;
         if table.is_well_formed() { Ok(table) } else { Err(serde_json::Error::custom("its parts do not fit").into()) }
     }
 
-    /// Whether every list is as long as the one that it goes with.
+    /// Whether the lengths of the lists agree.
     fn is_well_formed(&self) -> bool {
         let cells = || self.rows.iter().flat_map(|row| &row.cells);
         !self.column_axes.is_empty()

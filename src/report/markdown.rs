@@ -44,7 +44,7 @@ fn line(out: &mut String, cells: impl Iterator<Item = String>) {
     *out += &format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "));
 }
 
-/// Text without meaning to Markdown or HTML.
+/// Text escaped for Markdown and HTML.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {

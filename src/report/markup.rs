@@ -1,6 +1,6 @@
 //! Text inside HTML and SVG.
 
-/// Text without meaning to HTML, in content as in attributes.
+/// Text escaped for HTML, in content and in attributes.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {

@@ -1,9 +1,11 @@
 //! Comparison tables: which loss is better, by how much, whether that is more than seed noise, and what it cost.
 //!
 //! [`build()`] turns measured [`Records`] into a [`Table`], a plain value that holds every number, test and footnote.
-//! One file per format then only draws it, and one row of [`FORMATS`] names it. So all formats say the
-//! same, and a stored `table.json` is enough to draw any of them again. Equal records give equal bytes: nothing here
-//! reads a clock, a host name or the order of a hash map.
+//! One file per format then only renders it, and one row of [`FORMATS`] names it. So all formats agree, and a stored
+//! `table.json` is enough to render any of them again. Equal records give equal bytes: nothing here reads a clock, a host name
+//! or the order of a hash map.
+//!
+//! The records are a polars frame with one row per value; placing, grouping, averaging and pairing the runs are queries on it.
 
 mod build;
 mod caption;
@@ -12,11 +14,13 @@ mod config;
 pub mod csv;
 mod error;
 mod format;
+pub mod frame;
 pub mod html;
 pub mod json;
 pub mod markdown;
 mod markup;
 mod number;
+pub mod parquet;
 mod plot;
 mod records;
 mod table;
@@ -28,7 +32,7 @@ pub use build::build;
 pub use config::{Best, Config, METRIC};
 pub use error::ReportError;
 pub use format::{FORMATS, Format, JSON, TEXT};
-pub use records::{Axis, Cost, Record, Records};
+pub use records::{Axis, Record, Records};
 pub use table::{Cell, Column, Comparison, Footnote, Row, Sample, Table, Test};
 
 /// Writes `table` into `directory`, made if absent, in every one of [`FORMATS`].

@@ -1,9 +1,9 @@
-//! How metrics are called and numbers written in a table.
+//! Names of metrics and formats of numbers in a table.
 
 use super::METRIC;
 use super::table::{Cell, Column, MISSING, NOT_FINITE, Table};
 
-/// The customary name of a metric: `map_at_r` is MAP@R.
+/// The usual name of a metric: `map_at_r` is MAP@R.
 pub(super) fn metric_label(metric: &str) -> String {
     match metric {
         "p1" => "P@1".into(),
@@ -61,7 +61,7 @@ pub(super) fn signed(value: f64, metric: &str, digits: usize) -> String {
     format!("{sign}{}", number(value.abs(), metric, digits))
 }
 
-/// The mean of a cell, or what stands for it.
+/// The mean of a cell, or the sign for its absence.
 pub(super) fn mean(cell: &Cell, metric: &str, digits: usize) -> String {
     match cell.mean {
         Some(mean) => number(mean, metric, digits),
@@ -81,7 +81,7 @@ pub(super) fn percent(fraction: f64) -> String {
     format!("{} %", (fraction * 1e10).round() / 1e8)
 }
 
-/// A p value as papers write it.
+/// A p value, as written in papers.
 pub(super) fn p_value(p: f64) -> String {
     if p < 0.001 { "p < 0.001".into() } else { format!("p = {p:.3}") }
 }

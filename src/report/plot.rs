@@ -1,7 +1,7 @@
-//! Dots and intervals as inline SVG: one panel a column, one line a row, one small dot a run.
+//! Dots and intervals as inline SVG: one panel per column, one line per row, one small dot per run.
 //!
-//! Each panel has its own scale, since the question is which row is ahead within a column. Baselines lie far off as a
-//! rule and would squeeze the rest, so they are a dashed line where they are in range and a note below otherwise.
+//! Each panel has its own scale, since the question is which row is ahead within a column. Baselines are usually far
+//! off and would compress the rest, so they are a dashed line if in range, and a note below otherwise.
 //! Colours come from the style sheet of the page ([`super::html`]).
 
 use std::fmt::Write;
@@ -13,17 +13,17 @@ use super::table::{Cell, Table};
 
 /// Panels side by side.
 const PANELS: usize = 3;
-/// Of every drawing, so that the type has one size in all of them.
+/// Width of every drawing, so that text has the same size in all of them.
 const WIDTH: f64 = 1120.0;
 const GAP: f64 = 28.0;
 const LINE: f64 = 28.0;
 const TOP: f64 = 26.0;
-/// Room for the numbers below a panel.
+/// Height of the numbers below a panel.
 const TICKS: f64 = 22.0;
 const NOTE: f64 = 16.0;
-/// Width that a character of a row's name takes at most, on the average of a name.
+/// Upper bound of the mean width of a character in a row's name.
 const CHARACTER: f64 = 7.0;
-/// Longer names are cut in the middle.
+/// Longer names are shortened in the middle.
 const NAME: usize = 44;
 
 /// One heading and drawing for each group of columns with equal outer labels.
@@ -147,7 +147,7 @@ fn dots(table: &Table, cell: &Cell, metric: &str, scale: &Scale, y: f64) -> Stri
     svg + "</g>\n"
 }
 
-/// What of a cell has to be in sight.
+/// The values of a cell that must be visible.
 fn extent(cell: &Cell) -> Vec<f64> {
     let ends = cell.mean.zip(cell.half_width).map(|(mean, half)| [mean - half, mean + half]);
     ends.into_iter().flatten().chain(cell.samples.iter().filter_map(|sample| sample.value)).collect()
@@ -162,7 +162,7 @@ struct Scale {
 }
 
 impl Scale {
-    /// A scale with some air around `values`; none if there are none.
+    /// A scale with a margin around `values`; none if there are none.
     fn around(values: impl Iterator<Item = f64>, left: f64, width: f64) -> Option<Scale> {
         let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
         if !(low.is_finite() && high.is_finite()) {
@@ -176,7 +176,7 @@ impl Scale {
         self.left + (value - self.low) / (self.high - self.low) * self.width
     }
 
-    /// Round values in range, two to six of them, with just the digits that they need.
+    /// Round values in range, two to six of them, with the digits that they need.
     fn ticks(&self) -> Vec<(f64, String)> {
         let rough = (self.high - self.low) / 5.5;
         let power = rough.log10().floor() as i32;

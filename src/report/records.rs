@@ -1,24 +1,24 @@
-//! Measured values as they come in: one record a cell of a gathered input, labelled with its axis values.
+//! The measured values of a table as they are gathered: a frame with one row per value.
 
-/// Everything that was gathered for a table, with the orders in which to show it.
-///
-/// The orders, not the order of `records`, decide how a table looks.
+use polars::prelude::*;
+
+use super::ReportError;
+
+/// What one cell of a pipeline measured.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Records {
-    /// Names of the gathered inputs.
-    pub inputs: Vec<String>,
-    /// Every axis of every record, outermost first, with all its values.
-    pub axes: Vec<Axis>,
-    /// Every metric of every record.
-    pub metrics: Vec<String>,
-    /// The records.
-    pub records: Vec<Record>,
+pub struct Record {
+    /// Name of the gathered input, such as `scores` or `raw_pixels`.
+    pub input: String,
+    /// (axis, value); an axis that the cell does not have is absent.
+    pub labels: Vec<(String, String)>,
+    /// (metric, value); a value that is not finite is a failed run, and is reported as such.
+    pub metrics: Vec<(String, f64)>,
+    /// Remarks for the reader of the table, each half a sentence: "selected on the test split by its best MAP@R epoch". They
+    /// become footnotes.
+    pub remarks: Vec<String>,
 }
 
-/// (metric, value) pairs.
-type Metrics = Vec<(String, f64)>;
-
-/// One axis and its values, in the order of the pipeline.
+/// One axis and its values, in the order in which they are shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Axis {
     /// Such as `loss`.
@@ -27,74 +27,35 @@ pub struct Axis {
     pub values: Vec<String>,
 }
 
-/// What one cell measured.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Record {
-    /// Name of the gathered input that it belongs to, such as `scores` or `raw_pixels`.
-    pub input: String,
-    /// (axis, value); an axis that the cell does not have is absent.
-    pub labels: Vec<(String, String)>,
-    /// (metric, value); a value that is not finite is a run that went wrong, and is told as such.
-    pub metrics: Vec<(String, f64)>,
-    /// What it took, shown as the metrics `seconds` and `peak_bytes`.
-    pub cost: Option<Cost>,
-    /// What a reader must know of it, as half a sentence: "selected on the test split by its best MAP@R epoch". It becomes
-    /// a footnote.
-    pub remarks: Vec<String>,
+/// Everything that was gathered for a table, with the orders in which to show it.
+///
+/// The orders, not the order of the frame, decide what a table looks like.
+#[derive(Debug, Clone)]
+pub struct Records {
+    /// Names of the gathered inputs.
+    pub(super) inputs: Vec<String>,
+    /// Every axis of every record, outermost first, with all its values.
+    pub(super) axes: Vec<Axis>,
+    /// Every metric of every record.
+    pub(super) metrics: Vec<String>,
+    /// One row per value: `record` (u32), `input`, a text per axis ([`axis_column`], null without the axis), `metric`, `value`.
+    /// A record without values has one row without a metric.
+    pub(super) frame: DataFrame,
+    /// The remarks of each record.
+    pub(super) remarks: Vec<Vec<String>>,
 }
 
-/// What it took to make a record.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Cost {
-    /// Wall-clock time in seconds.
-    pub seconds: f64,
-    /// Most memory held at once, in bytes.
-    pub peak_bytes: u64,
+/// The column of an axis in [`Records::frame`]: a name that no other column has.
+pub(super) fn axis_column(axis: &str) -> String {
+    format!("axis {axis}")
 }
 
 impl Records {
-    /// One record in the place of all that differ only in `axes`: the means of their metrics, not a number where one lacks a
-    /// metric. What they took adds up.
-    pub fn averaged(self, axes: &[String]) -> Records {
-        if axes.is_empty() {
-            return self;
-        }
-        let mut groups: Vec<(Record, Vec<Metrics>)> = Vec::new();
-        for mut record in self.records {
-            record.labels.retain(|(axis, _)| !axes.contains(axis));
-            let metrics = std::mem::take(&mut record.metrics);
-            let same =
-                |(group, _): &&mut (Record, Vec<Metrics>)| group.input == record.input && group.labels == record.labels;
-            match groups.iter_mut().find(same) {
-                Some((group, members)) => {
-                    members.push(metrics);
-                    let new = record.remarks.into_iter().filter(|remark| !group.remarks.contains(remark));
-                    group.remarks.extend(new.collect::<Vec<_>>());
-                    group.cost = group.cost.zip(record.cost).map(|(a, b)| Cost {
-                        seconds: a.seconds + b.seconds,
-                        peak_bytes: a.peak_bytes.max(b.peak_bytes),
-                    });
-                }
-                None => groups.push((record, vec![metrics])),
-            }
-        }
-        let mean = |name: &String, members: &[Metrics]| {
-            let of = |metrics: &Metrics| metrics.iter().find(|(other, _)| other == name).map(|(_, x)| *x);
-            members.iter().map(|metrics| of(metrics).unwrap_or(f64::NAN)).sum::<f64>() / members.len() as f64
-        };
-        let averaged = groups.into_iter().map(|(group, members)| {
-            let mut names = Vec::new();
-            members.iter().flatten().for_each(|(name, _)| append_new(&mut names, name));
-            let metrics = names.into_iter().map(|name| (name.clone(), mean(&name, &members))).collect();
-            Record { metrics, ..group }
-        });
-        Records::new(averaged.collect())
-    }
-
-    /// Records whose inputs, axes, axis values and metrics are to be shown in the order in which they first appear.
-    pub fn new(records: Vec<Record>) -> Records {
+    /// Gathers records. Inputs, axes, axis values and metrics are shown in the order in which they first appear, and costs after
+    /// every score.
+    pub fn new(records: &[Record]) -> Result<Records, ReportError> {
         let (mut inputs, mut axes, mut metrics) = (Vec::new(), Vec::<Axis>::new(), Vec::new());
-        for record in &records {
+        for record in records {
             append_new(&mut inputs, &record.input);
             for (name, value) in &record.labels {
                 match axes.iter_mut().find(|axis| axis.name == *name) {
@@ -102,30 +63,93 @@ impl Records {
                     None => axes.push(Axis { name: name.clone(), values: vec![value.clone()] }),
                 }
             }
-            for (metric, _) in record.values() {
-                append_new(&mut metrics, metric);
+            record.metrics.iter().for_each(|(metric, _)| append_new(&mut metrics, metric));
+        }
+        metrics.sort_by_key(|metric| metric == "seconds" || metric == "peak_bytes");
+        // (number of the record, record, its metric and value)
+        let rows: Vec<(u32, &Record, Option<&(String, f64)>)> = (0..)
+            .zip(records)
+            .flat_map(|(number, record)| {
+                let values = (0..record.metrics.len().max(1)).map(|at| record.metrics.get(at));
+                values.map(move |value| (number, record, value))
+            })
+            .collect();
+        let mut columns = vec![
+            column("record", rows.iter().map(|(number, ..)| *number).collect::<Vec<u32>>()),
+            column("input", rows.iter().map(|(_, record, _)| record.input.as_str()).collect::<Vec<&str>>()),
+        ];
+        for axis in &axes {
+            let labels: Vec<Option<&str>> = rows.iter().map(|(_, record, _)| record.label(&axis.name)).collect();
+            columns.push(column(&axis_column(&axis.name), labels));
+        }
+        let metric = |value: &Option<&'_ (String, f64)>| value.map(|(metric, _)| metric.clone());
+        columns.push(column("metric", rows.iter().map(|(.., value)| metric(value)).collect::<Vec<Option<String>>>()));
+        columns.push(column("value", rows.iter().map(|(.., value)| value.map(|(_, x)| *x)).collect::<Vec<_>>()));
+        let frame = DataFrame::new_infer_height(columns)?;
+        let remarks = records.iter().map(|record| record.remarks.clone()).collect();
+        Ok(Records { inputs, axes, metrics, frame, remarks })
+    }
+
+    /// Averages over `axes`: one record instead of all that differ only in these, with the means of their metrics; NaN if one of
+    /// them lacks a metric.
+    pub fn averaged(mut self, axes: &[String]) -> Result<Records, ReportError> {
+        if axes.is_empty() {
+            return Ok(self);
+        }
+        self.axes.retain(|axis| !axes.contains(&axis.name));
+        let group: Vec<Expr> =
+            [col("input")].into_iter().chain(self.axes.iter().map(|axis| col(axis_column(&axis.name)))).collect();
+        let groups = self
+            .frame
+            .lazy()
+            .with_columns([
+                col("record").min().over(&group)?.alias("first"),
+                col("record").n_unique().over(&group)?.alias("members"),
+            ])
+            .collect()?;
+        let (record, first) = (groups.column("record")?.u32()?, groups.column("first")?.u32()?);
+        for (record, first) in record.iter().zip(first.iter()) {
+            if let (Some(record), Some(first)) = (record, first)
+                && record != first
+            {
+                let moved = std::mem::take(&mut self.remarks[record as usize]);
+                let target = &mut self.remarks[first as usize];
+                moved.iter().for_each(|remark| append_new(target, remark));
             }
         }
-        // Costs come after every score, whichever record had them first.
-        metrics.sort_by_key(|metric| metric == SECONDS || metric == PEAK_BYTES);
-        Records { inputs, axes, metrics, records }
+        let keys: Vec<Expr> = group.into_iter().chain([col("metric")]).collect();
+        let mut frame = groups
+            .lazy()
+            .group_by_stable(&keys)
+            .agg([col("first").first().alias("record"), col("members").first(), col("value")])
+            .collect()?;
+        let members = frame.column("members")?.u32()?.clone();
+        let mut means = Vec::with_capacity(frame.height());
+        // Summed in the order of the records: polars adds in an order of its own, which may change the last digit.
+        for (values, members) in frame.column("value")?.list()?.into_iter().zip(members.iter()) {
+            let (Some(values), Some(members)) = (values, members) else { continue };
+            let complete = values.len() == members as usize;
+            let sum: f64 = values.f64()?.iter().map(|value| value.unwrap_or(f64::NAN)).sum();
+            means.push(if complete { sum / f64::from(members) } else { f64::NAN });
+        }
+        frame.with_column(Column::new("value".into(), means))?;
+        self.frame = frame.drop("members")?;
+        Ok(self)
     }
 }
-
-const SECONDS: &str = "seconds";
-const PEAK_BYTES: &str = "peak_bytes";
 
 impl Record {
     /// The value of one axis.
     pub fn label(&self, axis: &str) -> Option<&str> {
         self.labels.iter().find(|(name, _)| name == axis).map(|(_, value)| value.as_str())
     }
+}
 
-    /// Metrics and costs alike.
-    pub fn values(&self) -> impl Iterator<Item = (&str, f64)> {
-        let cost = self.cost.map(|cost| [(SECONDS, cost.seconds), (PEAK_BYTES, cost.peak_bytes as f64)]);
-        self.metrics.iter().map(|(metric, value)| (metric.as_str(), *value)).chain(cost.into_iter().flatten())
-    }
+fn column<T, P: ?Sized>(name: &str, values: T) -> Column
+where
+    Series: NamedFrom<T, P>,
+{
+    Column::new(name.into(), values)
 }
 
 fn append_new(names: &mut Vec<String>, name: &str) {
@@ -137,45 +161,82 @@ fn append_new(names: &mut Vec<String>, name: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::math::random::stream;
 
-    #[test]
-    fn orders_are_those_of_first_appearance_and_costs_come_last() {
-        let record = |input: &str, labels: &[(&str, &str)], metrics: &[(&str, f64)], cost| Record {
+    fn record(input: &str, labels: &[(&str, &str)], metrics: &[(&str, f64)]) -> Record {
+        Record {
             input: input.into(),
             labels: labels.iter().map(|(axis, value)| (axis.to_string(), value.to_string())).collect(),
             metrics: metrics.iter().map(|(metric, value)| (metric.to_string(), *value)).collect(),
-            cost,
             remarks: vec![],
+        }
+    }
+
+    fn values(records: &Records) -> Vec<(u32, String, Option<f64>)> {
+        let frame = &records.frame;
+        let numbers = frame.column("record").unwrap().u32().unwrap().iter();
+        let metrics = frame.column("metric").unwrap().str().unwrap().iter();
+        let values = frame.column("value").unwrap().f64().unwrap().iter();
+        let row = |((number, metric), value): ((Option<u32>, Option<&str>), _)| {
+            (number.unwrap(), metric.unwrap_or("none").to_owned(), value)
         };
-        let cost = Some(Cost { seconds: 1.5, peak_bytes: 2 });
-        let records = Records::new(vec![
-            record("scores", &[("dataset", "b"), ("loss", "y")], &[("p1", 0.5)], cost),
-            record("scores", &[("dataset", "b"), ("loss", "x")], &[("p1", 0.5)], None),
-            record("raw", &[("dataset", "a")], &[("rp", 0.5), ("p1", 0.5)], None),
-        ]);
+        numbers.zip(metrics).zip(values).map(row).collect()
+    }
+
+    #[test]
+    fn orders_are_those_of_first_appearance_and_costs_come_last() {
+        let records = Records::new(&[
+            record("scores", &[("dataset", "b"), ("loss", "y")], &[("seconds", 1.5), ("p1", 0.5), ("peak_bytes", 2.0)]),
+            record("scores", &[("dataset", "b"), ("loss", "x")], &[("p1", 0.5)]),
+            record("raw", &[("dataset", "a")], &[("rp", 0.5), ("p1", 0.5)]),
+            record("raw", &[("dataset", "a")], &[]),
+        ])
+        .unwrap();
         assert_eq!(records.inputs, ["scores", "raw"]);
         assert_eq!(records.metrics, ["p1", "rp", "seconds", "peak_bytes"]);
         let axes: Vec<_> = records.axes.iter().map(|axis| (axis.name.as_str(), axis.values.join(" "))).collect();
         assert_eq!(axes, [("dataset", "b a".to_owned()), ("loss", "y x".to_owned())]);
+        assert_eq!(values(&records).len(), 7);
+        assert_eq!(values(&records)[6], (3, "none".to_owned(), None));
     }
 
     #[test]
-    fn folds_are_averaged_into_one_record_a_run() {
-        let record = |run: &str, fold: &str, p1: f64| Record {
-            input: "scores".into(),
-            labels: vec![("run".into(), run.into()), ("fold".into(), fold.into())],
-            metrics: vec![("p1".into(), p1)],
-            cost: None,
+    fn folds_are_averaged_into_one_record_per_run() {
+        let record = |run: &str, fold: &str, metrics: &[(&str, f64)]| Record {
             remarks: vec!["by four models".into()],
+            ..record("scores", &[("run", run), ("fold", fold)], metrics)
         };
-        let mut odd = record("1", "1", 0.5);
-        odd.metrics[0].0 = "rp".into();
-        let all = vec![record("0", "0", 0.25), record("0", "1", 0.75), record("1", "0", 1.0), odd];
-        let found = Records::new(all).averaged(&["fold".to_owned()]);
+        let all = [
+            record("0", "0", &[("p1", 0.25)]),
+            record("1", "0", &[("p1", 1.0)]),
+            record("0", "1", &[("p1", 0.75)]),
+            record("1", "1", &[("rp", 0.5)]),
+            record("2", "0", &[("p1", 0.5)]),
+            record("2", "1", &[]),
+        ];
+        let found = Records::new(&all).unwrap().averaged(&["fold".to_owned()]).unwrap();
         assert_eq!(found.axes.iter().map(|axis| axis.name.as_str()).collect::<Vec<_>>(), ["run"]);
-        assert_eq!(found.records.len(), 2);
-        assert_eq!(found.records[0].metrics, [("p1".to_owned(), 0.5)]);
-        assert_eq!(found.records[0].remarks, ["by four models"]);
-        assert!(found.records[1].metrics.iter().all(|(_, value)| value.is_nan()), "{found:?}");
+        let shown: Vec<String> =
+            values(&found).iter().map(|(record, metric, value)| format!("{record} {metric} {value:?}")).collect();
+        // A run whose folds do not all have a metric has no mean of it.
+        let expected = ["0 p1 Some(0.5)", "1 p1 Some(NaN)", "1 rp Some(NaN)", "4 p1 Some(NaN)", "4 none Some(NaN)"];
+        assert_eq!(shown, expected);
+        assert_eq!(found.remarks[0], ["by four models"]);
+        assert!(found.remarks[2].is_empty());
+    }
+
+    /// Tables must not change in the last digit with the version of polars.
+    #[test]
+    fn a_mean_is_the_sum_in_the_order_of_the_records_divided_by_their_number() {
+        let mut random = stream(3, "means", 0, 0);
+        for folds in [1, 2, 3, 4, 5, 7, 10, 33, 100] {
+            let values: Vec<f64> = (0..folds).map(|_| random.uniform()).collect();
+            let all: Vec<Record> = (0..folds)
+                .map(|fold| record("scores", &[("fold", &fold.to_string())], &[("p1", values[fold])]))
+                .collect();
+            let found = Records::new(&all).unwrap().averaged(&["fold".to_owned()]).unwrap();
+            let mean = found.frame.column("value").unwrap().f64().unwrap().get(0).unwrap();
+            assert_eq!(mean.to_bits(), (values.iter().sum::<f64>() / folds as f64).to_bits(), "{folds}");
+        }
     }
 }

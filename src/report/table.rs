@@ -1,4 +1,4 @@
-//! A finished comparison table: every number, test and footnote, ready to be drawn in any format.
+//! A finished comparison table: every number, test and footnote, ready to be rendered in any format.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,7 @@ pub struct Table {
     pub interval: f64,
     /// Digits after the decimal point at which scores are shown.
     pub digits: usize,
-    /// How many runs a cell has unless it says otherwise.
+    /// The usual number of runs per cell.
     pub runs: usize,
     /// The columns, left to right.
     pub columns: Vec<Column>,
@@ -28,7 +28,7 @@ pub struct Table {
     pub rows: Vec<Row>,
     /// What the numbers are.
     pub caption: String,
-    /// What the marks mean, and what is missing.
+    /// The meaning of the marks, and what is missing.
     pub footnotes: Vec<Footnote>,
 }
 
@@ -50,9 +50,9 @@ pub struct Column {
 pub struct Row {
     /// One for each of [`Table::row_axes`]; a baseline has the name of its input in place of the first that it lacks.
     pub labels: Vec<String>,
-    /// Whether it lacks an axis of the rows: a point of reference that takes no part in the comparison.
+    /// Whether it lacks an axis of the rows: a reference that is not compared.
     pub baseline: bool,
-    /// One a column.
+    /// One per column.
     pub cells: Vec<Cell>,
 }
 
@@ -82,7 +82,7 @@ pub struct Cell {
     pub comparison: Option<Comparison>,
     /// The values of the runs, in the order of the pipeline.
     pub samples: Vec<Sample>,
-    /// What a reader must know of some run, each once.
+    /// Remarks on the runs, each once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
 }
@@ -97,7 +97,7 @@ pub struct Sample {
     pub value: Option<f64>,
 }
 
-/// How a cell differs from the best of its column.
+/// The test of a cell against the best of its column.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Comparison {
@@ -121,7 +121,7 @@ pub struct Comparison {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Test {
-    /// Paired over the runs that both rows have.
+    /// Paired over the runs that both rows share.
     PairedT,
     /// Of independent runs with unequal variances.
     WelchT,
@@ -137,20 +137,20 @@ pub struct Footnote {
     pub text: String,
 }
 
-/// Mark of a cell that the test cannot tell from the best.
+/// Mark of a cell that is not separable from the best by the test.
 pub(super) const TIED: &str = "†";
 /// Mark of a cell that could not be tested.
 pub(super) const UNTESTED: &str = "‡";
-/// Before what a reader must know of the runs.
+/// Mark of a remark on the runs.
 pub(super) const REMARK: &str = "§";
-/// Stands for a cell without values.
+/// Shown in a cell without values.
 pub(super) const MISSING: &str = "—";
-/// Stands for the mean of a cell in which a run gave no finite number.
+/// Shown instead of the mean of a cell with a run without a finite value.
 pub(super) const NOT_FINITE: &str = "NaN";
 
 impl Table {
-    /// The same table with every text on one line and without characters that act on terminals, on the order of writing or on
-    /// what reads the page: shown as escapes. Names and remarks may be those of others.
+    /// The same table with control characters, bidirectional marks and line breaks in its texts replaced by escapes. Names and
+    /// remarks may be from untrusted files.
     pub(super) fn shown(&self) -> Table {
         let text = |text: &String| escaped(text).into_owned();
         let texts = |all: &[String]| all.iter().map(text).collect::<Vec<_>>();
@@ -203,7 +203,7 @@ impl Table {
         self.rows.iter().flat_map(|row| &row.cells).any(|cell| cell.comparison.is_some())
     }
 
-    /// The number of runs of a cell where a reader would expect another.
+    /// The number of runs of a cell if it is not the usual one.
     pub(super) fn odd_runs(&self, row: &Row, cell: &Cell) -> Option<usize> {
         let expected = if row.baseline { [1, self.runs] } else { [self.runs; 2] };
         (cell.n > 0 && !expected.contains(&cell.n)).then_some(cell.n)

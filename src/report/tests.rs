@@ -1,5 +1,6 @@
 //! Whole outputs in every format from one fixed set of records.
 
+use polars::prelude::IdxCa;
 use proptest::prelude::*;
 
 use super::*;
@@ -34,7 +35,6 @@ fn record(input: &str, labels: &[(&str, &str)], metrics: &[(&str, f64)]) -> Reco
         input: input.into(),
         labels: labels.iter().map(|(axis, value)| (axis.to_string(), value.to_string())).collect(),
         metrics: metrics.iter().map(|(metric, value)| (metric.to_string(), *value)).collect(),
-        cost: None,
         remarks: vec![],
     }
 }
@@ -49,15 +49,16 @@ fn config(extra: serde_json::Value) -> Config {
 }
 
 fn table() -> Table {
-    build(&config(serde_json::json!({ "title": "Losses on glyphs & textures" })), &Records::new(records())).unwrap()
+    build(&config(serde_json::json!({ "title": "Losses on glyphs & textures" })), &Records::new(&records()).unwrap())
+        .unwrap()
 }
 
 #[test]
 fn every_format_of_one_table() {
     let table = table();
     insta::assert_snapshot!("text", text::render(&table, text::Style::default()));
-    insta::assert_snapshot!("cells_csv", csv::cells(&table).unwrap());
-    insta::assert_snapshot!("runs_csv", csv::runs(&table).unwrap());
+    insta::assert_snapshot!("cells_csv", csv::render(&frame::cells(&table).unwrap()).unwrap());
+    insta::assert_snapshot!("runs_csv", csv::render(&frame::runs(&table).unwrap()).unwrap());
     insta::assert_snapshot!("markdown", markdown::render(&table));
     insta::assert_snapshot!("json", json::render(&table).unwrap());
     insta::assert_snapshot!("html", html::render(&table));
@@ -78,7 +79,7 @@ fn a_narrow_terminal_gets_the_columns_in_blocks() {
 fn columns_align_under_wide_characters() {
     let records = [("x", 0.5), ("损失", 0.25)].map(|(loss, value)| record("s", &[("loss", loss)], &[("p1", value)]));
     let config = serde_json::from_value(serde_json::json!({ "rows": "loss", "best": "none" })).unwrap();
-    let table = build(&config, &Records::new(records.to_vec())).unwrap();
+    let table = build(&config, &Records::new(&records).unwrap()).unwrap();
     insta::assert_snapshot!(text::render(&table, text::Style::default()), @r#"
     ━━━━━━━━━━━━━
     loss    P@1 ↑
@@ -87,7 +88,7 @@ fn columns_align_under_wide_characters() {
     损失   0.2500
     ━━━━━━━━━━━━━
 
-    One run a cell: there is no interval, and no test is possible.
+    One run per cell: no intervals, and no test is possible.
     "#);
 }
 
@@ -133,7 +134,7 @@ fn rows_without_a_shared_seed_are_tested_by_welch() {
     let records = [("a", "0", 0.5), ("a", "1", 0.52), ("b", "2", 0.6), ("b", "3", 0.63), ("c", "2", 0.4)];
     let records = records.map(|(loss, seed, value)| run(loss, seed, value)).to_vec();
     let config = serde_json::from_value(serde_json::json!({ "rows": "loss", "over": "seed" })).unwrap();
-    let table = build(&config, &Records::new(records)).unwrap();
+    let table = build(&config, &Records::new(&records).unwrap()).unwrap();
     let comparison = table.rows[0].cells[0].comparison.clone().unwrap();
     assert_eq!(comparison.test, Test::WelchT);
     // `scipy.stats.ttest_ind([0.5, 0.52], [0.6, 0.63], equal_var=False)`.
@@ -146,15 +147,15 @@ fn the_lowest_loss_is_the_best() {
     let records =
         [("a", 0.5), ("b", 0.25)].map(|(loss, value)| record("s", &[("loss", loss)], &[("train_loss", value)]));
     let config = serde_json::from_value(serde_json::json!({ "rows": "loss" })).unwrap();
-    let table = build(&config, &Records::new(records.to_vec())).unwrap();
+    let table = build(&config, &Records::new(&records).unwrap()).unwrap();
     assert_eq!(table.rows.iter().map(|row| row.cells[0].best).collect::<Vec<_>>(), [false, true]);
 }
 
 #[test]
-fn a_run_that_is_not_finite_takes_the_mean_of_its_cell_away() {
+fn a_cell_with_a_run_that_is_not_finite_has_no_mean() {
     let mut records = records();
     records[0].metrics[0].1 = f64::NAN;
-    let table = build(&config(serde_json::json!({})), &Records::new(records)).unwrap();
+    let table = build(&config(serde_json::json!({})), &Records::new(&records).unwrap()).unwrap();
     assert_eq!((table.rows[1].cells[0].n, table.rows[1].cells[0].mean), (3, None));
     let note = table.footnotes.iter().find(|note| note.mark == table::NOT_FINITE).unwrap();
     assert_eq!(note.text, "No mean, since a run gave no finite number: contrastive × glyphs MAP@R (seed 0).");
@@ -166,17 +167,18 @@ fn a_run_that_is_not_finite_takes_the_mean_of_its_cell_away() {
 fn costs_are_columns_in_their_units() {
     let mut records = records();
     for (index, record) in records.iter_mut().enumerate() {
-        record.cost = Some(Cost { seconds: 80.0 + index as f64, peak_bytes: (700 + index as u64) << 20 });
+        let bytes = ((700 + index as u64) << 20) as f64;
+        record.metrics.extend([("seconds".to_owned(), 80.0 + index as f64), ("peak_bytes".to_owned(), bytes)]);
     }
     let config = config(serde_json::json!({ "metrics": ["p1", "seconds", "peak_bytes"] }));
-    let table = build(&config, &Records::new(records)).unwrap();
+    let table = build(&config, &Records::new(&records).unwrap()).unwrap();
     insta::assert_snapshot!("costs", text::render(&table, text::Style::default()));
 }
 
 #[test]
-fn what_would_mix_unlike_values_is_refused() {
+fn mixing_unlike_values_is_refused() {
     let refused = |config: serde_json::Value, records: Vec<Record>| {
-        build(&serde_json::from_value(config).unwrap(), &Records::new(records)).unwrap_err().to_string()
+        build(&serde_json::from_value(config).unwrap(), &Records::new(&records).unwrap()).unwrap_err().to_string()
     };
     let columns = ["dataset"];
     let twice = |extra: Record| records().into_iter().chain([extra]).collect::<Vec<_>>();
@@ -195,13 +197,13 @@ fn what_would_mix_unlike_values_is_refused() {
         refused(serde_json::json!({ "rows": "loss" }), vec![]),
     ];
     insta::assert_snapshot!(refusals.join("\n"), @r#"
-    the records differ by the axis `seed` (0, 1, 2), which has no place in the table: put it into `rows` or `columns` to tell its values apart, or into `over` to average them
+    the records differ by the axis `seed` (0, 1, 2), which has no place in the table: put it into `rows` or `columns` to show its values, or into `over` to average over them
     rows names the axis `los`, which no record has; there are: dataset, loss, seed
     metrics names `map`, which no record has; there are: map_at_r, p1
     `more` and `scores` both give a value for contrastive, glyphs, p1, 0; gather only one of them, or rename a metric
-    a record of `more` has no value of `dataset`, which heads the columns: it fits under none of them
+    a record of `more` has no value of `dataset`, one of `columns`: it cannot be placed in any column
     over[0] is `loss`, which rows[0] already has; an axis has one place
-    there are no values to make a table of; does an input of the report have cells?
+    no values to tabulate; does an input of the report have cells?
     "#);
 }
 
@@ -210,7 +212,7 @@ fn names_cannot_break_out_of_a_format() {
     let nasty = "<b>\"x\"|`y`&\n'z'";
     let records = ["0", "1"].map(|seed| record("s", &[("loss", nasty), ("seed", seed)], &[("p|1<", 0.5)])).to_vec();
     let config = serde_json::json!({ "rows": "loss", "over": "seed", "title": "</title><script>" });
-    let table = build(&serde_json::from_value(config).unwrap(), &Records::new(records)).unwrap();
+    let table = build(&serde_json::from_value(config).unwrap(), &Records::new(&records).unwrap()).unwrap();
     let html = html::render(&table);
     assert!(!html.contains("<b>\"") && !html.contains("<script") && !html.contains("p|1<"), "{html}");
     let markdown = markdown::render(&table);
@@ -218,7 +220,7 @@ fn names_cannot_break_out_of_a_format() {
 }
 
 #[test]
-fn a_stored_table_is_drawn_alike() {
+fn a_stored_table_renders_the_same() {
     let table = table();
     let stored = Table::from_json(&json::render(&table).unwrap()).unwrap();
     assert_eq!(text::render(&stored, text::Style::default()), text::render(&table, text::Style::default()));
@@ -250,6 +252,24 @@ fn a_stored_table_of_another_shape_is_refused() {
     }
 }
 
+/// polars reads the file back with the types of the columns, and null where a run has no finite value.
+#[test]
+fn scores_parquet_holds_the_runs_with_their_types() {
+    use polars::prelude::{DataType, ParquetReader, SerReader};
+    let mut records = records();
+    records[0].metrics[0].1 = f64::NAN;
+    let table = build(&config(serde_json::json!({})), &Records::new(&records).unwrap()).unwrap();
+    let bytes = parquet::render(frame::runs(&table).unwrap()).unwrap();
+    assert_eq!(bytes, parquet::render(frame::runs(&table).unwrap()).unwrap());
+    let read = ParquetReader::new(std::io::Cursor::new(bytes)).finish().unwrap();
+    assert!(read.equals_missing(&frame::runs(&table).unwrap()), "{read}");
+    let schema: Vec<(String, DataType)> =
+        read.schema().iter().map(|(name, kind)| (name.to_string(), kind.clone())).collect();
+    let texts = ["loss", "dataset", "metric", "seed", "input"].map(|name| (name.to_owned(), DataType::String));
+    assert_eq!(schema, [&texts[..], &[("value".to_owned(), DataType::Float64)]].concat());
+    assert_eq!((read.height(), read.column("value").unwrap().null_count()), (32, 1));
+}
+
 #[test]
 fn all_files_are_written() {
     let directory = tempfile::tempdir().unwrap();
@@ -259,28 +279,33 @@ fn all_files_are_written() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["index.html", "scores.csv", "table.csv", "table.json", "table.md", "table.txt"]);
+    assert_eq!(
+        names,
+        ["index.html", "scores.csv", "scores.parquet", "table.csv", "table.json", "table.md", "table.txt"]
+    );
     std::fs::write(directory.path().join("taken"), "").unwrap();
     assert!(write(&table(), &directory.path().join("taken")).unwrap_err().to_string().contains("taken"));
 }
 
 proptest! {
     #[test]
-    fn the_order_of_records_is_immaterial(order in Just((0..16).collect::<Vec<usize>>()).prop_shuffle()) {
-        let sorted = Records::new(records());
-        let shuffled = Records { records: order.iter().map(|&index| sorted.records[index].clone()).collect(), ..sorted.clone() };
+    fn the_order_of_records_is_immaterial(order in Just((0..32).collect::<Vec<u32>>()).prop_shuffle()) {
+        let sorted = Records::new(&records()).unwrap();
+        prop_assert_eq!(sorted.frame.height(), 32);
+        let frame = sorted.frame.take(&IdxCa::from_vec("".into(), order)).unwrap();
+        let shuffled = Records { frame, ..sorted.clone() };
         let config = config(serde_json::json!({}));
         prop_assert_eq!(build(&config, &shuffled).unwrap(), build(&config, &sorted).unwrap());
     }
 }
 
 #[test]
-fn what_a_reader_must_know_of_the_runs_stands_below_the_table() {
+fn remarks_on_the_runs_are_footnotes() {
     let remark = "selected on the test split by its best MAP@R epoch".to_owned();
     let noted = |chosen: &dyn Fn(&Record) -> bool| {
         let mut records = records();
         records.iter_mut().filter(|record| chosen(record)).for_each(|record| record.remarks.push(remark.clone()));
-        let table = build(&config(serde_json::json!({})), &Records::new(records)).unwrap();
+        let table = build(&config(serde_json::json!({})), &Records::new(&records).unwrap()).unwrap();
         let notes = table.footnotes.iter().filter(|note| note.mark == "§").map(|note| note.text.clone());
         (notes.collect::<Vec<_>>().join("|"), table)
     };

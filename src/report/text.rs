@@ -1,20 +1,20 @@
-//! The table for a terminal: aligned columns between rules, broken into blocks where it is wider than the window.
+//! The table for a terminal: aligned columns between rules, split into blocks if it is wider than the terminal.
 
 use unicode_width::UnicodeWidthStr;
 
 use super::number::{column_label, mean, plus_minus};
 use super::table::{Row, Table};
 
-/// How the text is to be drawn.
+/// How the text is rendered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Style {
-    /// Show the best in bold by ANSI escapes; a `*` marks it otherwise.
+    /// Show the best in bold with ANSI escapes; otherwise a `*` marks it.
     pub ansi: bool,
-    /// Characters a line; a table of any width if absent.
+    /// Characters per line; unlimited if absent.
     pub width: Option<usize>,
 }
 
-/// Lines of caption and footnotes are no longer than this, for the eye's sake.
+/// Maximum line length of caption and footnotes, for readability.
 const PROSE: usize = 100;
 /// Space between two columns.
 const GAP: &str = "   ";
@@ -53,11 +53,11 @@ pub fn render(table: &Table, style: Style) -> String {
     out
 }
 
-/// One column, cut into parts that are aligned each for itself.
+/// One column, in parts that are aligned separately.
 struct Column {
-    /// One a level.
+    /// One per level.
     head: Vec<String>,
-    /// One a row: number, interval, mark, number of runs.
+    /// One per row: number, interval, mark, number of runs.
     cells: Vec<[String; 4]>,
     parts: [usize; 4],
     width: usize,
@@ -82,7 +82,7 @@ impl Column {
         format!("{slack}{number}{}{}", pad_right(mark, self.parts[2]), pad_right(runs, self.parts[3]))
     }
 
-    /// The innermost label, ending where the numbers do.
+    /// The innermost label, aligned with the end of the numbers.
     fn title(&self) -> String {
         let label = self.head.last().map_or("", String::as_str);
         let tail = (self.parts[2] + self.parts[3]).min(self.width - label.width());
@@ -118,8 +118,7 @@ fn span_width(columns: &[Column], span: &[usize]) -> usize {
     span.iter().map(|&index| columns[index].width).sum::<usize>() + GAP.len() * (span.len() - 1)
 }
 
-/// Which columns stand side by side: as many groups of equal outermost label as fit, a group that does not fit alone
-/// broken up.
+/// The columns of each block: as many groups of equal outermost label as fit; a group that does not fit alone is split.
 fn blocks(table: &Table, columns: &[Column], space: Option<usize>) -> Vec<Vec<usize>> {
     let all: Vec<usize> = (0..columns.len()).collect();
     let Some(space) = space else { return vec![all] };
@@ -137,7 +136,7 @@ fn blocks(table: &Table, columns: &[Column], space: Option<usize>) -> Vec<Vec<us
     blocks
 }
 
-/// Columns that stand side by side, with the labels of the rows before them.
+/// A block of columns, with the labels of the rows before them.
 struct Block<'a> {
     table: &'a Table,
     stub: &'a [usize],
@@ -205,7 +204,7 @@ fn pad_right(text: &str, width: usize) -> String {
     text.to_owned() + &" ".repeat(width.saturating_sub(text.width()))
 }
 
-/// Appends `text` in lines of at most `width`, the first after `head` and the others indented alike.
+/// Appends `text` in lines of at most `width`: the first after `head`, the others with the same indentation.
 fn wrap(out: &mut String, head: &str, text: &str, width: usize) {
     let indent = " ".repeat(head.width());
     let mut line = head.to_owned();

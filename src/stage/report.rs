@@ -22,7 +22,7 @@ use crate::text;
 
 pub(super) const KIND: Kind = Kind {
     name: "report",
-    version: 2,
+    version: 3,
     inputs: Inputs::Gathered { reserved: &[METRIC] },
     outputs: &[("report", "report")],
     publish: true,
@@ -67,10 +67,10 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
         for (labels, path) in &input.items {
             let (metrics, remarks) = read(path, config.metrics.as_deref())?;
             let (input, labels) = (input.name.clone(), labels.clone());
-            records.push(Record { input, labels, metrics, cost: None, remarks });
+            records.push(Record { input, labels, metrics, remarks });
         }
     }
-    let table = report::build(&config, &Records::new(records).averaged(&config.averaged))?;
+    let table = report::build(&config, &Records::new(&records)?.averaged(&config.averaged)?)?;
     Ok(report::write(&table, output(job, "report")?)?)
 }
 
