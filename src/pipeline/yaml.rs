@@ -1,14 +1,15 @@
-//! YAML to a tree whose every node knows its place.
+//! YAML to a tree whose nodes have spans.
 //!
-//! serde_yaml gives the values and saphyr-parser the positions; both read the same text and the two are walked side by
-//! side. In that text the braces of every `${...}` are replaced by two private-use characters, one for one, because a
+//! One walk: serde_yaml deserialises the values, and each of them takes the next event of saphyr-parser, which has its position.
+//! In the text that both read, the braces of every `${...}` are replaced by two private-use characters, one for one, because a
 //! flow mapping such as `{ loss: ${loss} }` would otherwise end at the first closing brace.
 
 use std::fmt;
+use std::iter::Peekable;
 
-use saphyr_parser::{Event, Parser};
+use saphyr_parser::{Event, Parser, StrInput};
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use super::problem::{Problem, Report, Span};
@@ -114,35 +115,6 @@ impl Node {
     pub(super) fn to_map(&self) -> Map<String, Value> {
         self.entries().iter().map(|entry| (entry.key.clone(), entry.value.to_json())).collect()
     }
-
-    /// Puts this node and everything below it at one place.
-    fn cover(&mut self, span: Span) {
-        self.span = span;
-        match &mut self.data {
-            Data::List(items) => items.iter_mut().for_each(|item| item.cover(span)),
-            Data::Map(entries) => {
-                for entry in entries {
-                    entry.key_span = span;
-                    entry.value.cover(span);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn each_text(&mut self, change: &impl Fn(&mut String)) {
-        match &mut self.data {
-            Data::Text(text) => change(text),
-            Data::List(items) => items.iter_mut().for_each(|item| item.each_text(change)),
-            Data::Map(entries) => {
-                for entry in entries {
-                    change(&mut entry.key);
-                    entry.value.each_text(change);
-                }
-            }
-            _ => {}
-        }
-    }
 }
 
 /// Reads one YAML document. What is wrong with it goes to the report; nothing comes back if it has no tree.
@@ -171,48 +143,45 @@ pub(super) fn parse_from(report: &mut Report, source: u32, start: usize) -> Opti
     let shield = Shield::new(text);
     let shielded = shield.close(text);
     let places = Places::new(text, source, start);
-    match serde_yaml::from_str::<Node>(&shielded) {
-        Ok(mut node) => {
-            let events: Result<Vec<_>, _> = Parser::new_from_str(&shielded).collect();
-            match events {
-                Ok(events) => {
-                    let mut events = events
-                        .into_iter()
-                        .map(|(event, span)| (event, places.span(span.start.index(), span.end.index())));
-                    place(&mut node, &mut events);
-                }
-                Err(error) => {
-                    let at = error.marker().index();
-                    report.add(syntax(&whole, places.span(at, at), error.info()));
-                    return None;
-                }
+    let mut walk = Walk::new(&shielded, &shield, &places);
+    if walk.is_empty() {
+        return Some(Node::new(places.span(0, 0), Data::Null));
+    }
+    let found = NodeSeed { walk: &mut walk, alias: None }.deserialize(serde_yaml::Deserializer::from_str(&shielded));
+    let problem = match found {
+        Ok(mut node) => match walk.finish() {
+            None => {
+                let before = report.count();
+                refuse_look_alikes(&node, &whole, report);
+                refuse_repeated_keys(&mut node, report);
+                // Whatever else seems wrong with it follows from that.
+                return (report.count() == before || !report.has("look_alike")).then_some(node);
             }
-            node.each_text(&|text| shield.open(text));
-            let before = report.count();
-            refuse_look_alikes(&node, &whole, report);
-            refuse_repeated_keys(&mut node, report);
-            // Whatever else seems wrong with it follows from that.
-            (report.count() == before || !report.has("look_alike")).then_some(node)
-        }
+            Some((place, message)) => syntax(&whole, place, &message),
+        },
         Err(error) => {
             let byte = error.location().map_or(0, |location| location.index());
             let at = shielded.get(..byte).unwrap_or(&shielded).chars().count();
-            let message = error.to_string();
-            let message = message.split(" at line ").next().unwrap_or_default();
-            if message == "EOF while parsing a value" {
-                return Some(Node::new(places.span(0, 0), Data::Null));
-            }
-            let problem = match known_limit(message, &shielded) {
+            let message = without_place(&error);
+            match known_limit(&message, &shielded) {
                 Some((place, message, help)) => {
                     let place = place.map_or(places.span(at, at), |place| places.span(place, place + 1));
                     syntax(&whole, place, message).help(help.to_owned())
                 }
-                None => syntax(&whole, places.span(at, at), message),
-            };
-            report.add(problem);
-            None
+                None => syntax(&whole, places.span(at, at), &message),
+            }
         }
-    }
+    };
+    report.add(problem);
+    None
+}
+
+/// The message of an error of serde_yaml without the place, which it appends.
+fn without_place(error: &serde_yaml::Error) -> String {
+    let message = error.to_string();
+    let Some(location) = error.location() else { return message };
+    let place = format!(" at line {} column {}", location.line(), location.column());
+    message.find(&place).map_or(message.clone(), |end| message[..end].to_owned())
 }
 
 /// What the parser cannot do, in our words: the place, in characters, what it is, and what to do.
@@ -288,35 +257,6 @@ fn syntax(text: &str, span: Span, message: &str) -> Problem {
     Problem::new("syntax", span, "invalid YAML").label(message).help(help)
 }
 
-/// Gives every node the span of its event. Both parsers read one text, so the shapes are the same.
-fn place<'a>(node: &mut Node, events: &mut impl Iterator<Item = (Event<'a>, Span)>) {
-    while let Some((event, span)) = events.next() {
-        match event {
-            Event::Scalar(..) => node.span = span,
-            Event::Alias(_) => node.cover(span),
-            Event::SequenceStart(..) => {
-                node.span = span;
-                if let Data::List(items) = &mut node.data {
-                    items.iter_mut().for_each(|item| place(item, events));
-                }
-                node.span.end = events.next().map_or(span.end, |(_, end)| end.end);
-            }
-            Event::MappingStart(..) => {
-                node.span = span;
-                if let Data::Map(entries) = &mut node.data {
-                    for entry in entries {
-                        entry.key_span = events.next().map_or(span, |(_, key)| key);
-                        place(&mut entry.value, events);
-                    }
-                }
-                node.span.end = events.next().map_or(span.end, |(_, end)| end.end);
-            }
-            _ => continue,
-        }
-        return;
-    }
-}
-
 /// Reports every key that its mapping has twice and keeps the first.
 fn refuse_repeated_keys(node: &mut Node, report: &mut Report) {
     match &mut node.data {
@@ -383,10 +323,11 @@ impl Shield {
         out
     }
 
-    /// Puts the braces back.
-    fn open(&self, text: &mut String) {
-        if text.contains(self.open) {
-            *text = text.replace(self.open, "{").replace(self.close, "}");
+    /// The text with its braces.
+    fn open(&self, text: &str) -> String {
+        match text.contains(self.open) {
+            true => text.replace(self.open, "{").replace(self.close, "}"),
+            false => text.to_owned(),
         }
     }
 }
@@ -422,83 +363,172 @@ impl<'a> Places<'a> {
     }
 }
 
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Node, D::Error> {
-        deserializer.deserialize_any(NodeVisitor).map(|data| Node::new(Span::default(), data))
+/// The positions of a walk through a document: the events of its text, one after the other.
+struct Walk<'a> {
+    events: Peekable<Parser<'a, StrInput<'a>>>,
+    shield: &'a Shield,
+    places: &'a Places<'a>,
+    /// Where the event parser failed, and why.
+    failure: Option<(Span, String)>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(text: &'a str, shield: &'a Shield, places: &'a Places<'a>) -> Walk<'a> {
+        Walk { events: Parser::new_from_str(text).peekable(), shield, places, failure: None }
+    }
+
+    /// Whether the text has no document.
+    fn is_empty(&mut self) -> bool {
+        while let Some(Ok((Event::StreamStart, _))) = self.events.peek() {
+            self.events.next();
+        }
+        matches!(self.events.peek(), Some(Ok((Event::StreamEnd, _))))
+    }
+
+    /// The next event of a node or of its end, and its span; none at the end of the stream or at a failure.
+    fn next(&mut self) -> Option<(Event<'a>, Span)> {
+        loop {
+            match self.events.next()? {
+                Ok((Event::Nothing | Event::StreamStart | Event::StreamEnd, _)) => {}
+                Ok((Event::DocumentStart(_) | Event::DocumentEnd, _)) => {}
+                Ok((event, span)) => return Some((event, self.places.span(span.start.index(), span.end.index()))),
+                Err(error) => {
+                    let at = error.marker().index();
+                    self.failure = Some((self.places.span(at, at), error.info().to_owned()));
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Reads the remaining events. Returns where the event parser failed, and why, if it did.
+    fn finish(mut self) -> Option<(Span, String)> {
+        while self.failure.is_none() && self.next().is_some() {}
+        self.failure
     }
 }
 
-struct NodeVisitor;
+/// Deserialises a value with its span.
+struct NodeSeed<'w, 'a> {
+    walk: &'w mut Walk<'a>,
+    /// The span of the alias that stands for the value, which all of its parts have.
+    alias: Option<Span>,
+}
 
-impl<'de> Visitor<'de> for NodeVisitor {
-    type Value = Data;
+impl<'de> DeserializeSeed<'de> for NodeSeed<'_, '_> {
+    type Value = Node;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        deserializer.deserialize_any(NodeVisitor(self))
+    }
+}
+
+/// Spans are empty once the event parser has failed: an error of the values has precedence.
+struct NodeVisitor<'w, 'a>(NodeSeed<'w, 'a>);
+
+impl<'a> NodeVisitor<'_, 'a> {
+    /// The span of the next event, or of the alias.
+    fn next(&mut self) -> Span {
+        self.0.alias.unwrap_or_else(|| self.0.walk.next().map_or(Span::default(), |(_, span)| span))
+    }
+
+    /// The span of the first event of the value. If it is an alias, its span is that of the whole value.
+    fn first(&mut self) -> Span {
+        if self.0.alias.is_some() {
+            return self.next();
+        }
+        let Some((event, span)) = self.0.walk.next() else { return Span::default() };
+        self.0.alias = matches!(event, Event::Alias(_)).then_some(span);
+        span
+    }
+
+    fn scalar<E>(mut self, data: Data) -> Result<Node, E> {
+        Ok(Node::new(self.first(), data))
+    }
+
+    fn child(&mut self) -> NodeSeed<'_, 'a> {
+        NodeSeed { walk: self.0.walk, alias: self.0.alias }
+    }
+}
+
+impl<'de> Visitor<'de> for NodeVisitor<'_, '_> {
+    type Value = Node;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value without a YAML tag, numbers within 64 bits")
     }
 
-    fn visit_none<E>(self) -> Result<Data, E> {
-        Ok(Data::Null)
+    fn visit_none<E>(self) -> Result<Self::Value, E> {
+        self.scalar(Data::Null)
     }
 
-    fn visit_unit<E>(self) -> Result<Data, E> {
-        Ok(Data::Null)
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        self.scalar(Data::Null)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Data, E> {
-        Ok(Data::Bool(value))
+    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
+        self.scalar(Data::Bool(value))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Data, E> {
-        Ok(Data::Number(value.into()))
+    fn visit_i64<E>(self, value: i64) -> Result<Self::Value, E> {
+        self.scalar(Data::Number(value.into()))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Data, E> {
-        Ok(Data::Number(value.into()))
+    fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
+        self.scalar(Data::Number(value.into()))
     }
 
-    fn visit_u128<E: serde::de::Error>(self, _: u128) -> Result<Data, E> {
+    fn visit_u128<E: serde::de::Error>(self, _: u128) -> Result<Self::Value, E> {
         Err(E::custom("a whole number of more than 64 bits as u128"))
     }
 
-    fn visit_i128<E: serde::de::Error>(self, _: i128) -> Result<Data, E> {
+    fn visit_i128<E: serde::de::Error>(self, _: i128) -> Result<Self::Value, E> {
         Err(E::custom("a whole number of more than 64 bits as i128"))
     }
 
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Data, E> {
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Self::Value, E> {
         match Number::from_f64(value) {
-            Some(number) => Ok(Data::Number(number)),
+            Some(number) => self.scalar(Data::Number(number)),
             None => Err(E::custom("neither `.nan` nor `.inf` is a number that a parameter can be")),
         }
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Data, E> {
-        Ok(Data::Text(value.to_owned()))
+    fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
+        let text = self.0.walk.shield.open(value);
+        self.scalar(Data::Text(text))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Data, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut access: A) -> Result<Node, A::Error> {
+        let mut span = self.first();
         let mut items = Vec::new();
-        while let Some(item) = access.next_element()? {
+        while let Some(item) = access.next_element_seed(self.child())? {
             items.push(item);
         }
-        Ok(Data::List(items))
+        span.end = self.next().end;
+        Ok(Node::new(span, Data::List(items)))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Data, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut access: A) -> Result<Node, A::Error> {
+        let mut span = self.first();
         let mut entries = Vec::new();
-        while let Some(key) = access.next_key::<Key>()? {
-            entries.push(Entry { key: key.0, key_span: Span::default(), value: access.next_value()? });
+        while let Some(key) = access.next_key_seed(KeySeed(self.0.walk.shield))? {
+            let key_span = self.next();
+            entries.push(Entry { key, key_span, value: access.next_value_seed(self.child())? });
         }
-        Ok(Data::Map(entries))
+        span.end = self.next().end;
+        Ok(Node::new(span, Data::Map(entries)))
     }
 }
 
-/// A key as it is written: `0` and `true` are names too.
-struct Key(String);
+/// Deserialises a key as it is written: `0` and `true` are names too.
+struct KeySeed<'s>(&'s Shield);
 
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Key, D::Error> {
-        String::deserialize(deserializer).map(Key).map_err(|_| D::Error::custom("a key must be a plain name"))
+impl<'de> DeserializeSeed<'de> for KeySeed<'_> {
+    type Value = String;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+        let key = String::deserialize(deserializer).map_err(|_| D::Error::custom("a key must be a plain name"))?;
+        Ok(self.0.open(&key))
     }
 }
 
