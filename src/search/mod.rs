@@ -1,6 +1,6 @@
-//! Searching for settings: which values to try next, from the scores of those that were tried.
+//! Hyperparameter search: the values to try next, from the scores of past trials.
 //!
-//! Everything is a function of what it is told, so the search is as repeatable as the trainings that it reads.
+//! Everything is a pure function of its arguments, so a search is as reproducible as the trainings that it reads.
 
 mod parzen;
 mod quasi_random;
@@ -49,23 +49,23 @@ fn ten() -> u32 {
     10
 }
 
-/// Values that were tried.
+/// A finished trial.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trial {
-    /// By the names of the space.
+    /// Its values by the names of the space.
     pub values: Values,
     /// Larger is better.
     pub score: f64,
 }
 
 impl Search {
-    /// What is wrong with it: (path of the field, message) pairs, none if it can run.
+    /// Its mistakes: (path of the field, message) pairs, none if it can run.
     pub fn check(&self) -> Vec<(String, String)> {
         self.space.check()
     }
 
-    /// The values of trial number `at`, counted from 0, after those of `past`, in their order. A past trial that has no
-    /// value for a dimension of the space says nothing.
+    /// The values of trial number `at`, counted from 0, after those of `past`, in their order. Past trials without a value for
+    /// every dimension are ignored.
     pub fn suggest(&self, at: u32, past: &[Trial]) -> Values {
         let point = |trial: &Trial| Some((self.space.point(&trial.values)?, trial.score));
         let known: Vec<(Point, f64)> = past.iter().filter_map(point).collect();
@@ -79,7 +79,7 @@ impl Search {
     }
 }
 
-/// The position of the trial with the best score, the first of equals.
+/// The position of the trial with the best score; ties go to the earliest.
 pub fn best(trials: &[Trial]) -> Option<usize> {
     let better = |best: usize, next: usize| {
         if trials[next].score.total_cmp(&trials[best].score).is_gt() { next } else { best }

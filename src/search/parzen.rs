@@ -1,24 +1,23 @@
 //! The tree-structured Parzen estimator (Bergstra, Bardenet, Bengio and Kegl, *Algorithms for Hyper-Parameter
 //! Optimization*, NeurIPS 2011, section 4), for a space without conditions: a tree of one level.
 //!
-//! The best 15 % of the trials and the others each make a density: in every dimension a mixture of one wide normal
-//! distribution over the range, the prior, and one at each trial, as wide as the gap to its farther neighbour. Of 64 points
-//! drawn from the density of the good ones that one is tried for which good over others is largest: expected
-//! improvement grows with that ratio.
+//! The best 15 % of the trials and the rest give one density each: in every dimension a mixture of a wide normal distribution
+//! over the range, the prior, and one at each trial, as wide as the gap to its farther neighbour. Of 64 samples of the good
+//! density, the one with the largest ratio of good to other density is tried: expected improvement grows with that ratio.
 
 use statrs::function::erf::erf;
 
 use super::space::Point;
 use crate::math::random::{Stream, stream};
 
-/// The share of trials that count as good.
+/// The fraction of trials that count as good.
 const GOOD: f64 = 0.15;
 const CANDIDATES: usize = 64;
 
 /// The point of trial number `at` after `known` points with their scores, two or more.
 pub(super) fn suggest(known: &[(Point, f64)], seed: u64, at: u32) -> Point {
     let mut order: Vec<&(Point, f64)> = known.iter().collect();
-    // Stable: of equal scores the earlier trial is the better one.
+    // A stable sort: of equal scores the earlier trial ranks higher.
     order.sort_by(|a, b| b.1.total_cmp(&a.1));
     let count = ((GOOD * order.len() as f64).ceil() as usize).clamp(1, order.len() - 1);
     let (good, others) = order.split_at(count);
@@ -38,13 +37,13 @@ pub(super) fn suggest(known: &[(Point, f64)], seed: u64, at: u32) -> Point {
     candidates.reduce(|best, next| if next.1 > best.1 { next } else { best }).map_or(Vec::new(), |(point, _)| point)
 }
 
-/// Normal distributions of equal weight, cut off outside of [0, 1].
+/// A mixture of normal distributions of equal weight, truncated to [0, 1].
 struct Mixture(Vec<Normal>);
 
 struct Normal {
     mean: f64,
     deviation: f64,
-    /// What of it lies within [0, 1].
+    /// Its mass within [0, 1].
     inside: f64,
 }
 
@@ -66,7 +65,7 @@ impl Mixture {
 
     fn sample(&self, random: &mut Stream) -> f64 {
         let normal = &self.0[random.below(self.0.len() as u64) as usize];
-        // At least a third of a draw lies inside, wherever in [0, 1] the mean is and however wide.
+        // At least a third of the samples are inside, for any mean in [0, 1] and any width.
         for _ in 0..1000 {
             let x = normal.mean + normal.deviation * random.normal();
             if (0.0..=1.0).contains(&x) {

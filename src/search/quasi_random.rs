@@ -1,8 +1,8 @@
-//! Points that fill the unit cube more evenly than random ones: Halton's sequence with scrambled digits.
+//! Points that fill the unit cube more evenly than random ones: the scrambled Halton sequence.
 //!
 //! Coordinate `d` of point `i` is the number `0.a b c...` in base `p`, the `d`th prime, whose digits are those of `i`
-//! from the last to the first, each sent through a random permutation of its own place and base (Braaten and Weller
-//! 1979, with permutations drawn by the seed). Without them the coordinates of large primes rise together.
+//! in reverse order, each mapped by a random permutation of its position and base (Braaten and Weller 1979, with
+//! permutations from the seed). Without them the coordinates of large primes are correlated.
 
 use crate::math::random::stream;
 
@@ -14,7 +14,7 @@ pub(super) fn point(dimensions: usize, seed: u64, at: u32) -> Vec<f64> {
 fn coordinate(prime: u32, seed: u64, at: u32) -> f64 {
     let (mut rest, mut share, mut found) = (at, 1.0, 0.0);
     let mut place = 0;
-    // Digits are zeros from some place on, and their permutations are not: as many as a double tells apart.
+    // Leading zeros are permuted too: as many digits as a double can hold.
     while share > f64::EPSILON {
         share /= f64::from(prime);
         let mut permutation: Vec<u32> = (0..prime).collect();

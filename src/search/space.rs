@@ -1,4 +1,4 @@
-//! The values that a search may choose from, and their image in the unit cube.
+//! The search space, and its map from the unit cube.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Values by name.
 pub type Values = BTreeMap<String, f64>;
 
-/// A place in the unit cube, a coordinate for each dimension in the order of their names.
+/// A point in the unit cube: a coordinate per dimension, in the order of their names.
 pub(super) type Point = Vec<f64>;
 
 /// How a range is divided.
@@ -40,8 +40,8 @@ pub struct Dimension {
 pub struct Space(pub BTreeMap<String, Dimension>);
 
 impl Dimension {
-    /// The value at `unit` in `[0, 1]`. Six digits are kept: a value can be written down, and the last bits of a
-    /// logarithm, which differ between machines, have no part in it.
+    /// The value at `unit` in `[0, 1]`. Rounded to six digits: values are readable, and
+    /// independent of the last bits of a logarithm, which differ between machines.
     fn value(&self, unit: f64) -> f64 {
         let [low, high] = self.range;
         let value = match self.scale {
@@ -57,7 +57,7 @@ impl Dimension {
         let unit = match self.scale {
             Scale::Linear => (value - low) / (high - low),
             Scale::Log => (value.ln() - low.ln()) / (high.ln() - low.ln()),
-            // The middle of the whole number's share.
+            // The middle of the integer's interval.
             Scale::Integer => (value - low + 0.5) / (high - low + 1.0),
         };
         unit.clamp(0.0, 1.0)
@@ -80,7 +80,7 @@ impl Dimension {
 }
 
 impl Space {
-    /// How many dimensions it has.
+    /// The number of dimensions.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -90,7 +90,7 @@ impl Space {
         self.0.is_empty()
     }
 
-    /// Whether a value is a whole number.
+    /// Whether the values are integers.
     pub fn is_integer(&self, name: &str) -> bool {
         self.0.get(name).is_some_and(|dimension| dimension.scale == Scale::Integer)
     }
@@ -111,7 +111,7 @@ impl Space {
         self.0.iter().zip(point).map(value).collect()
     }
 
-    /// Where values lie; nothing if one is missing.
+    /// The point of these values; none if one is missing.
     pub(super) fn point(&self, values: &Values) -> Option<Point> {
         self.0.iter().map(|(name, dimension)| Some(dimension.unit(*values.get(name)?))).collect()
     }

@@ -25,7 +25,7 @@ fn trials(search: &Search, count: u32) -> Vec<Trial> {
 }
 
 #[test]
-fn the_estimator_finds_what_random_values_do_not() {
+fn the_estimator_beats_random_search() {
     let (mut estimator, mut even, mut random) = (0.0, 0.0, 0.0);
     for seed in 0..20 {
         let top = |trials: &[Trial]| trials[best(trials).unwrap()].score;
@@ -41,7 +41,7 @@ fn the_estimator_finds_what_random_values_do_not() {
 }
 
 #[test]
-fn suggestions_are_a_function_of_what_they_are_told() {
+fn suggestions_are_a_pure_function_of_their_arguments() {
     let search = search(&format!(r#"{{"space": {SPACE}, "startup": 4, "seed": 7}}"#));
     let past = trials(&search, 8);
     assert_eq!(trials(&search, 8), past);
@@ -77,7 +77,7 @@ fn values_stay_in_their_ranges_and_on_their_scales() {
 }
 
 #[test]
-fn ranges_that_are_none_are_refused() {
+fn invalid_ranges_are_refused() {
     let faults = |space: &str| search(&format!(r#"{{"space": {space}}}"#)).check().len();
     assert_eq!(faults("{}"), 1);
     assert_eq!(faults(r#"{"a": {"range": [1, 1]}, "b": {"range": [0, 1], "scale": "log"}}"#), 2);
@@ -87,7 +87,7 @@ fn ranges_that_are_none_are_refused() {
 }
 
 #[test]
-fn the_best_trial_is_the_first_of_equals() {
+fn ties_go_to_the_earliest_trial() {
     let of = |score: f64| Trial { values: Values::new(), score };
     assert_eq!(best(&[]), None);
     assert_eq!(best(&[of(0.0), of(0.5), of(0.5), of(0.1)]), Some(1));

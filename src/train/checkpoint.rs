@@ -1,8 +1,8 @@
-//! The state of a training between two epochs, as one file from which it goes on with the same bits.
+//! The state of a training between two epochs, as one file from which it resumes with the same bits.
 //!
 //! The file is a safetensors file: every tensor is a vector of f32 under a name such as `model/layer1.0.conv1.weight`,
-//! `optimiser/layer1.0.conv1.weight/square` or `loss/fields`, so it opens with any tool that reads these. The rest is
-//! JSON under one key of its metadata, with a digest over all of it: a file that is cut off or altered is no checkpoint.
+//! `optimiser/layer1.0.conv1.weight/square` or `loss/fields`, so any tool for these opens it. The rest is JSON under
+//! one key of its metadata, with a digest over all of it: a truncated or altered file is not a checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::{self, Display};
@@ -17,26 +17,26 @@ use thiserror::Error;
 
 /// The one key of the file's metadata: a single one keeps the bytes of a file independent of any map's order.
 const KEY: &str = "meanfield";
-/// The setting that may differ.
+/// The only setting that may differ.
 const EPOCHS: &str = "epochs";
 
 /// A training after an epoch.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Checkpoint {
-    /// Epochs that are over.
+    /// Number of finished epochs.
     pub epoch: u32,
-    /// Whole numbers by name, such as steps made.
+    /// Integers by name, such as numbers of steps.
     pub counters: BTreeMap<String, u64>,
     /// Everything else that the next epoch depends on, by name.
     pub tensors: BTreeMap<String, Vec<f32>>,
-    /// What was told of each epoch that is over.
+    /// The record of each finished epoch.
     pub log: Vec<Value>,
-    /// What the training was told, and whatever else must be equal for it to go on, such as a digest of its images.
+    /// The settings of the training, and whatever else must be equal for it to resume, such as a digest of its images.
     /// `epochs` is the length of the run.
     pub settings: Map<String, Value>,
 }
 
-/// A setting that is not what it was. What is absent has no value.
+/// A setting that has changed. A value is none if the setting is absent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
     /// Its place: `optimiser.momentum`.
@@ -54,32 +54,32 @@ impl Display for Difference {
     }
 }
 
-/// Why a checkpoint could not be written, or a training cannot go on from it.
+/// Why a checkpoint could not be written, or a training cannot resume from it.
 #[derive(Debug, Error)]
 pub enum CheckpointError {
-    /// The file system refused; the error names the operation and the path.
+    /// An operation of the file system failed; the error names the operation and the path.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// The tensors could not be written.
     #[error("cannot write {}", path.display())]
     Unwritten { path: PathBuf, source: safetensors::SafeTensorError },
-    /// Not a whole checkpoint.
+    /// A truncated or altered file.
     #[error("{} is not a whole checkpoint: {reason}", path.display())]
     Torn { path: PathBuf, reason: String },
-    /// A checkpoint of a training that was told something else.
+    /// A checkpoint of a training with other settings.
     #[error("the checkpoint is of another training: {}", list(.0))]
     Settings(Vec<Difference>),
     /// A run of another length, under a schedule that spans the whole run.
-    #[error("{0}, but the schedule depends on the number of epochs: begin anew, or keep the number")]
+    #[error("{0}, but the schedule depends on the number of epochs: restart, or keep `epochs` unchanged")]
     Total(Box<Difference>),
-    /// A shorter run than the checkpoint has behind it.
+    /// The checkpoint is beyond the end of the run.
     #[error("the checkpoint is after epoch {epoch}, beyond the {epochs} of the run")]
     Beyond { epoch: u32, epochs: u32 },
-    /// A tensor that has another length than the training's, 0 if it is missing.
+    /// A tensor of the wrong length; 0 if it is missing.
     #[error("the checkpoint's tensor {name} has {found} elements, expected {expected}")]
     Tensor { name: String, found: usize, expected: usize },
-    /// Not one line of the log for each epoch.
-    #[error("the checkpoint is after epoch {epoch}, and its log is not")]
+    /// Not one record per finished epoch.
+    #[error("the checkpoint is after epoch {epoch}, but its log has another number of epochs")]
     Log { epoch: u32 },
     /// Tensors that the training does not have.
     #[error("the checkpoint has tensors that the training lacks: {}", list(.0))]
@@ -87,7 +87,7 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
-    /// Whether the checkpoint is of no use to anybody, and the training may begin anew in its place.
+    /// Whether no training can use the checkpoint, so that this one may replace it.
     pub fn is_useless(&self) -> bool {
         !matches!(self, Self::Io { .. } | Self::Total(_) | Self::Beyond { .. })
     }
@@ -97,7 +97,7 @@ fn list<T: Display>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// What the metadata says, as JSON.
+/// The metadata, as JSON.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Description {
@@ -107,7 +107,7 @@ struct Description {
     counters: BTreeMap<String, u64>,
     log: Vec<Value>,
     settings: Map<String, Value>,
-    /// Over all of the above and the tensors, in hexadecimal digits.
+    /// Over all of the above and the tensors, in hexadecimal.
     digest: String,
 }
 
@@ -123,7 +123,7 @@ impl Description {
             digest: String::new(),
         };
         let mut hasher = blake3::Hasher::new();
-        // Lengths keep apart what follows each other.
+        // Length prefixes make the concatenation unambiguous.
         let mut add = |bytes: &[u8]| {
             hasher.update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
         };
@@ -137,7 +137,7 @@ impl Description {
     }
 }
 
-/// A tensor on its way into a file; its bytes are made when they are written, one tensor's at a time.
+/// A tensor to write; its bytes are made only when they are written, one tensor at a time.
 struct Vector<'a> {
     shape: [usize; 1],
     values: &'a [f32],
@@ -170,9 +170,8 @@ fn to_bytes(values: &[f32]) -> Vec<u8> {
 }
 
 impl Checkpoint {
-    /// Writes it to `path`, in place of the one before. Whoever is killed on the way, or whose machine stops, finds the
-    /// one before or this one, whole: it goes to `<path>.partial`, from there to the disk, and then takes its name.
-    /// There must be one writer at a time.
+    /// Writes it to `path`, replacing the previous one. After a kill or a crash the file is the previous one or this one, never
+    /// a part: it is written to `<path>.partial`, synced, and renamed. There must be one writer at a time.
     pub fn write(&self, path: &Path) -> Result<(), CheckpointError> {
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
@@ -184,15 +183,15 @@ impl Checkpoint {
             .map_err(|source| CheckpointError::Unwritten { path: partial.clone(), source })?;
         File::open(&partial)?.sync_all()?;
         fs::rename(&partial, path)?;
-        // The new name is on the disk once the folder is.
+        // The rename is durable once the folder is synced.
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         Ok(File::open(folder)?.sync_all()?)
     }
 
-    /// The checkpoint at `path`, none if there is no file, for a training with `settings` to go on from.
+    /// The checkpoint at `path` for a training with `settings` to resume from; none if there is no file.
     ///
-    /// They must be those of the checkpoint, but for `epochs`: a run may be longer than the one that stopped there, as
-    /// long as its schedule does not depend on the total (`depends_on_total`).
+    /// The settings must be those of the checkpoint except for `epochs`: a run may be longer than the one that stopped there,
+    /// unless its schedule depends on the total (`depends_on_total`).
     pub fn read(
         path: &Path,
         settings: &Map<String, Value>,
@@ -209,7 +208,7 @@ impl Checkpoint {
         Ok(Some(checkpoint))
     }
 
-    /// The checkpoint in the bytes of a file, or what is wrong with them.
+    /// Parses the bytes of a file; fails with the reason.
     fn parse(bytes: &[u8]) -> Result<Self, String> {
         let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
         let entry = metadata.metadata().as_ref().and_then(|entries| entries.get(KEY));
@@ -227,15 +226,15 @@ impl Checkpoint {
         let checkpoint = Self { epoch, counters, tensors, log, settings };
         let expected = Description::of(&checkpoint).map_err(|error| error.to_string())?;
         if version != expected.version {
-            return Err(format!("its layout has version {version}, known is {}", expected.version));
+            return Err(format!("its layout has version {version}, expected {}", expected.version));
         }
         if digest != expected.digest {
-            return Err("its digest is not that of its content".to_string());
+            return Err("its digest does not match its content".to_string());
         }
         Ok(checkpoint)
     }
 
-    /// Whether a training with `settings` may go on from it.
+    /// Whether a training with `settings` may resume from it.
     fn fits(&self, settings: &Map<String, Value>, depends_on_total: bool) -> Result<(), CheckpointError> {
         let mut differences = differences(&self.settings, settings);
         let total = differences.iter().position(|difference| difference.path == EPOCHS);
@@ -255,7 +254,7 @@ impl Checkpoint {
         }
     }
 
-    /// Takes the tensor `name` out, which must have `expected` elements.
+    /// Removes and returns the tensor `name`, which must have `expected` elements.
     pub fn take(&mut self, name: &str, expected: usize) -> Result<Vec<f32>, CheckpointError> {
         let values = self.tensors.remove(name).unwrap_or_default();
         if values.len() != expected {
@@ -264,7 +263,7 @@ impl Checkpoint {
         Ok(values)
     }
 
-    /// To be called when everything has been taken: what is left belongs to another training.
+    /// To be called after the last [`Checkpoint::take`]: remaining tensors belong to another training.
     pub fn finish(self) -> Result<(), CheckpointError> {
         if self.tensors.is_empty() {
             return Ok(());
@@ -273,7 +272,7 @@ impl Checkpoint {
     }
 }
 
-/// The settings of which old and new are not equal, by path.
+/// The settings that differ between old and new, by path.
 fn differences(old: &Map<String, Value>, new: &Map<String, Value>) -> Vec<Difference> {
     let [old, new] = [old, new].map(|settings| {
         let mut leaves = BTreeMap::new();
@@ -317,7 +316,7 @@ mod tests {
         }))
     }
 
-    /// Every kind of bit pattern that a comparison of numbers would take for another.
+    /// Bit patterns that a comparison of numbers would not distinguish.
     fn checkpoint() -> Checkpoint {
         let odd = [0x8000_0000, 0x7fc0_1234, 0xffa0_0001, 0x7f80_0000, 0x0000_0001, 0x3f80_0001].map(f32::from_bits);
         let tensors = [
@@ -345,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_what_was_written_bit_for_bit() {
+    fn a_checkpoint_survives_writing_and_reading_bit_for_bit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.safetensors");
         assert!(Checkpoint::read(&path, &settings(), true).unwrap().is_none());
@@ -354,7 +353,7 @@ mod tests {
         let bytes = fs::read(&path).unwrap();
         let read = Checkpoint::read(&path, &settings(), true).unwrap().unwrap();
         assert!(same(&read, &first) && !same(&read, &Checkpoint::default()));
-        // In place of the one before, and without a trace of the way.
+        // It replaces the previous one and leaves no other file.
         first.epoch = 4;
         first.write(&path).unwrap();
         assert_eq!(Checkpoint::read(&path, &settings(), true).unwrap().unwrap().epoch, 4);
@@ -376,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn no_file_that_is_cut_off_or_altered_is_taken_for_another_checkpoint() {
+    fn truncated_and_altered_files_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.safetensors");
         checkpoint().write(&path).unwrap();
@@ -418,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn a_longer_run_goes_on_unless_its_schedule_depends_on_the_total() {
+    fn a_longer_run_resumes_unless_its_schedule_depends_on_the_total() {
         let fits = |epochs: u32, depends| {
             let mut new = settings();
             new["epochs"] = json!(epochs);

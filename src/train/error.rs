@@ -1,4 +1,4 @@
-//! Why a training could not start or go on.
+//! The errors of a training.
 
 use thiserror::Error;
 
@@ -11,20 +11,20 @@ use crate::eval::EvalError;
 use crate::loss::LossError;
 use crate::nn;
 
-/// Why training could not start or go on. Epochs and steps count from 1.
+/// Why a training could not start or continue. Epochs and steps count from 1.
 #[derive(Debug, Error)]
 pub enum TrainError {
     /// Settings out of range: (path of the field, message).
     #[error("invalid training settings: {}", .0.iter().map(|(path, message)| format!("{path} {message}")).collect::<Vec<_>>().join("; "))]
     Config(Vec<(String, String)>),
-    /// An image that the network cannot be given.
+    /// An unreadable image, or one of the wrong size.
     #[error(transparent)]
     Image(#[from] ImageError),
     /// No batch can be drawn.
     #[error(transparent)]
     Sampler(#[from] SamplerError),
     /// Fewer images than a batch has.
-    #[error("{images} images make no epoch of batches of {batch}; set steps_per_epoch")]
+    #[error("{images} images are fewer than one batch of {batch}; set steps_per_epoch")]
     NoSteps { images: usize, batch: usize },
     /// The network failed.
     #[error(transparent)]
@@ -35,8 +35,8 @@ pub enum TrainError {
     /// The loss has no value on a batch that is measured.
     #[error("measuring after epoch {epoch}")]
     Measure { epoch: u32, source: LossError },
-    /// There are no images to score it on.
-    #[error("the training is to be scored on its {on} images, and there are none; does the split rule make any?")]
+    /// There are no images to score the network on.
+    #[error("the training is scored on its {on} images, but there are none; does the split rule assign any?")]
     NothingHeldOut { on: &'static str },
     /// It cannot be scored; epoch 0 is before the first.
     #[error("scoring after epoch {epoch}")]
@@ -52,19 +52,19 @@ pub enum TrainError {
     /// The loss returned a gradient of the wrong length.
     #[error("the loss gave {found} gradient elements for its {what}, expected {expected}")]
     LossGradient { what: String, found: usize, expected: usize },
-    /// A parameter of the network has no part in the embeddings.
+    /// The embeddings do not depend on a parameter of the network.
     #[error("no gradient reaches the parameter {parameter}")]
     NoGradient { parameter: String },
     /// A gradient or a state of the wrong length, or a device that failed.
     #[error("optimiser step failed for {tensor}")]
     Optimiser { tensor: String, source: StepError },
-    /// The state of the training could not be written, or is that of another one.
+    /// A checkpoint cannot be written, or does not fit the training.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
 }
 
 impl TrainError {
-    /// Whether the training itself has lost its way: a loss, a gradient or an embedding that is no finite number.
+    /// Whether the training has diverged: a loss, a gradient or an embedding is not finite.
     pub(super) fn is_not_finite(&self) -> bool {
         let embedding =
             |error: &EvalError| matches!(error, EvalError::NotFinite { .. } | EvalError::NoDirection { .. });

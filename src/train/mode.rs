@@ -1,4 +1,4 @@
-//! How a loss's class vectors, its mean fields or proxies, come about while the network learns.
+//! How a loss's class vectors, its mean fields or proxies, are updated while the network learns.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -65,7 +65,7 @@ fn nine_tenths() -> f64 {
 }
 
 impl MeanFields {
-    /// The way in `epoch`, counted from 0: joint as long as the other one waits.
+    /// The mode in `epoch`, counted from 0: joint until `after`.
     pub(super) fn in_epoch(self, epoch: u32) -> Self {
         match self {
             Self::ClassMeans { after, .. } | Self::MovingAverage { after, .. } | Self::Frozen { after }
@@ -77,8 +77,8 @@ impl MeanFields {
         }
     }
 
-    /// Whether step `step` of the training, counted from 0, moves (the network, the loss's parameters) by gradients.
-    pub(super) fn moves(self, step: u32) -> (bool, bool) {
+    /// Whether step `step` of the training, counted from 0, updates (the network, the loss's parameters) by gradients.
+    pub(super) fn updates(self, step: u32) -> (bool, bool) {
         match self {
             Self::Joint => (true, true),
             Self::Alternating { steps } => {
@@ -96,7 +96,7 @@ impl MeanFields {
     }
 }
 
-/// The averages of the rows of each class, `dim` elements each, and how many rows they are of.
+/// The mean of the rows of each class, `dim` elements each, and the number of its rows.
 #[derive(Debug, Clone)]
 pub(super) struct Averages {
     pub rows: Vec<f64>,
@@ -104,7 +104,7 @@ pub(super) struct Averages {
 }
 
 impl Averages {
-    /// Of `embeddings`, a row of `dim` for each of `labels`.
+    /// From `embeddings`, a row of `dim` per label.
     pub fn new(embeddings: &[f32], labels: &[u32], classes: usize, dim: usize) -> Self {
         let (mut rows, mut counts) = (vec![0.0; classes * dim], vec![0; classes]);
         for (embedding, &label) in embeddings.chunks_exact(dim).zip(labels) {
@@ -118,15 +118,14 @@ impl Averages {
         Self { rows, counts }
     }
 
-    /// Classes that have samples, with their averages.
+    /// The classes that have samples, with their averages.
     pub fn present(&self) -> impl Iterator<Item = (usize, &[f64])> {
         let dim = self.rows.len() / self.counts.len().max(1);
         let rows = self.rows.chunks_exact(dim.max(1)).enumerate();
         rows.zip(&self.counts).filter(|(_, count)| **count > 0).map(|(row, _)| row)
     }
 
-    /// Moves the `vectors` of the classes that have samples: `keep * vector + (1 - keep) * average`, where `keep` is that
-    /// of the class.
+    /// Moves the `vectors` of the classes that have samples: `keep * vector + (1 - keep) * average`, with `keep` by class.
     pub fn move_towards(&self, vectors: &mut [f32], keep: impl Fn(usize) -> f64) {
         for (class, average) in self.present() {
             let keep = keep(class);
@@ -143,17 +142,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn turns_begin_with_the_class_vectors() {
-        let network: Vec<bool> = (0..7).map(|step| MeanFields::Alternating { steps: 2 }.moves(step).0).collect();
+    fn alternation_starts_with_the_class_vectors() {
+        let network: Vec<bool> = (0..7).map(|step| MeanFields::Alternating { steps: 2 }.updates(step).0).collect();
         assert_eq!(network, [false, false, true, true, false, false, true]);
         assert!((0..7).all(|step| {
-            let (network, fields) = MeanFields::Alternating { steps: 2 }.moves(step);
+            let (network, fields) = MeanFields::Alternating { steps: 2 }.updates(step);
             network != fields
         }));
     }
 
     #[test]
-    fn a_way_that_waits_is_joint_until_its_epoch() {
+    fn a_delayed_mode_is_joint_until_its_epoch() {
         let means = MeanFields::ClassMeans { every: 2, after: 3 };
         assert_eq!([2, 3].map(|epoch| means.in_epoch(epoch)), [MeanFields::Joint, means]);
         let averaged: Vec<u32> = (0..9).filter(|&epoch| means.averages_at(epoch)).collect();
@@ -161,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn averages_are_of_each_class_alone_and_move_no_other() {
+    fn averages_move_only_the_vectors_of_their_class() {
         let averages = Averages::new(&[1.0, 0.0, 0.0, 4.0, 3.0, 2.0], &[2, 0, 2], 3, 2);
         assert_eq!(averages.rows, [0.0, 4.0, 0.0, 0.0, 2.0, 1.0]);
         let mut vectors = [8.0; 6];

@@ -1,13 +1,13 @@
-//! The matrices that a loss learns: how they start, and what a loss may return for them.
+//! The parameters of a loss: their initialisation, and the check of their gradients.
 
 use super::error::TrainError;
 use crate::loss::{Gradients, Init, Parameter};
 use crate::math::random::stream;
 
-/// A matrix that the loss learned.
+/// A parameter of the loss with its values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LossParameter {
-    /// Its name, shape and start.
+    /// Its name, shape and initialisation.
     pub parameter: Parameter,
     /// `rows x cols`, row-major.
     pub values: Vec<f32>,
@@ -20,7 +20,7 @@ impl LossParameter {
     }
 }
 
-/// The loss's matrices as `seed` starts them.
+/// The loss's parameters, initialised from `seed`.
 pub(super) fn start(parameters: Vec<Parameter>, seed: u64) -> Vec<LossParameter> {
     let begin = |(index, parameter): (usize, Parameter)| {
         let mut random = stream(seed, "loss init", 0, index as u64);
@@ -37,13 +37,13 @@ pub(super) fn start(parameters: Vec<Parameter>, seed: u64) -> Vec<LossParameter>
     parameters.into_iter().enumerate().map(begin).collect()
 }
 
-/// What can be wrong with what a loss returned.
+/// What can be wrong with the result of a loss.
 pub(super) enum Problem {
     NotFinite(String),
     Length(TrainError),
 }
 
-/// Checks the loss's value and gradients before anything is moved by them.
+/// Checks the loss's value and gradients before they are applied.
 pub(super) fn check(
     value: f32,
     gradients: &Gradients<f32>,
@@ -78,7 +78,7 @@ mod tests {
     use crate::loss::registry::LossSpec;
 
     /// The mean length of a row of a loss's first matrix for 75 classes of 128 dimensions.
-    fn begun(loss: &str) -> f64 {
+    fn initial_length(loss: &str) -> f64 {
         let loss = LossSpec::named(loss).unwrap().build::<f32>().unwrap();
         let LossParameter { parameter, values } = start(loss.parameters(75, 128), 3).remove(0);
         let length = |row: &[f32]| row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
@@ -88,16 +88,16 @@ mod tests {
 
     /// The table of docs/losses.md, which has it from pytorch-metric-learning 0.9.88 and 2.8.1.
     #[test]
-    fn class_vectors_start_as_long_as_in_the_code_that_they_are_from() {
+    fn class_vectors_start_with_the_lengths_of_the_original_code() {
         // The root of 128 dimensions of variance 1.
         let normal = 128f64.sqrt();
         for loss in ["normalized_softmax", "cosface", "arcface", "proxy_nca", "mean_field_contrastive", "center"] {
-            assert!((begun(loss) / normal - 1.0).abs() < 0.03, "{loss}");
+            assert!((initial_length(loss) / normal - 1.0).abs() < 0.03, "{loss}");
         }
         // Of variance 2 / classes.
-        assert!((begun("proxy_anchor") / (normal * (2.0 / 75f64).sqrt()) - 1.0).abs() < 0.03);
-        // Of variance 1 / (3 x centres), ten a class.
-        let length = begun("soft_triple");
+        assert!((initial_length("proxy_anchor") / (normal * (2.0 / 75f64).sqrt()) - 1.0).abs() < 0.03);
+        // Of variance 1 / (3 x centres), ten per class.
+        let length = initial_length("soft_triple");
         assert!((length - 0.2385).abs() < 0.003 && (normal / length - 47.4).abs() < 1.0, "{length}");
     }
 

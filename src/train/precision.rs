@@ -24,21 +24,21 @@ impl Precision {
     }
 }
 
-/// What the loss's gradient is multiplied by before it goes back through the network, and what came of that.
+/// The dynamic loss scale: the factor of the loss's gradient before the backward pass, and how it has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LossScale {
     /// A power of 2, so that it rounds nothing.
     pub factor: f32,
-    /// Steps made since it last changed.
+    /// Steps since it last changed.
     good: u32,
-    /// Steps left out because a gradient was infinite or not a number.
+    /// Steps skipped because a gradient was not finite.
     pub skipped: u32,
 }
 
-/// The factor at the start and the steps before it is doubled, as PyTorch's `GradScaler` has them.
+/// The initial factor, and the steps before it is doubled, as in PyTorch's `GradScaler`.
 const START: f32 = 65536.0;
 const EVERY: u32 = 2000;
-/// It is not doubled beyond this: gradients are in single precision once they are taken out.
+/// The maximum: unscaled gradients are in single precision.
 const MOST: f32 = 16_777_216.0;
 
 impl Default for LossScale {
@@ -47,12 +47,12 @@ impl Default for LossScale {
     }
 }
 
-/// The names of its parts in a checkpoint.
+/// The names of its fields in a checkpoint.
 const COUNTERS: [&str; 3] = ["loss scale", "loss scale steps", "skipped steps"];
 
 impl LossScale {
-    /// Takes note of whether the gradients of a step are finite, which decides whether the step is made. None if they are
-    /// not and the factor, at 1, cannot be the reason.
+    /// Updates the scale after a step whose gradients are `finite`, or not, which skips the step. None if they are not and the
+    /// factor, at 1, cannot be the reason.
     pub(super) fn note(&mut self, finite: bool) -> Option<()> {
         if finite {
             self.good += 1;
@@ -95,7 +95,7 @@ mod tests {
         for _ in 0..EVERY - 1 {
             scale.note(true).unwrap();
         }
-        // A bad step begins the count anew.
+        // A skipped step resets the count.
         scale.note(false).unwrap();
         assert_eq!((scale.factor, scale.skipped), (START, 1));
         scale.note(true).unwrap();
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_gives_back_what_it_was_given() {
+    fn a_checkpoint_restores_the_loss_scale() {
         let mut scale = LossScale::default();
         [true, false, true, true].into_iter().for_each(|finite| scale.note(finite).unwrap());
         let (mut checkpoint, mut restored) = (Checkpoint::default(), LossScale::default());

@@ -305,7 +305,7 @@ impl<'a, B: Backend> Run<'a, B> {
             Problem::Length(error) => error,
         })?;
 
-        let (updates_network, updates_loss) = mode.moves(epoch * steps + step);
+        let (updates_network, updates_loss) = mode.updates(epoch * steps + step);
         let due = config.accumulated(step, steps);
         if updates_network {
             let has_gradient = self.gradients.embeddings.iter().any(|&element| element != 0.0);

@@ -82,7 +82,7 @@ fn a_mode_that_a_loss_has_no_vectors_for_is_refused_before_anything_runs() {
     space.edit("    in: { scores: scores, raw_pixels: pixel_scores }", "    in: { training: model.epochs }");
     let ran = space.run(&["run"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
-    assert!(ran.out.contains("parent_gap"), "{}", ran.out);
+    assert!(ran.out.contains("parent gap"), "{}", ran.out);
 }
 
 /// One training.

@@ -41,29 +41,28 @@ impl Adam {
         let correction = self.betas.map(|beta| 1.0 - beta.powf(f64::from(hyper.step.max(1))));
         let factors = Factors {
             hyper,
-            keep: if decoupled { (1.0 - learning_rate * weight_decay) as f32 } else { 1.0 },
+            shrink: if decoupled { (1.0 - learning_rate * weight_decay) as f32 } else { 1.0 },
             decay: if decoupled { 0.0 } else { weight_decay as f32 },
-            rest: self.betas.map(|beta| (1.0 - beta) as f32),
+            complements: self.betas.map(|beta| (1.0 - beta) as f32),
             beta_2: self.betas[1] as f32,
             rate: (learning_rate / correction[0]) as f32,
-            root: correction[1].sqrt() as f32,
+            correction_root: correction[1].sqrt() as f32,
             eps: self.eps as f32,
         };
         Ok(device.update(values, gradient, [mean, square], factors)?)
     }
 }
 
-/// The factors of a step. As PyTorch does it: reckoned in double precision, each rounded once, and the operations of an
-/// element in its order.
+/// The factors of a step, as in PyTorch: computed in double precision and rounded once, applied in its order of operations.
 #[derive(Debug, Clone, Copy)]
 struct Factors {
     hyper: Step,
-    keep: f32,
+    shrink: f32,
     decay: f32,
-    rest: [f32; 2],
+    complements: [f32; 2],
     beta_2: f32,
     rate: f32,
-    root: f32,
+    correction_root: f32,
     eps: f32,
 }
 
@@ -72,9 +71,9 @@ impl Rule<2> for Factors {
     fn apply<V: Number>(self, value: V, gradient: V, [mean, square]: [V; 2]) -> (V, [V; 2]) {
         let gradient = value.clone().mul_add(self.decay, self.hyper.gradient(gradient));
         let change = gradient.clone() - mean.clone();
-        let mean = change.mul_add(self.rest[0], mean);
-        let square = square * self.beta_2 + gradient.clone() * self.rest[1] * gradient;
-        let denominator = square.clone().sqrt() / self.root + self.eps;
-        (value * self.keep - mean.clone() * self.rate / denominator, [mean, square])
+        let mean = change.mul_add(self.complements[0], mean);
+        let square = square * self.beta_2 + gradient.clone() * self.complements[1] * gradient;
+        let denominator = square.clone().sqrt() / self.correction_root + self.eps;
+        (value * self.shrink - mean.clone() * self.rate / denominator, [mean, square])
     }
 }

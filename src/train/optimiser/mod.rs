@@ -1,11 +1,11 @@
-//! Optimisers as PyTorch defines them: they know tensors' elements and names of state, no network.
+//! Optimisers as PyTorch defines them, on the elements of tensors and named states, without a network.
 //!
 //! | file | holds |
 //! | --- | --- |
 //! | `adam` | AdamW and Adam |
 //! | `sgd` | SGD with momentum and Nesterov's |
 //! | `rmsprop` | RMSprop, centred or not, with momentum |
-//! | `clip` | the factor that shortens all gradients together |
+//! | `clip` | clipping by the global gradient norm |
 //!
 //! Each formula is written once, as a [`Rule`] for an element, and runs where the vectors are.
 
@@ -59,10 +59,10 @@ impl OptimiserSpec {
         }
     }
 
-    /// Moves one tensor: `values` and `gradient` have an element for each of its elements, in the same order. `state`
-    /// is the tensor's own, empty before its first step.
+    /// Updates one tensor: `values` and `gradient` have its elements, in the same order. `state` is the tensor's own, empty before
+    /// its first step.
     ///
-    /// Refused, with nothing moved, if the lengths differ.
+    /// Refused, with nothing changed, if the lengths differ.
     pub fn step<B: Backend>(
         &self,
         device: &B,
@@ -84,15 +84,15 @@ impl OptimiserSpec {
 /// One step of one tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
-    /// The rate, already multiplied by the schedule.
+    /// The learning rate, already multiplied by the schedule.
     pub learning_rate: f64,
     /// Weight decay, 0 for none.
     pub weight_decay: f64,
-    /// Steps that the tensor has made, this one included: 1 for the first, which 0 stands for too.
+    /// The number of this step of the tensor, from 1; 0 counts as 1.
     pub step: u32,
-    /// What the gradient is multiplied by first: [`norm_factor`], or 1 over the number of batches it is a sum of.
+    /// The first factor of the gradient: [`norm_factor`], divided by the number of batches that it is a sum of.
     pub scale: f32,
-    /// Then each of its elements is clamped to `-clip..=clip`; infinite for none.
+    /// Then each element is clamped to `-clip..=clip`; infinite for no clipping.
     pub clip: f32,
 }
 
@@ -143,7 +143,7 @@ impl<V> State<V> {
         Self::NAMES.into_iter().zip(vectors).filter_map(|(name, vector)| Some((name, vector.as_ref()?)))
     }
 
-    /// Sets the vector `name`, one of [`State::NAMES`], and tells whether there is such a one.
+    /// Sets the vector `name`, one of [`State::NAMES`], and returns whether it exists.
     pub fn set(&mut self, name: &str, vector: V) -> bool {
         let place = match name {
             "mean" => &mut self.mean,
@@ -156,13 +156,13 @@ impl<V> State<V> {
     }
 }
 
-/// Why a step was not made.
+/// Why a step failed.
 #[derive(Debug, Error)]
 pub enum StepError {
-    /// Vectors that do not belong together.
+    /// Vectors of different lengths.
     #[error(transparent)]
     Length(#[from] LengthError),
-    /// The device refused it.
+    /// The device failed.
     #[error(transparent)]
     Device(#[from] nn::Error),
 }

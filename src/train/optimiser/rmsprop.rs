@@ -47,12 +47,12 @@ impl RmsProp {
             rate: hyper.learning_rate as f32,
             decay: hyper.weight_decay as f32,
             alpha: self.alpha as f32,
-            rest: (1.0 - self.alpha) as f32,
+            complement: (1.0 - self.alpha) as f32,
             eps: self.eps as f32,
-            keep: self.momentum as f32,
+            momentum: self.momentum as f32,
         };
         let square = vector(device, "square", &mut state.square, len)?;
-        // A rule for each set of vectors, so that none is read for nothing.
+        // A rule for each set of vectors, so that no unused one is read.
         match (self.centered, self.momentum > 0.0) {
             (false, false) => device.update(values, gradient, [square], With::<false, false>(factors))?,
             (false, true) => {
@@ -80,27 +80,27 @@ struct Factors {
     rate: f32,
     decay: f32,
     alpha: f32,
-    rest: f32,
+    complement: f32,
     eps: f32,
-    keep: f32,
+    momentum: f32,
 }
 
-/// The step, centred or not and with or without momentum. Of a tensor it remembers the running mean of the square, that of
-/// the gradient if centred, and the momentum if there is one, in this order.
+/// The step, centred or not and with or without momentum. Its state is the running mean of the square, that of the gradient if
+/// centred, and the momentum if there is one, in this order.
 #[derive(Debug, Clone, Copy)]
 struct With<const CENTRED: bool, const MOMENTUM: bool>(Factors);
 
 impl<const N: usize, const CENTRED: bool, const MOMENTUM: bool> Rule<N> for With<CENTRED, MOMENTUM> {
     #[inline(always)]
     fn apply<V: Number>(self, value: V, gradient: V, mut memory: [V; N]) -> (V, [V; N]) {
-        let Factors { hyper, rate, decay, alpha, rest, eps, keep } = self.0;
+        let Factors { hyper, rate, decay, alpha, complement, eps, momentum } = self.0;
         let gradient = value.clone().mul_add(decay, hyper.gradient(gradient));
-        let square = memory[0].clone() * alpha + gradient.clone() * rest * gradient.clone();
+        let square = memory[0].clone() * alpha + gradient.clone() * complement * gradient.clone();
         memory[0] = square.clone();
         let mut variance = square;
         if CENTRED {
             let change = gradient.clone() - memory[1].clone();
-            let mean = change.mul_add(rest, memory[1].clone());
+            let mean = change.mul_add(complement, memory[1].clone());
             memory[1] = mean.clone();
             variance = (variance - mean.clone() * mean).max(0.0);
         }
@@ -108,8 +108,8 @@ impl<const N: usize, const CENTRED: bool, const MOMENTUM: bool> Rule<N> for With
         if !MOMENTUM {
             return (value - gradient * rate / denominator, memory);
         }
-        let momentum = memory[N - 1].clone() * keep + gradient / denominator;
-        memory[N - 1] = momentum.clone();
-        (momentum.mul_add(-rate, value), memory)
+        let direction = memory[N - 1].clone() * momentum + gradient / denominator;
+        memory[N - 1] = direction.clone();
+        (direction.mul_add(-rate, value), memory)
     }
 }

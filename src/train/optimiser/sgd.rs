@@ -44,12 +44,13 @@ impl Sgd {
         if self.momentum == 0.0 {
             return Ok(device.update(values, gradient, [], plain)?);
         }
-        let keep = self.momentum as f32;
-        let (own, ahead) = if self.nesterov { (1.0, keep) } else { (0.0, 1.0) };
-        // The first direction is the gradient, whatever the dampening.
+        let decay = self.momentum as f32;
+        // The step is along `look_ahead * momentum + own * gradient`.
+        let (own, look_ahead) = if self.nesterov { (1.0, decay) } else { (0.0, 1.0) };
+        // The momentum starts as the gradient, undamped.
         let share = if state.momentum.is_none() { 1.0 } else { (1.0 - self.dampening) as f32 };
         let momentum = vector(device, "momentum", &mut state.momentum, B::len(values))?;
-        Ok(device.update(values, gradient, [momentum], WithMomentum { plain, keep, share, own, ahead })?)
+        Ok(device.update(values, gradient, [momentum], WithMomentum { plain, decay, share, own, look_ahead })?)
     }
 }
 
@@ -76,22 +77,22 @@ impl Rule<0> for Plain {
     }
 }
 
-/// A step along the direction that gradients have built up.
+/// A step along the accumulated direction.
 #[derive(Debug, Clone, Copy)]
 struct WithMomentum {
     plain: Plain,
-    keep: f32,
+    decay: f32,
     share: f32,
     own: f32,
-    ahead: f32,
+    look_ahead: f32,
 }
 
 impl Rule<1> for WithMomentum {
     #[inline(always)]
     fn apply<V: Number>(self, value: V, gradient: V, [momentum]: [V; 1]) -> (V, [V; 1]) {
         let gradient = self.plain.gradient(gradient, value.clone());
-        let momentum = gradient.clone().mul_add(self.share, momentum * self.keep);
-        let direction = gradient.mul_add(self.own, momentum.clone() * self.ahead);
+        let momentum = gradient.clone().mul_add(self.share, momentum * self.decay);
+        let direction = gradient.mul_add(self.own, momentum.clone() * self.look_ahead);
         (direction.mul_add(-self.plain.rate, value), [momentum])
     }
 }

@@ -122,7 +122,7 @@ fn twelve_steps_are_those_of_pytorch() {
 }
 
 #[test]
-fn an_option_that_is_a_little_wrong_is_seen() {
+fn slightly_wrong_options_fail_the_reference_values() {
     let Reference { problem, mut cases } = serde_json::from_str(REFERENCE).unwrap();
     let native = Native::default();
     for case in &mut cases {
@@ -225,7 +225,7 @@ fn state_goes_on<B: Backend>(device: &B) {
 }
 
 #[test]
-fn state_taken_out_and_set_again_goes_on_with_the_same_bits() {
+fn saved_and_restored_state_continues_with_the_same_bits() {
     state_goes_on(&Native::default());
     state_goes_on(&Portable::new(Cpu::default()));
 }
@@ -261,7 +261,7 @@ fn lengths_are_refused<B: Backend>(device: &B) {
 }
 
 #[test]
-fn lengths_that_differ_are_refused_and_nothing_moves() {
+fn different_lengths_are_refused_and_change_nothing() {
     lengths_are_refused(&Native::default());
     lengths_are_refused(&Portable::new(Cpu::default()));
 }
@@ -316,7 +316,7 @@ fn a_device_adds_up_squares_in_pieces() {
 }
 
 #[test]
-fn gathered_gradients_are_their_sum() {
+fn accumulated_gradients_are_their_sum() {
     fn sum<B: Backend>(device: &B) -> Vec<f32> {
         let mut sum = on(device, &[1.0, -2.0, 0.5]);
         device.update(&mut sum, &on(device, &[0.25, 2.0, 1e30]), [], Sum).unwrap();

@@ -86,7 +86,7 @@ fn a_training_has_the_same_bits_on_any_number_of_threads() {
 }
 
 #[test]
-fn each_mode_moves_what_it_says() {
+fn each_mode_updates_its_parameters_alone() {
     let (network, fields) = beginning();
     let run = |mode: &str| trained("mean_field_contrastive", &config(&format!(r#", "mean_fields": {mode}"#))).0;
     let joint = run(r#"{"kind": "joint"}"#);
@@ -127,7 +127,7 @@ fn class_means_are_the_averages_of_the_embeddings() {
 }
 
 #[test]
-fn measuring_leaves_no_trace_in_the_training() {
+fn measuring_does_not_change_the_training() {
     let smooth = ["mean_field_class_wise_multi_similarity", "mean_field_binomial_deviance"];
     for loss in smooth.into_iter().chain(["proxy_anchor", "class_wise_multi_similarity"]) {
         let (plain, _) = trained(loss, &config(""));
@@ -205,7 +205,7 @@ fn told(logs: &[EpochLog]) -> Vec<(u32, u64, u64, Option<u64>)> {
 }
 
 #[test]
-fn a_training_that_goes_on_has_the_bits_of_one_that_never_stopped() {
+fn a_resumed_training_has_the_bits_of_an_uninterrupted_one() {
     for fields in [
         r#", "schedule": {"kind": "step", "every": 1, "factor": 0.5}, "freeze_backbone_epochs": 1"#,
         r#", "optimiser": {"kind": "rmsprop", "momentum": 0.9, "centered": true}, "dropout": 0.2, "accumulate": 3"#,
@@ -262,7 +262,7 @@ fn apart(found: &[f32], expected: &[f32]) -> f64 {
 }
 
 #[test]
-fn trainings_on_a_device_of_dfdx_are_those_of_native_to_rounding() {
+fn trainings_on_a_dfdx_device_equal_native_ones_up_to_rounding() {
     for fields in [
         r#", "optimiser": {"kind": "sgd", "momentum": 0.9, "nesterov": true}, "clip_norm": 0.5"#,
         r#", "optimiser": {"kind": "rmsprop", "momentum": 0.9, "centered": true, "eps": 1e-2}, "accumulate": 3"#,
@@ -284,7 +284,7 @@ fn trainings_on_a_device_of_dfdx_are_those_of_native_to_rounding() {
 }
 
 #[test]
-fn a_training_on_a_device_of_dfdx_goes_on_where_it_stopped() {
+fn a_training_on_a_dfdx_device_resumes_where_it_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("checkpoint");
     let (pixels, labels) = images();
@@ -348,7 +348,7 @@ impl Loss<f32> for Steep {
 }
 
 #[test]
-fn a_gradient_beyond_half_precision_lowers_the_scale_and_moves_nothing() {
+fn a_gradient_beyond_half_precision_lowers_the_scale_and_skips_the_step() {
     let (pixels, labels) = images();
     let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
     let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
@@ -379,7 +379,7 @@ fn a_gradient_beyond_half_precision_lowers_the_scale_and_moves_nothing() {
     assert!(unmoved(&steep));
     let (moved, scales) = run(2f32.powi(10), 4, None).unwrap();
     assert!(!unmoved(&moved) && scales[3].factor < 64.0, "{scales:?}");
-    // A training that goes on has the scale that it stopped with.
+    // A resumed training has the scale with which it stopped.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("checkpoint");
     run(2f32.powi(10), 2, Some(&path)).unwrap();
@@ -391,7 +391,7 @@ fn a_gradient_beyond_half_precision_lowers_the_scale_and_moves_nothing() {
 }
 
 #[test]
-fn batches_gathered_are_one_batch_of_all() {
+fn accumulated_batches_equal_one_large_batch() {
     // Without batch statistics the mean gradient of two batches is that of both; one step of plain descent shows it.
     let fields = r#", "steps_per_epoch": 2, "optimiser": {"kind": "sgd"}, "batch_norm": "frozen", "clip": 1e30, "weight_decay": 0"#;
     let text = |more: &str| {
@@ -439,7 +439,7 @@ fn a_frozen_backbone_and_frozen_statistics_stay() {
 }
 
 #[test]
-fn weights_of_a_file_start_the_backbone_and_leave_the_head() {
+fn a_weight_file_initialises_the_backbone_and_not_the_head() {
     let device = Native::default();
     let (other, _) = trained("contrastive", &config(""));
     let file = WeightFile::from_bytes("other", other.model.to_safetensors(&device).unwrap()).unwrap();
@@ -480,14 +480,14 @@ fn scored(fields: &str) -> Result<(Trained<Native>, Vec<EpochLog>), TrainError> 
 const ROUGH: &str = r#", "learning_rate": 0.05, "optimiser": {"kind": "sgd", "momentum": 0.9}"#;
 
 #[test]
-fn a_training_leaves_its_best_epoch_with_the_weights_that_it_had_then() {
+fn a_training_keeps_the_weights_of_its_best_epoch() {
     let with = |epochs: u32, more: &str| {
         let text = format!(r#"{ROUGH}, "epochs": {epochs}, "validate": {{"on": "test", "metric": "rp"{more}}}"#);
         scored(&text).unwrap()
     };
     let (best, logs) = with(9, "");
     let (last, same) = with(9, r#", "keep": "last""#);
-    assert_eq!(told(&logs), told(&same), "scoring and keeping leave no trace in the training");
+    assert_eq!(told(&logs), told(&same), "scoring and keeping do not change the training");
     let scores: Vec<f64> = logs.iter().map(|log| log.score.unwrap()).collect();
     let top = scores.iter().copied().fold(0.0, f64::max);
     let first = scores.iter().position(|&score| score == top).unwrap() as u32 + 1;
@@ -513,7 +513,7 @@ fn a_training_leaves_its_best_epoch_with_the_weights_that_it_had_then() {
 }
 
 #[test]
-fn the_untrained_network_is_epoch_0_for_patience_and_left_only_where_it_may_be() {
+fn the_untrained_network_counts_as_epoch_0() {
     // Steps that change nothing: every epoch has the score of the start, and of equals the first counts.
     let with = |more: &str| {
         let fields = r#", "learning_rate": 1e-12, "batch_norm": "frozen", "epochs": 9, "validate": {"on": "test", "patience": 2"#;
@@ -533,7 +533,7 @@ fn the_untrained_network_is_epoch_0_for_patience_and_left_only_where_it_may_be()
 }
 
 #[test]
-fn queries_and_gallery_may_be_parts_of_what_is_held_out() {
+fn held_out_images_may_be_split_into_queries_and_gallery() {
     // Labels that have nothing to do with the images.
     let (pixels, labels) = (images().0, (0..32).map(|image| image % 4).collect::<Vec<u32>>());
     let (network, _) = beginning();
@@ -549,7 +549,7 @@ fn queries_and_gallery_may_be_parts_of_what_is_held_out() {
 }
 
 #[test]
-fn a_training_without_anything_to_be_scored_on_is_refused() {
+fn a_scored_training_without_held_out_images_is_refused() {
     let config = config(r#", "validate": {"on": "validation"}"#);
     let (pixels, labels) = images();
     let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
@@ -585,7 +585,7 @@ impl Loss<f32> for Lost {
 }
 
 #[test]
-fn a_training_that_loses_its_way_may_end_with_the_epoch_before() {
+fn a_diverged_training_may_stop_with_the_previous_epoch() {
     let (pixels, labels) = images();
     let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
     let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
