@@ -14,7 +14,7 @@ use crate::stage;
 /// Print the tables of report stages
 ///
 /// Prints the tables again from cached results, without running anything: as aligned text, Markdown, CSV (one row per
-/// cell of the table, or per run with `scores`), JSON or HTML.
+/// cell of the table, or per run with `scores`), Parquet (per run), JSON or HTML.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   meanfield table quickstart --format md")]
@@ -59,9 +59,10 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
         if i > 0 {
             writeln!(ui.out)?;
         }
-        match String::from_utf8(bytes) {
-            Ok(text) => writeln!(ui.out, "{}", text.trim_end())?,
-            Err(binary) => ui.out.write_all(binary.as_bytes())?,
+        match str::from_utf8(&bytes) {
+            // The length of a Parquet footer ends with zeros.
+            Ok(text) if !text.contains('\0') => writeln!(ui.out, "{}", text.trim_end())?,
+            _ => ui.out.write_all(&bytes)?,
         }
     }
     project.close()

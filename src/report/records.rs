@@ -126,8 +126,9 @@ impl Records {
         let members = frame.column("members")?.u32()?.clone();
         let mut means = Vec::with_capacity(frame.height());
         // Summed in the order of the records: polars adds in an order of its own, which may change the last digit.
-        for (values, members) in frame.column("value")?.list()?.into_iter().zip(members.iter()) {
-            let (Some(values), Some(members)) = (values, members) else { continue };
+        let lists = frame.column("value")?.list()?;
+        for at in 0..frame.height() {
+            let (Some(values), Some(members)) = (lists.get_as_series(at), members.get(at)) else { continue };
             let complete = values.len() == members as usize;
             let sum: f64 = values.f64()?.iter().map(|value| value.unwrap_or(f64::NAN)).sum();
             means.push(if complete { sum / f64::from(members) } else { f64::NAN });
