@@ -46,6 +46,7 @@ pub fn run(args: &Args, global: &Global, ui: &mut Ui<'_>) -> Result<(), Failure>
                 let origin = project.store.index.origin(key).unwrap_or_default();
                 let replicates = match project.store.index.replicates(key) {
                     0 => String::new(),
+                    1 => "; a later result differs from it".to_owned(),
                     n => format!("; {n} later results differ from it"),
                 };
                 let state = ui.paint.good("up to date");

@@ -2,6 +2,7 @@
 
 use polars::prelude::*;
 
+use super::compare::run;
 use super::records::axis_column;
 use super::table::{Cell, Row, Sample};
 use super::{Best, Config, METRIC, Records, ReportError, Table, caption, compare};
@@ -80,11 +81,6 @@ fn row(level: usize) -> [String; 2] {
 /// The same for the columns of the table.
 fn head(level: usize) -> [String; 2] {
     [format!("head {level}"), format!("head {level} place")]
-}
-
-/// The same for the axes that are averaged over; the label is empty without the axis.
-pub(super) fn run(level: usize) -> [String; 2] {
-    [format!("run {level}"), format!("run {level} place")]
 }
 
 /// The names of the columns of `levels` levels: of the labels, and of their places.

@@ -4,12 +4,17 @@ use std::collections::BTreeMap;
 
 use polars::prelude::*;
 
-use super::build::run;
 use super::table::{Cell, Comparison, Row, Test};
 use crate::eval::statistics::{self, TTest};
 
 /// Level of the tests: the chance of even one false difference in a column stays below it.
 pub(super) const LEVEL: f64 = 0.05;
+
+/// The columns of a run's label on one of the axes that are averaged over, and of that label's place in the order of the axis.
+/// The label is empty without the axis.
+pub(super) fn run(level: usize) -> [String; 2] {
+    [format!("run {level}"), format!("run {level} place")]
+}
 
 /// The values of a cell and of the best of its column, over the runs that both have.
 type Pairs = (Vec<f64>, Vec<f64>);
