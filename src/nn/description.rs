@@ -1,4 +1,4 @@
-//! Weight files that say what network they are of, and pretrained weights of others for a backbone.
+//! Weight files that describe their network, and pretrained weights from other sources for a backbone.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,11 +14,11 @@ use super::pixels::{Normalisation, Pixels};
 use super::tensor::{NamedTensor, Part};
 use super::weights::{Choice, Fit, TensorInfo, WeightError, WeightFile, fit, write_safetensors};
 
-/// The key of the file's metadata that says what the network is.
+/// The metadata key under which a file describes its network.
 const KEY: &str = "meanfield";
 
-/// What classifiers are called in the weight files of torchvision, Cadene and timm, and what losses and self-supervised
-/// trainings keep beside a network: of no use to an embedding, and no part of a backbone's trunk.
+/// Names of the classifiers in weight files of torchvision, Cadene and timm, and of what losses and self-supervised
+/// training store in addition to a network: of no use to an embedding, and not part of a backbone's trunk.
 const ASIDE: [&str; 13] = [
     "fc.",
     "last_linear.",
@@ -35,7 +35,7 @@ const ASIDE: [&str; 13] = [
     "prototypes.",
 ];
 
-/// What the metadata says, as JSON.
+/// The description in the metadata, as JSON.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Description {
     architecture: Architecture,
@@ -43,13 +43,13 @@ struct Description {
 }
 
 impl Description {
-    /// That of a file, if it has one.
+    /// The description in a file, if it has one.
     fn read(file: &WeightFile) -> Result<Option<Self>, Error> {
         let description = file.metadata().get(KEY).map(|text| serde_json::from_str(text));
         description.transpose().map_err(|error| Error::Description(error.to_string()))
     }
 
-    /// That of a file of ours.
+    /// The description in a file that this program wrote.
     fn own(file: &WeightFile) -> Result<Self, Error> {
         let none = || Error::Description(format!("{}: its metadata has no key {KEY:?}", file.path().display()));
         Self::read(file)?.ok_or_else(none)
@@ -61,12 +61,13 @@ impl Description {
     }
 }
 
-/// How a weight file of ours says that pixels are normalised; none for a file of others, whose tensors do not tell.
+/// The pixel normalisation that a weight file of this program records; none for other files, whose tensors do not show
+/// it.
 pub fn normalisation_of(file: &WeightFile) -> Result<Option<Normalisation>, Error> {
     Description::read(file)?.map(|description| description.normalisation()).transpose()
 }
 
-/// Refuses a file that is not a whole network of ours; no values are read.
+/// Refuses a file that is not a whole network of this program; reads no values.
 pub fn check_own(file: &WeightFile) -> Result<(), Error> {
     let description = Description::own(file)?;
     description.normalisation()?;
@@ -75,11 +76,11 @@ pub fn check_own(file: &WeightFile) -> Result<(), Error> {
     Ok(())
 }
 
-/// Where in `file` the weights of the backbone of `architecture` are; nothing of them is read.
+/// Finds the weights of the backbone of `architecture` in `file`; reads no values.
 ///
 /// # Errors
-/// [`Error::Weights`] with what does not fit, [`Error::Description`] for a file of a network that has the same shapes and works
-/// otherwise, [`Error::Architecture`].
+/// [`Error::Weights`] with what does not fit, [`Error::Description`] for a file of a network that has the same shapes
+/// but works differently, [`Error::Architecture`].
 pub fn fit_backbone<'f>(file: &'f WeightFile, architecture: Architecture, choice: &Choice) -> Result<Fit<'f>, Error> {
     let model = Model::outline(&Native::default(), architecture)?;
     let wanted: Vec<(&str, &[usize])> =
@@ -112,7 +113,7 @@ impl<B: Backend> Model<B> {
         self.to_safetensors_with(device, BTreeMap::new())
     }
 
-    /// The same with more entries in its metadata, which [`WeightFile::metadata`] tells.
+    /// The same with more entries in its metadata, which [`WeightFile::metadata`] returns.
     pub fn to_safetensors_with(&self, device: &B, mut metadata: BTreeMap<String, String>) -> Result<Vec<u8>, Error> {
         let description = Description { architecture: self.architecture, pixels: self.normalisation.pixels() };
         let description = serde_json::to_string(&description).map_err(|error| Error::Description(error.to_string()))?;
@@ -122,7 +123,7 @@ impl<B: Backend> Model<B> {
         Ok(write_safetensors(named, &metadata)?)
     }
 
-    /// The network of a weight file that [`Model::to_safetensors`] wrote.
+    /// The network in a weight file that [`Model::to_safetensors`] wrote.
     pub fn open(device: &B, path: &Path) -> Result<Self, Error> {
         let file = WeightFile::open(path)?;
         let description = Description::own(&file)?;
@@ -134,8 +135,9 @@ impl<B: Backend> Model<B> {
         Ok(model)
     }
 
-    /// Takes the weights of the backbone from a file of anyone's: torchvision's, timm's, Cadene's, or one of ours. The
-    /// head keeps its own, and a classifier in the file is passed over. `choice` says which, where the file has several.
+    /// Loads the backbone's weights from a file of any source: torchvision, timm, Cadene, or this program. The head
+    /// keeps its weights, and a classifier in the file is ignored. `choice` selects the network where the file has
+    /// several.
     pub fn load_backbone(&mut self, device: &B, file: &WeightFile, choice: &Choice) -> Result<(), Error> {
         let backbone = |tensor: &NamedTensor<B>| tensor.part == Part::Backbone;
         let names = self.names(backbone);
@@ -147,7 +149,7 @@ impl<B: Backend> Model<B> {
         self.tensors().filter(|t| wanted(t)).map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect()
     }
 
-    /// Sets the wanted tensors to those of a file.
+    /// Sets the wanted tensors from a file.
     fn set(
         &mut self,
         device: &B,

@@ -1,4 +1,4 @@
-//! What networks are built of: layers as data, and how they are run on any device.
+//! The building blocks of networks: layers as data, and running them on any device.
 
 use dfdx::prelude::Tape;
 
@@ -6,12 +6,12 @@ use super::Error;
 use super::backend::{After, Backend, Convolution, Map, Norm, Reduce, Running, Shape, Unit, Window};
 use super::tensor::{Declaration, Id, Init, Kind, Part, Tensors};
 
-/// Whose mean and variance batch normalisation takes.
+/// Which mean and variance batch normalisation uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Statistics {
-    /// The batch's; the running ones move.
+    /// The batch's; the running ones are updated.
     Batch,
-    /// The running ones, which stay; with `learn`, scale and shift have gradients.
+    /// The running ones, which are not updated; with `learn`, scale and shift have gradients.
     Running { learn: bool },
 }
 
@@ -47,9 +47,9 @@ pub enum Layer {
         units: Vec<UnitLayer>,
         shortcut: Option<UnitLayer>,
     },
-    /// The branches' channels side by side.
+    /// Branches whose output channels are concatenated.
     Branches(Vec<Vec<Layer>>),
-    /// Pixels as tokens after a class token, with positions.
+    /// Pixels as tokens after a class token, with position embeddings.
     Tokens {
         class: Id,
         positions: Id,
@@ -66,20 +66,20 @@ pub struct LayerNorm {
     epsilon: f32,
 }
 
-/// A block of a transformer that normalises first: `x + attention(norm(x))`, then `x + MLP(norm(x))`.
+/// A pre-norm transformer block: `x + attention(norm(x))`, then `x + MLP(norm(x))`.
 #[derive(Debug, Clone)]
 pub struct Transformer {
     pub norms: [LayerNorm; 2],
-    /// To queries, keys and values.
+    /// The projection to queries, keys and values.
     pub qkv: UnitLayer,
     pub projection: UnitLayer,
     pub heads: usize,
-    /// The two layers around the GELU.
+    /// The two linear layers around the GELU.
     pub mlp: [UnitLayer; 2],
 }
 
 impl UnitLayer {
-    /// Multiplications of a map of this shape, and the shape after them.
+    /// Multiplications for a map of this shape, and the shape after them.
     fn work(&self, shape: Shape) -> (u64, Shape) {
         let Convolution { kernel, stride, padding, groups } = self.convolution;
         let along = |i: usize, len: usize| (len + 2 * padding[i] - kernel[i]) / stride[i] + 1;
@@ -99,7 +99,7 @@ impl UnitLayer {
 }
 
 impl Layer {
-    /// Multiplications of a forward pass of a map of this shape, each with its addition, and the shape after it.
+    /// Multiply-accumulate operations of a forward pass of a map of this shape, and the shape after it.
     fn work(&self, shape: Shape) -> (u64, Shape) {
         match self {
             Self::Unit(unit) => unit.work(shape),
@@ -121,7 +121,7 @@ impl Layer {
             Self::Norm(_) => (0, shape),
             Self::Transformer(block) => {
                 let Transformer { qkv, projection, mlp, .. } = &**block;
-                // Scores and their products with the values: two products of tokens, tokens and channels.
+                // Scores and their products with the values: two matrix products of size tokens x tokens x channels.
                 let attention = 2 * (shape.len() * shape.columns * shape.rows) as u64;
                 let linear =
                     [(qkv, shape), (projection, shape), (&mlp[0], shape)].map(|(unit, shape)| unit.work(shape).0);
@@ -132,7 +132,7 @@ impl Layer {
     }
 }
 
-/// The same of layers one after another.
+/// The same for consecutive layers.
 pub fn work(layers: &[Layer], shape: Shape) -> (u64, Shape) {
     layers.iter().fold((0, shape), |(work, shape), layer| {
         let (more, shape) = layer.work(shape);
@@ -140,7 +140,7 @@ pub fn work(layers: &[Layer], shape: Shape) -> (u64, Shape) {
     })
 }
 
-/// New running statistics, to be put in place after the forward pass.
+/// New running statistics, to be stored after the forward pass.
 pub type Moved<B> = Vec<(Id, <B as Backend>::Vector)>;
 
 /// A forward pass through layers.
@@ -152,7 +152,7 @@ pub struct Pass<'a, B: Backend> {
 }
 
 impl<B: Backend> Pass<'_, B> {
-    /// Runs `layers` one after another.
+    /// Runs `layers` in sequence.
     pub fn run<T: Tape<f32, B::Device>>(&mut self, layers: &[Layer], mut x: Map<B, T>) -> Result<Map<B, T>, Error> {
         for layer in layers {
             x = match layer {
@@ -255,9 +255,9 @@ impl<B: Backend> Pass<'_, B> {
 
 /// Builds layers, and declares their tensors under the names of weight files.
 pub struct Builder {
-    /// In the order of their making.
+    /// In the order of declaration.
     pub declared: Vec<Declaration>,
-    /// What tensors to come belong to.
+    /// The part to which the next tensors belong.
     pub part: Part,
     /// Of all batch normalisations.
     pub epsilon: f32,
@@ -272,7 +272,7 @@ impl Default for Builder {
     }
 }
 
-/// The names of a unit's tensors, without ".weight" and the like.
+/// The names of a unit's tensors, without suffixes such as ".weight".
 #[derive(Debug, Clone, Copy)]
 pub struct Names<'a> {
     pub conv: &'a str,
@@ -282,7 +282,7 @@ pub struct Names<'a> {
 }
 
 impl Builder {
-    /// A tensor; `shape` as in weight files.
+    /// Declares a tensor; `shape` as in weight files.
     pub fn tensor(&mut self, name: String, shape: &[usize], kind: Kind, init: Init) -> Id {
         self.declared.push(Declaration { name, shape: shape.to_vec(), kind, part: self.part, init });
         Id(self.declared.len() - 1)
@@ -334,7 +334,7 @@ impl Builder {
         LayerNorm { weight: vector("weight", 1.0), bias: vector("bias", 0.0), epsilon }
     }
 
-    /// A linear layer: a convolution of single pixels, its weight `outputs x inputs` in files.
+    /// A linear layer: a 1x1 convolution, its weight `outputs x inputs` in files.
     pub fn linear(&mut self, name: &str, [inputs, outputs]: [usize; 2], [weight, bias]: [Init; 2]) -> UnitLayer {
         let kernel = self.tensor(format!("{name}.weight"), &[outputs, inputs], Kind::Parameter, weight);
         let bias = Some(self.tensor(format!("{name}.bias"), &[outputs], Kind::Parameter, bias));

@@ -2,16 +2,16 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `backend` | the seam: what a device must offer |
+//! | `backend` | the interface that a device implements |
 //! | `native` | the CPU's operations |
-//! | `portable` | the same made of dfdx's, for a GPU |
-//! | `tensor`, `layers` | named tensors; layers as data, and how they are run |
+//! | `portable` | the same built from dfdx's operations, for a GPU |
+//! | `tensor`, `layers` | named tensors; layers as data, and running them |
 //! | `backbone` | the table of the backbones, one file per family |
-//! | `pixels`, `model` | how networks want pixels; networks as a whole |
-//! | [`weights`] | weight files of anyone |
-//! | `description` | weight files that say what network they are of, and pretrained weights |
+//! | `pixels`, `model` | pixel normalisations; whole networks |
+//! | [`weights`] | weight files of any source |
+//! | `description` | weight files that describe their network, and pretrained weights |
 //!
-//! Activations are `N x H x W x C`. Weight files have the names and layouts of PyTorch.
+//! Activations are `N x H x W x C`. Weight files use PyTorch's names and layouts.
 
 mod backbone;
 mod backend;
@@ -61,7 +61,7 @@ pub enum Error {
     /// Not a weight file, a broken one, or one of another network.
     #[error(transparent)]
     Weights(#[from] weights::WeightError),
-    /// A weight file that does not say what network it is of.
+    /// A weight file that does not describe its network.
     #[error("the weight file does not describe this network: {0}")]
     Description(String),
 }

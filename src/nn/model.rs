@@ -1,4 +1,4 @@
-//! Networks as a whole: a backbone, a pooling, a head; and embeddings of images.
+//! Whole networks: a backbone, a pooling, a head; and embeddings of images.
 
 use dfdx::prelude::Tape;
 use schemars::JsonSchema;
@@ -30,7 +30,7 @@ pub enum Head {
     Identity,
 }
 
-/// What a network is, its numbers apart.
+/// The structure of a network, without its weights.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Architecture {
@@ -54,7 +54,7 @@ impl Architecture {
         self.pooling.unwrap_or(self.backbone.pooling)
     }
 
-    /// What no network can be. Weight files say it of themselves, before anything of theirs is believed.
+    /// Refuses what no network can be. Descriptions in weight files are not trusted before they pass this.
     pub fn check(&self) -> Result<(), Error> {
         let Self { backbone, head, dim, height, width, .. } = *self;
         let wrong = |field, message| Err(Error::Architecture { field, message });
@@ -90,7 +90,7 @@ impl Architecture {
     }
 }
 
-/// What learns in a forward pass, and by what it normalises.
+/// Which parts learn in a forward pass, and the statistics that normalise it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Training {
     /// Whether the backbone has gradients.
@@ -99,11 +99,11 @@ pub struct Training {
     pub dropout: Option<Dropout>,
 }
 
-/// The pooled features that one batch does without (Srivastava et al. 2014): those that are set to 0 at random, the others
-/// being made larger by as much.
+/// Dropout of the pooled features of one batch (Srivastava et al. 2014): some are set to 0 at random, and the others
+/// are scaled up to compensate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
-    /// Their share, in [0, 1).
+    /// Dropout rate, in [0, 1).
     pub rate: f64,
     pub seed: u64,
     pub epoch: u64,
@@ -111,7 +111,7 @@ pub struct Dropout {
 }
 
 impl Dropout {
-    /// 0, or what makes up for the others, for each of `len` elements.
+    /// The factor of each of `len` elements: 0 if dropped, else the compensating scale.
     pub(super) fn factors(self, len: usize) -> Vec<f32> {
         let mut random = stream(self.seed, "dropout", self.epoch, self.step);
         let kept = (1.0 / (1.0 - self.rate)) as f32;
@@ -122,9 +122,9 @@ impl Dropout {
 /// A network: images in, unit vectors out.
 #[derive(Debug, Clone)]
 pub struct Model<B: Backend> {
-    /// What it is.
+    /// Its structure.
     pub architecture: Architecture,
-    /// How it wants pixels: the backbone's own way, until somebody says otherwise.
+    /// Its pixel normalisation: the backbone's default unless set otherwise.
     pub normalisation: Normalisation,
     pub(super) tensors: Tensors<B>,
     backbone: Vec<Layer>,
@@ -132,12 +132,12 @@ pub struct Model<B: Backend> {
 }
 
 impl<B: Backend> Model<B> {
-    /// A network as `seed` starts it.
+    /// A network initialised from `seed`.
     pub fn new(device: &B, architecture: Architecture, seed: u64) -> Result<Self, Error> {
         Self::start(device, architecture, Some(seed))
     }
 
-    /// A network whose tensors have names and shapes but no elements: to count its parameters and its work.
+    /// A network whose tensors have names and shapes but no elements: for counting its parameters and its work.
     pub fn outline(device: &B, architecture: Architecture) -> Result<Self, Error> {
         Self::start(device, architecture, None)
     }
@@ -164,7 +164,7 @@ impl<B: Backend> Model<B> {
         self.tensors.iter()
     }
 
-    /// The same, to change.
+    /// The same, mutably.
     pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut NamedTensor<B>> {
         self.tensors.iter_mut()
     }
@@ -176,21 +176,22 @@ impl<B: Backend> Model<B> {
         self.tensors().any(|tensor| tensor.name == mean)
     }
 
-    /// Multiplications of a forward pass of `images` through convolutions and linear layers, each with its addition.
+    /// Multiply-accumulate operations in the convolutions and linear layers of a forward pass of `images`.
     pub fn work(&self, images: usize) -> u64 {
         let Architecture { height, width, dim, head, .. } = self.architecture;
         let (work, out) = work(&self.backbone, Shape { images, rows: height, columns: width, channels: CHANNELS });
         work + if head == Head::Identity { 0 } else { (images * out.channels * dim) as u64 }
     }
 
-    /// The same of the first layer alone, below which no gradient goes.
+    /// The same for the first layer alone, below which no gradient propagates.
     pub fn first_work(&self, images: usize) -> u64 {
         let Architecture { height, width, .. } = self.architecture;
         let shape = Shape { images, rows: height, columns: width, channels: CHANNELS };
         work(self.backbone.get(..1).unwrap_or_default(), shape).0
     }
 
-    /// `N x H x W x 3` to `N x dim` unit vectors, for a training step. Running statistics move where the batch's are used.
+    /// `N x H x W x 3` to `N x dim` unit vectors, for a training step. Updates running statistics where the batch's are
+    /// used.
     pub fn forward_train(&mut self, device: &B, x: Map<B>, training: Training) -> Result<Map<B, Recording<B>>, Error> {
         let Training { backbone, statistics, dropout } = training;
         let mut pass = Pass { device, tensors: &self.tensors, statistics, moved: Vec::new() };
@@ -252,7 +253,8 @@ impl<B: Backend> Model<B> {
     }
 }
 
-/// Images of so many bytes whose embeddings [`embed`] computes at a time: some 5 million bytes of them, and at most 128.
+/// Batch size with which [`embed`] processes images of `image` bytes: some 5 million bytes of pixels, and at most 128
+/// images.
 pub fn embed_batch(image: usize) -> usize {
     (5_000_000 / image.max(1)).clamp(1, 128)
 }

@@ -1,4 +1,4 @@
-//! Backbones against PyTorch's: `backbones.json` and `vit.json` under `tests/data`, made by the scripts beside them.
+//! Backbones against PyTorch's: `backbones.json` and `vit.json` under `tests/data`, made by the scripts next to them.
 
 use dfdx::prelude::NoneTape;
 use serde::Deserialize;
@@ -28,7 +28,7 @@ struct Case {
     train_mode_features_first8: Vec<Vec<f32>>,
     train_mode_features_norm: Vec<f64>,
     tensors: Vec<(String, Vec<usize>)>,
-    /// Of more tensors than the first convolution.
+    /// Gradients of further tensors than the first convolution.
     #[serde(default)]
     gradients: Vec<Figures>,
 }
@@ -42,7 +42,7 @@ struct Figures {
 }
 
 impl Case {
-    /// Tensors whose gradients are looked at, the first convolution's first.
+    /// Tensors whose gradients are compared, the first convolution's first.
     fn looked_at(&self) -> Vec<&str> {
         let more = self.gradients.iter().map(|figures| figures.name.as_str());
         std::iter::once(self.first_conv.as_str()).chain(more).collect()
@@ -69,7 +69,7 @@ fn uniform(name: &str, len: usize, seed: u64) -> impl Iterator<Item = f64> {
     })
 }
 
-/// A network filled by the rule.
+/// A network filled according to the rule.
 fn filled<B: Backend>(device: &B, case: &Case) -> Model<B> {
     let backbone = match case.name.as_str() {
         "resnet18" => Backbone::named("resnet18").unwrap(),
@@ -116,7 +116,7 @@ fn input<B: Backend>(device: &B, case: &Case) -> Map<B> {
     device.map(values, Shape { images, rows, columns, channels }).unwrap()
 }
 
-/// Pooled features of the case's input, and the gradients of their mean square with respect to the tensors looked at.
+/// Pooled features of the case's input, and the gradients of their mean square with respect to the compared tensors.
 fn run<B: Backend>(device: &B, model: &Model<B>, case: &Case, statistics: Statistics) -> (Vec<f32>, Vec<Vec<f32>>) {
     let mut pass = Pass { device, tensors: &model.tensors, statistics, moved: Vec::new() };
     let x = device.record(input(device, case));
@@ -142,8 +142,8 @@ fn norm(values: &[f32]) -> f64 {
     values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
 }
 
-/// How far elements of gradients may be off, of the largest. A rounding that takes a single value to the other side of a ReLU's
-/// kink changes a gradient by that value's whole share, far more than this.
+/// Tolerance for elements of gradients, relative to the largest. A rounding that moves a single value to the other side
+/// of a ReLU's kink changes a gradient by that value's whole share, far more than this.
 const GRADIENTS: f32 = 2e-5;
 
 /// Within `tolerance` of the largest.
@@ -221,7 +221,7 @@ fn the_number_of_threads_changes_no_bit() {
 
 #[test]
 fn frozen_and_recorded_passes_agree() {
-    // Without a tape nothing is kept, and the values are the same bits.
+    // Without a tape nothing is kept, and the values have the same bits.
     let device = Native::default();
     let case = cases().into_iter().find(|case| case.name == "resnet18").unwrap();
     let model = filled(&device, &case);

@@ -1,4 +1,4 @@
-//! How networks want the pixels of an image.
+//! Pixel normalisation of networks.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,16 +19,16 @@ pub enum Normalisation {
 }
 
 impl Normalisation {
-    /// All of them, with the names that pipelines have for them.
+    /// All of them, with their names in pipelines.
     pub const ALL: [(&'static str, Self); 3] =
         [("half", Self::Half), ("imagenet", Self::Imagenet), ("caffe", Self::Caffe)];
 
-    /// The name that pipelines have for it.
+    /// Its name in pipelines.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(_, one)| *one == self).map_or("", |(name, _)| name)
     }
 
-    /// What it does to a pixel.
+    /// Its arithmetic for one pixel.
     pub fn pixels(self) -> Pixels {
         match self {
             Self::Half => Pixels { reversed: false, white: 1.0, mean: [0.5; 3], deviation: [0.5; 3] },
@@ -39,32 +39,32 @@ impl Normalisation {
         }
     }
 
-    /// The one that does so.
+    /// The normalisation with these values, if there is one.
     pub(super) fn of(pixels: Pixels) -> Option<Self> {
         Self::ALL.into_iter().map(|(_, one)| one).find(|one| one.pixels() == pixels)
     }
 }
 
-/// What becomes of a pixel's colours, 0 to 255: `(colour / 255 * white - mean) / deviation`, after blue and red have changed
-/// places where `reversed`.
+/// The arithmetic on a pixel's colours, 0 to 255: `(colour / 255 * white - mean) / deviation`, after red and blue are
+/// swapped if `reversed`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Pixels {
     pub reversed: bool,
-    /// What 255 becomes before the mean is taken off.
+    /// The value of 255 before the mean is subtracted.
     pub white: f32,
     pub mean: [f32; 3],
     pub deviation: [f32; 3],
 }
 
 impl Pixels {
-    /// What a network sees of RGB pixels.
+    /// The network's input for RGB pixels.
     pub fn normalise(&self, pixels: &[u8]) -> Vec<f32> {
         let mut values = vec![0.0; pixels.len()];
         self.normaliser().write(pixels, &mut values);
         values
     }
 
-    /// The same, ready for many images.
+    /// The same, prepared for many images.
     pub fn normaliser(&self) -> Normaliser {
         let value = |channel: usize, colour: usize| {
             (colour as f32 / 255.0 * self.white - self.mean[channel]) / self.deviation[channel]
@@ -74,7 +74,7 @@ impl Pixels {
     }
 }
 
-/// What each colour of a pixel becomes.
+/// The arithmetic for each colour of a pixel.
 #[derive(Debug, Clone)]
 pub struct Normaliser {
     table: [[f32; 256]; CHANNELS],
@@ -82,7 +82,7 @@ pub struct Normaliser {
 }
 
 impl Normaliser {
-    /// Writes what a network sees of RGB pixels, as many values as bytes.
+    /// Writes the network's input for RGB pixels, one value per byte.
     pub fn write(&self, pixels: &[u8], values: &mut [f32]) {
         let order: [usize; CHANNELS] = if self.reversed { [2, 1, 0] } else { [0, 1, 2] };
         for (values, pixel) in values.as_chunks_mut::<CHANNELS>().0.iter_mut().zip(pixels.as_chunks::<CHANNELS>().0) {

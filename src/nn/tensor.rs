@@ -1,15 +1,15 @@
-//! The named tensors of a network, and how they start.
+//! The named tensors of a network, and their initialisation.
 
 use super::Error;
 use super::backend::Backend;
 use crate::math::random::stream;
 
-/// What a tensor is for.
+/// The role of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The optimiser moves it.
+    /// Updated by the optimiser.
     Parameter,
-    /// Running statistics: saved with the parameters, moved by the forward pass.
+    /// Running statistics: saved with the parameters, updated by the forward pass.
     Buffer,
 }
 
@@ -23,7 +23,7 @@ pub enum Part {
 /// A tensor of a network under its name in weight files.
 #[derive(Debug, Clone)]
 pub struct NamedTensor<B: Backend> {
-    /// As torchvision, timm or Cadene name it: "layer1.0.conv1.weight".
+    /// The name in torchvision, timm or Cadene: "layer1.0.conv1.weight".
     pub name: String,
     /// The shape in weight files, PyTorch's.
     pub shape: Vec<usize>,
@@ -39,18 +39,18 @@ impl<B: Backend> NamedTensor<B> {
         device.read(&self.value, |values| to_file_order(values, &self.shape))
     }
 
-    /// Takes elements over from the order of weight files; there must be as many as the shape says.
+    /// Sets the elements from the order of weight files; there must be as many as the shape requires.
     pub fn set(&mut self, device: &B, file_order: &[f32]) {
         let values = to_compute_order(file_order, &self.shape);
         device.write(&mut self.value, |to| to.copy_from_slice(&values));
     }
 
-    /// Elements.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// Whether there are none.
+    /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -86,11 +86,12 @@ fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
 }
 
-/// The place of a tensor in its network.
+/// The index of a tensor in its network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Id(pub(super) usize);
 
-/// How a tensor starts. "Fan in" are the inputs of one output, "fan out" the outputs that one input reaches.
+/// The initialisation of a tensor. "Fan in" is the number of inputs of one output, "fan out" the number of outputs that
+/// one input reaches.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {
     Constant(f32),
@@ -100,11 +101,11 @@ pub enum Init {
     },
     /// Normal with variance 2 / fan out (He et al. 2015).
     KaimingFanOut,
-    /// Normal with this deviation.
+    /// Normal with this standard deviation.
     Normal(f32),
 }
 
-/// A tensor that a network is to have.
+/// The declaration of a network's tensor.
 #[derive(Debug, Clone)]
 pub struct Declaration {
     pub name: String,
@@ -115,16 +116,16 @@ pub struct Declaration {
     pub init: Init,
 }
 
-/// The tensors of a network, in the order of their declarations.
+/// The tensors of a network, in the order of declaration.
 #[derive(Debug, Clone)]
 pub struct Tensors<B: Backend> {
     all: Vec<NamedTensor<B>>,
 }
 
 impl<B: Backend> Tensors<B> {
-    /// Makes the declared tensors; without a seed they have no elements.
+    /// Creates the declared tensors; without a seed they have no elements.
     pub fn new(device: &B, declared: Vec<Declaration>, seed: Option<u64>) -> Result<Self, Error> {
-        // Tensors that started at random: each draws from a stream of its own.
+        // Number of randomly initialised tensors: each draws from its own stream.
         let mut drawn = 0;
         let mut make = |Declaration { name, shape, kind, part, init }: Declaration| -> Result<NamedTensor<B>, Error> {
             let value = match seed {
@@ -151,13 +152,13 @@ impl<B: Backend> Tensors<B> {
         self.all.iter()
     }
 
-    /// All of them, to change.
+    /// All of them, mutably.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut NamedTensor<B>> {
         self.all.iter_mut()
     }
 }
 
-/// Elements in the order of weight files, drawn in that order.
+/// Initial elements in the order of weight files, drawn in that order.
 fn start(seed: u64, drawn: &mut u64, shape: &[usize], init: Init) -> Vec<f32> {
     let len: usize = shape.iter().product();
     if let Init::Constant(value) = init {

@@ -33,8 +33,8 @@ pub(super) fn bare<V>(convolution: Convolution, kernel: &V, outputs: usize) -> U
     Unit { convolution, kernel, bias: None, outputs, norm: Norm::Without, after: After::Nothing }
 }
 
-/// A map whose gradient can be read, as that of the vector beside it: the product of a pixel's own unit vector with the
-/// values.
+/// A map whose gradient can be read as that of the accompanying vector: the product of a pixel's own unit vector with
+/// the values.
 pub(super) fn leaf<B: Backend>(device: &B, values: &[f32], shape: Shape) -> (Map<B, Recording<B>>, B::Vector) {
     let pixels = shape.images * shape.rows * shape.columns;
     let units: Vec<f32> = (0..pixels * pixels).map(|i| f32::from(u8::from(i / pixels == i % pixels))).collect();
@@ -46,7 +46,7 @@ pub(super) fn leaf<B: Backend>(device: &B, values: &[f32], shape: Shape) -> (Map
     (map, kernel)
 }
 
-/// An operation's result, and the gradient of its input for an arriving gradient `random("dy")`.
+/// An operation's result, and the gradient of its input for an upstream gradient `random("dy")`.
 pub(super) fn operation<B: Backend>(
     device: &B,
     values: &[f32],
@@ -66,8 +66,8 @@ pub(super) fn shape([images, rows, columns, channels]: [usize; 4]) -> Shape {
     Shape { images, rows, columns, channels }
 }
 
-/// Input, output channels and convolution: odd sizes, channels beside and beyond a vector register, strides 1 to 3, kernels
-/// that are not square, groups.
+/// Input, output channels and convolution: odd sizes, channels next to and beyond a vector register, strides 1 to 3,
+/// kernels that are not square, groups.
 pub(super) const CONVOLUTIONS: [([usize; 4], usize, Convolution); 12] = {
     const fn of(kernel: [usize; 2], stride: [usize; 2], padding: [usize; 2], groups: usize) -> Convolution {
         Convolution { kernel, stride, padding, groups }
@@ -169,7 +169,7 @@ fn winograds_algorithm_rounds_less_than_three_times_as_much_as_a_plain_sum() {
     assert!(with != without && with < 3.0 * without, "{with} against {without}");
 }
 
-/// Windows with and without padding, overlap, gaps and a last window that is cut.
+/// Windows with and without padding, overlap, gaps and a truncated last window.
 pub(super) const WINDOWS: [Window; 6] = [
     Window { size: 2, stride: 2, padding: 0, ceil: false },
     Window { size: 3, stride: 2, padding: 1, ceil: false },
@@ -179,7 +179,7 @@ pub(super) const WINDOWS: [Window; 6] = [
     Window { size: 2, stride: 3, padding: 1, ceil: true },
 ];
 
-/// Whole numbers of which many are equal, and a pixel of negative ones where zeros of a padding would show.
+/// Integers of which many are equal, and a pixel of negative ones where zero padding would show.
 pub(super) fn ties(len: usize) -> Vec<f32> {
     random("ties", len).iter().enumerate().map(|(i, x)| if i % 3 == 0 { -3.0 } else { (1.5 * x).round() }).collect()
 }

@@ -17,7 +17,7 @@ fn random(purpose: &str, len: usize, deviation: f32) -> Vec<f32> {
     (0..len).map(|_| deviation * stream.normal() as f32).collect()
 }
 
-/// What our operation makes of a map and parameters.
+/// Our operation on a map and parameters.
 type NativeForm<'a> = &'a dyn Fn(&Native, Traced, &[Vector]) -> Result<Traced, Error>;
 
 /// An operation in its three forms. The first input is the map (`images x pixels x channels`), the others are parameters.
@@ -67,12 +67,12 @@ fn dfdx(case: &Case<'_>) -> (Vec<f32>, Vec<Vec<f32>>) {
     (values, std::iter::once(of_x).chain(parameters.iter().map(|p| gradients.get(p).as_vec())).collect())
 }
 
-/// Within `tolerance` of the largest, all of them numbers.
+/// Within `tolerance` of the largest, and none NaN.
 fn close(found: &[f32], expected: &[f64], tolerance: f64, what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let scale = expected.iter().fold(1e-3f64, |most, x| most.max(x.abs()));
     for (i, (&found, expected)) in found.iter().zip(expected).enumerate() {
-        // Not the other way round: what is not a number is not close.
+        // Not the other way round: NaN is not close.
         let near = (f64::from(found) - expected).abs() <= tolerance * scale;
         assert!(near, "{what}, element {i}: {found} for {expected}, the largest {scale}");
     }
@@ -149,7 +149,8 @@ fn attention(shape: [usize; 3], heads: usize, deviation: f32, with: impl FnOnce(
 
 #[test]
 fn attention_is_that_of_a_plain_loop() {
-    // One token, odd sizes, heads beside and beyond a panel, several blocks of queries forward (61) and backward (230).
+    // One token, odd sizes, heads next to and beyond a panel, several blocks of queries forward (61) and backward
+    // (230).
     for (images, tokens, heads, size) in [(2, 5, 3, 7), (3, 1, 2, 4), (2, 33, 1, 33), (1, 61, 2, 8), (1, 230, 1, 3)] {
         attention([images, tokens, 3 * heads * size], heads, 1.0, check);
     }
@@ -157,7 +158,8 @@ fn attention_is_that_of_a_plain_loop() {
 
 #[test]
 fn attention_with_scores_in_the_thousands_stays_finite() {
-    // Its differences are those of steps: the values alone are compared, and gradients must be numbers.
+    // Finite differences of so steep a function are useless: the values alone are compared, and gradients must be
+    // numbers.
     attention([2, 19, 3 * 2 * 8], 2, 60.0, |case| {
         let inputs: Vec<f64> = case.inputs[0].iter().map(|&x| f64::from(x)).collect();
         let (values, gradients) = native(case);

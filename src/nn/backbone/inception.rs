@@ -1,7 +1,7 @@
 //! BN-Inception (Ioffe and Szegedy 2015) under the names of Cadene's port, whose ImageNet weights the papers use.
 //!
-//! All convolutions have a bias and are followed by batch normalisation and ReLU. That port applies its ReLUs in place, so
-//! that they act although its code passes on the values before them.
+//! Every convolution has a bias and is followed by batch normalisation and ReLU. The port applies its ReLUs in place,
+//! so they take effect although its code passes on the tensors from before them.
 
 use super::{Backbone, Pooling, no_alias};
 use crate::nn::backend::{After, Convolution, Reduce, Window};
@@ -29,13 +29,13 @@ const MISFIT: &str =
 /// One inception module: the channels of its branches.
 struct Module {
     name: &'static str,
-    /// The 1x1 branch; none in modules that halve the pixels.
+    /// The 1x1 branch; none in modules that halve the resolution.
     single: Option<usize>,
     /// The 3x3 branch: after the reduction, after the convolution.
     square: [usize; 2],
     /// The branch of two 3x3 convolutions: after the reduction, after each of them the same.
     double: [usize; 2],
-    /// What the last branch pools by, and its projection; none passes the pooled channels on.
+    /// The pooling of the last branch, and its projection; without one the pooled channels are passed on.
     pool: (Reduce, Option<usize>),
 }
 
@@ -60,13 +60,13 @@ const MODULES: [Module; 10] = [
     Module { pool: (Reduce::Max, Some(128)), ..module("5b", 352, [192, 320], [192, 224], 128) },
 ];
 
-/// Between the stages.
+/// The pooling between the stages.
 const HALVE: Window = Window { size: 3, stride: 2, padding: 0, ceil: true };
-/// In a module that keeps the pixels.
+/// The pooling in a module that keeps the resolution.
 const KEEP: Window = Window { size: 3, stride: 1, padding: 1, ceil: true };
 
-/// Whether maps of this many rows, or columns, halve: modules 3c and 4e do so by convolutions and by a pooling, which agree
-/// on even numbers alone.
+/// Whether so many rows or columns can be halved: modules 3c and 4e halve them both by convolutions and by pooling,
+/// which agree only on even numbers.
 fn halves(size: usize) -> bool {
     let mut len = HALVE.count(HALVE.count((size - 1) / 2 + 1));
     (0..2).all(|_| {
@@ -78,7 +78,7 @@ fn halves(size: usize) -> bool {
 
 /// The trunk, without the classifier.
 fn build(builder: &mut Builder, _: [usize; 2]) -> Vec<Layer> {
-    // That of Cadene's port, and so of the papers.
+    // The value of Cadene's port, and so of the papers.
     builder.momentum = 0.9;
     let mut unit = |name: String, channels: [usize; 2], convolution: Convolution| -> UnitLayer {
         let norm = format!("{name}_bn");

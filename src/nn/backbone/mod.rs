@@ -1,4 +1,4 @@
-//! The backbones: what one is, and the table of them all. One file per family declares its rows and makes their layers.
+//! The backbones: their definition and their table. One file per family declares its rows and builds their layers.
 
 mod convnet4;
 mod inception;
@@ -15,30 +15,31 @@ pub use self::convnet4::CONVNET4;
 use super::layers::{Builder, Layer};
 use super::pixels::Normalisation;
 
-/// A network's trunk: everything that the rest of the program knows of it. Two are equal if their names are.
+/// A network's trunk: everything that the rest of the program knows about it. Two are equal if their names are.
 pub struct Backbone {
-    /// The name that pipelines and weight files have for it.
+    /// Its name in pipelines and weight files.
     pub name: &'static str,
-    /// Channels that its pooled features have.
+    /// Channels of its pooled features.
     pub features: usize,
-    /// Rows and columns that an image must have at least.
+    /// Minimum rows and columns of an image.
     pub smallest: usize,
-    /// Rows and columns of an image must be multiples of it: 1 but for transformers.
+    /// Rows and columns of an image must be multiples of this: 1 except for transformers.
     pub patch: usize,
-    /// What is wrong with so many rows or columns, of a size that `smallest` and `patch` allow; none if they fit.
+    /// What is wrong with a number of rows or columns that `smallest` and `patch` allow; none if it fits.
     pub misfit: fn(usize) -> Option<&'static str>,
-    /// Whether it has positions, which are learned for one size of images: the shape of a tensor then depends on the size.
+    /// Whether it has position embeddings, which are learned for one image size: the shape of a tensor then depends on
+    /// the size.
     pub positions: bool,
     /// The pooling that its authors use.
     pub pooling: Pooling,
-    /// How pixels are normalised for its published weights, never none. Where they differ, tensors do not say which a file is of,
-    /// and the first is that of a network that starts from no file.
+    /// Pixel normalisations of its published weights, never empty. Where there are several, the tensors of a file do
+    /// not show which it needs, and the first is that of a network without a weight file.
     pub normalisations: &'static [Normalisation],
-    /// Its name for a tensor that another library calls otherwise; none if the name is not one of that library's.
+    /// Maps another library's name of a tensor to the name here; none if it is not a name of that library.
     pub alias: fn(&str) -> Option<String>,
-    /// Prefixes by which a file is known to be of another network with the same names and shapes, and which that is.
+    /// Prefixes that identify a file as another network with the same names and shapes, and what that network is.
     pub lookalikes: &'static [(&'static str, &'static str)],
-    /// Makes its layers for images of so many rows and columns, and declares their tensors.
+    /// Builds its layers for images of so many rows and columns, and declares their tensors.
     pub(in crate::nn) build: fn(&mut Builder, [usize; 2]) -> Vec<Layer>,
 }
 
@@ -70,7 +71,7 @@ impl Backbone {
         BACKBONES.into_iter().find(|backbone| backbone.name == name)
     }
 
-    /// How pixels are normalised by default.
+    /// The default pixel normalisation.
     pub fn normalisation(&self) -> Normalisation {
         self.normalisations.first().copied().unwrap_or(Normalisation::Imagenet)
     }
@@ -117,12 +118,12 @@ pub enum Pooling {
     Token,
 }
 
-/// No library calls its tensors otherwise.
+/// For backbones whose tensors have the same names in every library.
 pub(in crate::nn) fn no_alias(_: &str) -> Option<String> {
     None
 }
 
-/// It takes images of every size that is not too small.
+/// For backbones that accept every size that is not too small.
 fn any_size(_: usize) -> Option<&'static str> {
     None
 }

@@ -35,7 +35,7 @@ const fn row(name: &'static str, block: Block, build: fn(&mut Builder, [usize; 2
     }
 }
 
-/// What the four stages are made of.
+/// The block of which the four stages are built.
 #[derive(Debug, Clone, Copy)]
 enum Block {
     /// Two 3x3 convolutions.
@@ -45,7 +45,7 @@ enum Block {
 }
 
 impl Block {
-    /// Channels that come out, for each of the block's width.
+    /// Output channels per channel of the block's width.
     const fn expansion(self) -> usize {
         match self {
             Block::Basic => 1,
@@ -54,8 +54,8 @@ impl Block {
     }
 }
 
-/// The trunk, without the classifier, of so many blocks in each stage. Convolutions start as in torchvision: Kaiming normal
-/// over their outputs.
+/// The trunk without the classifier, with so many blocks in each stage. Convolutions are initialised as in torchvision:
+/// Kaiming normal by fan-out.
 fn build(builder: &mut Builder, stages: [usize; 4], block: Block) -> Vec<Layer> {
     builder.init = Some(Init::KaimingFanOut);
     let stem = Names { conv: "conv1", norm: Some("bn1"), bias: false };
@@ -70,7 +70,7 @@ fn build(builder: &mut Builder, stages: [usize; 4], block: Block) -> Vec<Layer> 
         for index in 0..blocks {
             let stride = if index == 0 && stage > 0 { 2 } else { 1 };
             let prefix = format!("layer{}.{index}", stage + 1);
-            // The stride is in the 3x3 convolution of a bottleneck, as torchvision has it.
+            // As in torchvision, the stride of a bottleneck is in its 3x3 convolution.
             let convolutions = match block {
                 Block::Bottleneck => vec![(1, 1, width), (3, stride, width), (1, 1, outputs)],
                 Block::Basic => vec![(3, stride, width), (3, 1, width)],

@@ -7,7 +7,8 @@ use crate::nn::pixels::{CHANNELS, Normalisation};
 use crate::nn::tensor::{Init, Kind};
 use crate::nn::weights::timm_name;
 
-/// 21.7 million parameters at 224x224. Images of any multiple of 16 pixels; positions are learned for one size.
+/// 21.7 million parameters at 224x224. Images of any multiple of 16 pixels; position embeddings are learned for one
+/// size.
 pub(super) const VIT_SMALL_16: Backbone = Backbone {
     name: "vit_small_16",
     features: FEATURES,
@@ -16,7 +17,7 @@ pub(super) const VIT_SMALL_16: Backbone = Backbone {
     misfit: any_size,
     positions: true,
     pooling: Pooling::Token,
-    // timm's and Google's; DINO's, DeiT's and most others'.
+    // That of timm's and Google's weights; that of DINO's, DeiT's and most others.
     normalisations: &[Normalisation::Half, Normalisation::Imagenet],
     alias: timm_name,
     lookalikes: &[("base_encoder.", MOCO), ("momentum_encoder.", MOCO)],
@@ -38,8 +39,9 @@ const EPSILON: f32 = 1e-6;
 
 /// The trunk for images of `height x width` pixels, both multiples of [`PATCH`], without the classifier.
 ///
-/// It starts as timm's. timm calls the normal of linear layers and positions truncated, but cuts it at 2, a hundred
-/// deviations away. The patches' convolution starts as PyTorch's.
+/// Initialised as in timm. timm calls the normal distribution of linear layers and position embeddings truncated, but
+/// truncates it at 2, a hundred standard deviations away. The patch embedding's convolution is initialised as in
+/// PyTorch.
 fn build(builder: &mut Builder, [height, width]: [usize; 2]) -> Vec<Layer> {
     let tokens = 1 + (height / PATCH) * (width / PATCH);
     let class = builder.tensor("cls_token".into(), &[1, 1, FEATURES], Kind::Parameter, Init::Normal(1e-6));

@@ -1,11 +1,11 @@
-//! Self-attention by heads (Vaswani et al. 2017), softmax(Q K' / sqrt(d)) V, a block of queries at a time.
+//! Multi-head self-attention (Vaswani et al. 2017), softmax(Q K' / sqrt(d)) V, one block of queries at a time.
 //!
-//! The probabilities of all pairs of tokens are never kept. The backward pass makes them again from the map of queries, keys
-//! and values, which is there anyway: one product more beside four, against `heads * T^2` elements an image and layer, which in
-//! ViT-S/16 would be a fifth more than what a block keeps otherwise at 197 tokens, and over half more at 577. Whole rows of
-//! them are at hand, so that not even their sums need be kept.
+//! The probabilities of all pairs of tokens are never stored. The backward pass recomputes them from the map of
+//! queries, keys and values, which is kept anyway: one more product in addition to four saves `heads * T^2` elements
+//! per image and layer, which in ViT-S/16 would add a fifth to what a block keeps otherwise at 197 tokens, and over
+//! half at 577. Whole rows of them are computed at once, so that not even their sums need be kept.
 //!
-//! Work is cut by shapes alone, and every sum is made by one thread in one order.
+//! Work is partitioned by shapes alone, and each sum is computed by one thread in one order.
 
 use rayon::prelude::*;
 
@@ -14,8 +14,8 @@ use super::product::{Finish, LANES, Product, ROWS, Sizes};
 use crate::math::real::Real;
 use crate::math::simd::vectorise;
 
-/// Queries of one block, at most: forward few, since a block is a task; backward as many as leave their scores in the
-/// second-level cache, since each block adds to the gradients of all keys and values.
+/// Maximum queries per block. Forward, few, since a block is a task; backward, as many as keep their scores in the L2
+/// cache, since each block adds to the gradients of all keys and values.
 const QUERIES: usize = 4 * ROWS;
 const BACK_QUERIES: usize = 16 * ROWS;
 
@@ -28,38 +28,39 @@ pub(super) struct Heads {
     pub size: usize,
 }
 
-/// Queries, keys and values, as they lie in the map.
+/// Queries, keys and values, in the order in which the map stores them.
 const PARTS: usize = 3;
 
 impl Heads {
-    /// Channels out.
+    /// Output channels.
     fn channels(self) -> usize {
         self.heads * self.size
     }
 
-    /// Channels in: between the tokens of one query, key or value.
+    /// Input channels: the stride between the tokens of one query, key or value.
     fn row(self) -> usize {
         PARTS * self.channels()
     }
 
-    /// What the scores are multiplied by.
+    /// The factor of the scores.
     fn scale(self) -> f32 {
         1.0 / (self.size as f32).sqrt()
     }
 
-    /// Elements between the scores of one query and those of the next.
+    /// Stride between the scores of consecutive queries.
     fn pitch(self) -> usize {
         let pitch = self.tokens.next_multiple_of(LANES);
-        // Rows at a distance of whole pages compete for the same few cache lines.
+        // Rows at strides of whole pages compete for the same few cache sets.
         if pitch.is_multiple_of(1024) { pitch + LANES } else { pitch }
     }
 
-    /// Elements of the packed right side of a product of which the result has a column for each token.
+    /// Elements of the packed right side of a product whose result has one column per token.
     fn by_token(self) -> usize {
         self.size * self.tokens.next_multiple_of(LANES)
     }
 
-    /// Elements of the packed right side of a product of which the result has a column for each channel, `terms` deep.
+    /// Elements of the packed right side of a product whose result has one column per channel, with inner dimension
+    /// `terms`.
     fn by_channel(self, terms: usize) -> usize {
         terms * self.size.next_multiple_of(LANES)
     }
@@ -75,7 +76,7 @@ impl Heads {
     }
 }
 
-/// The result (`N x T x C`) for `x` (`N x T x 3C`: queries, keys and values, each with its heads side by side).
+/// The result (`N x T x C`) for `x` (`N x T x 3C`: queries, keys and values, each with its heads concatenated).
 pub(super) fn forward(heads: Heads, x: &[f32]) -> Buffer {
     let Heads { tokens, size, .. } = heads;
     let (channels, row) = (heads.channels(), heads.row());
@@ -110,10 +111,10 @@ pub(super) fn forward(heads: Heads, x: &[f32]) -> Buffer {
     y
 }
 
-/// Writes the probabilities of all tokens for each of some queries to `scores` (rows at `pitch`, zeros after the last token).
+/// Writes the probabilities of all tokens for some queries to `scores` (rows at `pitch`, zeros after the last token).
 fn probabilities(heads: Heads, queries: &[f32], keys: &[f32], scores: &mut [f32]) {
     let (pitch, tokens) = (heads.pitch(), heads.tokens);
-    // Whole panels, which the product writes faster than a part of one.
+    // Whole panels, which the product writes faster than partial ones.
     let shape = [scores.len() / pitch, heads.size, tokens.next_multiple_of(LANES)];
     multiply(shape, queries, [heads.row(), 1], keys, scores, pitch, false);
     let whole = tokens.next_multiple_of(LANES);
@@ -121,7 +122,7 @@ fn probabilities(heads: Heads, queries: &[f32], keys: &[f32], scores: &mut [f32]
         #[inline(always)]
         || {
             for row in scores.chunks_exact_mut(pitch) {
-                // Whole vectors are faster than a rest, and the exponential of this is 0.
+                // Whole vectors are faster than a remainder loop, and the exponential of this is 0.
                 row[tokens..].fill(f32::NEG_INFINITY);
                 softmax(&mut row[..whole]);
             }
@@ -129,10 +130,10 @@ fn probabilities(heads: Heads, queries: &[f32], keys: &[f32], scores: &mut [f32]
     );
 }
 
-/// Sums and largest values that are kept side by side.
+/// Number of parallel partial sums and maxima.
 const SIDE: usize = 16;
 
-/// Replaces a row, of whole vectors, by its softmax. What is not a number makes all of it so.
+/// Replaces a row, of whole vectors, by its softmax. A NaN makes the whole row NaN.
 #[inline(always)]
 fn softmax(row: &mut [f32]) {
     let mut most = [f32::NEG_INFINITY; SIDE];
@@ -153,7 +154,7 @@ fn softmax(row: &mut [f32]) {
     row.iter_mut().for_each(|x| *x *= share);
 }
 
-/// Halves until one is left: a short chain of operations, unlike one after another.
+/// Reduces by halving: a short dependency chain, unlike a sequential reduction.
 #[inline(always)]
 fn fold(mut lanes: [f32; SIDE], both: impl Fn(f32, f32) -> f32) -> f32 {
     let mut left = SIDE / 2;
@@ -173,7 +174,8 @@ pub(super) fn backward(heads: Heads, x: &[f32], dy: &[f32]) -> Buffer {
     let mut dx = Buffer::new(x.len());
     dx.par_chunks_mut(image).zip(x.par_chunks(image)).zip(dy.par_chunks(tokens * channels)).for_each(
         |((dx, x), dy)| {
-            // Each head by itself, since their columns are interleaved in the map; an image's are still in the cache afterwards.
+            // Each head separately, since their columns are interleaved in the map; an image's are still in the cache
+            // afterwards.
             let mut parts = Buffer::new(image);
             let part = tokens * PARTS * size;
             parts.par_chunks_mut(part).enumerate().for_each(|(head, dx)| head_backward(heads, head, x, dy, dx));
@@ -233,7 +235,7 @@ fn head_backward(heads: Heads, head: usize, x: &[f32], dy: &[f32], dx: &mut [f32
     });
 }
 
-/// Turns the gradients of the probabilities into those of the scores.
+/// Replaces the gradients of the probabilities by those of the scores.
 fn back_to_scores(probabilities: &[f32], slopes: &mut [f32], pitch: usize, tokens: usize) {
     // After the last token both are 0.
     let whole = tokens.next_multiple_of(LANES);
@@ -257,8 +259,8 @@ fn back_to_scores(probabilities: &[f32], slopes: &mut [f32], pitch: usize, token
     );
 }
 
-/// `c = a b` or `c += a b` for `[rows, terms, columns]`: `a` with given distances between rows and terms, `b` packed, `c`
-/// with the distance `c_row` between rows.
+/// `c = a b` or `c += a b` for `[rows, terms, columns]`: `a` with given strides of rows and terms, `b` packed, `c` with
+/// the row stride `c_row`.
 fn multiply(
     [rows, depth, columns]: [usize; 3],
     a: &[f32],

@@ -1,8 +1,8 @@
-//! Large buffers that go from one training step to the next.
+//! Large buffers that are reused from one training step to the next.
 //!
-//! Fresh memory costs a page fault for every four kilobytes, and the system takes large blocks back as soon as they are
-//! freed: at the sizes of activations that is a noticeable part of a step. So what is dropped here is kept for the next
-//! one of about its size.
+//! Fresh memory costs a page fault per four kilobytes, and the system reclaims large blocks as soon as they are freed:
+//! at the sizes of activations that is a noticeable part of a step. So a dropped buffer is kept for the next one of
+//! about its size.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -10,26 +10,26 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Smaller ones are left to the allocator.
+/// Smaller buffers are left to the allocator.
 const SMALLEST: usize = 1 << 12;
 
-/// Kept memory by its capacity.
+/// Free memory by its capacity.
 static KEPT: Mutex<BTreeMap<usize, Vec<Vec<f32>>>> = Mutex::new(BTreeMap::new());
-/// Elements in buffers now, and at the most since [`start_peak`].
+/// Elements in buffers now, and the peak since [`start_peak`].
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-/// A row of elements whose memory is used again after it.
+/// A vector of elements whose memory is reused once it is dropped.
 #[derive(Debug, Default)]
 pub struct Buffer(Vec<f32>);
 
 impl Buffer {
-    /// Of `len` elements, what they hold being unspecified.
+    /// A buffer of `len` elements with unspecified contents.
     pub fn new(len: usize) -> Self {
         Self::of(take(len))
     }
 
-    /// Of `len` zeros.
+    /// A buffer of `len` zeros.
     pub fn zeros(len: usize) -> Self {
         Self::of(match kept(len) {
             Some(mut values) => {
@@ -40,21 +40,21 @@ impl Buffer {
         })
     }
 
-    /// With the given elements.
+    /// A buffer with the given elements.
     pub fn copy_of(values: &[f32]) -> Self {
         let mut buffer = Self::new(values.len());
         buffer.copy_from_slice(values);
         buffer
     }
 
-    /// Takes memory over.
+    /// A buffer that takes ownership of `values`.
     pub fn of(values: Vec<f32>) -> Self {
         let now = IN_USE.fetch_add(values.len(), Ordering::Relaxed) + values.len();
         PEAK.fetch_max(now, Ordering::Relaxed);
         Self(values)
     }
 
-    /// Gives the memory away.
+    /// Gives up ownership of the memory.
     pub fn into_vec(mut self) -> Vec<f32> {
         let values = std::mem::take(&mut self.0);
         IN_USE.fetch_sub(values.len(), Ordering::Relaxed);
@@ -62,7 +62,7 @@ impl Buffer {
     }
 }
 
-/// Memory of `len` elements, what they hold being unspecified: for a buffer to come, and not counted until then.
+/// Memory of `len` elements with unspecified contents: for a later buffer, and not counted until then.
 pub fn take(len: usize) -> Vec<f32> {
     kept(len).unwrap_or_else(|| vec![0.0; len])
 }
@@ -80,17 +80,17 @@ fn kept(len: usize) -> Option<Vec<f32>> {
     Some(values)
 }
 
-/// Gives all kept memory back to the system.
+/// Returns all kept memory to the system.
 pub fn release() {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner).clear();
 }
 
-/// Begins to watch for the most memory in buffers.
+/// Starts measuring the peak memory in buffers.
 pub fn start_peak() {
     PEAK.store(IN_USE.load(Ordering::Relaxed), Ordering::Relaxed);
 }
 
-/// The most bytes that buffers have held at one time since [`start_peak`].
+/// The peak bytes in buffers since [`start_peak`].
 pub fn peak_bytes() -> usize {
     PEAK.load(Ordering::Relaxed) * size_of::<f32>()
 }
@@ -123,7 +123,7 @@ thread_local! {
     static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-/// Lends `with` a thread's own `len` elements, what they hold being unspecified.
+/// Lends `with` a thread-local slice of `len` elements with unspecified contents.
 pub(super) fn scratch<R>(len: usize, with: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut values = SCRATCH.take();
     if values.len() < len {

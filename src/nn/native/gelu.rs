@@ -1,8 +1,8 @@
 //! The Gaussian error linear unit, `x P(X <= x)` for a standard normal `X`, in its exact form (Hendrycks and Gimpel 2016).
 //!
-//! The probability of the normal tail is `e^(-t^2 / 2) R(t)`, in which `R` is smooth and falls slowly: a quotient of
-//! polynomials gives it to the same number of digits everywhere. `1 + erf` loses them below zero, where it is the difference
-//! of two numbers near 1.
+//! The tail probability of the normal distribution is `e^(-t^2 / 2) R(t)`, where `R` is smooth and decreases slowly: a
+//! rational function approximates it to the same number of digits everywhere. `1 + erf` loses them below zero, where it
+//! is the difference of two numbers near 1.
 
 use rayon::prelude::*;
 
@@ -15,12 +15,12 @@ use crate::math::simd::vectorise;
 /// error (6e-9; in single precision the quotient is within 3e-7).
 const NUMERATOR: [f32; 5] = [0.004_047_628_7, 0.040_184_955, 0.181_926_55, 0.436_561_54, 0.5];
 const DENOMINATOR: [f32; 6] = [0.010_145_769, 0.100_735_69, 0.466_009_57, 1.197_120_8, 1.671_007_9, 1.0];
-/// Beyond it the tail is below the smallest number.
+/// Beyond it the tail is below the smallest positive number.
 const END: f32 = 14.0;
-/// The density at 0.
+/// The normal density at 0.
 const PEAK: f32 = 0.398_942_3;
 
-/// `x`, or `END` with its sign. What is not a number stays so.
+/// `x`, or `END` with its sign. NaN stays NaN.
 #[inline(always)]
 fn bounded(x: f32) -> f32 {
     let x = if x > END { END } else { x };
@@ -41,7 +41,7 @@ fn tail(t: f32) -> [f32; 2] {
     [bell, bell * numerator / denominator]
 }
 
-/// The unit's value.
+/// The value of GELU.
 #[inline(always)]
 fn value(x: f32) -> f32 {
     let t = bounded(x).abs();
@@ -49,7 +49,7 @@ fn value(x: f32) -> f32 {
     above - t * tail(t)[1]
 }
 
-/// The unit's derivative: the probability below `x`, and `x` times the density.
+/// The derivative of GELU: the probability below `x`, plus `x` times the density.
 #[inline(always)]
 fn slope(x: f32) -> f32 {
     let bounded = bounded(x);
@@ -58,7 +58,7 @@ fn slope(x: f32) -> f32 {
     below + bounded * (PEAK * bell)
 }
 
-/// The unit of each element.
+/// GELU of each element.
 pub(super) fn forward(x: &[f32]) -> Buffer {
     let mut y = Buffer::new(x.len());
     y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
@@ -70,7 +70,7 @@ pub(super) fn forward(x: &[f32]) -> Buffer {
     y
 }
 
-/// Turns the gradient of the result into that of `x`.
+/// Replaces the gradient of the result by that of `x`.
 pub(super) fn backward(x: &[f32], dy: &mut [f32]) {
     dy.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(dy, x)| {
         vectorise(

@@ -1,4 +1,4 @@
-//! Convolutions whose channels fall into groups, as one convolution for each group; and stretches of columns.
+//! Grouped convolutions, as one convolution per group; and ranges of columns.
 
 use rayon::prelude::*;
 
@@ -27,7 +27,7 @@ pub(super) fn put_columns(part: &[f32], matrix: &mut [f32], columns: usize, firs
     });
 }
 
-/// Each output channel's sum of the products of two kernels' elements.
+/// For each output channel, the dot product of two kernels' elements.
 pub(super) fn channel_products(a: &[f32], b: &[f32], channels: usize) -> Vec<f32> {
     let mut sums = vec![0.0f64; channels];
     for (a, b) in a.chunks_exact(channels).zip(b.chunks_exact(channels)) {
@@ -38,7 +38,7 @@ pub(super) fn channel_products(a: &[f32], b: &[f32], channels: usize) -> Vec<f32
     sums.into_iter().map(|sum| sum as f32).collect()
 }
 
-/// Each output channel's elements times its factor.
+/// Multiplies each output channel's elements by its factor.
 pub(super) fn scale_channels(kernel: &mut [f32], scale: &[f32]) {
     kernel.par_chunks_mut(64 * scale.len()).for_each(|rows| {
         for row in rows.chunks_exact_mut(scale.len()) {
@@ -47,7 +47,7 @@ pub(super) fn scale_channels(kernel: &mut [f32], scale: &[f32]) {
     });
 }
 
-/// One of the groups.
+/// The geometry of one group.
 fn one(geometry: &Geometry, groups: usize) -> Geometry {
     Geometry { inputs: geometry.inputs / groups, outputs: geometry.outputs / groups, ..*geometry }
 }
@@ -86,7 +86,7 @@ pub(super) fn forward<R: Send>(
     vec![each(y)]
 }
 
-/// Writes the gradient of the input to `dx`, or adds it.
+/// Writes the gradient of the input to `dx`, or adds it to `dx`.
 pub(super) fn input_gradient(
     geometry: &Geometry,
     groups: usize,

@@ -11,7 +11,7 @@ use crate::math::rows::sum;
 use crate::math::simd::vectorise;
 use crate::nn::Error;
 
-/// Mean, and the inverse of the deviation, of one pixel.
+/// Mean and inverse standard deviation of one pixel.
 type Moments = [f32; 2];
 
 pub(super) fn forward<T: Tape<f32, Cpu>>(
@@ -28,7 +28,7 @@ pub(super) fn forward<T: Tape<f32, Cpu>>(
     let (result, weight, bias) = (y.handle.clone(), weight.clone(), bias.handle.clone());
     tape.add_backward_op(move |table| {
         let Some(dy) = take(table, &result)? else { return Ok(()) };
-        // The residual's gradient is there already: added to in place.
+        // The residual's gradient may exist already; this one is added to it in place.
         let there = if x.traced { take(table, &x.handle)? } else { None };
         let add = there.is_some();
         let mut dx = there.unwrap_or_else(|| Buffer::new(dy.len()));
@@ -40,12 +40,12 @@ pub(super) fn forward<T: Tape<f32, Cpu>>(
     Ok(y.on(tape, T::OWNS_TAPE))
 }
 
-/// Elements of the pixels that one task takes.
+/// Elements of the pixels per task.
 fn stretch(channels: usize) -> usize {
     (CHUNK / channels).max(1) * channels
 }
 
-/// The normalised pixels, scaled and shifted, and what they were normalised by.
+/// The normalised pixels, scaled and shifted, and their moments.
 fn normalise(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32) -> (Buffer, Vec<Moments>) {
     let channels = weight.len();
     let stretch = stretch(channels);
@@ -65,7 +65,7 @@ fn normalise(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32) -> (Buffer, 
                                 #[inline(always)]
                                 |x| x,
                             );
-                        // Two passes, so that a mean far from zero costs no digits.
+                        // Two passes, so that a mean far from zero loses no digits.
                         let variance = share
                             * sum(
                                 x,
@@ -85,7 +85,7 @@ fn normalise(x: &[f32], weight: &[f32], bias: &[f32], epsilon: f32) -> (Buffer, 
     (y, moments)
 }
 
-/// Writes the gradient of `x` to `dx`, or adds it; returns those of the scale and the shift.
+/// Writes the gradient of `x` to `dx`, or adds it to `dx`; returns those of the scale and the shift.
 ///
 /// With `g` the gradient of the normalised pixel `n`: `(g - mean(g) - n mean(g n)) / deviation`.
 fn back(x: &[f32], moments: &[Moments], weight: &[f32], dy: &[f32], dx: &mut [f32], add: bool) -> [Buffer; 2] {

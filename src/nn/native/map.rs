@@ -1,8 +1,8 @@
 //! Feature maps and vectors of the CPU backend, and their gradients on dfdx's tape.
 //!
-//! dfdx gives out no slice of a CPU tensor, only copies. So the elements live in buffers of ours, and each map and vector
-//! carries an empty dfdx tensor for its identity: the tape orders the operations and finds the gradients by it. A gradient
-//! is an empty vector in dfdx's table until something is written to it.
+//! dfdx exposes no slice of a CPU tensor, only copies. So the elements are stored in buffers of this module, and each
+//! map and vector carries an empty dfdx tensor as its identity: the tape orders the operations and finds the gradients
+//! by it. A gradient is an empty vector in dfdx's table until something is written to it.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub(super) type Handle<T = NoneTape> = Tensor<(usize,), f32, Cpu, T>;
 /// The gradients of a backward pass.
 pub(super) type Table = Gradients<f32, Cpu>;
 
-/// Elements that one task of an element-wise loop takes.
+/// Elements per task of an element-wise loop.
 pub(super) const CHUNK: usize = 1 << 14;
 
 /// `N x H x W x C` elements and a tape.
@@ -26,12 +26,12 @@ pub struct NativeMap<T> {
     pub(super) values: Arc<Buffer>,
     pub(super) shape: Shape,
     pub(super) handle: Handle<T>,
-    /// Whether its gradient is wanted.
+    /// Whether its gradient is needed.
     pub(super) traced: bool,
 }
 
 impl NativeMap<NoneTape> {
-    /// A map that no operation has been recorded for.
+    /// A map without a recorded operation.
     pub fn new(device: &Cpu, values: Buffer, shape: Shape) -> Result<Self, CpuError> {
         Ok(Self { values: Arc::new(values), shape, handle: device.try_zeros_like(&(0,))?, traced: false })
     }
@@ -62,7 +62,7 @@ impl NativeVector {
         Ok(Self { values: Arc::new(values), handle: device.try_zeros_like(&(0,))? })
     }
 
-    /// The elements, to change: copied first where another clone is still in use.
+    /// The elements, mutably: copied first if another clone is still in use.
     pub fn values_mut(&mut self) -> &mut [f32] {
         if Arc::get_mut(&mut self.values).is_none() {
             self.values = Arc::new(Buffer::copy_of(&self.values));
@@ -70,7 +70,7 @@ impl NativeVector {
         Arc::get_mut(&mut self.values).map_or(&mut [], |values| &mut values[..])
     }
 
-    /// The elements in memory of their own.
+    /// The elements as an owned vector.
     pub fn into_values(self) -> Vec<f32> {
         Arc::try_unwrap(self.values).map_or_else(|shared| shared.to_vec(), Buffer::into_vec)
     }
@@ -82,7 +82,7 @@ pub(super) fn take(table: &mut Table, handle: &Handle) -> Result<Option<Buffer>,
     Ok((!values.is_empty()).then(|| Buffer::of(values)))
 }
 
-/// Puts a gradient into the table, adding it to what is there.
+/// Puts a gradient into the table, adding it to one that is there already.
 pub(super) fn put(table: &mut Table, handle: &Handle, gradient: Buffer) -> Result<(), CpuError> {
     let there = &mut **table.get_or_alloc_mut(handle)?;
     if there.is_empty() {

@@ -2,12 +2,12 @@
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `product` | the matrix product under everything |
+//! | `product` | the matrix product that everything uses |
 //! | `conv`, `groups` | convolutions and their gradients |
 //! | `norm`, `pool`, `vectors` | batch normalisation, pooling, L2 normalisation |
-//! | `tokens`, `layer_norm`, `attention`, `gelu` | what transformers need |
+//! | `tokens`, `layer_norm`, `attention`, `gelu` | the operations of transformers |
 //! | `map`, `buffer` | feature maps on the tape, and their memory |
-//! | `update` | optimisers' steps, and the length of gradients |
+//! | `update` | optimiser steps and gradient norms |
 
 mod attention;
 pub mod buffer;
@@ -60,12 +60,12 @@ impl Native {
         Self { winograd: false, ..Self::default() }
     }
 
-    /// A vector that takes the memory of `values` over; `NativeVector::into_values` gives it back.
+    /// A vector that takes ownership of the memory of `values`; `NativeVector::into_values` returns it.
     pub fn adopt(&self, values: Vec<f32>) -> Result<NativeVector, Error> {
         NativeVector::new(&self.cpu, Buffer::of(values)).map_err(failed("a vector"))
     }
 
-    /// The result of an operation with one input, with the way back: `dy` to the input's gradient.
+    /// The result of an operation with one input, with its backward function: `dy` to the input's gradient.
     fn unary<T: Tape<f32, Cpu>>(
         &self,
         operation: &'static str,
@@ -310,7 +310,7 @@ impl Backend for Native {
             let (x, mut tape) = x.split();
             let gradient = Buffer::copy_of(gradient);
             tape.add_backward_op(move |table| put(table, &x.handle, gradient));
-            // dfdx runs a tape from a scalar.
+            // dfdx runs a tape backward from a scalar.
             let scalar: Tensor<Rank0, f32, Cpu> = self.cpu.try_tensor(0.0)?;
             dfdx::prelude::Backward::try_backward(scalar.put_tape(tape))
         };

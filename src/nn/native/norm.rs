@@ -1,18 +1,17 @@
 //! Batch normalisation, residual, ReLU and 2x2 max pooling on CPU slices, in one pass each way.
 //!
-//! The normalisation is one multiplication and one addition a channel, and of four values only the largest passes the
-//! pooling: nothing is written but the result. In the backward pass the winner of each window is found again rather than
-//! stored.
+//! The normalisation is one multiplication and one addition per channel, and of four values only the largest passes the
+//! pooling: only the result is written. The backward pass recomputes the winner of each window instead of storing it.
 
 use rayon::prelude::*;
 
 use super::map::CHUNK;
 use crate::math::simd::vectorise;
 
-/// Pixels whose sums are kept in single precision before they are added in double precision.
+/// Pixels whose sums are accumulated in single precision before they are added in double precision.
 const SUM_PIXELS: usize = 256;
 
-/// The shapes of one pooling: `N x H x W x C` to `N x H/2 x W/2 x C`, a last odd row or column left out.
+/// The shapes of one pooling: `N x H x W x C` to `N x H/2 x W/2 x C`; a last odd row or column is dropped.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Windows {
     pub height: usize,
@@ -41,7 +40,7 @@ pub(super) struct Moments {
 }
 
 impl Moments {
-    /// Of `values` (`pixels x C`): two passes, so that a mean far from zero costs no digits.
+    /// The moments of `values` (`pixels x C`): two passes, so that a mean far from zero loses no digits.
     pub fn of(values: &[f32], channels: usize) -> Self {
         let count = (values.len() / channels) as f64;
         let mut mean = vec![0.0; channels];
@@ -71,7 +70,7 @@ impl Moments {
         Self { count, mean, squares }
     }
 
-    /// Of both (Chan, Golub and LeVeque 1983).
+    /// The moments of both together (Chan, Golub and LeVeque 1983).
     pub fn merge(mut self, other: &Self) -> Self {
         let count = self.count + other.count;
         for channel in 0..self.mean.len() {
@@ -84,8 +83,8 @@ impl Moments {
         self
     }
 
-    /// Moves running statistics towards these by the share `momentum`; the running variance is the unbiased one, as PyTorch
-    /// has it.
+    /// Moves running statistics towards these by the fraction `momentum`; the running variance is the unbiased one, as
+    /// in PyTorch.
     pub fn update_running(&self, mean: &mut [f32], variance: &mut [f32], momentum: f32) {
         let (freedom, momentum) = ((self.count - 1.0).max(1.0), f64::from(momentum));
         for (running, batch) in mean.iter_mut().zip(&self.mean) {
@@ -103,7 +102,7 @@ impl Moments {
     }
 }
 
-/// `y = scale * x + shift` for each channel, and what the backward pass needs beside it.
+/// `y = scale * x + shift` for each channel, and what the backward pass needs in addition.
 #[derive(Debug, Clone)]
 pub(super) struct Normalisation {
     pub scale: Vec<f32>,
@@ -128,7 +127,7 @@ impl Normalisation {
         this
     }
 
-    /// By running statistics.
+    /// The normalisation by running statistics.
     pub fn running(mean: &[f32], variance: &[f32], weight: &[f32], bias: &[f32], epsilon: f32) -> Self {
         Self::new(mean.iter().zip(variance).map(|(&m, &v)| (f64::from(m), f64::from(v))), weight, bias, epsilon)
     }
@@ -138,7 +137,7 @@ impl Normalisation {
         (CHUNK / self.scale.len()).max(1) * self.scale.len()
     }
 
-    /// Writes normalised `x` (`pixels x C`), plus `residual`, rectified if `relu`, to `y`.
+    /// Writes normalised `x` (`pixels x C`), plus `residual`, with a ReLU if `relu`, to `y`.
     pub fn apply(&self, x: &[f32], residual: Option<&[f32]>, relu: bool, y: &mut [f32]) {
         let (channels, stretch) = (self.scale.len(), self.stretch());
         y.par_chunks_mut(stretch).zip(x.par_chunks(stretch)).enumerate().for_each(|(index, (y, x))| {
@@ -198,7 +197,7 @@ impl Normalisation {
         total(&parts, channels)
     }
 
-    /// Turns `dy` into the gradient of `x` (`pixels x C`), given [`Self::sums`].
+    /// Replaces `dy` by the gradient of `x` (`pixels x C`), given [`Self::sums`].
     pub fn back(&self, x: &[f32], [plain, weighted]: &[Vec<f64>; 2], dy: &mut [f32]) {
         let (channels, stretch) = (self.scale.len(), self.stretch());
         let (slope, offset) = self.slopes([plain, weighted], (x.len() / channels) as f64);
@@ -217,7 +216,7 @@ impl Normalisation {
         });
     }
 
-    /// As [`Self::back`], leaving `dy` as it is.
+    /// Like [`Self::back`], without changing `dy`.
     pub fn back_from(&self, x: &[f32], [plain, weighted]: &[Vec<f64>; 2], dy: &[f32], dx: &mut [f32]) {
         let (channels, stretch) = (self.scale.len(), self.stretch());
         let (slope, offset) = self.slopes([plain, weighted], (x.len() / channels) as f64);
@@ -248,7 +247,7 @@ impl Normalisation {
         (slope, offset)
     }
 
-    /// Writes normalised, rectified and pooled `x` (`N x H x W x C`) to `y` (`N x H/2 x W/2 x C`).
+    /// Writes `x` (`N x H x W x C`) after normalisation, ReLU and pooling to `y` (`N x H/2 x W/2 x C`).
     pub fn forward(&self, windows: Windows, x: &[f32], y: &mut [f32]) {
         let image = windows.image();
         y.par_chunks_mut(windows.pooled()).zip(x.par_chunks(image)).for_each(|(y, x)| {
@@ -317,8 +316,8 @@ impl Normalisation {
         });
     }
 
-    // The loops over channels are functions of their own because the compiler takes their arguments not to overlap,
-    // and without that it does not vectorise them.
+    // The loops over channels are separate functions because the compiler assumes that arguments do not overlap, and
+    // does not vectorise the loops without that.
 
     /// One pixel of the pooled output.
     #[inline(always)]
@@ -329,12 +328,12 @@ impl Normalisation {
         for c in 0..n {
             let (scale, shift) = (scale[c], shift[c]);
             let [a, b, d, e] = [a[c] * scale + shift, b[c] * scale + shift, d[c] * scale + shift, e[c] * scale + shift];
-            // In this order what is not a number stays so.
+            // This order propagates NaN.
             y[c] = largest(0.0, largest(largest(a, b), largest(d, e)));
         }
     }
 
-    /// Adds what one pixel of the pooled output's gradient contributes to the parameters' gradients.
+    /// Adds the contribution of one pixel of the pooled output's gradient to the parameters' gradients.
     #[inline(always)]
     fn sum(&self, [a, b, d, e]: [&[f32]; 4], dy: &[f32], plain: &mut [f32], weighted: &mut [f32]) {
         let n = dy.len();
@@ -380,7 +379,7 @@ impl Normalisation {
     }
 }
 
-/// Adds one pixel's gradient, and that times the distance of `x` from the mean.
+/// Adds one pixel's gradient, and its product with the distance of `x` from the mean.
 #[inline(always)]
 fn add_moments(dy: &[f32], x: &[f32], mean: &[f32], plain: &mut [f32], weighted: &mut [f32]) {
     let n = dy.len();
@@ -443,7 +442,7 @@ pub(super) fn channel_sums(dy: &[f32], channels: usize) -> Vec<f32> {
     total.into_iter().map(|sum| sum as f32).collect()
 }
 
-/// Which of a window's values passes: the first of the largest, if positive once normalised.
+/// Which of a window's values passes: the first maximum, if positive after normalisation.
 #[inline(always)]
 fn winner([a, b, d, e]: [f32; 4], scale: f32, shift: f32) -> [bool; 4] {
     let [a, b, d, e] = [a * scale + shift, b * scale + shift, d * scale + shift, e * scale + shift];
@@ -455,7 +454,7 @@ fn winner([a, b, d, e]: [f32; 4], scale: f32, shift: f32) -> [bool; 4] {
     [alive & first, alive & second, alive & third, alive & !first & !second & !third]
 }
 
-/// The larger of two; one comparison, where `f32::max` has a second one for NaN.
+/// The larger of two, by one comparison; `f32::max` needs a second one for NaN.
 #[inline(always)]
 fn largest(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
@@ -478,7 +477,7 @@ fn window(windows: Windows, image: &[f32], cell: usize) -> [&[f32]; 4] {
     [&top[..channels], &top[channels..], &bottom[..channels], &bottom[channels..]]
 }
 
-/// The four pixels of a window, to write to.
+/// The four pixels of a window, mutably.
 #[inline(always)]
 fn window_mut(windows: Windows, image: &mut [f32], cell: usize) -> [&mut [f32]; 4] {
     let channels = windows.channels;

@@ -1,4 +1,4 @@
-//! Pooling of windows and of whole images, NHWC.
+//! Pooling over windows and over whole images, NHWC.
 
 use rayon::prelude::*;
 
@@ -6,7 +6,7 @@ use super::buffer::Buffer;
 use crate::math::simd::vectorise;
 use crate::nn::backend::{Reduce, Shape, Window};
 
-/// The pixels of an image that fall into the window at (`row`, `column`): their place in the window, and in the image.
+/// The pixels of an image in the window at (`row`, `column`): their index in the window, and in the image.
 fn taps(window: Window, shape: Shape, row: usize, column: usize) -> impl Iterator<Item = (usize, usize)> {
     let Window { size, stride, padding, .. } = window;
     (0..size * size).filter_map(move |tap| {
@@ -16,7 +16,8 @@ fn taps(window: Window, shape: Shape, row: usize, column: usize) -> impl Iterato
     })
 }
 
-/// Elements that a window counts: padding inside the padded image, as PyTorch's `count_include_pad`.
+/// Elements that a window's mean divides by: padding inside the padded image counts, as with PyTorch's
+/// `count_include_pad`.
 fn counted(window: Window, shape: Shape, row: usize, column: usize) -> f32 {
     let along = |at: usize, len: usize| {
         let start = at * window.stride;
@@ -25,7 +26,7 @@ fn counted(window: Window, shape: Shape, row: usize, column: usize) -> f32 {
     (along(row, shape.rows) * along(column, shape.columns)) as f32
 }
 
-/// The pooled map, and for a maximum, if they are to be kept, the place in its window of each winner.
+/// The pooled map, and for a maximum, if they are to be kept, the index in its window of each winner.
 pub(super) fn forward(window: Window, reduce: Reduce, shape: Shape, x: &[f32], keep: bool) -> (Buffer, Vec<u8>) {
     let (out, channels) = (window.out(shape), shape.channels);
     let mut y = Buffer::new(out.len());
@@ -43,7 +44,7 @@ pub(super) fn forward(window: Window, reduce: Reduce, shape: Shape, x: &[f32], k
                         y.fill(f32::NEG_INFINITY);
                         for (_, pixel) in taps(window, shape, row, column) {
                             let x = &x[pixel * channels..][..channels];
-                            // What is not a number wins, as it should be seen.
+                            // NaN wins, so that it is not hidden.
                             y.iter_mut().zip(x).for_each(|(y, x)| *y = if *x > *y || x.is_nan() { *x } else { *y });
                         }
                     }
@@ -81,20 +82,20 @@ pub(super) fn forward(window: Window, reduce: Reduce, shape: Shape, x: &[f32], k
     (y, winners)
 }
 
-/// Keeps the larger values, and where they are.
+/// Keeps the larger values, and their indices.
 #[inline(always)]
 fn larger(x: &[f32], tap: u8, y: &mut [f32], winners: &mut [u8]) {
     let n = y.len();
     let (x, winners) = (&x[..n], &mut winners[..n]);
     for c in 0..n {
-        // What is not a number wins, as it should be seen.
+        // NaN wins, so that it is not hidden.
         let wins = x[c] > y[c] || x[c].is_nan();
         y[c] = if wins { x[c] } else { y[c] };
         winners[c] = if wins { tap } else { winners[c] };
     }
 }
 
-/// The gradient of the map from that of the pooled one.
+/// The gradient of the input map from that of the pooled one.
 pub(super) fn backward(window: Window, reduce: Reduce, shape: Shape, winners: &[u8], dy: &[f32]) -> Buffer {
     let (out, channels) = (window.out(shape), shape.channels);
     let mut dx = Buffer::new(shape.len());
@@ -127,7 +128,7 @@ pub(super) fn backward(window: Window, reduce: Reduce, shape: Shape, winners: &[
     dx
 }
 
-/// Each image's mean or largest value of each channel (`N x C`), and for a maximum the pixel of each winner.
+/// Each image's mean or maximum per channel (`N x C`), and for a maximum the pixel of each winner.
 pub(super) fn global(reduce: Reduce, shape: Shape, x: &[f32]) -> (Buffer, Vec<u32>) {
     let channels = shape.channels;
     let image = shape.rows * shape.columns * channels;
@@ -158,7 +159,7 @@ pub(super) fn global(reduce: Reduce, shape: Shape, x: &[f32]) -> (Buffer, Vec<u3
     (y, winners)
 }
 
-/// The gradient of the map from that of [`global`].
+/// The gradient of the input map from that of [`global`].
 pub(super) fn global_backward(reduce: Reduce, shape: Shape, winners: &[u32], dy: &[f32]) -> Buffer {
     let channels = shape.channels;
     let image = shape.rows * shape.columns * channels;

@@ -1,32 +1,33 @@
-//! The matrix product under every convolution and linear layer.
+//! The matrix product that every convolution and linear layer uses.
 //!
-//! It multiplies where the operands lie: the rows of the left side may overlap and lie at any distance, so that the
-//! patches of a convolution need not be written out first. What follows a product in a network (bias, residual, ReLU) is
-//! done while the sums are still in registers.
+//! It works on the operands in place: the rows of the left side may overlap and have any stride, so that the patches of
+//! a convolution need not be written out first. What follows a product in a network (bias, residual, ReLU) is applied
+//! while the sums are still in registers.
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Columns of the result that one pass makes; the right side is packed in panels of so many columns.
+/// Columns of the result per pass; the right side is packed in panels of this width.
 pub(super) const LANES: usize = 32;
 
-/// Rows of the result that are in registers at a time, at most: with 32 registers, 28 sums and what feeds them.
+/// Maximum rows of the result in registers at a time: of 32 registers, 28 hold sums and the others their inputs.
 pub(super) const ROWS: usize = 14;
 
-/// What happens to a sum before it is written.
+/// The operations on a sum before it is written.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Finish<'a> {
     /// Added to each row; padded to whole panels.
     pub bias: Option<&'a [f32]>,
-    /// Added element by element, laid out as the result.
+    /// Added element by element, in the layout of the result.
     pub residual: Option<&'a [f32]>,
     /// Negative values become 0.
     pub relu: bool,
-    /// Added to what is there instead of replacing it.
+    /// Adds to the output instead of overwriting it.
     pub add: bool,
 }
 
 impl Finish<'_> {
-    /// For some of the terms, among them the first or the last: what follows a product comes with the last.
+    /// The operations for some of the terms, among them the first or the last: those after a product are applied with
+    /// the last.
     pub fn of_terms(self, first: bool, last: bool) -> Self {
         let finish = if last { self } else { Finish { add: self.add, ..Finish::default() } };
         Finish { add: finish.add || !first, ..finish }
@@ -37,16 +38,16 @@ impl Finish<'_> {
 #[derive(Clone, Copy)]
 pub(super) struct Sizes {
     pub rows: usize,
-    /// Stretches of `depth` terms; within each the terms lie at one distance.
+    /// Runs of `depth` terms; within each, the terms have a constant stride.
     pub runs: usize,
     pub depth: usize,
-    /// Distances in `a` between runs, terms and rows.
+    /// Strides in `a` of runs, terms and rows.
     pub a_run: usize,
     pub a_depth: usize,
     pub a_row: usize,
-    /// Distance in `c` between rows.
+    /// Stride of rows in `c`.
     pub c_row: usize,
-    /// Columns that exist: `LANES`, fewer in a last panel.
+    /// Columns that exist: `LANES`, or fewer in the last panel.
     pub lanes: usize,
 }
 
@@ -54,10 +55,10 @@ pub(super) struct Sizes {
 pub(super) struct Product<'a> {
     pub sizes: Sizes,
     pub a: &'a [f32],
-    /// `runs * depth * LANES`, columns beyond `lanes` of any value.
+    /// `runs * depth * LANES`, with any values in columns beyond `lanes`.
     pub b: &'a [f32],
     pub c: &'a mut [f32],
-    /// `bias` begins with the panel's first column, `residual` lies as `c`.
+    /// `bias` starts at the panel's first column, `residual` has the layout of `c`.
     pub finish: Finish<'a>,
 }
 
@@ -89,7 +90,7 @@ impl WithSimd for Product<'_> {
             finish.residual.is_none_or(|residual| (rows - 1) * sizes.c_row + lanes <= residual.len()),
             "the residual is too short"
         );
-        // The right side is taken in blocks that stay in the first-level cache while all rows pass.
+        // The right side is processed in blocks that stay in the L1 cache while all rows pass.
         let block = depth.div_ceil(depth.div_ceil(BLOCK)).max(1);
         let group = if depth <= BLOCK { (BLOCK / depth).max(1) } else { 1 };
         for run in (0..runs).step_by(group) {
@@ -106,7 +107,7 @@ impl WithSimd for Product<'_> {
     }
 }
 
-/// Terms of the right side that stay in the first-level cache: 24 KiB.
+/// Terms of the right side that stay in the L1 cache: 24 KiB.
 const BLOCK: usize = 192;
 
 /// All rows of one block of terms.
@@ -125,7 +126,7 @@ unsafe fn rows_of<S: Simd>(simd: S, sizes: Sizes, a: &[f32], b: &[f32], c: &mut 
         for lane in (0..sizes.lanes).step_by(2 * S::F32_LANES) {
             let tile = Tile {
                 sizes,
-                // SAFETY: the caller vouches for all rows.
+                // SAFETY: the caller guarantees all rows.
                 a: unsafe { a.as_ptr().add(row * sizes.a_row) },
                 // SAFETY: 2 * F32_LANES divides LANES on every instruction set (1, 4, 8 or 16 lanes).
                 b: unsafe { b.as_ptr().add(lane) },
@@ -139,7 +140,6 @@ unsafe fn rows_of<S: Simd>(simd: S, sizes: Sizes, a: &[f32], b: &[f32], c: &mut 
                 ($($n:literal)*) => {
                     match count {
                         // The guard keeps tiles of more rows than the registers hold from being compiled.
-                        // SAFETY: as above; `b` has `runs * depth` rows of LANES.
                         $($n if $n <= most => unsafe { tile.run::<S, $n>(simd) },)*
                         _ => unreachable!("blocks have at most {ROWS} rows"),
                     }
@@ -151,7 +151,7 @@ unsafe fn rows_of<S: Simd>(simd: S, sizes: Sizes, a: &[f32], b: &[f32], c: &mut 
     }
 }
 
-/// One block of registers.
+/// A tile of sums in registers.
 struct Tile<'a> {
     sizes: Sizes,
     a: *const f32,
@@ -163,8 +163,8 @@ struct Tile<'a> {
     lanes: usize,
 }
 
-/// The body once for each row below `$count`, written out: sums that a loop indexes, even one that is unrolled later, may end
-/// in memory instead of registers, as the compiler's passes happen to fall.
+/// Expands the body once for each row count up to `$count`: sums that a loop indexes, even one that is unrolled later,
+/// may end up in memory instead of registers, depending on the order of the compiler's passes.
 macro_rules! for_rows {
     ($count:ident, $row:ident, $body:block) => { for_rows!(@ $count $row $body 0 1 2 3 4 5 6 7 8 9 10 11 12 13) };
     (@ $count:ident $row:ident $body:block $($index:literal)*) => {
@@ -189,9 +189,9 @@ impl Tile<'_> {
                 fetch(&residual[at..]);
             }
         });
-        // SAFETY: the caller vouches for all offsets; vectors are read unaligned.
+        // SAFETY: the caller guarantees all offsets; vectors are read unaligned.
         unsafe {
-            // Loops that end at their foot: with a test at the head the compiler moves the sums between registers.
+            // Loops with the test at the end: with a test at the head the compiler moves the sums between registers.
             let mut b = self.b;
             let mut run = 0;
             loop {
@@ -221,7 +221,7 @@ impl Tile<'_> {
         for_rows!(COUNT, ROW, { self.write(simd, ROW * sizes.c_row, sums[ROW]) });
     }
 
-    /// Writes one row's sums, finished, to element `at` of the result.
+    /// Writes one row's sums, after `finish`, to element `at` of the result.
     #[inline(always)]
     fn write<S: Simd>(&mut self, simd: S, at: usize, sums: [S::f32s; 2]) {
         let finish = self.finish;
@@ -234,7 +234,7 @@ impl Tile<'_> {
                 let mut value = values[lane] + self.bias.map_or(0.0, |bias| bias[lane]);
                 value += self.residual.map_or(0.0, |residual| residual[at + lane]);
                 value += if finish.add { *out } else { 0.0 };
-                // Not `max`: what is not a number stays so.
+                // Not `max`, which would drop NaN.
                 *out = if finish.relu && value < 0.0 { 0.0 } else { value };
             }
             return;
@@ -253,7 +253,7 @@ impl Tile<'_> {
                 value = simd.add_f32s(value, load::<S>(out));
             }
             if finish.relu {
-                // Not `max`: what is not a number stays so.
+                // Not `max`, which would drop NaN.
                 let zero = simd.splat_f32s(0.0);
                 value = simd.select_f32s(simd.less_than_f32s(value, zero), zero, value);
             }
@@ -262,13 +262,13 @@ impl Tile<'_> {
     }
 }
 
-/// Asks for a row of a tile before it is needed: results lie in memory far away, and the sums take their time.
+/// Prefetches a row of a tile: results are far away in memory, and the sums take long enough to hide the latency.
 #[inline(always)]
 fn fetch(row: &[f32]) {
     #[cfg(target_arch = "x86_64")]
     for line in [0, LANES / 2] {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: no access: any address will do.
+        // SAFETY: a prefetch accesses nothing, so any address is valid.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(line).cast()) };
     }
 }
@@ -276,13 +276,13 @@ fn fetch(row: &[f32]) {
 #[inline(always)]
 fn load<S: Simd>(from: &[f32]) -> S::f32s {
     assert_eq!(from.len(), S::F32_LANES);
-    // SAFETY: the length is that of a vector, whose every bit pattern is valid.
+    // SAFETY: the slice has the length of a vector, whose every bit pattern is valid.
     unsafe { from.as_ptr().cast::<S::f32s>().read_unaligned() }
 }
 
 #[inline(always)]
 fn store<V: Copy>(to: &mut [f32], value: V) {
     assert_eq!(size_of_val(to), size_of::<V>());
-    // SAFETY: the length is that of the vector, whose elements are f32.
+    // SAFETY: the slice has the length of the vector, whose elements are f32.
     unsafe { to.as_mut_ptr().cast::<V>().write_unaligned(value) }
 }

@@ -1,4 +1,4 @@
-//! Images as rows of tokens, and stretches of them.
+//! Images as sequences of tokens, and ranges of them.
 
 use std::ops::Range;
 
@@ -47,14 +47,14 @@ fn sum(y: &mut [f32], a: &[f32], b: &[f32]) {
     y.iter_mut().zip(a).zip(b).for_each(|((y, a), b)| *y = a + b);
 }
 
-/// The elements `part` of every `image` elements.
+/// The elements `part` of each stretch of `image` elements.
 pub(super) fn cut(x: &[f32], image: usize, part: Range<usize>) -> Buffer {
     let mut y = Buffer::new(x.len() / image * part.len());
     y.par_chunks_mut(part.len()).zip(x.par_chunks(image)).for_each(|(y, x)| y.copy_from_slice(&x[part.clone()]));
     y
 }
 
-/// The elements back in their places, zeros in the others.
+/// The adjoint of [`cut`]: the elements back in their positions, zeros in the others.
 pub(super) fn uncut(y: &[f32], image: usize, part: Range<usize>) -> Buffer {
     let mut x = Buffer::new(y.len() / part.len() * image);
     x.par_chunks_mut(image).zip(y.par_chunks(part.len())).for_each(|(x, y)| {

@@ -30,7 +30,7 @@ pub(super) fn forward<T: Tape<f32, Cpu>>(
 ) -> Outcome<T> {
     match unit.norm {
         Norm::Batch { .. } => by_batch(native, x, unit, residual),
-        // A largest value of rectified ones is the rectified largest value.
+        // The maximum of ReLU outputs is the ReLU of the maximum.
         _ if unit.after == After::ReluMaxPool => {
             let (y, none) = folded(native, x, Unit { after: After::Relu, ..unit }, residual)?;
             let window = Window { size: 2, stride: 2, padding: 0, ceil: false };
@@ -40,7 +40,7 @@ pub(super) fn forward<T: Tape<f32, Cpu>>(
     }
 }
 
-/// Splits the inputs of a unit from their tapes.
+/// Separates the inputs of a unit from their tapes.
 fn split<T: Tape<f32, Cpu>>(
     x: NativeMap<T>,
     residual: Option<NativeMap<T>>,
@@ -52,7 +52,7 @@ fn split<T: Tape<f32, Cpu>>(
     }
 }
 
-/// Normalised by the batch's own statistics: what a channel's mean is, is known only after the convolution.
+/// Normalised by the batch's own statistics: a channel's mean is known only after the convolution.
 fn by_batch<T: Tape<f32, Cpu>>(
     native: &Native,
     x: NativeMap<T>,
@@ -144,7 +144,7 @@ fn by_batch<T: Tape<f32, Cpu>>(
     Ok((map, Some(running)))
 }
 
-/// The gradient of a convolution's input, where it is wanted: added to what is there already.
+/// The gradient of a convolution's input, where it is needed: added to an existing one.
 fn input_gradient(
     table: &mut Table,
     geometry: &Geometry,
@@ -164,7 +164,7 @@ fn input_gradient(
     put(table, &x.handle, dx)
 }
 
-/// Normalised by constants, or not at all: folded into the convolution, whose output is never written.
+/// Normalised by constants, or not at all: folded into the convolution, whose own output is never written.
 fn folded<T: Tape<f32, Cpu>>(
     native: &Native,
     x: NativeMap<T>,
@@ -182,7 +182,7 @@ fn folded<T: Tape<f32, Cpu>>(
         }
         _ => None,
     };
-    // A convolution's bias passes through the normalisation.
+    // The normalisation scales the convolution's bias too.
     let mut shift = normalisation.as_ref().map_or_else(|| vec![0.0; outputs], |n| n.shift.clone());
     if let Some(bias) = conv_bias {
         for (c, (shift, bias)) in shift.iter_mut().zip(bias.values.iter()).enumerate() {
@@ -216,7 +216,8 @@ fn folded<T: Tape<f32, Cpu>>(
         if conv_bias.is_some() || learned.is_some() {
             let sums = channel_sums(&dy, outputs);
             if let (Some([weight, bias]), Some(n)) = (&learned, &normalisation) {
-                // The scale multiplies the kernel and the bias, so its gradient is theirs against them.
+                // The scale multiplies the kernel and the bias, so its gradient is the dot product of their gradients
+                // with them.
                 let mut slopes = groups::channel_products(&dw, &kernel.values, outputs);
                 for (c, slope) in slopes.iter_mut().enumerate() {
                     let offset = conv_bias.as_ref().map_or(0.0, |bias| bias.values[c]) - n.mean[c];
@@ -246,7 +247,7 @@ fn folded<T: Tape<f32, Cpu>>(
     Ok((map, None))
 }
 
-/// A vector filled up to whole panels.
+/// A vector padded to whole panels.
 fn padded(values: &[f32]) -> Vec<f32> {
     let mut padded = values.to_vec();
     padded.resize(values.len().next_multiple_of(LANES), 0.0);

@@ -1,20 +1,21 @@
-//! Optimisers' steps and the length of gradients.
+//! Optimiser steps and gradient norms.
 //!
-//! A step reads and writes each element once, so memory sets its speed: AdamW reads values, gradient and two vectors of
-//! state and writes three of them, 28 bytes an element. For the 25 million of a ResNet-50 that is 0.7 GB, some 0.07 s
-//! where memory moves 10 GB/s.
+//! A step reads and writes each element once, so it is bound by memory bandwidth: AdamW reads values, gradient and two
+//! state vectors and writes three of them, 28 bytes per element. For the 25 million of a ResNet-50 that is 0.7 GB, some
+//! 0.07 s at 10 GB/s.
 //!
-//! Each element depends on its own past alone, and no loop's order on the number of threads: neither do the bits.
+//! Each element depends on its own history alone, and no loop's order depends on the number of threads: neither do the
+//! bits.
 
 use rayon::prelude::*;
 
 use crate::math::simd::vectorise;
 use crate::nn::backend::Rule;
 
-/// Elements of a piece of work: pieces of four slices fit a core's cache, and a tensor of one piece stays on its thread.
+/// Elements per chunk: chunks of four slices fit a core's cache, and a tensor of one chunk stays on its thread.
 pub(super) const CHUNK: usize = 1 << 16;
 
-/// See [`Backend::update`](crate::nn::Backend::update). Runs on equal pieces of all slices, on all threads, with the
+/// See [`Backend::update`](crate::nn::Backend::update). Runs on equal chunks of all slices, on all threads, with the
 /// machine's vector instructions.
 pub(super) fn update<const N: usize>(
     values: &mut [f32],
@@ -41,7 +42,7 @@ pub(super) fn update<const N: usize>(
 
 #[inline(always)]
 fn piece<const N: usize>(values: &mut [f32], gradient: &[f32], mut memory: [&mut [f32]; N], rule: impl Rule<N>) {
-    // Cut to one length, which spares the loop its checks.
+    // Slices of one length spare the loop its bounds checks.
     let len = values.len();
     let gradient = &gradient[..len];
     for vector in &mut memory {
@@ -60,10 +61,10 @@ fn piece<const N: usize>(values: &mut [f32], gradient: &[f32], mut memory: [&mut
     }
 }
 
-/// Sums kept side by side, whatever the width of the machine's vectors.
+/// Number of parallel partial sums, whatever the width of the machine's vectors.
 const LANES: usize = 16;
 
-/// The sum of the squares of all elements, in double precision. The order of the sum follows from their number alone, so
+/// The sum of the squares of all elements, in double precision. The order of the sum depends on their number alone, so
 /// the bits do not depend on threads or machine.
 pub(super) fn square_sum(values: &[f32]) -> f64 {
     let chunks: Vec<f64> = values.par_chunks(CHUNK).map(chunk_square_sum).collect();
@@ -105,7 +106,7 @@ mod tests {
         for threads in [2, 4, 7] {
             assert_eq!(on(threads).to_bits(), on(1).to_bits());
         }
-        // Squares that single precision cannot hold.
+        // Squares that overflow single precision.
         assert_eq!(square_sum(&[1e30f32, -1e-30][..]), f64::from(1e30f32).powi(2));
         assert_eq!(square_sum(&[]), 0.0);
         assert!(square_sum(&[1.0, f32::NAN]).is_nan());

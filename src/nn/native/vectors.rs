@@ -2,10 +2,10 @@
 
 use super::buffer::Buffer;
 
-/// Lengths below this divide as if they were this, as in PyTorch's `normalize`.
+/// Smaller norms are replaced by this, as in PyTorch's `normalize`.
 const SMALLEST: f32 = 1e-12;
 
-/// The rows of `x` divided by their lengths, and the lengths.
+/// The rows of `x` divided by their L2 norms, and the norms.
 pub(super) fn normalise(x: &[f32], channels: usize) -> (Buffer, Vec<f32>) {
     let mut units = Buffer::copy_of(x);
     let lengths = units
@@ -20,10 +20,10 @@ pub(super) fn normalise(x: &[f32], channels: usize) -> (Buffer, Vec<f32>) {
     (units, lengths)
 }
 
-/// Turns the gradient of the units into that of the rows: `(g - (g . u) u) / length`.
+/// Replaces the gradient of the unit vectors by that of the rows: `(g - (g . u) u) / length`.
 pub(super) fn normalise_back(units: &[f32], lengths: &[f32], channels: usize, gradient: &mut [f32]) {
     for ((g, u), &length) in gradient.chunks_exact_mut(channels).zip(units.chunks_exact(channels)).zip(lengths) {
-        // A row shorter than the bound is divided by a constant.
+        // A row whose norm is below the bound is divided by a constant.
         let radial: f64 = match length > SMALLEST {
             true => g.iter().zip(u).map(|(&g, &u)| f64::from(g) * f64::from(u)).sum(),
             false => 0.0,

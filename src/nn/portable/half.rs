@@ -1,8 +1,8 @@
-//! Products in half precision: 16 bits for what is multiplied, sums in 32, as dfdx's `AMP<f16>` has them.
+//! Products in half precision: 16-bit operands, 32-bit sums, as in dfdx's `AMP<f16>`.
 //!
-//! dfdx converts tensors without a tape only. So an operation runs on a tape of half precision of its own, which the tape of
-//! single precision runs when it comes by: gradients are rounded to half precision on the way in and widened on the way
-//! out. Parameters, normalisations, sums of gradients and everything else stay in single precision.
+//! dfdx converts only tensors without a tape. So an operation runs on its own half-precision tape, which the
+//! single-precision tape runs in the backward pass: gradients are rounded to half precision on the way in and widened
+//! on the way out. Parameters, normalisations, sums of gradients and everything else stay in single precision.
 
 use dfdx::dtypes::{AMP, f16};
 use dfdx::prelude::*;
@@ -10,9 +10,9 @@ use dfdx::prelude::*;
 /// An element in half precision.
 pub(super) type Half = AMP<f16>;
 
-/// A device that reckons in both precisions.
+/// A device that computes in both precisions.
 pub trait Precisions: Device<f32> + Device<Half> {
-    /// Bytes of its memory that are in use, by whomever; none if it has none of its own.
+    /// Bytes of its memory in use, by any process; none if it has no memory of its own.
     fn memory(&self) -> Option<u64> {
         None
     }
@@ -31,7 +31,7 @@ impl Precisions for Cuda {
 /// The tape of an operation in half precision.
 type HalfTape<D> = OwnedTape<Half, D>;
 
-/// `operation`, which has one result, on `x` and `y` in half precision. Without `traced` no gradient is made for `x`.
+/// Applies `operation`, which has one result, to `x` and `y` in half precision. Without `traced`, `x` gets no gradient.
 pub(super) fn in_half<D: Precisions, T: Tape<f32, D>, X: Shape, Y: Shape, Z: Shape>(
     x: Tensor<X, f32, D, T>,
     traced: bool,
@@ -65,7 +65,7 @@ pub(super) fn in_half<D: Precisions, T: Tape<f32, D>, X: Shape, Y: Shape, Z: Sha
     Ok(z.put_tape(tape))
 }
 
-/// A tensor's values under a name that nothing else takes gradients to, in order of memory.
+/// A tensor's values under an id to which no other operation propagates gradients, in memory order.
 fn named<S: Shape, D: Precisions, T: Tape<f32, D>>(x: Tensor<S, f32, D, T>) -> Result<Tensor<S, f32, D, T>, D::Err> {
     x.try_contiguous()?.try_mul(1.0f32)
 }
@@ -78,7 +78,7 @@ fn widened<S: Shape, D: Precisions>(gradient: Tensor<S, Half, D>) -> Result<<D a
     let x = gradient.try_to_dtype::<f32>()?.try_reshape_like(&(len,))?;
     let recorded = x.clone().put_tape(OwnedTape::<f32, D>::default());
     let mut table = recorded.try_square()?.try_sum::<Rank0, Axis<0>>()?.try_mul(0.5f32)?.try_backward()?;
-    // In its place, which is never read, the least that a GPU allocates.
+    // Replaced by the smallest allocation of a GPU, which is never read.
     let least = Storage::<f32>::try_alloc_len(x.device(), 1)?;
     Ok(std::mem::replace(table.get_or_alloc_mut(&x)?, least))
 }

@@ -9,7 +9,7 @@ use super::{Block, Extents, Row};
 #[derive(Debug, Clone)]
 pub struct PortableMap<D: Device<f32>, T> {
     pub(super) values: Block<D, T>,
-    /// Whether its gradient is wanted.
+    /// Whether its gradient is needed.
     pub(super) traced: bool,
 }
 
@@ -21,7 +21,7 @@ impl<D: Device<f32>, T: Tape<f32, D>> PortableMap<D, T> {
 }
 
 impl<D: Device<f32>, T: Tape<f32, D>> PortableMap<D, T> {
-    /// The map after an operation on its pixels as rows of a matrix and the number of images; `shape` maps the extents.
+    /// The map after an operation on its pixels as rows of a matrix and the number of images; `shape` maps the shape.
     pub fn in_rows(
         self,
         operation: impl FnOnce(Matrix<D, T>, usize) -> Result<Matrix<D, T>, D::Err>,
@@ -36,17 +36,17 @@ impl<D: Device<f32>, T: Tape<f32, D>> PortableMap<D, T> {
 
 /// A parameter, buffer, gradient or state.
 ///
-/// dfdx does not tell whether a table of gradients holds one, and panics when asked for one that is missing. So an operation
-/// that uses a vector leaves a mark in the table: a gradient of `mark` that is longer than `mark` itself.
+/// dfdx does not report whether a table of gradients holds one, and panics when a missing one is requested. So an
+/// operation that uses a vector leaves a mark in the table: a gradient of `mark` that is longer than `mark` itself.
 #[derive(Debug, Clone)]
 pub struct PortableVector<D: Device<f32>> {
     pub(super) values: Row<D>,
     mark: Row<D>,
 }
 
-/// Length of `mark`, and of its gradient where nothing used the vector.
+/// Length of `mark`, and of its gradient if nothing used the vector.
 const UNUSED: usize = 1;
-/// Length of the gradient of `mark` where something did.
+/// Length of the gradient of `mark` if something did.
 const USED: usize = 2;
 
 /// Memory for `len` elements.

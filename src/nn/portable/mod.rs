@@ -1,19 +1,19 @@
-//! The networks' operations made of dfdx's own, for every device that dfdx has: the GPU's backend.
+//! The networks' operations built from dfdx's own, for every device of dfdx: the GPU's backend.
 //!
-//! A convolution is a gather of patches and a matrix product, a pooling a gather of windows and a reduction. On a GPU each is
-//! a kernel that dfdx ships; on dfdx's CPU the same code runs slowly, and the tests compare it there with
-//! [`Native`](super::Native). On a GPU dfdx adds up gradients in no fixed order: the last bits of a result may differ from
+//! A convolution is a gather of patches and a matrix product, a pooling a gather of windows and a reduction. On a GPU
+//! each is a kernel that dfdx ships; on dfdx's CPU the same code runs slowly, and the tests compare it there with
+//! [`Native`](super::Native). On a GPU dfdx sums gradients in no fixed order: the last bits of a result may differ from
 //! run to run.
 //!
 //! | file | holds |
 //! | --- | --- |
-//! | `windows` | where the pixels of patches and pooling windows lie |
+//! | `windows` | indices of the pixels of patches and pooling windows |
 //! | `unit` | convolution, normalisation, residual, ReLU |
-//! | `pool` | maxima and means of windows |
+//! | `pool` | maxima and means over windows |
 //! | `transformer` | layer normalisation, GELU, attention, tokens |
 //! | `half` | products in half precision |
 //! | `map` | feature maps and vectors |
-//! | `update` | optimisers' steps, and the length of gradients |
+//! | `update` | optimiser steps and gradient norms |
 
 mod half;
 mod map;
@@ -56,13 +56,13 @@ impl<D: Device<f32>> Portable<D> {
     }
 }
 
-/// The extents of a feature map: `N x H x W x C`.
+/// The shape of a feature map: `N x H x W x C`.
 type Extents = (usize, usize, usize, usize);
-/// A feature map as dfdx has it, or as many values by other four extents.
+/// A feature map as a dfdx tensor, or as many values with another four-axis shape.
 type Block<D, T = NoneTape> = Tensor<Extents, f32, D, T>;
-/// A map whose pixels are in one row, or a [`Block`] after a reduction: `N x pixels x C`.
+/// A map with its pixels along one axis, or a [`Block`] after a reduction: `N x pixels x C`.
 type Pixels<D, T = NoneTape> = Tensor<(usize, usize, usize), f32, D, T>;
-/// A row of elements.
+/// A flat vector.
 type Row<D, T = NoneTape> = Tensor<(usize,), f32, D, T>;
 
 /// Maps a dfdx error, naming the operation.
@@ -70,7 +70,7 @@ fn failed<E: Display>(operation: &'static str) -> impl Fn(E) -> Error {
     move |error| Error::Device { operation, message: error.to_string() }
 }
 
-/// The elements of a tensor that fill its memory in order.
+/// The elements of a tensor that is contiguous in memory.
 fn to_host<S: Shape, D: Device<f32>, T>(tensor: &Tensor<S, f32, D, T>) -> Vec<f32> {
     let mut values = vec![0.0; tensor.shape().num_elements()];
     tensor.copy_into(&mut values);
@@ -169,7 +169,7 @@ impl<D: Precisions> Backend for Portable<D> {
         x.then(|x| pool::images(self, x, reduce)).map_err(failed("global pooling"))
     }
 
-    /// dfdx panics if one of the maps is there twice.
+    /// dfdx panics if one of the maps occurs twice.
     fn concat<T: Tape<f32, D>>(&self, maps: Vec<PortableMap<D, T>>) -> Result<PortableMap<D, T>, Error> {
         let size = |map: &PortableMap<D, T>| backend::Shape { channels: 0, ..Self::shape(map) };
         if maps.windows(2).any(|pair| size(&pair[0]) != size(&pair[1])) {
@@ -188,7 +188,7 @@ impl<D: Precisions> Backend for Portable<D> {
     }
 
     fn add<T: Tape<f32, D>>(&self, x: PortableMap<D, T>, y: PortableMap<D, T>) -> Result<PortableMap<D, T>, Error> {
-        // dfdx adds no tensor to itself; a product with 1 is another tensor.
+        // dfdx cannot add a tensor to itself; its product with 1 is another tensor.
         let sum = || x.values.try_add(y.values.try_mul(1.0)?);
         Ok(PortableMap { values: sum().map_err(failed("a sum"))?, traced: x.traced || y.traced })
     }
@@ -205,7 +205,7 @@ impl<D: Precisions> Backend for Portable<D> {
         x.then(|x| {
             let shape = *x.shape();
             let squares = x.with_empty_tape().try_square()?.try_sum::<(usize, usize, usize), Axis<3>>()?;
-            // The bound comes before the root, whose slope at 0 is infinite.
+            // Clamped before the square root, whose derivative at 0 is infinite.
             let lengths = squares.try_clamp(SMALLEST_SQUARE, f32::MAX)?.try_sqrt()?;
             x.try_div(lengths.try_broadcast_like::<_, Axis<3>>(&shape)?)
         })
@@ -240,7 +240,7 @@ impl<D: Precisions> Backend for Portable<D> {
     ) -> Result<PortableMap<D, T>, Error> {
         let run = |x, images| transformer::tokens(x, images, class.learning(), positions.learning());
         let mut x = x.in_rows(run, |(n, h, w, c)| (n, 1, 1 + h * w, c)).map_err(failed("tokens"))?;
-        // The class token and the positions learn, whatever is below.
+        // The class token and the positions learn, whatever precedes them.
         x.traced = T::OWNS_TAPE;
         Ok(x)
     }
@@ -270,5 +270,5 @@ impl<D: Precisions> Backend for Portable<D> {
     }
 }
 
-/// Squared lengths below this divide as if they were this: the square of PyTorch's bound in `normalize`.
+/// Smaller squared norms are replaced by this: the square of PyTorch's bound in `normalize`.
 const SMALLEST_SQUARE: f32 = 1e-24;

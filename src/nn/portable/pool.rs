@@ -1,7 +1,7 @@
-//! Maxima and means of windows, and ReLU, which drops values as a maximum does.
+//! Maxima and means over windows, and ReLU, which drops values as a maximum does.
 //!
-//! dfdx's own maximum gives its gradient to all equals, and its maximum and its ReLU hide what is not a number. So the places
-//! of the values that stay are found without a tape, and everything else is replaced by zeros.
+//! dfdx's own maximum gives its gradient to all equals, and its maximum and its ReLU hide NaN. So the positions of the
+//! values to keep are found without a tape, and everything else is replaced by zeros.
 
 use dfdx::prelude::*;
 
@@ -9,7 +9,7 @@ use super::windows::{Windows, gather};
 use super::{Block, Extents, Pixels, Portable, Row};
 use crate::nn::backend::{Reduce, Window};
 
-/// Pooling of windows: `N x H x W x C` to fewer rows and columns.
+/// Pooling over windows: `N x H x W x C` to fewer rows and columns.
 pub(super) fn windows<D: Device<f32>, T: Tape<f32, D>>(
     portable: &Portable<D>,
     x: Block<D, T>,
@@ -39,7 +39,7 @@ pub(super) fn windows<D: Device<f32>, T: Tape<f32, D>>(
     y.try_reshape_like(&(images, count[0], count[1], channels))
 }
 
-/// Pooling of whole images: `N x H x W x C` to `N x 1 x 1 x C`.
+/// Pooling over whole images: `N x H x W x C` to `N x 1 x 1 x C`.
 pub(super) fn images<D: Device<f32>, T: Tape<f32, D>>(
     portable: &Portable<D>,
     x: Block<D, T>,
@@ -54,14 +54,14 @@ pub(super) fn images<D: Device<f32>, T: Tape<f32, D>>(
     y.try_reshape_like(&(images, 1, 1, channels))
 }
 
-/// The largest along the third axis; its gradient goes to the first of equals.
+/// The maximum along the third axis; among equals the gradient goes to the first.
 fn largest<D: Device<f32>, T: Tape<f32, D>>(portable: &Portable<D>, x: Block<D, T>) -> Result<Pixels<D, T>, D::Err> {
     let device = &portable.device;
     let shape @ (_, _, taps, channels) = *x.shape();
     let most = |values: &Block<D>| -> Result<Block<D>, D::Err> {
         values.clone().try_max::<(usize, usize, usize), Axis<2>>()?.try_broadcast_like::<_, Axis<2>>(&shape)
     };
-    // What is not a number wins, as it should be seen.
+    // NaN wins, so that it is not hidden.
     let seen = x.retaped::<NoneTape>().try_nans_to(f32::INFINITY)?;
     let winners = seen.try_eq(&most(&seen)?)?;
     drop(seen);
@@ -87,15 +87,15 @@ pub(super) fn relu<D: Device<f32>, T: Tape<f32, D>>(
     without(portable, x, dropped)
 }
 
-/// `x` with zeros for what is dropped, which has no gradient.
+/// `x` with zeros in place of the dropped values, which get no gradient.
 fn without<D: Device<f32>, T: Tape<f32, D>>(
     portable: &Portable<D>,
     x: Block<D, T>,
     dropped: Tensor<Extents, bool, D>,
 ) -> Result<Block<D, T>, D::Err> {
     let shape @ (_, rows, columns, channels) = *x.shape();
-    // dfdx adds up a gradient for the zeros too: those of one image are few enough to hold and many enough for a GPU's
-    // threads not to wait for each other.
+    // dfdx sums a gradient for the zeros too: those of one image are few enough to store and many enough that a GPU's
+    // threads do not wait for each other.
     let zeros: Pixels<D> = portable.device.try_zeros_like(&(rows, columns, channels))?;
     dropped.try_choose(zeros.retaped::<T>().try_broadcast_like::<_, Axis<0>>(&shape)?, x)
 }

@@ -7,10 +7,10 @@ use super::super::{Architecture, Backbone, Dropout, Head, Kind, Model, Native, P
 use super::Portable;
 use crate::nn::backend::{After, Backend, Convolution, Map, Norm, Recording, Reduce, Shape, Unit, Window};
 
-/// Relative to the largest.
+/// Relative to the largest element.
 const TOLERANCE: f32 = 2e-4;
 
-/// Which normalisation a unit has.
+/// The normalisation of a unit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Norms {
     Without,
@@ -18,7 +18,7 @@ enum Norms {
     Running { learn: bool },
 }
 
-/// A unit to be run.
+/// A unit to run.
 #[derive(Debug, Clone, Copy)]
 struct Case {
     x: Shape,
@@ -30,7 +30,7 @@ struct Case {
     residual: bool,
 }
 
-/// What a unit gives, by name; nothing for what must not be there. Its inputs are from `plain`.
+/// The results of a unit, by name; nothing for what must be absent. Its inputs are from `plain`.
 fn run<B: Backend>(device: &B, plain: &B, case: Case) -> Vec<(&'static str, Option<Vec<f32>>)> {
     let Case { x, outputs, convolution, norm, after, bias, residual } = case;
     let vector = |purpose: &str, len| device.vector(&random(purpose, len)).unwrap();
@@ -86,7 +86,7 @@ fn agree(native: &Native, portable: &Portable<Cpu>, case: Case) -> usize {
     let (found, expected) = (run(portable, portable, case), run(native, native, case));
     for ((name, found), (_, expected)) in found.iter().zip(&expected) {
         assert_eq!(found.is_some(), expected.is_some(), "{case:?}: {name}");
-        // The mean takes a constant out again: the true gradient of a bias before batch normalisation is 0.
+        // The mean subtracts a constant again: the true gradient of a bias before batch normalisation is 0.
         let zero = case.norm == Norms::Batch && *name == "of the convolution's bias";
         if let (Some(found), Some(expected)) = (found, expected) {
             let error = error(found, expected, if zero { 1.0 } else { 1e-6 });
@@ -137,7 +137,7 @@ fn half_precision_has_eleven_bits_and_ends_at_65504() {
     assert_eq!(single(&full, &full, x, 2.0, 1.0), [2.0 * x, 2.0, x]);
     let rounded = 1.0 + 2f32.powi(-10);
     assert_eq!(single(&mixed, &full, x, 2.0, 1.0), [2.0 * rounded, 2.0, rounded]);
-    // What is too large is infinite and seen as such; what is too small is lost.
+    // Overflow gives infinity and is detected; underflow is lost.
     let [value, dx, dk] = single(&mixed, &full, 300.0, 300.0, 1.0);
     assert_eq!((value, dx, dk), (f32::INFINITY, 300.0, 300.0));
     let [value, dx, dk] = single(&mixed, &full, 1.0, 2.0, 1e5);
@@ -173,7 +173,7 @@ fn units_give_the_values_gradients_and_statistics_of_native() {
             bias: false,
             residual: false,
         };
-        // Each normalisation with each of the others in turn.
+        // Each normalisation with one of the others after another.
         for (turn, norm) in norms.into_iter().enumerate() {
             let turn = turn + index;
             let (bias, residual) = (turn % 2 == 0, turn % 3 != 0);
@@ -358,7 +358,7 @@ fn networks_take_the_same_step() {
             let found = step(&Portable::new(Cpu::default()), architecture, images, training);
             let expected = step(&Native::default(), architecture, images, training);
             assert_eq!(found.len(), expected.len());
-            // Not to be compared: on `Native` alone, pixels moved by 1e-7 move BN-Inception's gradients by up to a quarter
+            // Not compared: on `Native` alone, pixels moved by 1e-7 move BN-Inception's gradients by up to a quarter
             // when so small a batch normalises it.
             let steep = backbone == Backbone::named("bn_inception").unwrap() && statistics == Statistics::Batch;
             for ((name, is_gradient, found), (expected_name, _, expected)) in found.iter().zip(&expected) {

@@ -29,11 +29,11 @@ pub(in crate::nn) fn layer_norm<D: Device<f32>, T: Tape<f32, D>>(
 
 /// See [`Backend::gelu`](crate::nn::Backend::gelu).
 ///
-/// The derivative of dfdx's own (0.13.0, `accurate_gelu`) takes the normal density for the root of 2 times as much as it is.
-/// What is added here has the value 0 and the derivative that puts this right.
+/// The derivative of dfdx's own (0.13.0, `accurate_gelu`) has the normal density too large by a factor of the root of
+/// 2. The term added here has the value 0 and the derivative that corrects this.
 pub(in crate::nn) fn gelu<D: Device<f32>, T: Tape<f32, D>>(x: Matrix<D, T>) -> Result<Matrix<D, T>, D::Err> {
     let excess = (std::f32::consts::SQRT_2 - 1.0) / std::f32::consts::TAU.sqrt();
-    // Without a tape, and not a copy of `bell`, whose gradient a copy would share.
+    // Without a tape, and not a copy of `bell`, with which a copy would share its gradient.
     let still = bell(x.retaped::<NoneTape>())?;
     let zero = bell(x.retaped::<T>())?.try_sub(still.put_tape(T::default()))?;
     x.try_accurate_gelu()?.try_add(zero.try_mul(excess)?)
@@ -53,7 +53,7 @@ pub(in crate::nn) fn attention<D: Precisions, T: Tape<f32, D>>(
 ) -> Result<Matrix<D, T>, D::Err> {
     let (rows, columns) = *x.shape();
     let (tokens, size) = (rows / images, columns / 3 / heads);
-    // Queries, keys and values of every head as matrices of their own: N x 3 heads x T x d.
+    // Queries, keys and values of every head as separate matrices: N x 3 heads x T x d.
     let x = x.try_reshape_like(&(images, tokens, 3 * heads, size))?;
     let x = x.try_permute::<(usize, usize, usize, usize), Axes4<0, 2, 1, 3>>()?;
     let part = |x: Block<D, T>, part: usize| {

@@ -42,12 +42,12 @@ pub(super) fn forward<D: Precisions, T: Tape<f32, D>>(
             let inverse = variance.try_add(epsilon)?.try_sqrt()?.try_recip()?;
             let pass = |vector: &PortableVector<D>| match learn {
                 true => Ok(vector.learning::<T>()),
-                // Under a name of its own it takes its gradient nowhere.
+                // Under its own id, its gradient is not propagated.
                 false => Ok(vector.values.clone().try_mul(1.0)?.retaped::<T>()),
             };
             let (weight, shift) = (pass(weight)?, pass(shift)?);
             let scale = weight.try_mul(inverse)?;
-            // A convolution's bias passes through the normalisation.
+            // The normalisation applies to the convolution's bias too.
             let offset = match bias {
                 Some(bias) => bias.try_sub(mean)?,
                 None => mean.try_negate()?.retaped::<T>(),
@@ -67,7 +67,7 @@ pub(super) fn forward<D: Precisions, T: Tape<f32, D>>(
         After::Nothing => y,
         After::Relu => pool::relu(portable, y)?,
         After::ReluMaxPool => {
-            // The rectified largest is the largest of the rectified, and there are fewer to rectify.
+            // The ReLU of the maximum is the maximum of the ReLUs, and has fewer elements.
             let window = Window { size: 2, stride: 2, padding: 0, ceil: false };
             pool::relu(portable, pool::windows(portable, y, window, Reduce::Max)?)?
         }
@@ -75,7 +75,7 @@ pub(super) fn forward<D: Precisions, T: Tape<f32, D>>(
     Ok((PortableMap { values: y, traced: T::OWNS_TAPE }, running))
 }
 
-/// The convolution itself, `windows x outputs`: kernel `taps C/groups x outputs`.
+/// The convolution alone, `windows x outputs`: kernel `taps C/groups x outputs`.
 fn convolved<D: Precisions, T: Tape<f32, D>>(
     portable: &Portable<D>,
     PortableMap { values, traced }: PortableMap<D, T>,
@@ -84,7 +84,7 @@ fn convolved<D: Precisions, T: Tape<f32, D>>(
     groups: usize,
 ) -> Result<Matrix<D, T>, D::Err> {
     if portable.mixed {
-        // The patches too, which are the most of what is read.
+        // The patches too, which are most of the memory traffic.
         return in_half(values, traced, kernel, |x, kernel| {
             product(patches(portable, x, traced, windows)?, kernel, groups)
         });
@@ -92,7 +92,7 @@ fn convolved<D: Precisions, T: Tape<f32, D>>(
     product(patches(portable, values, traced, windows)?, kernel, groups)
 }
 
-/// What the kernel sees of each window: `N x windows x taps x C`.
+/// The kernel's input for each window: `N x windows x taps x C`.
 fn patches<E: Dtype, D: Device<f32> + Device<E>, T: Tape<E, D>>(
     portable: &Portable<D>,
     x: Tensor<Extents, E, D, T>,
@@ -143,7 +143,7 @@ fn add_row<D: Device<f32>, T: Tape<f32, D>>(y: Matrix<D, T>, row: Option<Row<D, 
     }
 }
 
-/// Columns after batch normalisation, and the means and (biased) variances that they had.
+/// Columns after batch normalisation, and their means and (biased) variances.
 type Normalised<D, T> = (Matrix<D, T>, [Row<D>; 2]);
 
 /// Batch normalisation of the columns of `y`.
@@ -164,7 +164,7 @@ fn normalise<D: Device<f32>, T: Tape<f32, D>>(
     Ok((add_row(y, Some(shift))?, [batch_mean, batch_variance]))
 }
 
-/// Running mean and variance after a batch of `count` values; the variance that they move to is the unbiased one.
+/// Running mean and variance after a batch of `count` values; the running variance moves towards the unbiased one.
 fn moved<D: Device<f32>>(
     running: [&PortableVector<D>; 2],
     [mean, variance]: [Row<D>; 2],

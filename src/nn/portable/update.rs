@@ -12,7 +12,8 @@ use super::map::PortableVector;
 use super::{Row, to_host};
 use crate::nn::backend::{Number, Rule};
 
-/// The operand of a rule, or the error of an operation before it: operators cannot return errors, so they pass the first one on.
+/// The operand of a rule, or an earlier operation's error: operators cannot return errors, so they propagate the first
+/// one.
 #[derive(Debug)]
 struct Elements<D: Device<f32>>(Result<Row<D>, Rc<D::Err>>);
 
@@ -118,7 +119,7 @@ impl<D: Device<f32>> Number for Elements<D> {
     }
 }
 
-/// `value` at the places, else the row's: dfdx's own clamping replaces NaN on a GPU.
+/// `value` at `places`, else the row's: dfdx's own clamping replaces NaN on a GPU.
 fn replaced<D: Device<f32>>(places: Tensor<(usize,), bool, D>, value: f32, x: Row<D>) -> Result<Row<D>, D::Err> {
     let shape = *x.shape();
     let one: Tensor<Rank0, f32, D> = x.device().try_zeros()?;
@@ -134,7 +135,7 @@ pub(super) fn update<D: Device<f32>, const N: usize>(
 ) -> Result<(), Rc<D::Err>> {
     let row = |vector: &PortableVector<D>| Elements(Ok(vector.values.clone()));
     let (value, remembered) = rule.apply(row(values), row(gradient), memory.each_ref().map(|vector| row(vector)));
-    // All or nothing.
+    // Either every vector is replaced, or none.
     let value = value.0?;
     let remembered = remembered.into_iter().map(|row| row.0).collect::<Result<Vec<_>, _>>()?;
     values.values = value;
@@ -151,7 +152,7 @@ const PIECE: usize = 1 << 10;
 pub(super) fn square_sum<D: Device<f32>>(values: &Row<D>) -> Result<f64, D::Err> {
     let (len,) = *values.shape();
     let whole = len / PIECE * PIECE;
-    // A GPU runs no kernel over nothing.
+    // A GPU cannot launch a kernel over no elements.
     let part = |range: std::ops::Range<usize>| match range.len() {
         all if all == len => Ok(values.clone()),
         some => values.clone().try_slice((range,))?.try_reshape_like(&(some,)),

@@ -1,7 +1,7 @@
-//! Where the pixels of a convolution's patches and of a pooling's windows lie.
+//! Indices of the pixels of a convolution's patches and of a pooling's windows.
 //!
-//! dfdx gathers rows of a matrix by a table of their numbers. The table of one image serves all images; it is made once for
-//! each shape, since making it and sending it to the device costs more than gathering.
+//! dfdx gathers rows of a matrix by a table of indices. The table of one image serves all images; it is built once per
+//! shape, since building it and copying it to the device costs more than gathering.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,32 +18,32 @@ pub(super) struct Windows {
     pub size: [usize; 2],
     pub stride: [usize; 2],
     pub padding: [usize; 2],
-    /// How many there are.
+    /// Number of windows.
     pub count: [usize; 2],
 }
 
 impl Windows {
-    /// Pixels of a window.
+    /// Number of pixels of a window.
     pub fn taps(&self) -> usize {
         self.size[0] * self.size[1]
     }
 
-    /// Windows of an image.
+    /// Number of windows of an image.
     pub fn cells(&self) -> usize {
         self.count[0] * self.count[1]
     }
 
-    /// Whether every window is the pixel of its own number.
+    /// Whether every window is the pixel of the same index.
     pub fn are_pixels(&self) -> bool {
         self.size == [1, 1] && self.stride == [1, 1] && self.padding == [0, 0]
     }
 
-    /// Pixels of an image.
+    /// Number of pixels of an image.
     fn pixels(&self) -> usize {
         self.image[0] * self.image[1]
     }
 
-    /// The number of every window's every pixel; one past the last pixel where there is none.
+    /// The index of every pixel of every window; one past the last pixel where there is none.
     fn numbers(&self) -> Vec<usize> {
         let along = |axis: usize, cell: usize, tap: usize| {
             let at = (cell * self.stride[axis] + tap).checked_sub(self.padding[axis])?;
@@ -60,7 +60,7 @@ impl Windows {
             .collect()
     }
 
-    /// The share of each pixel in the mean of its window: padding inside the padded image counts.
+    /// The weight of each pixel in the mean of its window: padding inside the padded image counts.
     pub fn shares(&self) -> Vec<f32> {
         let along = |axis: usize, cell: usize| {
             let start = cell * self.stride[axis];
@@ -81,7 +81,7 @@ struct Table<D: Device<f32>> {
     outside: bool,
 }
 
-/// The tables that were made; clones share them.
+/// The tables built so far; clones share them.
 #[derive(Debug, Clone)]
 pub(super) struct Tables<D: Device<f32>>(Arc<Mutex<HashMap<Windows, Table<D>>>>);
 
@@ -93,7 +93,7 @@ impl<D: Device<f32>> Default for Tables<D> {
 
 impl<D: Device<f32>> Tables<D> {
     fn get(&self, device: &D, windows: &Windows) -> Result<Table<D>, D::Err> {
-        // A table is whole before it is put in: a thread that died has broken nothing.
+        // A table is complete before it is inserted: a thread that panicked has left nothing broken.
         let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(table) = tables.get(windows) {
             return Ok(table.clone());
@@ -137,7 +137,7 @@ mod tests {
         let windows = Windows { image: [2, 2], size: [1, 2], stride: [1, 2], padding: [0, 1], count: [2, 2] };
         let table = tables.get(&device, &windows).unwrap();
         assert_eq!((table.numbers.as_vec(), table.outside), (vec![4, 0, 1, 4, 4, 2, 3, 4], true));
-        // What is there is what comes back.
+        // An existing table is returned.
         let other = Table { numbers: device.tensor_from_vec(vec![7], (1,)), outside: false };
         tables.0.lock().unwrap().insert(windows, other);
         assert_eq!(tables.clone().get(&device, &windows).unwrap().numbers.as_vec(), [7]);

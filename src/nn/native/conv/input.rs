@@ -1,4 +1,4 @@
-//! The gradient of a convolution's input: a convolution for each phase of the stride.
+//! The gradient of a convolution's input: one convolution per phase of the stride.
 
 use rayon::prelude::*;
 
@@ -87,12 +87,12 @@ pub(in crate::nn::native) fn input_gradient(
     });
 }
 
-/// The inputs that meet the kernel's taps `at`, `at + stride`, ...: input `at + stride q - padding` is reached by the
+/// The inputs that the kernel's taps `at`, `at + stride`, ... reach: input `at + stride q - padding` contributes to the
 /// outputs `q, q - 1, ..., q - (taps - 1)`.
 struct Phase {
     at: [usize; 2],
     taps: [usize; 2],
-    /// The kernel's taps, the last first, packed by panels of inputs; empty if there are none.
+    /// The kernel's taps in reverse order, packed by panels of inputs; empty if there are none.
     panels: Buffer,
 }
 
@@ -114,7 +114,7 @@ impl Phase {
         first..end.max(first)
     }
 
-    /// Zeros that the output's gradient needs before its first and after its last row or column.
+    /// Zeros that the output's gradient needs before its first or after its last row or column.
     fn margin(&self, geometry: &Geometry, side: usize, i: usize) -> usize {
         let positions = self.positions(geometry, i);
         match side {

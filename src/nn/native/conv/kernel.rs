@@ -8,11 +8,11 @@ use super::winograd;
 use crate::nn::native::buffer::{Buffer, scratch};
 use crate::nn::native::product::{Finish, LANES, Product, Sizes};
 
-/// Pixels whose products are summed before the sums go back to memory.
+/// Pixels whose products are accumulated before the sums are written back to memory.
 const DEPTH: usize = 128;
-/// Rows of a kernel's gradient that need more memory are cut by its elements, others by pixels.
+/// Gradients of a kernel's row with more elements are partitioned by elements, others by pixels.
 const FEW_WEIGHTS: usize = 1 << 17;
-/// Parts that pixels are cut into.
+/// Number of parts into which the pixels are partitioned.
 const PARTS: usize = 4;
 
 /// Writes the gradient of the kernel (`KH x KW x C x O`) to `dw`.
@@ -53,7 +53,7 @@ pub(in crate::nn::native) fn weight_gradient(geometry: &Geometry, x: &[f32], dy:
     });
 }
 
-/// The gradient of a large kernel: each task sums some of its rows over all pixels.
+/// The gradient of a large kernel: each task computes some of its rows over all pixels.
 fn by_weights(geometry: &Geometry, terms: &Terms<'_>, dy: &[f32], dw: &mut [f32]) {
     let Geometry { inputs, outputs, .. } = *geometry;
     let width = geometry.kernel[1] * inputs;
@@ -121,7 +121,8 @@ impl<'a> Terms<'a> {
         let x = &self.padded.image(block.image)[start..];
         let pixels = block.runs * block.depth;
         let dy = &dy[block.pixel * outputs..][..pixels * outputs];
-        // Pixels at a distance of many cache lines compete for the same few; where many panels read them, a copy pays.
+        // Pixels at strides of many cache lines compete for the same few sets; where many panels read them, a copy pays
+        // off.
         let pitch = rows + 16;
         let copied = if self.geometry.is_pointwise() && outputs >= 4 * LANES { pixels * pitch } else { 0 };
         scratch(pixels * LANES + copied, |all| {

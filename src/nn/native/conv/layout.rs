@@ -1,4 +1,4 @@
-//! How the operands of convolutions lie: images with margins, the pixels of a stride, panels of a right side.
+//! Memory layout of the operands of convolutions: padded images, the pixels of a stride, panels of a right side.
 
 use rayon::prelude::*;
 
@@ -6,7 +6,7 @@ use super::geometry::Geometry;
 use crate::nn::native::buffer::Buffer;
 use crate::nn::native::product::LANES;
 
-/// The pixels that a convolution of single pixels looks at.
+/// The pixels that a 1x1 convolution with a stride reads.
 pub(super) fn sample(geometry: &Geometry, x: &[f32]) -> Buffer {
     let Geometry { size: [rows, columns], stride, inputs, .. } = *geometry;
     let [out_rows, out_columns] = geometry.out();
@@ -19,7 +19,7 @@ pub(super) fn sample(geometry: &Geometry, x: &[f32]) -> Buffer {
     samples
 }
 
-/// The adjoint of [`sample`]: adds to `dx`, or replaces it.
+/// The adjoint of [`sample`]: adds to `dx`, or overwrites it.
 pub(super) fn spread(geometry: &Geometry, samples: &[f32], dx: &mut [f32], add: bool) {
     let Geometry { size: [rows, columns], stride, inputs, .. } = *geometry;
     let [out_rows, out_columns] = geometry.out();
@@ -37,13 +37,13 @@ pub(super) fn spread(geometry: &Geometry, samples: &[f32], dx: &mut [f32], add: 
     });
 }
 
-/// Elements of the caller's, or of our own.
+/// Elements borrowed from the caller, or owned.
 enum Values<'a> {
     Lent(&'a [f32]),
     Own(Buffer),
 }
 
-/// Images with zeros around them; the images themselves where no zeros are needed.
+/// Images with zero padding; the images themselves where no padding is needed.
 pub(super) struct Padded<'a> {
     values: Values<'a>,
     image: usize,
@@ -109,7 +109,7 @@ pub(in crate::nn::native) fn pack_panel(
     }
 }
 
-/// [`LANES`] columns of `rows x columns`, those beyond the last one 0.
+/// [`LANES`] columns of `rows x columns`, with zeros beyond the last one.
 pub(super) fn fill_panel(matrix: &[f32], columns: usize, panel: usize, to: &mut [f32]) {
     let first = panel * LANES;
     let lanes = LANES.min(columns - first);
@@ -124,10 +124,10 @@ pub(super) fn fill_panel(matrix: &[f32], columns: usize, panel: usize, to: &mut 
     }
 }
 
-/// Outputs whose transposed elements stay in the first-level cache.
+/// Outputs whose transposed elements stay in the L1 cache.
 const TRANSPOSED: usize = 64;
 
-/// The taps of a phase, the last first, with inputs and outputs exchanged: panels of inputs, each
+/// The taps of a phase in reverse order, with inputs and outputs exchanged: panels of inputs, each
 /// `taps x taps x outputs x LANES`.
 pub(super) fn pack_phase(geometry: &Geometry, weights: &[f32], scale: Option<&[f32]>, at: [usize; 2]) -> Buffer {
     let taps = phase_taps(geometry, at);
@@ -138,7 +138,7 @@ pub(super) fn pack_phase(geometry: &Geometry, weights: &[f32], scale: Option<&[f
     panels
 }
 
-/// The taps of the kernel that a phase has, the last first.
+/// The taps of the kernel that belong to a phase, in reverse order.
 pub(in crate::nn::native) fn phase_taps(geometry: &Geometry, at: [usize; 2]) -> Vec<usize> {
     let Geometry { kernel, stride, .. } = *geometry;
     let rows = (at[0]..kernel[0]).step_by(stride[0]).rev();

@@ -1,9 +1,9 @@
-//! Convolutions of any kernel, stride and padding, NHWC, as products over patches that are never written out.
+//! Convolutions of any kernel, stride and padding, NHWC, as matrix products over patches that are never materialised.
 //!
-//! For a fixed row of the kernel, the columns of the kernel and the channels of a patch lie side by side in a padded image,
-//! and the patches of neighbouring outputs lie at a fixed distance: a convolution is a product whose left side is the image
-//! itself. The gradient of the input is a convolution of the same kind for each phase of the stride, that of the kernel
-//! a product with rows and terms exchanged.
+//! For a fixed row of the kernel, the columns of the kernel and the channels of a patch are contiguous in a padded
+//! image, and the patches of neighbouring outputs are at a fixed stride: a convolution is a product whose left side is
+//! the image itself. The gradient of the input is a convolution of the same kind for each phase of the stride, and that
+//! of the kernel is a product with rows and terms exchanged.
 //!
 //! | file | holds |
 //! | --- | --- |
@@ -13,7 +13,8 @@
 //! | `winograd` | 3x3 convolutions by Winograd's algorithm |
 //! | `layout` | padding, sampling, packing |
 //!
-//! Work is cut by shapes alone, and every sum is made by one thread in one order: the bits do not depend on the threads.
+//! Work is partitioned by shapes alone, and each sum is computed by one thread in one order: the bits do not depend on
+//! the number of threads.
 
 mod geometry;
 mod input;
@@ -30,15 +31,16 @@ use self::layout::{Padded, pack, pack_panel, sample};
 use super::buffer::scratch;
 use super::product::{Finish, LANES, Product, ROWS, Sizes};
 
-/// Rows of the left side that one task takes at least, where there are that many.
+/// Minimum rows of the left side per task, where there are that many.
 const TASK_ROWS: usize = 14 * ROWS;
-/// With so many tasks the right side is packed once for all, with fewer by each for itself.
+/// From this many tasks on, the right side is packed once for all; with fewer, each task packs it for itself.
 const MANY_TASKS: usize = 4;
-/// Columns of a right side from which on it pays to write out patches that lie apart.
+/// From this many columns of the right side on, it pays to write out patches that are not contiguous.
 const MANY_OUTPUTS: usize = 4 * LANES;
 
-/// Writes the convolution of `x` (`N x H x W x C`) with `weights` (`KH x KW x C x O`, each output's multiplied by its `scale`)
-/// to `y` (`N x OH x OW x O`), and returns what `each` makes of stretches of whole pixels of it, in order.
+/// Writes the convolution of `x` (`N x H x W x C`) with `weights` (`KH x KW x C x O`, each output's multiplied by its
+/// `scale`) to `y` (`N x OH x OW x O`), and returns the results of `each` for consecutive stretches of whole pixels of
+/// it, in order.
 pub(super) fn forward<R: Send>(
     geometry: &Geometry,
     x: &[f32],
@@ -112,10 +114,10 @@ pub(super) fn forward<R: Send>(
 /// The right side of a product.
 #[derive(Clone, Copy)]
 enum Right<'a> {
-    /// Panel after panel.
+    /// All panels, contiguous.
     Packed(&'a [f32]),
-    /// `terms x outputs`, each output's to be multiplied by its `scale`: a task packs a panel when it comes to it, in a cache
-    /// that it does not leave.
+    /// `terms x outputs`, each output's to be multiplied by its `scale`: a task packs each panel when it needs it, so
+    /// that the panel stays in its cache.
     Weights { weights: &'a [f32], scale: Option<&'a [f32]> },
 }
 
@@ -134,7 +136,7 @@ impl<'a> Strip<'a> {
         self.outputs.div_ceil(LANES)
     }
 
-    /// Elements that [`Self::lay`] needs for itself.
+    /// Scratch elements that [`Self::lay`] needs.
     fn scratch_len(&self) -> usize {
         if matches!(self.right, Right::Packed(_)) { 0 } else { self.panel }
     }
@@ -150,13 +152,13 @@ impl<'a> Strip<'a> {
         }
     }
 
-    /// For results from element `start` on.
+    /// The strip for results from element `start` on.
     fn from(self, start: usize) -> Self {
         let residual = self.finish.residual.map(|residual| &residual[start..]);
         Self { finish: Finish { residual, ..self.finish }, ..self }
     }
 
-    /// Multiplies with one panel, which lies in `b`; `y` begins at element `at` of the strip's results.
+    /// Multiplies by one panel, stored in `b`; `y` starts at element `at` of the strip's results.
     fn multiply(&self, panel: usize, b: &[f32], at: usize, sizes: Sizes, a: &[f32], y: &mut [f32]) {
         let first = panel * LANES;
         Product {
@@ -174,7 +176,7 @@ impl<'a> Strip<'a> {
     }
 }
 
-/// Distance of rows of `depth` terms: rows at a distance of whole pages compete for the same few cache lines.
+/// Stride of rows of `depth` terms: rows at strides of whole pages compete for the same few cache sets.
 fn pitch(depth: usize) -> usize {
     if depth.is_multiple_of(1024) { depth + 16 } else { depth }
 }
@@ -220,8 +222,8 @@ fn pointwise<R: Send>(
         .collect()
 }
 
-/// A convolution whose patches lie apart: those of one row of the kernel after the other are written side by side, so that a
-/// product has the rows of many lines of pixels.
+/// A convolution whose patches are not contiguous: for each row of the kernel, the patches are gathered into
+/// consecutive rows, so that one product covers many rows of pixels.
 fn gathered<R: Send>(
     geometry: &Geometry,
     x: &[f32],
@@ -271,7 +273,7 @@ fn gathered<R: Send>(
         .collect()
 }
 
-/// Fills `to` with what `row` has from element `start` on, `margin` zeros being before it and zeros after it.
+/// Fills `to` from `row`, starting at element `start`, where `row` has `margin` zeros before it and zeros after it.
 fn copy_patch(row: &[f32], start: usize, margin: usize, to: &mut [f32]) {
     let (before, rest) = to.split_at_mut(margin.saturating_sub(start).min(to.len()));
     before.fill(0.0);

@@ -6,8 +6,8 @@
 //! vertical taps: a matrix product over (vertical tap, channel). The gradients are the exact adjoints. One dimension
 //! instead of two keeps the transforms cheap and the rounding within three times that of the direct sum.
 //!
-//! Images are worked on in groups whose transformed values stay in the second-level cache. The groups depend on the shapes
-//! alone, and each sum is made by one thread in one order: the bits do not depend on the threads.
+//! Images are processed in groups whose transformed values stay in the L2 cache. The groups depend on the shapes alone,
+//! and each sum is computed by one thread in one order: the bits do not depend on the number of threads.
 
 mod transform;
 
@@ -25,17 +25,17 @@ use crate::nn::native::product::{Finish, LANES, Product, Sizes};
 
 /// Outputs of one tile.
 const TILE: usize = 4;
-/// Frequencies of one tile: its outputs and the kernel's other two taps.
+/// Frequencies of one tile: its outputs plus two for the kernel's other two taps.
 const FREQUENCIES: usize = 6;
-/// Tiles that a group of images has at least, unless there are fewer.
+/// Minimum tiles per group of images, unless there are fewer.
 const GROUP_TILES: usize = 128;
-/// Tasks that a convolution is cut into at least, where its shape allows.
+/// Minimum tasks per convolution, where its shape allows.
 const TASKS: usize = 4;
-/// Tiles whose products are summed before the sums go back to memory, in the gradient of the kernel.
+/// Tiles whose products are accumulated before the sums are written back to memory, in the gradient of the kernel.
 const DEPTH: usize = 128;
 
 impl Geometry {
-    /// The convolution that takes the gradient back: as many pixels, channels exchanged.
+    /// The convolution of the backward pass: the same number of pixels, channels exchanged.
     fn adjoint(self) -> Self {
         Self { inputs: self.outputs, outputs: self.inputs, ..self }
     }
@@ -55,7 +55,7 @@ impl Geometry {
         FREQUENCIES * (self.size[0] + 2) * images * self.tiles() * self.pitch()
     }
 
-    /// Distance between the tiles of a spectrum: a power of two would put a column of tiles in a few cache sets.
+    /// Stride between the tiles of a spectrum: a power of two would map a column of tiles to a few cache sets.
     fn pitch(&self) -> usize {
         if self.inputs < LANES { self.inputs } else { self.inputs + 16 }
     }
@@ -95,9 +95,9 @@ type Taps<'a> = &'a (dyn Fn(usize, &mut [f32]) + Sync);
 /// A kernel's frequencies.
 #[derive(Clone, Copy)]
 enum Kernel<'a> {
-    /// Of all panels, each `6 x (3 C) x LANES`.
+    /// Precomputed for all panels, each `6 x (3 C) x LANES`.
     Made(&'a [f32]),
-    /// To be made panel by panel where they are used, for a kernel that is used once.
+    /// Computed panel by panel where they are used, for a kernel that is used once.
     ToMake(Taps<'a>),
 }
 
@@ -119,7 +119,7 @@ fn correlate<R: Send>(
         made = transform_kernel(inputs, panels, taps);
         Kernel::Made(&made)
     };
-    // Few groups are cut by output channels as well; each part then transforms the input for itself.
+    // Few groups are also split by output channels; each part then transforms the input for itself.
     let parts = TASKS.div_ceil(images.div_ceil(group)).min(panels);
     let share = panels.div_ceil(parts);
     y.par_chunks_mut(group * pixels * outputs)
@@ -153,7 +153,8 @@ fn correlate<R: Send>(
         .collect()
 }
 
-/// Hands `then` the output frequencies of a group of images for some panels of outputs, `6 x panels x positions x LANES`.
+/// Passes to `then` the output frequencies of a group of images for some panels of outputs,
+/// `6 x panels x positions x LANES`.
 fn multiply(geometry: &Geometry, x: &[f32], kernel: Kernel<'_>, panels: Range<usize>, then: impl FnOnce(&[f32])) {
     let Geometry { size: [height, _], inputs, .. } = *geometry;
     let images = x.len() / (geometry.pixels()[0] * inputs);

@@ -11,7 +11,7 @@ use crate::nn::native::conv::geometry::Geometry;
 use crate::nn::native::product::{Finish, LANES};
 
 /// Polynomials are multiplied at the points 0, infinity, and these two and their negatives. With the usual 1 and 2 the
-/// frequencies are several times larger than what they are made of, and cancel: half as much rounding again. Points near a
+/// frequencies are several times larger than their inputs, and cancel: half as much rounding again. Points near a
 /// number and its inverse are best (Alam et al. 2022, "Winograd Convolution for Deep Neural Networks: Efficient Point
 /// Selection"); the powers of these are exact in 32 bits.
 const NEAR: f32 = 0.625;
@@ -32,7 +32,8 @@ const KERNEL: [[f32; 3]; FREQUENCIES] = [
     [0.0, 0.0, 1.0],
 ];
 
-/// The kernel's polynomial at `point`, over the distances of the point from 0, from its negative and from both of the `other`.
+/// The kernel's polynomial at `point`, divided by the distances of the point from 0, from its negative and from both of
+/// the `other`.
 const fn at_point(point: f32, other: f32) -> [f32; 3] {
     let distances = point * (2.0 * point) * (point * point - other * other);
     [1.0 / distances, point / distances, point * point / distances]
@@ -71,7 +72,7 @@ pub(super) fn transform_taps(taps: &[f32], frequency: usize, out: &mut [f32]) {
     );
 }
 
-/// Takes the gradients of the frequencies (`6 x panels x 3 x C x LANES`) back to `3 x 3 x C x O`.
+/// Backpropagates the gradients of the frequencies (`6 x panels x 3 x C x LANES`) to `3 x 3 x C x O`.
 pub(super) fn kernel_gradient(geometry: &Geometry, sums: &[f32], dw: &mut [f32]) {
     let Geometry { inputs, outputs, .. } = *geometry;
     let panels = outputs.div_ceil(LANES);
@@ -126,7 +127,7 @@ pub(super) fn transform_input(geometry: &Geometry, x: &[f32], spectrum: &mut [f3
     );
 }
 
-/// One tile's six columns. The compiler takes the arguments of a function not to overlap, and vectorises it.
+/// One tile's six columns. The compiler assumes that the arguments of a function do not overlap, and vectorises it.
 #[inline(always)]
 fn to_frequencies([d0, d1, d2, d3, d4, d5]: [&[f32]; 6], [v0, v1, v2, v3, v4, v5]: [&mut [f32]; 6]) {
     let n = v0.len();
@@ -199,7 +200,7 @@ fn from_frequencies([m0, m1, m2, m3, m4, m5]: [[f32; LANES]; FREQUENCIES]) -> [[
     values
 }
 
-/// The adjoint of [`transform_output`]: `dy` (`G x H x W x O`) to frequencies, the padding channels zero.
+/// The adjoint of [`transform_output`]: `dy` (`G x H x W x O`) to frequencies, with zeros in the padding channels.
 pub(super) fn transform_output_gradient(geometry: &Geometry, dy: &[f32], product: &mut [f32]) {
     let Geometry { size: [height, width], outputs, .. } = *geometry;
     let tiles = geometry.tiles();
@@ -252,7 +253,7 @@ fn load(from: &[f32], count: usize) -> [f32; LANES] {
     }
 }
 
-/// Writes the first `count` lanes to `to`, finished.
+/// Writes the first `count` lanes to `to`, after `finish`.
 #[inline(always)]
 fn store(
     to: &mut [f32],
