@@ -1,4 +1,4 @@
-//! The arithmetic under losses, networks, metrics and searches.
+//! The arithmetic used by losses, networks, metrics and searches.
 //!
 //! | module | holds |
 //! | --- | --- |
@@ -6,9 +6,9 @@
 //! | [`product`](mod@product) | the matrix product |
 //! | [`rows`] | loops over one row, such as the dot product |
 //! | [`random`] | counter-based random streams |
-//! | `simd` | running a loop with the vector instructions of this machine |
+//! | `simd` | runs a loop with the vector instructions of this machine |
 //!
-//! Every result is the same bits for any number of threads.
+//! Every result has the same bits for any number of threads.
 
 pub mod product;
 pub mod random;

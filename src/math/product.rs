@@ -1,6 +1,6 @@
-//! The matrix product: the one place that calls `gemm`.
+//! The matrix product: the only caller of `gemm`.
 //!
-//! [`product`] cuts its result into strips of a fixed width, each made by one thread. The width depends on nothing but
+//! [`product`] splits its result into strips of a fixed width, each computed by one thread. The width depends only on
 //! the shape, so any number of threads gives the same bits.
 
 use std::ops::Range;
@@ -38,13 +38,13 @@ impl<'a, T> View<'a, T> {
         Self { data: &self.data[(first * self.col_stride).min(self.data.len())..], cols: width, ..self }
     }
 
-    /// The same memory with rows and columns exchanged.
+    /// The transpose, in the same memory.
     pub fn transposed(self) -> Self {
         Self { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 }
 
-/// Whether a product replaces or adds to what its output holds.
+/// Whether a product overwrites its output or adds to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Onto {
     /// `out = left right`.
@@ -53,7 +53,7 @@ pub enum Onto {
     Add,
 }
 
-/// Rows or columns of the result that one task makes.
+/// Rows or columns of the result per task.
 const STRIP: usize = 128;
 
 /// The matrix product of `left` (m x k) and `right` (k x n) into the row-major `out` (m x n).
@@ -81,7 +81,7 @@ pub fn product<T: Real>(left: View<'_, T>, right: View<'_, T>, onto: Onto, out: 
     });
 }
 
-/// As [`product`], on the calling thread: for loops that are parallel themselves.
+/// Like [`product`], on the calling thread: for loops that are parallel themselves.
 ///
 /// # Panics
 /// If the shapes do not fit.
@@ -92,11 +92,11 @@ pub fn serial_product<T: Real>(left: View<'_, T>, right: View<'_, T>, onto: Onto
     unsafe { multiply(left, right, onto, Output(out.as_mut_ptr()), right.cols, (0..left.rows, 0..right.cols)) }
 }
 
-/// One block of a product, `width` being the number of columns of the whole.
+/// One block of a product; `width` is the number of columns of the whole result.
 ///
 /// # Safety
-/// `left.cols == right.rows`, `out` holds `left.rows x width` elements with `width == right.cols`, the block lies within
-/// these, and no other thread touches it.
+/// `left.cols == right.rows`, `out` holds `left.rows x width` elements with `width == right.cols`, the block is within
+/// these, and no other thread accesses it.
 unsafe fn multiply<T: Real>(
     left: View<'_, T>,
     right: View<'_, T>,
@@ -105,8 +105,8 @@ unsafe fn multiply<T: Real>(
     width: usize,
     (rows, cols): (Range<usize>, Range<usize>),
 ) {
-    // SAFETY: `View` checked that each view's memory holds its rows x cols elements under its strides, and the
-    // caller promises the rest.
+    // SAFETY: `View` checked that each view's memory holds its rows x cols elements under its strides, and the caller
+    // guarantees the rest.
     unsafe {
         gemm::gemm(
             rows.len(),
@@ -132,7 +132,7 @@ unsafe fn multiply<T: Real>(
     }
 }
 
-/// The output's pointer, for the strips.
+/// The output's pointer, shared by the strips.
 #[derive(Clone, Copy)]
 struct Output<T>(*mut T);
 

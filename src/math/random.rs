@@ -1,8 +1,7 @@
 //! Counter-based random streams.
 //!
-//! Every draw is a function of (seed, purpose, epoch, item) and of its position in that stream. Nothing carries
-//! generator state from one item to the next, so the number of threads, the order of work and a resumed run change
-//! nothing.
+//! Every draw is a function of (seed, purpose, epoch, item) and of its position in that stream. No generator state is
+//! carried from one item to the next, so the number of threads, the order of work and resuming a run change nothing.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -25,8 +24,8 @@ pub fn stream(seed: u64, purpose: &str, epoch: u64, item: u64) -> Stream {
     Stream { generator: ChaCha8Rng::from_seed(*hasher.finalize().as_bytes()) }
 }
 
-/// One seed of several whole numbers, such as those of a fold and a run: the number itself if it is alone, else a hash, which their
-/// order is part of. Seeds that differ in one of the numbers have nothing in common.
+/// One seed from several integers, such as those of a fold and a run: the number itself if it is alone, else a hash
+/// that depends on their order. Seeds that differ in one of the numbers are independent.
 pub fn seed_of(numbers: &[u64]) -> u64 {
     if let [alone] = numbers {
         return *alone;
@@ -68,13 +67,13 @@ impl Stream {
         }
     }
 
-    /// Standard normal, by Box and Muller's transformation (cosine branch; two uniforms a draw).
+    /// Standard normal, by the Box-Muller transform (cosine branch; two uniforms per draw).
     pub fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.uniform()).cos()
     }
 
-    /// Puts `items` in a uniformly random order (Fisher and Yates).
+    /// Shuffles `items` uniformly (Fisher-Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             items.swap(i, self.below(i as u64 + 1) as usize);
@@ -133,7 +132,7 @@ mod tests {
             g2 += x * x;
         }
         let n = f64::from(n);
-        // Four standard errors of each mean.
+        // Four standard errors around each mean.
         assert!((u / n - 0.5).abs() < 4.0 * (1.0 / 12.0f64).sqrt() / n.sqrt());
         assert!((g / n).abs() < 4.0 / n.sqrt());
         assert!((g2 / n - 1.0).abs() < 4.0 * 2.0f64.sqrt() / n.sqrt());

@@ -1,4 +1,4 @@
-//! The number trait: code that is generic over it runs in `f32` to train and in `f64` to be checked.
+//! The number trait: code generic over it runs in `f32` for training and in `f64` for reference checks.
 
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
@@ -26,22 +26,22 @@ pub trait Real:
     const ZERO: Self;
     /// 1.
     const ONE: Self;
-    /// The nearest number to `x`.
+    /// The number nearest to `x`.
     fn from_f64(x: f64) -> Self;
-    /// This number, exactly.
+    /// This number as `f64`, exactly.
     fn to_f64(self) -> f64;
     /// Its absolute value.
     fn abs(self) -> Self;
     /// Its square root.
     fn sqrt(self) -> Self;
-    /// e to its power. In 32 bits within 2 units in the last place, and 0 below e^-69, some 1e-30: what is multiplied with a
-    /// smaller number may be subnormal, and takes the processor ten times as long.
+    /// e to its power. In 32 bits within 2 units in the last place, and 0 below e^-69, some 1e-30: its product with a
+    /// small number may be subnormal, which takes the processor ten times as long.
     fn exp(self) -> Self;
     /// Its natural logarithm.
     fn ln(self) -> Self;
     /// ln(1 + x), exact for small x; for finite x > -1. In 32 bits within 3 units in the last place.
     fn ln_1p(self) -> Self;
-    /// Its power `p`.
+    /// Its `p`th power.
     fn powf(self, p: Self) -> Self;
     /// Neither NaN nor infinite.
     fn is_finite(self) -> bool;
@@ -103,12 +103,12 @@ real!(f64, f64::exp, f64::ln_1p);
 /// ln 2 in two parts, the first short enough that its product with any exponent is exact.
 const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 
-/// `e^x` without branches, so that loops of it vectorise: `2^n e^r` with `|r| <= ln 2 / 2`, and the series of `e^r`.
+/// `e^x` without branches, so that loops over it vectorise: `2^n e^r` with `|r| <= ln 2 / 2`, and the series of `e^r`.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    // Adding this rounds to a whole number, which then stands in the low bits.
+    // Adding this rounds to an integer, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    // Below the first the result counts as 0, above the second it is too large.
+    // Below the first the result is flushed to 0, above the second it overflows.
     const ENDS: [f32; 2] = [-69.0, 88.722];
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
@@ -123,7 +123,8 @@ fn exp(x: f32) -> f32 {
     if x > ENDS[1] { f32::INFINITY } else { inside }
 }
 
-/// `ln(1 + x)` without branches: `k ln 2 + ln m` of `1 + x` rounded, `m` next to 1, and what the rounding lost.
+/// `ln(1 + x)` without branches: `k ln 2 + ln m` of the rounded `1 + x`, `m` near 1, plus a correction for the
+/// rounding.
 #[inline(always)]
 fn ln_1p(x: f32) -> f32 {
     // The bits of sqrt(1/2): m lies between it and its double.

@@ -1,9 +1,9 @@
-//! Loops over one row, in forms that vectorise and whose order of additions is fixed.
+//! Loops over one row, in forms that vectorise and that add in a fixed order.
 
 use super::real::Real;
 use super::simd::vectorise;
 
-/// `a . b`, in eight interleaved sums: a fixed order that vectorises.
+/// `a . b`, in eight interleaved partial sums: a fixed order that vectorises.
 ///
 /// ```
 /// assert_eq!(meanfield::math::rows::dot(&[1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]), 32.0);
@@ -24,7 +24,7 @@ pub fn dot<T: Real>(a: &[T], b: &[T]) -> T {
     rest + ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]))
 }
 
-/// Sums that are kept side by side.
+/// Number of parallel partial sums.
 const LANES: usize = 16;
 
 /// The sum of `term` over a row. For closures marked `#[inline(always)]`.
@@ -41,7 +41,7 @@ pub fn sum<T: Real, S: Real>(row: &[T], term: impl Fn(T) -> S) -> S {
     lanes.iter().fold(rest, |sum, &lane| sum + lane)
 }
 
-/// The largest `term` of a row, at least `floor`. For closures marked `#[inline(always)]`.
+/// The maximum of `term` over a row, at least `floor`. For closures marked `#[inline(always)]`.
 #[inline(always)]
 pub fn largest<T: Real>(row: &[T], floor: T, term: impl Fn(T) -> T) -> T {
     let mut lanes = [floor; LANES];

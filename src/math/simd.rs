@@ -2,14 +2,15 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Runs `loops` compiled for the best instruction set that the machine has. The closure must be marked
-/// `#[inline(always)]`, and so must what it calls, or it stays compiled for the oldest machine.
+/// Runs `loops` compiled for the best instruction set of the machine. The closure and everything it calls must be
+/// marked `#[inline(always)]`, or it stays compiled for the baseline instruction set.
 #[inline(always)]
 pub fn vectorise(loops: impl FnMut()) {
     Arch::new().dispatch(Loops(loops));
 }
 
-/// `FnMut`, not `FnOnce` as pulp's own implementation for closures: that is called through a shim, which is not inlined.
+/// `FnMut`, not `FnOnce` like pulp's own implementation for closures: that is called through a shim, which is not
+/// inlined.
 struct Loops<F>(F);
 
 impl<F: FnMut()> WithSimd for Loops<F> {

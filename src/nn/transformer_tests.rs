@@ -20,7 +20,7 @@ fn random(purpose: &str, len: usize, deviation: f32) -> Vec<f32> {
 /// Our operation on a map and parameters.
 type NativeForm<'a> = &'a dyn Fn(&Native, Traced, &[Vector]) -> Result<Traced, Error>;
 
-/// An operation in its three forms. The first input is the map (`images x pixels x channels`), the others are parameters.
+/// An operation in its three forms. The first input is the map (`images x pixels x channels`), the rest are parameters.
 struct Case<'a> {
     what: String,
     shape: [usize; 3],
@@ -158,8 +158,8 @@ fn attention_is_that_of_a_plain_loop() {
 
 #[test]
 fn attention_with_scores_in_the_thousands_stays_finite() {
-    // Finite differences of so steep a function are useless: the values alone are compared, and gradients must be
-    // numbers.
+    // The function is close to a step, so finite differences are useless: the values alone are compared, and gradients
+    // must be finite.
     attention([2, 19, 3 * 2 * 8], 2, 60.0, |case| {
         let inputs: Vec<f64> = case.inputs[0].iter().map(|&x| f64::from(x)).collect();
         let (values, gradients) = native(case);

@@ -1,4 +1,4 @@
-//! How a mini-batch is drawn, as settings say it.
+//! Settings of how a mini-batch is drawn.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -49,7 +49,8 @@ impl BatchShape {
         self.size.unwrap_or(self.classes * self.per_class)
     }
 
-    /// What the sampler draws. `size` is a multiple of `per_class`, as [`Config::check`](super::Config::check) has seen.
+    /// The draw of the sampler. `size` is a multiple of `per_class`, as checked by
+    /// [`Config::check`](super::Config::check).
     pub fn draw(&self) -> Draw {
         let Self { per_class, .. } = *self;
         let size = self.size.unwrap_or_default();
@@ -62,7 +63,7 @@ impl BatchShape {
         }
     }
 
-    /// What does not fit together: (path, message).
+    /// Settings that do not fit together: (path, message).
     pub(super) fn check(&self) -> Vec<(String, String)> {
         let mut mistakes = Vec::new();
         let mut require = |valid: bool, path: &str, range: String, found: String| {
@@ -110,7 +111,7 @@ mod tests {
         assert_eq!(paths(r#"{"draw": "shuffled"}"#), "batch.size");
         assert_eq!(paths(r#"{"draw": "balanced", "size": 32, "per_class": 5}"#), "batch.size");
         assert_eq!(paths(r#"{"draw": "in_turn", "size": 0, "per_class": 0}"#), "batch.size");
-        // Keys and checkpoints of trainings that say nothing of it are what they were.
+        // Keys and checkpoints of trainings without these settings are unchanged.
         assert_eq!(serde_json::to_string(&BatchShape::default()).unwrap(), r#"{"classes":30,"per_class":4}"#);
     }
 }

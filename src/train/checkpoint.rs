@@ -1,7 +1,7 @@
-//! The state of a training between two epochs, as one file from which it resumes with the same bits.
+//! The state of a training between two epochs, in one file from which it resumes with the same bits.
 //!
 //! The file is a safetensors file: every tensor is a vector of f32 under a name such as `model/layer1.0.conv1.weight`,
-//! `optimiser/layer1.0.conv1.weight/square` or `loss/fields`, so any tool for these opens it. The rest is JSON under
+//! `optimiser/layer1.0.conv1.weight/square` or `loss/fields`, so any safetensors tool opens it. The rest is JSON under
 //! one key of its metadata, with a digest over all of it: a truncated or altered file is not a checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -39,7 +39,7 @@ pub struct Checkpoint {
 /// A setting that has changed. A value is none if the setting is absent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
-    /// Its place: `optimiser.momentum`.
+    /// Its path: `optimiser.momentum`.
     pub path: String,
     /// In the checkpoint.
     pub old: Option<Value>,
@@ -101,7 +101,7 @@ fn list<T: Display>(items: &[T]) -> String {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Description {
-    /// Of this layout.
+    /// Version of this layout.
     version: u32,
     epoch: u32,
     counters: BTreeMap<String, u64>,
@@ -170,8 +170,8 @@ fn to_bytes(values: &[f32]) -> Vec<u8> {
 }
 
 impl Checkpoint {
-    /// Writes it to `path`, replacing the previous one. After a kill or a crash the file is the previous one or this one, never
-    /// a part: it is written to `<path>.partial`, synced, and renamed. There must be one writer at a time.
+    /// Writes it to `path`, replacing the previous one. After a kill or a crash the file is the previous one or this
+    /// one, never a part: it is written to `<path>.partial`, synced, and renamed. There must be one writer at a time.
     pub fn write(&self, path: &Path) -> Result<(), CheckpointError> {
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
@@ -190,8 +190,8 @@ impl Checkpoint {
 
     /// The checkpoint at `path` for a training with `settings` to resume from; none if there is no file.
     ///
-    /// The settings must be those of the checkpoint except for `epochs`: a run may be longer than the one that stopped there,
-    /// unless its schedule depends on the total (`depends_on_total`).
+    /// The settings must be those of the checkpoint except for `epochs`: a run may be longer than the one that stopped
+    /// there, unless its schedule depends on the total (`depends_on_total`).
     pub fn read(
         path: &Path,
         settings: &Map<String, Value>,
@@ -316,7 +316,7 @@ mod tests {
         }))
     }
 
-    /// Bit patterns that a comparison of numbers would not distinguish.
+    /// A checkpoint with bit patterns that a comparison of numbers would not distinguish.
     fn checkpoint() -> Checkpoint {
         let odd = [0x8000_0000, 0x7fc0_1234, 0xffa0_0001, 0x7f80_0000, 0x0000_0001, 0x3f80_0001].map(f32::from_bits);
         let tensors = [
@@ -389,7 +389,7 @@ mod tests {
         for at in 0..whole.len() {
             let mut altered = whole.clone();
             altered[at] ^= 1;
-            // Spaces and escapes of JSON may be written in more than one way.
+            // JSON has several ways to write spaces and escapes.
             match Checkpoint::parse(&altered) {
                 Ok(found) => assert!(same(&found, &checkpoint()), "byte {at}"),
                 Err(_) => refused += 1,
@@ -411,7 +411,7 @@ mod tests {
         let expected = "the checkpoint is of another training: learning_rate: 0.1 -> 0.2, optimiser.eps: absent -> 1e-8, \
                         optimiser.kind: \"sgd\" -> \"adamw\", optimiser.momentum: 0.9 -> absent, schedule.at: [3,7] -> [3]";
         assert_eq!(message(new.clone(), false), Err(expected.to_string()));
-        // Named with the others, a longer run hides none of them.
+        // Listed with the others, a longer run hides none of them.
         new["epochs"] = json!(20);
         assert_eq!(message(new, true), Err(expected.to_string()));
     }

@@ -195,7 +195,7 @@ pub struct Config {
     pub loss: LossSpec,
 }
 
-/// The schema of the name of a backbone.
+/// The schema of a backbone's name.
 fn backbones(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": crate::nn::BACKBONE_NAMES })
 }
@@ -214,7 +214,7 @@ fn one_seed<'de, D: Deserializer<'de>>(numbers: D) -> Result<u64, D::Error> {
 }
 
 impl Config {
-    /// What is wrong with it: (path of the field, message) pairs, none if it can run.
+    /// Errors in the settings: (path of the field, message) pairs, none if the training can run.
     pub fn check(&self) -> Vec<(String, String)> {
         let mut mistakes = Settings::faults_of(self);
         let mut require = |valid: bool, path: &str, range: &str, found: &dyn std::fmt::Display| {
@@ -240,11 +240,11 @@ impl Config {
             let features = self.backbone.features;
             require(self.dim == features, "dim", &format!("{features} with head: identity"), &self.dim);
         }
-        // A turn would end between batches that wait for each other.
+        // A phase would end between batches whose gradients are being accumulated.
         let in_turns = matches!(self.mean_fields, MeanFields::Alternating { .. });
         let fits = !in_turns || self.accumulate <= 1;
         require(fits, "accumulate", "1 with mean_fields: alternating", &self.accumulate);
-        // In single precision, which gradients are in.
+        // In single precision, like the gradients.
         let rounds = self.clip > 0.0 && self.clip as f32 <= 0.0;
         require(!rounds, "clip", "above 0 in single precision", &self.clip);
         let (side, size) = (self.evaluation_short_side, self.augment.size);
@@ -265,12 +265,12 @@ impl Config {
         mistakes
     }
 
-    /// How pixels are normalised.
+    /// The pixel normalisation.
     pub fn normalisation(&self) -> Normalisation {
         self.pixels.unwrap_or(self.backbone.normalisation())
     }
 
-    /// What of it does not fit its loss, in the form of [`Config::check`].
+    /// Settings that do not fit the loss, in the form of [`Config::check`].
     pub fn check_loss(&self) -> Vec<(String, String)> {
         if self.mean_fields == MeanFields::Joint || self.loss.compared_with() == ComparedWith::ClassVector {
             return Vec::new();
@@ -279,27 +279,27 @@ impl Config {
         vec![("mean_fields".into(), message.into())]
     }
 
-    /// What all learning rates are multiplied by in `epoch`, counted from 0.
+    /// The factor of all learning rates in `epoch`, counted from 0.
     pub fn rate_factor(&self, epoch: u32) -> f64 {
         self.schedule.factor_after(self.warm_up, epoch, self.epochs)
     }
 
-    /// Whether the parameters of `group` learn in `epoch`, counted from 0, as far as the network decides it: how the
-    /// loss's vectors come about may keep them, or the network, from it.
+    /// Whether the parameters of `group` learn in `epoch`, counted from 0, as far as the network decides it: the update
+    /// mode of the loss's vectors may exclude them, or the network.
     pub fn learns(&self, group: Group, epoch: u32) -> bool {
         group != Group::Backbone || epoch >= self.freeze_backbone_epochs
     }
 
-    /// How many batches the gradient is a sum of that a step is due with after `batch`, counted from 0, of the
-    /// `batches` of an epoch; none if the step is to come.
+    /// The number of accumulated batches if a step is due after `batch`, counted from 0, of the `batches` of an epoch;
+    /// none if no step is due yet.
     pub fn accumulated(&self, batch: u32, batches: u32) -> Option<u32> {
         let every = self.accumulate.max(1);
         let gathered = batch % every + 1;
         (gathered == every || batch + 1 == batches).then_some(gathered)
     }
 
-    /// What a step in `epoch`, counted from 0, is for the parameters of `group`: their `step`th, counted from 1, by a
-    /// gradient that is to be multiplied by `scale` before it is clipped by value.
+    /// The optimiser step in `epoch`, counted from 0, for the parameters of `group`: their `step`th, counted from 1,
+    /// with a gradient that is multiplied by `scale` before it is clipped by value.
     pub fn step(&self, group: Group, epoch: u32, step: u32, scale: f32) -> Step {
         Step {
             learning_rate: self.rate(group) * self.rate_factor(epoch),

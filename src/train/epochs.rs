@@ -1,12 +1,12 @@
-//! The epochs of a training as a table for readers, and as one line each for the log.
+//! The epochs of a training as a table for readers, and as one line per epoch for the log.
 
 use std::fmt::Write as _;
 
 use super::config::Config;
 use super::log::{EpochLog, Measured};
 
-/// `epochs.csv`: one row per epoch, with the columns that the settings ask for. It holds no times, so that equal trainings
-/// have equal tables; times are in the log.
+/// `epochs.csv`: one row per epoch, with the columns that the settings ask for. It has no times, so that equal
+/// trainings have equal tables; times are in the log.
 #[derive(Debug, Clone)]
 pub struct EpochTable {
     header: Vec<String>,
@@ -18,8 +18,8 @@ pub struct EpochTable {
 }
 
 impl EpochTable {
-    /// Without rows. The columns are `epoch,loss,learning_rate,loss_learning_rate`, the figures of `measure`, and the score of
-    /// `validate` as `<split>_<metric>`.
+    /// A table without rows. The columns are `epoch,loss,learning_rate,loss_learning_rate`, the figures of `measure`,
+    /// and the score of `validate` as `<split>_<metric>`.
     pub fn new(config: &Config) -> Self {
         let mut header = ["epoch", "loss", "learning_rate", "loss_learning_rate"].map(str::to_owned).to_vec();
         if config.measure.is_some() {

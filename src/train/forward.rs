@@ -45,7 +45,7 @@ pub struct HeldOut<'a> {
     pub query_gallery: Option<(&'a [usize], &'a [usize])>,
 }
 
-/// What all steps of a training share.
+/// The context that all steps of a training share.
 pub(super) struct Setup<'a, B: Backend> {
     pub device: &'a B,
     pub config: &'a Config,

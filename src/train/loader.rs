@@ -1,8 +1,8 @@
 //! Batches for the device, prepared while the trainer computes.
 //!
-//! Sampling, augmentation and normalisation are functions of (seed, epoch, step) alone, so a batch is the same whichever
-//! thread prepares it, and whenever. One thread walks through the steps and spreads the images of a batch over a pool of its
-//! own; a channel keeps it two batches ahead of the trainer: one is ready, one is in preparation.
+//! Sampling, augmentation and normalisation are functions of (seed, epoch, step) alone, so a batch is the same
+//! whichever thread prepares it, and whenever. One thread iterates over the steps and distributes the images of a batch
+//! over its own thread pool; a channel keeps it two batches ahead of the trainer: one is ready, one is being prepared.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::data::images::{ImageError, Images};
 use crate::data::sampler::Sampler;
 use crate::nn::{Normaliser, buffer};
 
-/// Makes the batches of a training.
+/// Prepares the batches of a training.
 #[derive(Debug)]
 pub(super) struct Batches<'a> {
     pub images: &'a dyn Images,
@@ -38,7 +38,7 @@ pub(super) struct Prepared {
 }
 
 impl Batches<'_> {
-    /// The batch of (epoch, step), its images in parallel.
+    /// Prepares the batch of (epoch, step), its images in parallel.
     pub fn prepare(&self, (epoch, step): (u64, u64)) -> Result<Prepared, ImageError> {
         let images = self.sampler.batch(epoch, step);
         let id = BatchId { seed: self.seed, epoch, step };
@@ -51,7 +51,7 @@ impl Batches<'_> {
             Ok(())
         };
         let all = values.par_chunks_exact_mut(len).enumerate().map_init(|| vec![0; len], write);
-        // The error of the batch's first faulty image, whichever thread finds one first.
+        // Returns the error of the batch's first faulty image, whichever thread finds one first.
         all.collect::<Vec<Result<(), ImageError>>>().into_iter().collect::<Result<(), ImageError>>()?;
         Ok(Prepared { images, values })
     }
@@ -90,7 +90,7 @@ impl Prefetch {
         })
     }
 
-    /// The next batch, which is that of `at`.
+    /// Returns the next batch, which is that of `at`.
     pub fn next(&mut self, batches: &Batches<'_>, at: (u64, u64)) -> Result<Prepared, ImageError> {
         let begin = Instant::now();
         let next = self.receiver.recv();
@@ -102,7 +102,7 @@ impl Prefetch {
         }
     }
 
-    /// How long `next` has waited since the last call of this.
+    /// The time that `next` has waited since the last call of this.
     pub fn take_waited(&mut self) -> Duration {
         std::mem::take(&mut self.waited)
     }
@@ -169,7 +169,7 @@ mod tests {
         let image = 20 * 30 * 3;
         let bytes: Vec<u8> = images.iter().flat_map(|&i| &pixels[i * image..][..image]).copied().collect();
         assert_eq!(values, Backbone::named("bn_inception").unwrap().normalisation().pixels().normalise(&bytes));
-        // Blue first, less 104.
+        // Blue first, minus 104.
         assert_eq!(values[0], f32::from(bytes[2]) / 255.0 * 255.0 - 104.0);
     }
 

@@ -1,4 +1,4 @@
-//! What is recorded of each epoch.
+//! The record of each epoch.
 
 use serde::{Deserialize, Serialize};
 
@@ -42,8 +42,8 @@ pub struct EpochLog {
 /// What was measured after an epoch. A figure that is undefined for the loss is absent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
-    /// The angle between a class's vector and the average embedding of the class, in degrees, averaged over the classes.
-    /// For losses with one vector per class.
+    /// The angle between a class's vector and the average embedding of the class, in degrees, averaged over the
+    /// classes. For losses with one vector per class.
     pub field_angle: Option<f64>,
     /// The squared distance of an embedding to the average of its class, averaged over the samples: 0 if classes are
     /// points, 1 at most. Absent if an embedding is not finite.

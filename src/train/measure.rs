@@ -7,7 +7,7 @@ use super::mode::Averages;
 use crate::loss::{Batch, Gradients, Loss, LossError, has_class_vectors};
 use crate::nn::{self, Backend, Grads, Kind, Model};
 
-/// Steps from this number on belong to measurements: no training is as long.
+/// Steps from this number on belong to measurements: no training has as many.
 const FIRST: u64 = 1 << 32;
 
 /// Measures `model` and the loss's parameters `matrices` after `epoch`, counted from 0.
@@ -89,7 +89,7 @@ fn mean_angle(fields: &[f32], averages: &Averages) -> f64 {
     sum / classes
 }
 
-/// A batch as a data set of its own, which has the classes of the batch alone.
+/// A batch as a separate data set, with only the classes of the batch.
 struct BatchSubset {
     embeddings: Vec<f32>,
     labels: Vec<u32>,
@@ -163,7 +163,8 @@ mod tests {
 
     #[test]
     fn spread_and_angle_match_values_computed_by_hand() {
-        // Two samples of class 1 at a right angle: average (0.5, 0.5), each at a squared distance of 0.5. Class 0 has one.
+        // Two samples of class 1 at a right angle: average (0.5, 0.5), both at a squared distance of 0.5. Class 0 has
+        // one.
         let (embeddings, labels) = ([1.0, 0.0, 0.0, 1.0, 0.0, 1.0], [1, 1, 0]);
         let averages = Averages::new(&embeddings, &labels, 3, 2);
         assert!((spread(&embeddings, &labels, &averages) - 1.0 / 3.0).abs() <= 1e-15);

@@ -1,4 +1,4 @@
-//! How a loss's class vectors, its mean fields or proxies, are updated while the network learns.
+//! Update modes of a loss's class vectors, its mean fields or proxies.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -125,7 +125,8 @@ impl Averages {
         rows.zip(&self.counts).filter(|(_, count)| **count > 0).map(|(row, _)| row)
     }
 
-    /// Moves the `vectors` of the classes that have samples: `keep * vector + (1 - keep) * average`, with `keep` by class.
+    /// Moves the `vectors` of the classes that have samples to `keep * vector + (1 - keep) * average`, with `keep` by
+    /// class.
     pub fn move_towards(&self, vectors: &mut [f32], keep: impl Fn(usize) -> f64) {
         for (class, average) in self.present() {
             let keep = keep(class);

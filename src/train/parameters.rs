@@ -1,4 +1,4 @@
-//! The parameters of a loss: their initialisation, and the check of their gradients.
+//! The parameters of a loss: their initialisation, and the validation of their gradients.
 
 use super::error::TrainError;
 use crate::loss::{Gradients, Init, Parameter};
@@ -37,7 +37,7 @@ pub(super) fn start(parameters: Vec<Parameter>, seed: u64) -> Vec<LossParameter>
     parameters.into_iter().enumerate().map(begin).collect()
 }
 
-/// What can be wrong with the result of a loss.
+/// Errors in the result of a loss.
 pub(super) enum Problem {
     NotFinite(String),
     Length(TrainError),
@@ -86,10 +86,10 @@ mod tests {
         sum / parameter.rows as f64
     }
 
-    /// The table of docs/losses.md, which has it from pytorch-metric-learning 0.9.88 and 2.8.1.
+    /// The table of docs/losses.md, taken from pytorch-metric-learning 0.9.88 and 2.8.1.
     #[test]
     fn class_vectors_start_with_the_lengths_of_the_original_code() {
-        // The root of 128 dimensions of variance 1.
+        // The square root of 128 dimensions of variance 1.
         let normal = 128f64.sqrt();
         for loss in ["normalized_softmax", "cosface", "arcface", "proxy_nca", "mean_field_contrastive", "center"] {
             assert!((initial_length(loss) / normal - 1.0).abs() < 0.03, "{loss}");

@@ -1,4 +1,4 @@
-//! Training in half precision: the factor that keeps small gradients above its smallest numbers (Micikevicius et al. 2018).
+//! Mixed-precision training: the loss scale that keeps small gradients from underflowing (Micikevicius et al. 2018).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,10 +24,10 @@ impl Precision {
     }
 }
 
-/// The dynamic loss scale: the factor of the loss's gradient before the backward pass, and how it has changed.
+/// The dynamic loss scale: the factor of the loss's gradient before the backward pass, and its history.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LossScale {
-    /// A power of 2, so that it rounds nothing.
+    /// A power of 2, so that scaling does not round.
     pub factor: f32,
     /// Steps since it last changed.
     good: u32,
@@ -35,7 +35,7 @@ pub struct LossScale {
     pub skipped: u32,
 }
 
-/// The initial factor, and the steps before it is doubled, as in PyTorch's `GradScaler`.
+/// The initial factor, and the number of steps before it is doubled, as in PyTorch's `GradScaler`.
 const START: f32 = 65536.0;
 const EVERY: u32 = 2000;
 /// The maximum: unscaled gradients are in single precision.
@@ -51,8 +51,8 @@ impl Default for LossScale {
 const COUNTERS: [&str; 3] = ["loss scale", "loss scale steps", "skipped steps"];
 
 impl LossScale {
-    /// Updates the scale after a step whose gradients are `finite`, or not, which skips the step. None if they are not and the
-    /// factor, at 1, cannot be the reason.
+    /// Updates the scale after a step whose gradients are `finite`, or not, in which case the step is skipped. None if
+    /// they are not and the factor, at 1, cannot be the reason.
     pub(super) fn note(&mut self, finite: bool) -> Option<()> {
         if finite {
             self.good += 1;

@@ -39,22 +39,22 @@ pub struct Trained<B: Backend> {
     pub untrained: Option<f64>,
 }
 
-/// What a training starts from.
+/// The inputs from which a training starts.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Start<'a> {
     /// Weights for the backbone; random ones from the seed if absent.
     pub weights: Option<&'a WeightFile>,
-    /// The file where the state is saved after each epoch, and from which an earlier attempt or a shorter run is resumed.
+    /// The file where the state is saved after each epoch, and from which an interrupted or a shorter run is resumed.
     pub checkpoint: Option<&'a Path>,
-    /// Images to score it on, if the settings ask for that.
+    /// Images for scoring the network, if the settings ask for that.
     pub held_out: Option<HeldOut<'a>>,
 }
 
-/// Trains a network. `on_epoch` receives the record of every epoch when it ends; those of the epochs before a checkpoint come
-/// first.
+/// Trains a network. `on_epoch` receives the record of every epoch when it ends; the records of epochs before a
+/// checkpoint are passed first.
 ///
-/// The result is a function of config, data, loss and starting weights alone: the same bits on any number of threads, and
-/// wherever the training was interrupted and resumed.
+/// The result is a function of config, data, loss and initial weights alone: the same bits on any number of threads,
+/// and wherever the training was interrupted and resumed.
 pub fn train<B: Backend>(
     device: &B,
     config: &Config,
@@ -73,7 +73,7 @@ pub fn train<B: Backend>(
     train_with(device, config, data, &*loss, start, on_epoch)
 }
 
-/// The same with any loss in the place of the one that `config` names.
+/// The same with any loss in place of the one that `config` names.
 pub(super) fn train_with<B: Backend>(
     device: &B,
     config: &Config,
@@ -141,9 +141,9 @@ fn check_request(config: &Config, data: &TrainSet<'_>, held_out: Option<HeldOut<
 struct Run<'a, B: Backend> {
     setup: &'a Setup<'a, B>,
     state: TrainingState<B>,
-    /// Where it is saved after each epoch, and the settings that a checkpoint there must have.
+    /// Where the state is saved after each epoch, and the settings that a checkpoint there must have.
     checkpoint: Option<(&'a Path, Map<String, Value>)>,
-    /// Whether every parameter has been seen to have a gradient.
+    /// Whether every parameter is known to receive a gradient.
     checked: bool,
     gradients: Gradients<f32>,
 }
@@ -210,14 +210,14 @@ impl<'a, B: Backend> Run<'a, B> {
         validate.kept(*untrained, log)
     }
 
-    /// Copies the weights if the epoch that has just ended is the best so far, and the best is wanted.
+    /// Copies the weights if the last epoch is the best so far, and the best is to be kept.
     fn remember_best(&mut self) {
         if self.kept() == Some(self.state.log.len() as u32) {
             self.state.best = Some(self.state.weights(self.setup.device));
         }
     }
 
-    /// Returns to the weights of the epoch to keep, and says which that is.
+    /// Restores the weights of the epoch to keep, and returns that epoch.
     fn select(&mut self) -> u32 {
         match (self.state.best.take(), self.kept()) {
             (Some(best), Some(epoch)) => {
@@ -287,7 +287,7 @@ impl<'a, B: Backend> Run<'a, B> {
         })
     }
 
-    /// One batch and, if one is due, a step of the optimiser. Returns the loss.
+    /// Processes one batch and, if one is due, makes an optimiser step. Returns the loss.
     fn step(&mut self, mode: MeanFields, epoch: u32, step: u32, prefetch: &mut Prefetch) -> Result<f32, TrainError> {
         let setup = self.setup;
         let Setup { device, config, data, loss, steps, .. } = *setup;

@@ -1,4 +1,4 @@
-//! How learning rates change from epoch to epoch.
+//! Learning-rate schedules, by epoch.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -58,7 +58,7 @@ fn third() -> f64 {
 }
 
 impl Schedule {
-    /// What rates are multiplied by in `epoch` of a run of `epochs`.
+    /// The factor of the rates in `epoch` of a run of `epochs`.
     pub fn factor(&self, epoch: u32, epochs: u32) -> f64 {
         match self {
             Self::Constant => 1.0,
@@ -74,7 +74,7 @@ impl Schedule {
         }
     }
 
-    /// The same with a warm-up in front, which takes its epochs from the run's.
+    /// The same with a warm-up before it, whose epochs count among the run's.
     pub fn factor_after(&self, warm_up: Option<WarmUp>, epoch: u32, epochs: u32) -> f64 {
         let Some(WarmUp { epochs: rising, start }) = warm_up else { return self.factor(epoch, epochs) };
         match epoch.checked_sub(rising) {
@@ -83,13 +83,13 @@ impl Schedule {
         }
     }
 
-    /// Whether an epoch's factor depends on how many epochs the run has. If so, a run of more epochs is another one from
-    /// its first epoch on, and cannot go on where a shorter one ended.
+    /// Whether an epoch's factor depends on the number of epochs of the run. If so, a run of more epochs differs from
+    /// its first epoch on, and cannot continue where a shorter one ended.
     pub fn depends_on_total(&self) -> bool {
         matches!(self, Self::Cosine { .. })
     }
 
-    /// What does not fit together: (path of the field, message) pairs.
+    /// Settings that do not fit together: (path of the field, message) pairs.
     pub(super) fn check(&self) -> Vec<(String, String)> {
         match self {
             Self::MultiStep { at, .. } if !at.is_sorted_by(|a, b| a < b) => {
@@ -109,7 +109,7 @@ mod tests {
         Setting::faults_of(schedule).into_iter().chain(schedule.check()).collect()
     }
 
-    /// Factors made by PyTorch; `tests/data/optimisers.py` made the file.
+    /// Factors computed by PyTorch; `tests/data/optimisers.py` wrote the file.
     const REFERENCE: &str = include_str!("../../tests/data/optimisers.json");
 
     #[derive(Deserialize)]

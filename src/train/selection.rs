@@ -36,7 +36,8 @@ impl Validate {
         }
     }
 
-    /// Whether early stopping ends the training after the epochs of `log`; `untrained` is the score of the untrained network.
+    /// Whether early stopping ends the training after the epochs of `log`; `untrained` is the untrained network's
+    /// score.
     pub(super) fn is_over(&self, untrained: Option<f64>, log: &[EpochLog]) -> bool {
         let (Some(patience), Some(best)) = (self.patience, Self::leader(untrained, log)) else { return false };
         log.iter().rev().find(|epoch| epoch.score.is_some()).is_some_and(|last| last.epoch - best > patience)
@@ -73,7 +74,7 @@ pub(super) fn score<B: Backend>(
     Ok(criterion.0.value(&found, None).unwrap_or(f64::NAN))
 }
 
-/// Why there is no score.
+/// The reason why there is no score.
 #[derive(Debug, Error)]
 pub enum ScoreError {
     /// The network failed.
@@ -136,14 +137,14 @@ mod tests {
         };
         let ends = |patience, every, scores| ends_after(None, patience, every, scores);
         let scores = [0.1, 0.3, 0.2, 0.25, 0.3, 0.2];
-        // A patience of 0 stops at the first epoch that is no better, as the official code always does.
+        // A patience of 0 stops at the first epoch without improvement, as the official code always does.
         assert_eq!(ends(0, 1, &scores), Some(3));
         assert_eq!(ends(1, 1, &scores), Some(4));
         assert_eq!(ends(3, 1, &scores), Some(6));
         assert_eq!(ends(4, 1, &scores), None);
         // MLRC on CUB: epochs 2, 4, ...; the best is 4, and 14 is the first more than 9 behind it.
         assert_eq!(ends(9, 2, &[0.1, 0.3, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2]), Some(14));
-        // The untrained network is epoch 0, and the first of equals.
+        // The untrained network is epoch 0, and among equals the first counts.
         assert_eq!(ends_after(Some(0.3), 9, 2, &[0.1, 0.3, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2]), Some(10));
         assert_eq!(ends_after(Some(0.2), 9, 2, &[0.1, 0.3, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2]), Some(14));
         assert_eq!(ends_after(Some(0.3), 0, 1, &[0.2]), Some(1));

@@ -17,14 +17,14 @@ use crate::nn::{Architecture, Backend, Model};
 /// The learned values of a training, on the host: the network's tensors in their order, then the loss's parameters.
 pub(super) type Weights = Vec<Vec<f32>>;
 
-/// All that the next step of a training depends on.
+/// The state on which the next step of a training depends.
 pub(super) struct TrainingState<B: Backend> {
     pub model: Model<B>,
     pub loss_parameters: Vec<LossParameter>,
     pub updater: Updater<B>,
-    /// The memory of a loss that has one.
+    /// The memory of a loss that uses one.
     pub memory: Memory<f32>,
-    /// By class: whether its moving average has a first value.
+    /// By class: whether its moving average has been initialised.
     pub averaged: Vec<bool>,
     /// The finished epochs.
     pub log: Vec<EpochLog>,
@@ -38,7 +38,7 @@ pub(super) struct TrainingState<B: Backend> {
 const UNTRAINED: &str = "untrained score";
 
 impl<B: Backend> TrainingState<B> {
-    /// Before the first step; the backbone starts from `weights` if there are any.
+    /// The state before the first step; the backbone starts from `weights` if there are any.
     pub fn new(setup: &Setup<'_, B>, weights: Option<&WeightFile>) -> Result<Self, TrainError> {
         let Config { backbone, pooling, head, dim, seed, optimiser, .. } = *setup.config;
         let TrainSet { height, width, classes, .. } = *setup.data;
@@ -78,7 +78,7 @@ impl<B: Backend> TrainingState<B> {
         }
     }
 
-    /// The state between two epochs as a checkpoint.
+    /// The state between two epochs, as a checkpoint.
     pub fn checkpoint(&self, device: &B, settings: Map<String, Value>) -> Checkpoint {
         let mut checkpoint = Checkpoint { epoch: self.log.len() as u32, settings, ..Checkpoint::default() };
         checkpoint.log = self.log.iter().filter_map(|log| serde_json::to_value(log).ok()).collect();
@@ -140,7 +140,7 @@ impl<B: Backend> TrainingState<B> {
     }
 }
 
-/// What must be equal for a training to resume: its configuration, its images and the weights it started from.
+/// The settings that must be equal for a training to resume: its configuration, its images and its initial weights.
 pub(super) fn settings<B: Backend>(
     config: &Config,
     data: &TrainSet<'_>,

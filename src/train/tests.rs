@@ -1,4 +1,4 @@
-//! Losses that misbehave, met by the training loop.
+//! Losses that return errors or invalid results, in the training loop.
 
 use super::run::train_with;
 use super::*;
@@ -6,7 +6,7 @@ use crate::data::images::Plain;
 use crate::loss::{Batch, Gradients, Loss, LossError, Parameter};
 use crate::nn::Native;
 
-/// A loss that answers whatever it is made to.
+/// A loss that returns whatever it is set to.
 #[derive(Clone)]
 struct Answers {
     value: f32,

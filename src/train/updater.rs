@@ -1,4 +1,4 @@
-//! Applies the optimiser to a network and to the parameters of its loss: gradients accumulated over batches, states by name.
+//! Applies the optimiser to a network and its loss's parameters: gradients accumulated over batches, states by name.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ const GROUPS: [(Group, &str); 3] =
 const LOSS: &str = "loss.";
 
 impl<B: Backend> Updater<B> {
-    /// Before the first step.
+    /// The updater before the first step.
     pub fn new(optimiser: OptimiserSpec, precision: Precision) -> Self {
         Self {
             optimiser,
@@ -96,8 +96,8 @@ impl<B: Backend> Updater<B> {
         }
     }
 
-    /// The first parameter that should learn and whose accumulated gradient is absent or all zero: the embeddings do not depend
-    /// on it.
+    /// The first parameter that should learn and whose accumulated gradient is absent or all zero: the embeddings do
+    /// not depend on it.
     pub fn idle(&self, device: &B, model: &Model<B>, learns: impl Fn(&NamedTensor<B>) -> bool) -> Option<String> {
         let sums = model.tensors().zip(&self.network);
         let mut learning = sums.filter(|(tensor, _)| tensor.kind == Kind::Parameter && learns(tensor));
@@ -105,8 +105,8 @@ impl<B: Backend> Updater<B> {
         learning.find(|(_, sum)| sum.as_ref().is_none_or(zero)).map(|(tensor, _)| tensor.name.clone())
     }
 
-    /// Updates the network's parameters that have gradients by their mean over `batches`; `epoch` counts from 0. In mixed
-    /// precision, gradients that are not finite skip the step and lower the loss scale.
+    /// Updates the network's parameters that have gradients by their mean over `batches`; `epoch` counts from 0. In
+    /// mixed precision, gradients that are not finite skip the step and lower the loss scale.
     pub fn step_network(
         &mut self,
         device: &B,
@@ -119,7 +119,7 @@ impl<B: Backend> Updater<B> {
         let mut scale = 1.0 / batches as f32;
         let squares = match (config.clip_norm, self.loss_scale) {
             (None, None) => 0.0,
-            // Sequentially, in the order of the tensors, for the same bits on any number of threads.
+            // Sequential, in the order of the tensors, for the same bits on any number of threads.
             _ => sums.iter().flatten().map(|sum| device.square_sum(sum)).sum::<Result<f64, _>>()?,
         };
         if let Some(loss_scale) = &mut self.loss_scale {
@@ -161,7 +161,7 @@ impl<B: Backend> Updater<B> {
             let name = matrix.state_name();
             let state = self.loss_states.entry(name.clone()).or_default();
             let update = || {
-                // The vectors borrow the matrices' memory and hand it back.
+                // The vectors take over the matrices' memory and return it.
                 let mut values = self.host.adopt(std::mem::take(&mut matrix.values))?;
                 let gradient = self.host.adopt(gradient)?;
                 self.optimiser.step(&self.host, step, &mut values, &gradient, state)?;
@@ -174,7 +174,7 @@ impl<B: Backend> Updater<B> {
         Ok(())
     }
 
-    /// Saves all that the next step depends on to a checkpoint; the gradient sums are empty between epochs.
+    /// Saves everything that the next step depends on to a checkpoint; the gradient sums are empty between epochs.
     pub fn save(&self, device: &B, checkpoint: &mut Checkpoint) {
         for (steps, (_, name)) in self.steps.iter().zip(GROUPS) {
             checkpoint.counters.insert(name.to_owned(), u64::from(*steps));

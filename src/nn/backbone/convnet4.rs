@@ -5,8 +5,8 @@ use crate::nn::backend::{After, Convolution};
 use crate::nn::layers::{Builder, Layer, Names};
 use crate::nn::pixels::{CHANNELS, Normalisation};
 
-/// Four blocks of 3x3 convolution (32, 64, 128, 128 channels), batch normalisation, ReLU and 2x2 max pooling. 0.24 million
-/// parameters.
+/// Four blocks of 3x3 convolution (32, 64, 128, 128 channels), batch normalisation, ReLU and 2x2 max pooling. 0.24
+/// million parameters.
 pub const CONVNET4: Backbone = Backbone {
     name: "convnet4",
     features: 128,

@@ -296,7 +296,7 @@ fn pack(from: &[f32], distance: usize, [rows, columns]: [usize; 2], scale: f32, 
     }
 }
 
-/// Packs the transpose of `rows x columns` elements, times `scale`, as the right side of a product with `columns` terms.
+/// Packs the transpose of `rows x columns` elements, times `scale`, as the right side of a product of `columns` terms.
 fn pack_transposed(from: &[f32], distance: usize, [rows, columns]: [usize; 2], scale: f32, to: &mut [f32]) {
     for (panel, to) in to.chunks_exact_mut(columns * LANES).enumerate() {
         let first = panel * LANES;

@@ -1,4 +1,4 @@
-//! The Gaussian error linear unit, `x P(X <= x)` for a standard normal `X`, in its exact form (Hendrycks and Gimpel 2016).
+//! The Gaussian error linear unit, `x P(X <= x)` for a standard normal `X`, in exact form (Hendrycks and Gimpel 2016).
 //!
 //! The tail probability of the normal distribution is `e^(-t^2 / 2) R(t)`, where `R` is smooth and decreases slowly: a
 //! rational function approximates it to the same number of digits everywhere. `1 + erf` loses them below zero, where it
@@ -11,8 +11,8 @@ use super::map::CHUNK;
 use crate::math::real::Real;
 use crate::math::simd::vectorise;
 
-/// `R(t) = e^(t^2 / 2) P(X > t)` from 0 to 14: numerator and denominator, the highest power first. A minimax fit of its relative
-/// error (6e-9; in single precision the quotient is within 3e-7).
+/// `R(t) = e^(t^2 / 2) P(X > t)` from 0 to 14: numerator and denominator, the highest power first. A minimax fit of its
+/// relative error (6e-9; in single precision the quotient is within 3e-7).
 const NUMERATOR: [f32; 5] = [0.004_047_628_7, 0.040_184_955, 0.181_926_55, 0.436_561_54, 0.5];
 const DENOMINATOR: [f32; 6] = [0.010_145_769, 0.100_735_69, 0.466_009_57, 1.197_120_8, 1.671_007_9, 1.0];
 /// Beyond it the tail is below the smallest positive number.

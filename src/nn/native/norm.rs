@@ -286,8 +286,8 @@ impl Normalisation {
         total(&sums, channels)
     }
 
-    /// Writes the gradient of `x` (`N x H x W x C`) to `dx`, given [`Self::parameter_gradients`] and the gradient of the
-    /// pooled output.
+    /// Writes the gradient of `x` (`N x H x W x C`) to `dx`, given [`Self::parameter_gradients`] and the gradient of
+    /// the pooled output.
     pub fn input_gradient(
         &self,
         windows: Windows,

@@ -70,9 +70,9 @@ fn named<S: Shape, D: Precisions, T: Tape<f32, D>>(x: Tensor<S, f32, D, T>) -> R
     x.try_contiguous()?.try_mul(1.0f32)
 }
 
-/// A gradient in single precision, as dfdx's table holds it.
+/// A gradient in single precision, in the form of dfdx's gradient table.
 ///
-/// dfdx makes nothing but gradients into what its table holds. So this is the gradient of `sum(x^2) / 2`: `x`, exactly.
+/// dfdx puts only gradients that it computes into its table. So this is the gradient of `sum(x^2) / 2`: `x`, exactly.
 fn widened<S: Shape, D: Precisions>(gradient: Tensor<S, Half, D>) -> Result<<D as Storage<f32>>::Vec, D::Err> {
     let len = gradient.shape().num_elements();
     let x = gradient.try_to_dtype::<f32>()?.try_reshape_like(&(len,))?;

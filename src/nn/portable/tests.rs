@@ -173,7 +173,7 @@ fn units_give_the_values_gradients_and_statistics_of_native() {
             bias: false,
             residual: false,
         };
-        // Each normalisation with one of the others after another.
+        // Each normalisation with alternating values of the other options.
         for (turn, norm) in norms.into_iter().enumerate() {
             let turn = turn + index;
             let (bias, residual) = (turn % 2 == 0, turn % 3 != 0);

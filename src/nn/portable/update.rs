@@ -1,7 +1,7 @@
 //! Optimiser steps and gradient norms, where the vectors are.
 //!
-//! Every operation of a rule is a kernel over the whole vector. Only sums of squares, of a thousand elements each, are copied
-//! to the host.
+//! Every operation of a rule is a kernel over the whole vector. Only sums of squares, each over a thousand elements,
+//! are copied to the host.
 
 use std::ops::{Add, Div, Mul, Sub};
 use std::rc::Rc;

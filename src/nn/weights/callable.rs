@@ -1,6 +1,6 @@
-//! The names of a pickle that mean something here, and what calling them means.
+//! The names in a pickle that this reader understands, and the effect of calling them.
 //!
-//! This list is what makes an unknown file safe to open: the names on it are carried out here, not by any code of the file, and
+//! This list makes an unknown file safe to open: the names on it are implemented here, not by any code of the file, and
 //! every other name stays a name.
 
 use safetensors::tensor::Dtype;
@@ -10,7 +10,7 @@ use super::machine::Machine;
 use super::suspects::is_suspect;
 use super::value::{Callable, Id, StorageName, TensorParts, Value};
 
-/// What `module.name` stands for, if it means something here.
+/// The meaning of `module.name`, if this reader understands it.
 pub(super) fn find(module: &str, name: &str) -> Option<Callable> {
     Some(match (module, name) {
         ("collections", "OrderedDict") => Callable::OrderedDict,
@@ -41,11 +41,11 @@ pub(super) fn find(module: &str, name: &str) -> Option<Callable> {
     })
 }
 
-/// What a call of `callable` with `arguments` makes.
+/// The result of calling `callable` with `arguments`.
 pub(super) fn call<'a>(machine: &mut Machine<'a>, callable: Callable, arguments: &[Id]) -> Result<Id, Flaw> {
     match (callable, arguments) {
         (Callable::OrderedDict, []) => Ok(machine.add(Value::Dict(Vec::new()))),
-        // Python 2 hands over the pairs at once.
+        // Python 2 passes the pairs at once.
         (Callable::OrderedDict, &[pairs]) => {
             let pairs = machine.pairs(pairs)?;
             Ok(machine.add(Value::Dict(pairs)))
@@ -56,7 +56,7 @@ pub(super) fn call<'a>(machine: &mut Machine<'a>, callable: Callable, arguments:
                 let at = machine.opcode_at();
                 Ok(machine.add(Value::Tensor(Box::new(TensorParts { storage, offset, shape, strides, at }))))
             }
-            // Of a type that is not read; so is the tensor.
+            // Of an unsupported type, and so is the tensor.
             Value::Opaque(_) => Ok(storage),
             other => Err(machine.damaged(format!("a tensor is built of a {}, expected a storage", other.kind()))),
         },
@@ -90,7 +90,7 @@ pub(super) fn call<'a>(machine: &mut Machine<'a>, callable: Callable, arguments:
     }
 }
 
-/// The storage of a persistent id: `("storage", class, key, location, elements[, view])`. One of a type that is not read is
+/// The storage of a persistent id: `("storage", class, key, location, elements[, view])`. One of an unsupported type is
 /// opaque.
 pub(super) fn storage<'a>(machine: &Machine<'a>, id: Id) -> Result<Value<'a>, Flaw> {
     let Value::Tuple(ids) = machine.get(id) else {

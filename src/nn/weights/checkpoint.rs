@@ -1,4 +1,4 @@
-//! The state dicts inside what was pickled: alone, or somewhere in a training checkpoint, one or several.
+//! The state dicts in a pickled object: the object itself, or one or several inside a training checkpoint.
 
 use std::collections::HashMap;
 
@@ -9,16 +9,17 @@ use super::skipped::{Skipped, Unread};
 use super::unread::unread_kind;
 use super::value::{Id, StorageName, TensorParts, Value};
 
-/// Keys under which training scripts keep the weights, the more telling ones first.
+/// Keys under which training scripts store the weights, the more specific ones first.
 const CONTAINERS: [&str; 7] = ["state_dict", "model_state_dict", "model_state", "model", "net", "network", "params"];
 
-/// Keys that hold no weights: the state of an optimiser or a schedule. Its tensors have the names of parameters at times.
+/// Keys that hold no weights but the state of an optimiser or a schedule, whose tensors sometimes have the names of
+/// parameters.
 const ASIDE: [&str; 2] = ["optim", "sched"];
 
-/// A state dict may lie this deep. A dict that holds itself ends sooner: each is looked into once.
+/// Maximum nesting depth of a state dict. A dict that contains itself ends sooner: each is visited once.
 const DEPTH: usize = 8;
 
-/// Other keys of one dict that are kept: a hostile file has millions.
+/// Maximum number of other keys kept for one dict: a hostile file has millions.
 const ALIASES: usize = 8;
 
 /// The tensors of a checkpoint.
@@ -26,19 +27,19 @@ const ALIASES: usize = 8;
 pub(super) struct Checkpoint<'a> {
     /// In the order of the file.
     pub sets: Vec<NamedSet<'a>>,
-    /// Of `sets` the one that a listing is about, if there is any.
+    /// The index in `sets` of the one to list, if there is any.
     pub main: usize,
     pub skipped: Vec<Skipped>,
-    /// What was pickled, in words.
+    /// A description of the pickled object.
     pub root: String,
 }
 
 /// The tensors of one dict.
 #[derive(Debug)]
 pub(super) struct NamedSet<'a> {
-    /// The keys that lead to it, joined by dots.
+    /// The path of keys to it, joined by dots.
     pub key: Option<String>,
-    /// Other keys that lead to the same dict.
+    /// Other paths of keys to the same dict.
     pub aliases: Vec<String>,
     pub tensors: Vec<NamedParts<'a>>,
     pub unread: Vec<Unread>,
@@ -50,7 +51,7 @@ pub(super) struct NamedParts<'a> {
     pub name: &'a str,
     pub storage: StorageName<'a>,
     pub layout: Layout,
-    /// Where in the pickle it is made.
+    /// The position in the pickle where it is constructed.
     pub at: usize,
 }
 
@@ -64,7 +65,7 @@ impl<'a> Checkpoint<'a> {
             sets.retain(|set| !set.tensors.is_empty());
         }
         for set in &mut sets {
-            // The most telling of its keys.
+            // The most specific of its keys.
             for place in 0..set.aliases.len() {
                 if let (Some(key), Some(alias)) = (&mut set.key, set.aliases.get_mut(place))
                     && rank_of(alias) < rank_of(key)
@@ -79,7 +80,7 @@ impl<'a> Checkpoint<'a> {
     }
 }
 
-/// Which set a listing is about: that under a usual key, else that at the top, else the largest.
+/// The priority of a set for listing: one under a usual key, else the one at the top, else the largest.
 fn rank(set: &NamedSet<'_>) -> (usize, usize) {
     match set.key.as_deref().map_or(1000, rank_of) {
         OTHER => (OTHER, usize::MAX - set.tensors.len()),
@@ -100,10 +101,10 @@ fn rank_of(key: &str) -> usize {
     }
 }
 
-/// Goes through dicts of dicts.
+/// Traverses nested dicts.
 struct Walk<'p, 'a> {
     pickle: &'p Pickle<'a>,
-    /// The dicts that were looked into, with their places among `sets`.
+    /// The dicts visited, with their indices in `sets`.
     seen: HashMap<Id, Option<usize>>,
     path: Vec<&'a str>,
     sets: Vec<NamedSet<'a>>,
@@ -166,13 +167,13 @@ fn named<'a>(pickle: &Pickle<'a>, dict: &Value<'a>) -> Vec<(&'a str, Id)> {
     entries
 }
 
-/// What lies beside the way to the set under `key`, and in it beside its tensors.
+/// The entries next to the path to the set under `key`, and those of the set that are not tensors.
 fn beside(pickle: &Pickle<'_>, key: Option<&str>) -> Vec<Skipped> {
     let (mut dict, mut skipped) = (pickle.root(), Vec::new());
     let mut way = key;
     loop {
         let entries = named(pickle, dict);
-        // Keys may have dots of their own.
+        // Keys may contain dots.
         let step = way.and_then(|way| {
             let leads = |name: &str| way.strip_prefix(name).filter(|rest| rest.is_empty() || rest.starts_with('.'));
             let found = entries.iter().filter(|(_, id)| matches!(pickle.get(*id), Value::Dict(_)));
@@ -203,7 +204,7 @@ fn beside(pickle: &Pickle<'_>, key: Option<&str>) -> Vec<Skipped> {
     }
 }
 
-/// What was pickled, in words.
+/// A description of the pickled object.
 fn described(pickle: &Pickle<'_>, id: Id) -> String {
     match pickle.get(id) {
         Value::Tensor(_) => "one tensor without a name".to_owned(),
@@ -216,7 +217,7 @@ fn described(pickle: &Pickle<'_>, id: Id) -> String {
     }
 }
 
-/// A tensor with its numbers looked up and bounded by its storage.
+/// A tensor with its numbers resolved and checked against the bounds of its storage.
 fn resolve<'a>(pickle: &Pickle<'a>, name: &'a str, parts: &TensorParts) -> Result<NamedParts<'a>, Flaw> {
     let damaged = |what: String| Flaw::Damaged { at: parts.at, what: format!("tensor {name:?}: {what}") };
     let sizes = |what: &str, id: Id| match pickle.get(id) {

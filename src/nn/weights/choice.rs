@@ -18,7 +18,7 @@ pub struct Choice {
 }
 
 impl fmt::Display for Choice {
-    /// As a pipeline says it: `weights: { key: teacher, prefix: "backbone." }`.
+    /// In the notation of pipelines: `weights: { key: teacher, prefix: "backbone." }`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let quoted =
             |text: &str| match text.chars().all(|c| c.is_alphanumeric() || "._-".contains(c)) && !text.is_empty() {

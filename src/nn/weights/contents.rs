@@ -1,4 +1,4 @@
-//! The contents of a weight file of any format: its tensors, and where in the file their elements are.
+//! The contents of a weight file of any format: its tensors, and the positions of their elements in the file.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -17,24 +17,24 @@ use super::skipped::{Skipped, Unread};
 /// A tensor of a weight file.
 #[derive(Debug, Clone)]
 pub struct TensorInfo {
-    /// As in the file, less [`TensorSet::stripped`].
+    /// The name in the file, without [`TensorSet::stripped`].
     pub name: String,
     /// The type of its elements in the file.
     pub dtype: Dtype,
     /// PyTorch's order of axes.
     pub shape: Vec<usize>,
-    /// Which region of the file holds its storage.
+    /// The index of the file region that holds its storage.
     pub(super) region: usize,
     pub(super) layout: Layout,
 }
 
 impl TensorInfo {
-    /// How many elements it has.
+    /// Number of elements.
     pub fn elements(&self) -> usize {
         if self.shape.contains(&0) { 0 } else { self.shape.iter().fold(1, |product, &n| product.saturating_mul(n)) }
     }
 
-    /// How many bytes its elements take, whether or not the file stores each by itself.
+    /// Number of bytes of its elements, whether or not the file stores each separately.
     pub fn bytes(&self) -> usize {
         self.elements().saturating_mul(self.dtype.bitsize()).div_ceil(8)
     }
@@ -43,15 +43,16 @@ impl TensorInfo {
 /// The tensors of one state dict of a file.
 #[derive(Debug)]
 pub struct TensorSet {
-    /// The keys that lead to it in a training checkpoint, joined by dots: `state_dict`. None for a file that is the state dict.
+    /// The path of keys to it in a training checkpoint, joined by dots: `state_dict`. None for a file that is the state
+    /// dict.
     pub key: Option<String>,
     /// Other keys of the same state dict.
     pub aliases: Vec<String>,
-    /// The prefix that all names had and that [`TensorInfo::name`] lacks: `module.`, or nothing.
+    /// The prefix of all names in the file, which [`TensorInfo::name`] lacks: `module.`, or nothing.
     pub stripped: String,
     /// In the order of the state dict, or of the bytes in a safetensors file.
     pub tensors: Vec<TensorInfo>,
-    /// Tensors of it that are not read.
+    /// Tensors of unsupported kinds.
     pub unread: Vec<Unread>,
 }
 
@@ -66,7 +67,7 @@ impl TensorSet {
         Self { key, aliases: Vec::new(), stripped, tensors, unread }
     }
 
-    /// Whether it lies under `key`.
+    /// Whether it is stored under `key`.
     pub fn is_under(&self, key: &str) -> bool {
         self.key.as_deref() == Some(key) || self.aliases.iter().any(|alias| alias == key)
     }
@@ -77,9 +78,9 @@ impl TensorSet {
 pub(super) struct Region {
     pub start: usize,
     pub len: usize,
-    /// What the file calls it.
+    /// Its name in the file.
     pub place: String,
-    /// The entry of the zip archive whose checksum is compared when the first tensor of it is read, if it has one.
+    /// The entry of the zip archive whose checksum is verified when the first tensor of it is read, if it has one.
     pub entry: Option<usize>,
     pub sound: OnceLock<bool>,
 }
@@ -100,22 +101,22 @@ impl AsRef<[u8]> for Bytes {
     }
 }
 
-/// What a reader of one format found.
+/// The result of a reader of one format.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub metadata: BTreeMap<String, String>,
     pub sets: Vec<TensorSet>,
-    /// Of `sets` the one that a listing is about.
+    /// The index in `sets` of the one to list.
     pub main: usize,
     pub regions: Vec<Region>,
     pub skipped: Vec<Skipped>,
     pub zip: Option<ZipArchive<Cursor<Bytes>>>,
-    /// What was pickled, where no tensor was found in it.
+    /// A description of the pickled object if no tensor was found in it.
     pub nothing: Option<String>,
 }
 
 impl Contents {
-    /// Takes over the tensors of a checkpoint whose storages lie in the regions of `regions`, by their keys.
+    /// Converts the tensors of a checkpoint whose storages are in the regions of `regions`, by their keys.
     pub(super) fn of_checkpoint(
         checkpoint: Checkpoint<'_>,
         mut region: impl FnMut(&mut Vec<Region>, &NamedParts<'_>) -> Result<usize, WeightError>,

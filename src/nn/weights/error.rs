@@ -9,22 +9,22 @@ use crate::format::Known;
 /// Why a weight file could not be read, matched or written.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightError {
-    /// The file system refused; the error names the operation and the path.
+    /// A file-system operation failed; the error names the operation and the path.
     #[error(transparent)]
     Io(#[from] io::Error),
 
-    /// Neither safetensors nor PyTorch's.
+    /// Neither safetensors nor a PyTorch format.
     #[error(
         "{}: not a weight file: it starts with {start}, expected safetensors or what torch.save writes",
         file.display()
     )]
     UnknownFormat { file: PathBuf, start: String },
 
-    /// Something else under the name: a Git-LFS pointer, a web page, an archive.
+    /// Another kind of file under the name: a Git-LFS pointer, a web page, an archive.
     #[error("{}: not a weight file: it is {known}{}", file.display(), known.advice())]
     Other { file: PathBuf, known: Known },
 
-    /// A pickle that asks for what runs code: nothing of it was executed.
+    /// A pickle that calls for code to be run; none of it was executed.
     #[error(
         "{}: {place}: {what} at byte {at} runs code in whoever loads this file; no weights need it. The file is not \
          loaded: do not open it in Python either, and tell whoever gave it to you",
@@ -32,7 +32,7 @@ pub enum WeightError {
     )]
     Suspect { file: PathBuf, place: String, at: usize, what: String },
 
-    /// A pickle that asks for more than tensors: nothing of it was executed.
+    /// A pickle that contains more than tensors; none of it was executed.
     #[error(
         "{}: {place}: {what} at byte {at} is not a tensor; this file is not loaded. If you trust it, save \
          model.state_dict() from Python and load that",
@@ -44,7 +44,7 @@ pub enum WeightError {
     #[error("{}: {place}: byte {at}: {what}; fetch the file again and compare its checksum", file.display())]
     Damaged { file: PathBuf, place: String, at: usize, what: String },
 
-    /// A sound file of a kind that is not read.
+    /// An intact file of an unsupported kind.
     #[error("{}: {place}: {what}; {help}", file.display())]
     Unsupported { file: PathBuf, place: String, what: String, help: &'static str },
 
@@ -52,7 +52,7 @@ pub enum WeightError {
     #[error(transparent)]
     Unmatched(Box<Unmatched>),
 
-    /// The file has no state dict under the key that was asked for.
+    /// The file has no state dict under the requested key.
     #[error("{}: there are no tensors under the key {key:?}; there are some under {}", file.display(), keys.join(", "))]
     Key { file: PathBuf, key: String, keys: Vec<String> },
 
@@ -70,7 +70,7 @@ pub enum WeightError {
     Unwritable { tensor: String, what: String },
 }
 
-/// What is wrong inside a pickle; the reader of the file knows which file and which part of it.
+/// An error inside a pickle; the caller knows the file and its part.
 #[derive(Debug, PartialEq)]
 pub(super) enum Flaw {
     Suspect { at: usize, what: String },

@@ -1,4 +1,4 @@
-//! An open weight file: its tensors, and their values whatever their layout.
+//! An open weight file: its tensors, and their values in any layout.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,14 +17,14 @@ use super::{legacy, safe, zipped};
 use crate::format::{Known, recognise};
 use crate::regular;
 
-/// How a weight file is written; known by its content, never by its name.
+/// The format of a weight file; detected by its content, never by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// A JSON header and the bytes of the tensors.
     Safetensors,
-    /// What `torch.save` writes since PyTorch 1.6: a zip archive of a pickle and the bytes of the storages.
+    /// The format of `torch.save` since PyTorch 1.6: a zip archive of a pickle and the bytes of the storages.
     Zip,
-    /// What `torch.save` wrote before: five pickles and the bytes of the storages.
+    /// The format of `torch.save` before: five pickles and the bytes of the storages.
     Legacy,
 }
 
@@ -48,20 +48,20 @@ pub struct WeightFile {
 }
 
 impl WeightFile {
-    /// Opens a weight file. It is mapped, not read: whoever has it open keeps it unaltered meanwhile, or reads wrong
-    /// values.
+    /// Opens a weight file. It is memory-mapped, not read: it must not be modified while it is open, or wrong values
+    /// are read.
     ///
     /// # Errors
-    /// [`WeightError`], with the place in the file, for whatever is not a sound file of tensors.
+    /// [`WeightError`], with the position in the file, for anything that is not an intact file of tensors.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, WeightError> {
         let path = path.as_ref();
         let file = regular::open(path)?;
-        // SAFETY: the file is the caller's to keep unaltered, as the contract above says.
+        // SAFETY: the caller keeps the file unmodified, as the contract above requires.
         let mapped = unsafe { Mmap::map(&file) }?;
         Self::read(path.to_path_buf(), Bytes::Mapped(Arc::new(mapped)))
     }
 
-    /// Reads a weight file that is in memory; `name` is what errors call it.
+    /// Reads a weight file in memory; errors call it `name`.
     ///
     /// # Errors
     /// As [`WeightFile::open`].
@@ -86,12 +86,12 @@ impl WeightFile {
         }
     }
 
-    /// Where it lies, or what [`WeightFile::from_bytes`] was told.
+    /// Its path, or the `name` passed to [`WeightFile::from_bytes`].
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How it is written.
+    /// Its format.
     pub fn format(&self) -> Format {
         self.format
     }
@@ -101,13 +101,13 @@ impl WeightFile {
         &self.contents.metadata
     }
 
-    /// The state dicts of the file, in its order; never none. A file of safetensors has one.
+    /// The state dicts of the file, in its order; never empty. A safetensors file has one.
     pub fn sets(&self) -> &[TensorSet] {
         &self.contents.sets
     }
 
-    /// The state dict that a listing is about: under a usual key such as `state_dict`, else at the top of the file, else the
-    /// largest. Whoever needs one of several asks [`super::fit`].
+    /// The state dict to list: under a usual key such as `state_dict`, else at the top of the file, else the largest.
+    /// To select one of several, use [`super::fit`].
     pub fn main(&self) -> Option<&TensorSet> {
         self.contents.sets.get(self.contents.main)
     }
@@ -117,7 +117,7 @@ impl WeightFile {
         self.main().map_or(&[], |set| &set.tensors)
     }
 
-    /// What else the checkpoint holds, not read.
+    /// Other entries of the checkpoint, which are not read.
     pub fn skipped(&self) -> &[Skipped] {
         &self.contents.skipped
     }
@@ -127,7 +127,7 @@ impl WeightFile {
     ///
     /// # Errors
     /// [`WeightError::Damaged`] if the checksum of its bytes is wrong; [`WeightError::Unsupported`] for elements that
-    /// are no numbers, tensors that repeat elements so often that they are larger than the file, and tensors of
+    /// are not numbers, tensors that repeat elements so often that they are larger than the file, and tensors of
     /// another file.
     pub fn values(&self, tensor: &TensorInfo) -> Result<Vec<f32>, WeightError> {
         let place = || format!("tensor {:?}", tensor.name);
@@ -158,15 +158,15 @@ impl WeightFile {
         tensor.layout.values(tensor.dtype, storage).ok_or_else(foreign)
     }
 
-    /// Whether the bytes of an archive's entry have the checksum that the archive gives; true without an archive.
+    /// Whether the bytes of an archive's entry match the archive's checksum; true without an archive.
     fn is_sound(&self, region: &Region) -> bool {
         let Some((zip, entry)) = self.contents.zip.as_ref().zip(region.entry) else { return true };
-        // A clone shares the directory; only a reader of its own is new.
+        // A clone shares the directory; only its reader is new.
         zip.clone().by_index(entry).is_ok_and(|mut entry| io::copy(&mut entry, &mut io::sink()).is_ok())
     }
 }
 
-/// A checkpoint in which no tensors were found; `root` is what was pickled.
+/// The error for a checkpoint without tensors; `root` describes the pickled object.
 fn nothing(file: PathBuf, root: &str, contents: &Contents) -> WeightError {
     const SHOWN: usize = 8;
     let unsupported =

@@ -1,8 +1,8 @@
-//! Where the elements of a tensor lie in its storage, and their conversion to `f32`.
+//! Positions of a tensor's elements in its storage, and their conversion to `f32`.
 
 use safetensors::tensor::Dtype;
 
-/// More axes than any network has; bounds the memory that a shape takes.
+/// More axes than any network has; bounds the memory of a shape.
 pub(super) const AXES: usize = 16;
 
 /// Offset, shape and strides in elements, as PyTorch counts them.
@@ -14,7 +14,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Row-major from the start of the storage; none if the elements cannot be counted.
+    /// Row-major from the start of the storage; none if the number of elements overflows.
     pub(super) fn row_major(shape: Vec<usize>) -> Option<Self> {
         let mut strides = vec![0; shape.len()];
         let mut stride = 1_usize;
@@ -25,7 +25,7 @@ impl Layout {
         Some(Self { offset: 0, shape, strides })
     }
 
-    /// How many elements there are, if all of them lie in a storage of `count`.
+    /// Number of elements, if all of them are within a storage of `count`.
     pub(super) fn elements_within(&self, count: usize) -> Result<usize, String> {
         if self.shape.len() != self.strides.len() {
             return Err(format!("{} axes and {} strides", self.shape.len(), self.strides.len()));
@@ -57,7 +57,7 @@ impl Layout {
         })
     }
 
-    /// The elements in row-major order; none if they do not lie in `storage`.
+    /// The elements in row-major order; none if they are not within `storage`.
     fn gather<const N: usize>(&self, storage: &[u8], convert: impl Fn([u8; N]) -> f32) -> Option<Vec<f32>> {
         let storage = storage.as_chunks::<N>().0;
         let elements = self.elements_within(storage.len()).ok()?;
@@ -73,7 +73,7 @@ impl Layout {
         let mut position = self.offset;
         loop {
             out.push(convert(*storage.get(position)?));
-            // The next index: the last axis moves first, and an axis that is through starts again.
+            // The next index: the last axis advances first, and an axis that reaches its end starts again.
             let mut through = true;
             for ((index, &length), &stride) in index.iter_mut().zip(&self.shape).zip(&self.strides).rev() {
                 if *index + 1 < length {
@@ -91,8 +91,8 @@ impl Layout {
         }
     }
 
-    /// The elements in row-major order as `f32`, rounded to nearest where they are wider; none if they do not lie in
-    /// `storage`, or are of a type that [`is_number`] does not know.
+    /// The elements in row-major order as `f32`, rounded to nearest where they are wider; none if they are not within
+    /// `storage`, or are of a type that [`is_number`] excludes.
     pub(super) fn values(&self, dtype: Dtype, storage: &[u8]) -> Option<Vec<f32>> {
         match dtype {
             Dtype::F64 => self.gather(storage, |bytes| f64::from_le_bytes(bytes) as f32),
@@ -113,8 +113,8 @@ impl Layout {
     }
 }
 
-/// Whether elements of this type convert to `f32`: not complex numbers, and not the types of fewer than 16 bits whose
-/// scale lies elsewhere.
+/// Whether elements of this type convert to `f32`: excludes complex numbers, and types of fewer than 16 bits whose
+/// scale is stored elsewhere.
 pub(super) fn is_number(dtype: Dtype) -> bool {
     let nothing = Layout { offset: 0, shape: vec![0], strides: vec![1] };
     nothing.values(dtype, &[]).is_some()

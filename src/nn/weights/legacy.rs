@@ -1,4 +1,4 @@
-//! The files of PyTorch before 1.6: five pickles one after another, then the bytes of the storages.
+//! The file format of PyTorch before 1.6: five pickles in sequence, then the bytes of the storages.
 //!
 //! | part | holds |
 //! | --- | --- |
@@ -67,7 +67,7 @@ pub(super) fn read(file: &Path, bytes: &[u8]) -> Result<Contents, WeightError> {
     Ok(contents)
 }
 
-/// The storages behind the pickles.
+/// The storages after the pickles.
 struct Regions<'a> {
     list: Vec<Region>,
     places: HashMap<&'a str, usize>,

@@ -1,11 +1,11 @@
-//! A machine for the pickle opcodes that describe tensors and what lies beside them; it runs nothing.
+//! A machine for the pickle opcodes that construct tensors and what is stored next to them; it executes no code.
 //!
-//! A name that it does not know becomes an opaque value, and so does all that is made with it: nothing is called, imported or
-//! looked into. Whether a tensor that somebody needs is such a value is seen when it is asked for. A name that no checkpoint has
-//! a reason to mention ends the reading.
+//! An unknown name becomes an opaque value, and so does everything constructed with it: nothing is called, imported or
+//! inspected. Whether a needed tensor is such a value is checked when it is requested. A name that no checkpoint has a
+//! reason to mention stops the reading.
 //!
-//! Every opcode makes at most one value, so that memory stays in proportion to the file. Opcodes: `pickletools` of
-//! Python's library.
+//! Every opcode creates at most one value, so that memory is proportional to the file. Opcodes: `pickletools` of
+//! Python's standard library.
 
 use std::collections::HashMap;
 
@@ -17,25 +17,25 @@ use super::value::{Callable, Id, Value, full_name};
 /// More than any network and its optimiser need; some 200 MB of memory.
 const VALUES: usize = 1 << 22;
 
-/// A pickle while it is read.
+/// A pickle being read.
 pub(super) struct Machine<'a> {
     bytes: &'a [u8],
     next: usize,
-    /// Of the opcode that is being carried out.
+    /// The position of the opcode being executed.
     opcode_at: usize,
     values: Vec<Value<'a>>,
     stack: Vec<Id>,
-    /// Heights of the stack.
+    /// Stack heights of the marks.
     marks: Vec<usize>,
     memo: HashMap<u64, Id>,
-    /// Copied out of lists so far.
+    /// Number of pairs copied out of lists so far.
     pairs: usize,
-    /// Where `getattr` was named and not yet used for anything harmless.
+    /// Where `getattr` was named, if it has not yet been used for anything harmless.
     attribute: Option<usize>,
 }
 
 impl<'a> Machine<'a> {
-    /// At the pickle that starts at byte `start`.
+    /// Starts at the pickle at byte `start`.
     pub(super) fn new(bytes: &'a [u8], start: usize) -> Self {
         Self {
             bytes,
@@ -50,7 +50,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// The values, which of them the pickle stands for, and the byte behind its STOP.
+    /// The values, the index of the pickle's result, and the position after its STOP.
     pub(super) fn run(mut self) -> Result<(Vec<Value<'a>>, Id, usize), Flaw> {
         loop {
             if let Some(root) = self.step()? {
@@ -59,7 +59,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Carries out one opcode; the result of the pickle after its STOP.
+    /// Executes one opcode; returns the result of the pickle after its STOP.
     fn step(&mut self) -> Result<Option<Id>, Flaw> {
         self.opcode_at = self.next;
         if self.values.len() + self.memo.len() > VALUES {
@@ -209,7 +209,7 @@ impl<'a> Machine<'a> {
                 let Some(Value::Tuple(items)) = self.values.get_mut(arguments) else {
                     return Err(self.damaged("REDUCE without a tuple of arguments".to_owned()));
                 };
-                // Lent rather than copied: the same tuple may be used a million times.
+                // Moved out rather than copied: the same tuple may be used a million times.
                 let lent = std::mem::take(items);
                 let made = callable::call(self, callable, &lent)?;
                 if callable == Callable::Attribute {
@@ -230,7 +230,7 @@ impl<'a> Machine<'a> {
                 self.make()?;
             }
             b'b' => {
-                // The version numbers that a state dict carries as attributes, or what an opaque object is made of.
+                // The version numbers that a state dict carries as attributes, or the state of an opaque object.
                 self.pop()?;
                 let target = self.peek()?;
                 if !matches!(self.get(target), Value::Dict(_) | Value::Opaque(_)) {
@@ -255,7 +255,7 @@ impl<'a> Machine<'a> {
         Flaw::Damaged { at: self.opcode_at, what }
     }
 
-    /// A new value, not on the stack.
+    /// Adds a value without pushing it on the stack.
     pub(super) fn add(&mut self, value: Value<'a>) -> Id {
         self.values.push(value);
         self.values.len() - 1
@@ -266,7 +266,7 @@ impl<'a> Machine<'a> {
         let Value::List(items) = self.get(list) else {
             return Err(self.damaged(format!("a dict is built of a {}, expected a list", self.get(list).kind())));
         };
-        // One list may be named many times; a real file copies each of its pairs once.
+        // One list may be referenced many times; a real file copies each of its pairs once.
         let pairs = self.pairs.saturating_add(items.len());
         if pairs > self.bytes.len() {
             return Err(self.damaged("lists of pairs are used over and over".to_owned()));
@@ -312,7 +312,7 @@ impl<'a> Machine<'a> {
         Ok(bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
     }
 
-    /// Text up to the end of the line, as GLOBAL has it.
+    /// Text up to the end of the line, as in GLOBAL.
     fn line(&mut self) -> Result<&'a str, Flaw> {
         let rest = self.bytes.get(self.next..).unwrap_or_default();
         let Some(length) = rest.iter().position(|&byte| byte == b'\n') else {
@@ -329,7 +329,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// An integer of as many bytes as the `N` before it say.
+    /// An integer whose length in bytes is given by the `N` bytes before it.
     fn long<const N: usize>(&mut self) -> Result<(), Flaw> {
         let length = self.unsigned::<N>()?;
         let bytes = self.take(length)?;
@@ -353,7 +353,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// A string of Python 2: text wherever it is.
+    /// A string of Python 2: text if it is valid UTF-8.
     fn old_text<const N: usize>(&mut self) -> Result<(), Flaw> {
         let length = self.unsigned::<N>()?;
         let bytes = self.take(length)?;
@@ -442,7 +442,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// An object of the class on the stack, its arguments gone.
+    /// An object of the class on the stack; its arguments are dropped.
     fn make(&mut self) -> Result<(), Flaw> {
         let class = self.pop()?;
         if !matches!(self.get(class), Value::Class(_)) {
@@ -470,7 +470,7 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// The names of the opcodes that are not carried out.
+/// The names of the unsupported opcodes.
 fn opcode_name(opcode: u8) -> String {
     let name = match opcode {
         b'2' => "DUP",

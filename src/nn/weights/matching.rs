@@ -1,4 +1,4 @@
-//! Which tensor of a file is which of a network.
+//! Matching of a file's tensors to those of a network.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,42 +10,44 @@ use super::prefix::bare;
 use super::unmatched::{Misshapen, Missing, SHOWN, Unmatched};
 use super::unread::unread_kind;
 
-/// Names longer than this get no suggestion: comparing takes the product of the lengths.
+/// Longer names get no suggestion: comparing takes time in proportion to the product of the lengths.
 const COMPARED: usize = 200;
 
-/// Names of the network that are looked for to find prefixes, prefixes that are tried, and dots of a name that end one.
+/// Limits on the names of the network used to find prefixes, the prefixes tried, and the dots in a name where one may
+/// end.
 const PROBES: usize = 16;
 const TRIED: usize = 32;
 const DEPTH: usize = 16;
 
-/// The step counts of batch norms: in most files, used by nothing here.
+/// The step counters of batch normalisations: in most files, and unused here.
 const COUNTER: &str = "num_batches_tracked";
 
-/// A network's name for a tensor that another library calls otherwise; none if the name is not one of that library's.
+/// Maps another library's name of a tensor to the network's; none if it is not a name of that library.
 pub type Alias = fn(&str) -> Option<String>;
 
-/// Tensors of a file that are those of a network.
+/// Tensors of a file that match those of a network.
 #[derive(Debug)]
 pub struct Fit<'f> {
-    /// Where in the file they are.
+    /// Their place in the file.
     pub choice: Choice,
-    /// In the order of what was wanted.
+    /// In the order of the wanted tensors.
     pub tensors: Vec<&'f TensorInfo>,
-    /// Tensors of the file that are not among them.
+    /// Number of other tensors in the file.
     pub others: usize,
 }
 
-/// For each wanted `(name, shape)` the tensor of the file that holds it.
+/// Finds for each wanted `(name, shape)` the tensor of the file that holds it.
 ///
-/// The names may have any prefix and lie under any key of a checkpoint: `choice` says which, and need not where only one place
-/// of the file has all of them, or several have the same tensors. Names are equal, or are torchvision's for what timm, and this
-/// program, calls otherwise. Shapes are equal but for leading axes of length 1: the batch norms of BN-Inception's file have
-/// (1, C). An unexpected tensor under the prefix is an error, except for `num_batches_tracked` and names that start with
-/// one of `ignorable`, such as `fc.`: networks differ by tensors more. What lies outside the prefix is another's.
+/// The names may have any prefix and be under any key of a checkpoint: `choice` selects them, and is optional if only
+/// one place in the file has all of them, or several have the same tensors. Names are equal, or are torchvision's where
+/// timm and this program use others. Shapes are equal except for leading axes of length 1: the batch norms of
+/// BN-Inception's file have (1, C). An unexpected tensor under the prefix is an error, except for `num_batches_tracked`
+/// and names that start with one of `ignorable`, such as `fc.`: additional tensors mean a different network. Tensors
+/// outside the prefix belong to something else.
 ///
 /// # Errors
-/// [`WeightError::Unmatched`] with every name that is missing, unexpected or of another shape in the place that comes nearest,
-/// and with the places where all would fit; [`WeightError::Ambiguous`] with the choices; [`WeightError::Key`].
+/// [`WeightError::Unmatched`] with every name that is missing, unexpected or of another shape in the closest place, and
+/// with the places where all would fit; [`WeightError::Ambiguous`] with the choices; [`WeightError::Key`].
 pub fn fit<'f, N: AsRef<str>, S: AsRef<[usize]>>(
     file: &'f WeightFile,
     wanted: &[(N, S)],
@@ -88,7 +90,7 @@ pub fn fit<'f, N: AsRef<str>, S: AsRef<[usize]>>(
             return Err(WeightError::Ambiguous { file: file.path().to_path_buf(), choices });
         }
     }
-    // The nearest place: of those that were asked for if there is any, else the main state dict as it is.
+    // The closest place: of the requested ones if there is any, else the main state dict as it is.
     let mut attempts: Vec<Attempt<'_>> = places.iter().filter(chosen).map(attempt).collect();
     attempts.sort_by_key(|attempt| usize::MAX - attempt.matched.len());
     let asked = file.sets().iter().find(|set| choice.key.as_ref().is_some_and(|key| set.is_under(key))).or(file.main());
@@ -102,12 +104,12 @@ pub fn fit<'f, N: AsRef<str>, S: AsRef<[usize]>>(
     }
 }
 
-/// A prefix with what was stripped from all names of the set.
+/// A prefix, after the one stripped from all names of the set.
 fn full(set: &TensorSet, prefix: &str) -> String {
     format!("{}{prefix}", bare(&set.stripped))
 }
 
-/// How a pipeline says a place: the key where the file has several, the prefix always.
+/// A place in the notation of pipelines: the key if the file has several, and always the prefix.
 fn told(file: &WeightFile, set: &TensorSet, prefix: &str) -> Choice {
     let key = set.key.clone().filter(|_| file.sets().len() > 1);
     Choice { key, prefix: Some(full(set, prefix)) }
@@ -118,7 +120,7 @@ fn same(a: &[&TensorInfo], b: &[&TensorInfo]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.region == b.region && a.layout == b.layout)
 }
 
-/// The prefixes under which a set has names of the network, the likely ones first; no more than [`TRIED`].
+/// The prefixes under which a set has names of the network, the most likely first; no more than [`TRIED`].
 fn prefixes(set: &TensorSet, wanted: &[(&str, &[usize])], alias: Alias) -> Vec<String> {
     let probes: HashSet<&str> = wanted.iter().step_by(wanted.len() / PROBES + 1).map(|(name, _)| *name).collect();
     let mut counts: Vec<(&str, usize)> = Vec::new();
@@ -136,12 +138,12 @@ fn prefixes(set: &TensorSet, wanted: &[(&str, &[usize])], alias: Alias) -> Vec<S
             }
         }
     }
-    // The sort is stable: of equals the first of the file comes first.
+    // The sort is stable: among equals the first in the file comes first.
     counts.sort_by_key(|(_, count)| usize::MAX - count);
     counts.into_iter().take(TRIED).map(|(prefix, _)| prefix.to_owned()).collect()
 }
 
-/// The tensors of a set under a prefix against those of a network.
+/// The tensors of a set under a prefix, compared with those of a network.
 struct Attempt<'f> {
     set: &'f TensorSet,
     prefix: String,
@@ -222,7 +224,7 @@ impl<'f> Attempt<'f> {
     }
 }
 
-/// What names or shapes that do not fit tell of the file.
+/// What names or shapes that do not fit indicate about the file.
 fn hint(attempt: &Attempt<'_>) -> Option<&'static str> {
     let has = |part: &str| attempt.set.tensors.iter().any(|tensor| tensor.name.contains(part));
     if has("attention.attention.query.weight") {
@@ -363,7 +365,7 @@ mod tests {
             let named = tensors.iter().map(|(name, len)| (name.as_str(), std::slice::from_ref(len), &values[..*len]));
             let file = WeightFile::from_bytes("f", write_safetensors(named, &BTreeMap::new()).unwrap()).unwrap();
             let found = fit(&file, &[("a.w", [2]), ("a.b", [3])], &[], timm_name, &Choice::default());
-            // At the top everything is under the prefix, and must be wanted.
+            // At the top level everything is under the prefix, and must be wanted.
             if prefix.is_empty() && tensors.len() > 2 {
                 prop_assert!(found.is_err());
             } else {

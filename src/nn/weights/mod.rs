@@ -3,16 +3,16 @@
 //! | module | holds |
 //! | --- | --- |
 //! | `file` | an open file of any format, and the values of its tensors |
-//! | `contents`, `skipped` | its tensors and where their elements are; what else it holds |
+//! | `contents`, `skipped` | its tensors and the positions of their elements; its other entries |
 //! | `safe`, `zipped`, `legacy` | the three formats |
 //! | `pickle`, `value`, `machine`, `callable` | pickles, by a machine that knows only the opcodes and names of tensors |
-//! | `suspects`, `unread` | names that run code; tensors of kinds that are not read |
+//! | `suspects`, `unread` | names that run code; tensors of unsupported kinds |
 //! | `checkpoint`, `prefix` | the state dicts inside a training checkpoint; the prefixes of wrappers |
 //! | `layout` | strides, offsets, element types |
-//! | `choice`, `matching`, `naming`, `unmatched` | which tensor of a file is which of a network, and what does not fit |
+//! | `choice`, `matching`, `naming`, `unmatched` | matching a file's tensors to a network's, and reporting mismatches |
 //!
-//! Files are anyone's: nothing in them is executed, and no count in them is believed before the bytes behind it are
-//! seen.
+//! Files are untrusted: nothing in them is executed, and every count in them is checked against the bytes that are
+//! there.
 
 mod callable;
 mod checkpoint;

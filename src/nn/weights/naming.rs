@@ -1,9 +1,10 @@
-//! Names of one tensor in different libraries.
+//! Names of the same tensor in different libraries.
 //!
-//! ResNets are named alike in torchvision, timm and Cadene's pretrainedmodels but for the classifier, which nobody
-//! needs here; BN-Inception comes from Cadene alone. Vision transformers differ, and this program has timm's names.
+//! ResNets have the same names in torchvision, timm and Cadene's pretrainedmodels except for the classifier, which is
+//! not needed here; BN-Inception comes from Cadene alone. Vision transformers differ, and this program uses timm's
+//! names.
 
-/// Where torchvision and timm call the parts of a transformer block differently.
+/// Where torchvision and timm name the parts of a transformer block differently.
 const BLOCK: [(&str, &str); 9] = [
     ("ln_1.", "norm1."),
     ("ln_2.", "norm2."),
@@ -25,7 +26,7 @@ const TRUNK: [(&str, &str); 5] = [
     ("heads.head.", "head."),
 ];
 
-/// timm's name for a tensor of torchvision's vision transformer; none if `name` is no such tensor.
+/// timm's name for a tensor of torchvision's vision transformer; none if `name` is not such a tensor.
 pub(in crate::nn) fn timm_name(name: &str) -> Option<String> {
     let renamed = |name: &str, table: &[(&str, &str)]| {
         table.iter().find_map(|(theirs, ours)| name.strip_prefix(theirs).map(|rest| format!("{ours}{rest}")))

@@ -1,15 +1,15 @@
-//! A pickle of tensors, read.
+//! A parsed pickle of tensors.
 
 use super::error::Flaw;
 use super::machine::Machine;
 use super::value::{Id, StorageName, Value, full_name};
 
-/// What one pickle holds.
+/// The contents of one pickle.
 #[derive(Debug)]
 pub(super) struct Pickle<'a> {
     values: Vec<Value<'a>>,
     root: Id,
-    /// The byte behind its STOP.
+    /// The position after its STOP.
     pub end: usize,
 }
 
@@ -45,12 +45,12 @@ impl<'a> Pickle<'a> {
         Some(full_name(name.0, name.1))
     }
 
-    /// The type of a storage that is mentioned and not read.
+    /// The type of a storage that is referenced but not supported.
     pub(super) fn foreign_storage(&self) -> Option<String> {
         self.values.iter().filter_map(|value| self.class(value)).find(|class| class.ends_with("Storage"))
     }
 
-    /// Every storage that is mentioned.
+    /// Every storage that is referenced.
     pub(super) fn storages(&self) -> impl Iterator<Item = StorageName<'a>> {
         self.values.iter().filter_map(|value| if let Value::Storage(storage) = value { Some(**storage) } else { None })
     }

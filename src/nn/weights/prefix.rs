@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-/// Prefixes of `DataParallel`, `torch.compile` and Lightning, stripped where every name has them.
+/// Prefixes of `DataParallel`, `torch.compile` and Lightning, stripped if every name has them.
 const PREFIXES: [&str; 3] = ["module.", "_orig_mod.", "model."];
 
-/// Parts of names that wrappers put anywhere, and that no network has of its own.
+/// Parts of names that wrappers insert anywhere, and that no network has itself.
 const INNER: [&str; 3] = ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."];
 
-/// The prefix of wrappers that every name has, empty if there is none.
+/// The wrapper prefix that every name has, empty if there is none.
 pub(super) fn common_prefix(names: &[&str]) -> String {
     let mut prefix = String::new();
     let have = |prefix: &str| {
@@ -33,8 +33,8 @@ pub(super) fn bare(name: &str) -> Cow<'_, str> {
     bare
 }
 
-/// The names without the prefix that is common to all and without the [`INNER`] parts; the latter stay where two names would
-/// become one.
+/// The names without the prefix common to all and without the [`INNER`] parts; the latter stay where two names would
+/// become equal.
 pub(super) fn strip<'n>(names: &[&'n str]) -> (String, Vec<Cow<'n, str>>) {
     let prefix = common_prefix(names);
     let rest = names.iter().map(|name| name.strip_prefix(&*prefix).unwrap_or(name));

@@ -1,4 +1,4 @@
-//! safetensors: read through the crate's checks of the header, written with the bytes in a fixed order.
+//! safetensors: reading relies on the crate's checks of the header, writing fixes the order of the bytes.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -14,10 +14,10 @@ use super::contents::{Contents, Region, TensorInfo, TensorSet};
 use super::error::{Flaw, WeightError};
 use super::layout::Layout;
 
-/// The length of the header comes first, in as many bytes, and the header is padded to a multiple of it.
+/// The file starts with the header's length in this many bytes, and the header is padded to a multiple of it.
 const WORD: usize = 8;
 
-/// The key of the header that names no tensor.
+/// The key of the header that is not a tensor.
 const METADATA: &str = "__metadata__";
 
 /// Whether a file starts with a length and the brace of a header.
@@ -48,7 +48,7 @@ pub(super) fn read(file: &Path, bytes: &[u8]) -> Result<Contents, WeightError> {
 
     let described = header.tensors();
     let mut order: Vec<(&String, _)> = described.iter().collect();
-    // Empty tensors share their place with others.
+    // Empty tensors share their offset with others.
     order.sort_by_key(|(name, info)| (info.data_offsets, *name));
     let mut contents = Contents { metadata, ..Contents::default() };
     let mut tensors = Vec::with_capacity(order.len());
@@ -74,7 +74,7 @@ pub(super) fn read(file: &Path, bytes: &[u8]) -> Result<Contents, WeightError> {
     Ok(contents)
 }
 
-/// A header as files have it: each name once, and metadata of any kind, which are harmless.
+/// A header as it occurs in files: unique names, and metadata of any kind, which are harmless.
 #[derive(Default)]
 struct TensorsAndMetadata {
     metadata: BTreeMap<String, String>,
@@ -119,13 +119,13 @@ impl<'de> Visitor<'de> for Entries {
     }
 }
 
-/// Where in the text an error of its parser is.
+/// The position in the text of a parser error.
 fn offset(text: &str, error: &serde_json::Error) -> usize {
     let before: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
     before + error.column().saturating_sub(1)
 }
 
-/// A tensor to be written: its name, its shape, and its elements in row-major order.
+/// A tensor to write: its name, its shape, and its elements in row-major order.
 pub type NamedValues<'a> = (&'a str, &'a [usize], &'a [f32]);
 
 /// The bytes of a safetensors file of `f32`, sorted by name; the same bytes for the same tensors in any order.
@@ -133,8 +133,8 @@ pub type NamedValues<'a> = (&'a str, &'a [usize], &'a [f32]);
 /// PyTorch reads it with `safetensors.torch.load_file`.
 ///
 /// # Errors
-/// [`WeightError::Unwritable`] for a name that comes twice or that the format keeps for itself, and for a shape that
-/// does not have as many elements.
+/// [`WeightError::Unwritable`] for a name that occurs twice or that the format reserves, and for a shape that does not
+/// match the number of elements.
 pub fn write_safetensors<'a>(
     tensors: impl IntoIterator<Item = NamedValues<'a>>,
     metadata: &BTreeMap<String, String>,

@@ -1,6 +1,6 @@
-//! What a weight file holds besides the tensors that are read.
+//! The entries of a weight file other than the tensors that are read.
 
-/// What a checkpoint holds besides its tensors.
+/// An entry of a checkpoint other than its tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
     /// Its key; `optimizer` or `epoch`.
@@ -9,10 +9,10 @@ pub struct Skipped {
     pub kind: String,
 }
 
-/// A tensor, or an array, of a kind that is not read.
+/// A tensor, or an array, of an unsupported kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unread {
     pub name: String,
-    /// The name in Python of what would have made it.
+    /// The Python name of its constructor.
     pub class: String,
 }

@@ -1,9 +1,10 @@
 //! Names that no checkpoint has a reason to mention, because calling them runs programs, code or other files.
 //!
-//! Nothing that a file names is ever called here, so this list does not keep the reader safe. It keeps the user safe: a file
-//! that asks for these is an attack on whoever opens it in Python, and is refused loudly instead of being read around.
+//! Nothing that a file names is ever called here, so this list does not protect the reader. It protects the user: a
+//! file that names these is an attack on whoever opens it in Python, and is refused with an error instead of being read
+//! without them.
 
-/// Modules of which every name is suspect, but for the [`HARMLESS`] ones.
+/// Modules of which every name is suspect, except for the [`HARMLESS`] ones.
 const MODULES: &str = "\
     _ctypes _io _operator _pickle _posixsubprocess _socket _thread aiohttp asyncio atexit bdb \
     builtins cPickle cProfile cffi cloudpickle codeop concurrent ctypes dill distutils doctest ensurepip \
@@ -12,21 +13,21 @@ const MODULES: &str = "\
     shutil signal smtplib socket sqlite3 ssl subprocess sys telnetlib tempfile threading timeit types urllib \
     urllib2 webbrowser xmlrpc zipimport";
 
-/// What is plain data in those modules; Python 2 calls `builtins` otherwise, and so does protocol 2.
+/// Plain data in those modules; Python 2 has another name for `builtins`, and so has protocol 2.
 const HARMLESS: &str = "\
     _io.BytesIO builtins.bool builtins.bytearray builtins.bytes builtins.complex builtins.dict builtins.float \
     builtins.frozenset builtins.int builtins.list builtins.long builtins.object builtins.range builtins.set \
     builtins.slice builtins.str builtins.tuple builtins.type builtins.unicode builtins.xrange io.BytesIO \
     types.SimpleNamespace";
 
-/// Functions and modules of libraries that open, build or import what they are given.
+/// Functions and modules of libraries that open, build or import their arguments.
 const LIBRARIES: &str = "\
     code.InteractiveConsole code.InteractiveInterpreter code.interact commands.getoutput \
     commands.getstatusoutput numpy.ctypeslib numpy.distutils numpy.f2py numpy.load numpy.testing pandas.io \
     pandas.read_pickle profile.run profile.runctx torch.hub torch.jit torch.load torch.package \
     torch.serialization.load torch.utils.cpp_extension";
 
-/// What runs code wherever it is found.
+/// Names that run code in any module.
 const FUNCTIONS: &str = "\
     delattr eval exec execfile getattr popen setattr system";
 
@@ -34,7 +35,8 @@ fn listed(list: &str, word: &str) -> bool {
     list.split_ascii_whitespace().any(|known| known == word)
 }
 
-/// Whether a pickle that mentions `module.name`, or an attribute where `module` is empty, is out to run something in whoever loads it.
+/// Whether a pickle that mentions `module.name`, or an attribute where `module` is empty, is an attempt to run
+/// something in whoever loads it.
 pub(super) fn is_suspect(module: &str, name: &str) -> bool {
     let module = if module == "__builtin__" { "builtins" } else { module };
     let full = format!("{module}.{name}");
@@ -47,7 +49,7 @@ pub(super) fn is_suspect(module: &str, name: &str) -> bool {
     let last = attributes.next().unwrap_or_default();
     module.split('.').next().is_some_and(|first| listed(MODULES, first))
         || listed(FUNCTIONS, last)
-        // An attribute, and one of an attribute, reaches everything that a module has imported.
+        // An attribute, and an attribute of one, reaches everything that a module has imported.
         || attributes.any(|part| listed(MODULES, part))
         || module.is_empty() && listed(MODULES, last)
         || name.split('.').any(dunder)

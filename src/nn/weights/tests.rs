@@ -1,4 +1,4 @@
-//! Files that PyTorch wrote, files that are no good, and altered ones; `tests/data/weights/make.py` made them.
+//! Files that PyTorch wrote, invalid files, and altered ones, made by `tests/data/weights/make.py`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ fn bytes(name: &str) -> Vec<u8> {
     fs::read(path(name)).unwrap()
 }
 
-/// A tensor as PyTorch has it, its elements as the bits of `f32`.
+/// A tensor according to PyTorch, its elements as the bits of `f32`.
 #[derive(Debug, PartialEq, Deserialize)]
 struct Expected {
     name: String,
@@ -211,7 +211,7 @@ fn what_is_no_weight_file_is_told() {
     assert!(error(&folder.path().join("empty")).contains("it is empty; fetch"));
 }
 
-/// The file of `tests/data` with the first `from` overwritten by `to`, which is as long.
+/// The file of `tests/data` with the first `from` replaced by `to`, which has the same length.
 fn altered(name: &str, from: &[u8], to: &[u8]) -> Vec<u8> {
     let mut bytes = bytes(name);
     let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
@@ -238,14 +238,14 @@ fn the_sizes_of_storages_are_believed_by_nobody() {
     assert!(error(both).contains("storage \"77\": 7 elements of F32 expected, the file ends after 24 bytes"));
     let found = error(altered("python2_legacy.pth", b"\x80\x02](U\x0277e", b"\x80\x02](U\x0278e"));
     assert!(found.contains("storage \"78\" is listed and no tensor mentions it"), "{found}");
-    // One element less than the entry of the archive has, and still enough for the tensor.
+    // One element less than the archive's entry has, and still enough for the tensor.
     let mut less = bytes("plain_no_checksums.pth");
     let tensor = less.windows(6).position(|window| window == b"sliced").unwrap();
     let count = tensor + less[tensor..].windows(3).position(|window| window == b"K\x18t").unwrap();
     less[count + 1] -= 1;
     let found = error(less);
     assert!(found.contains("has 96 bytes, expected 23 elements of F32"), "{found}");
-    // An element of a tensor in a zip archive, whose checksum tells.
+    // An element of a tensor in a zip archive, where the checksum detects the change.
     let one = 0.1_f32.to_le_bytes();
     let found = error(altered("plain.pth", &one, &[one[0] ^ 1, one[1], one[2], one[3]]));
     assert!(

@@ -1,41 +1,41 @@
-//! One error that names everything of a file that does not fit a network.
+//! One error that lists everything in a file that does not fit a network.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use super::choice::Choice;
 
-/// Names that one message shows of each kind.
+/// Maximum names of each kind in one message.
 pub(super) const SHOWN: usize = 8;
 
-/// The tensors of a file against those of a network.
+/// The tensors of a file compared with those of a network.
 #[derive(Debug, PartialEq)]
 pub struct Unmatched {
     pub file: PathBuf,
-    /// How many tensors the network has.
+    /// Number of tensors of the network.
     pub wanted: usize,
-    /// Where in the file it was looked for; none for all of it.
+    /// The place in the file that was compared; none for all of it.
     pub place: Option<Choice>,
     pub missing: Vec<Missing>,
-    /// Tensors of the file that the network lacks, in the order of the file.
+    /// Tensors of the file that are not in the network, in the order of the file.
     pub unexpected: Vec<String>,
     pub misshapen: Vec<Misshapen>,
-    /// Places of the file where all would fit.
+    /// Places in the file where all would fit.
     pub fitting: Vec<Choice>,
     pub hint: Option<&'static str>,
 }
 
-/// A tensor of the network that the file lacks.
+/// A tensor of the network that is not in the file.
 #[derive(Debug, PartialEq)]
 pub struct Missing {
     pub name: String,
-    /// The unexpected name most like it, for the first few.
+    /// The most similar unexpected name, for the first few.
     pub nearest: Option<String>,
-    /// What the file has under the name that is not read, and what to do.
+    /// The unsupported tensor that the file has under the name, and what to do.
     pub unread: Option<String>,
 }
 
-/// A tensor whose shape in the file is not the network's.
+/// A tensor whose shape in the file differs from the network's.
 #[derive(Debug, PartialEq)]
 pub struct Misshapen {
     pub name: String,
@@ -75,7 +75,7 @@ impl fmt::Display for Unmatched {
     }
 }
 
-/// One line of the message, cut.
+/// One line of the message, truncated.
 fn list<T>(f: &mut fmt::Formatter<'_>, what: &str, items: &[T], words: impl Fn(&T) -> String) -> fmt::Result {
     if items.is_empty() {
         return Ok(());
@@ -88,7 +88,7 @@ fn list<T>(f: &mut fmt::Formatter<'_>, what: &str, items: &[T], words: impl Fn(&
     }
 }
 
-/// A shape as people write it: `64x3x7x7`, and `scalar` for none.
+/// A shape for readers: `64x3x7x7`, and `scalar` for none.
 pub fn shape_words(shape: &[usize]) -> String {
     if shape.is_empty() {
         return "scalar".to_owned();

@@ -1,6 +1,6 @@
-//! Tensors and arrays of kinds that are not read, and the call in Python that turns each into one that is.
+//! Tensors and arrays of unsupported kinds, and the call in Python that converts each to a supported one.
 
-/// What in Python makes such a tensor; what it is; what to do.
+/// The Python constructor of such a tensor; its kind; the conversion.
 const KINDS: [(&str, &str, &str); 13] = [
     ("torch._utils._rebuild_sparse", "a sparse tensor", "save it with .to_dense() in PyTorch"),
     (
@@ -33,7 +33,7 @@ const KINDS: [(&str, &str, &str); 13] = [
     ("jax", "an array of JAX", "save it with safetensors.flax.save_file"),
 ];
 
-/// What `class` makes, if it is a tensor or an array, and what to do about it.
+/// The kind of tensor or array that `class` constructs, if it is one, and how to convert it.
 pub(super) fn unread_kind(class: &str) -> Option<(&'static str, &'static str)> {
     let scalar =
         class.starts_with("numpy.") && !["._reconstruct", "._frombuffer"].iter().any(|end| class.ends_with(end));

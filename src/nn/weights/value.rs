@@ -1,11 +1,12 @@
-//! The values of a pickle. They are in one flat list and refer to each other by index, so that nesting costs no stack.
+//! The values of a pickle. They are stored in one flat list and refer to each other by index, so that nesting uses no
+//! stack.
 
 use safetensors::tensor::Dtype;
 
-/// Where a value lies in the list of values.
+/// The index of a value in the list of values.
 pub(super) type Id = usize;
 
-/// What a pickle can hold here.
+/// The kinds of values in a pickle.
 #[derive(Debug)]
 pub(super) enum Value<'a> {
     None,
@@ -18,22 +19,22 @@ pub(super) enum Value<'a> {
     Bytes,
     Tuple(Vec<Id>),
     List(Vec<Id>),
-    /// In the order of insertion; a key may come twice, and the later one holds.
+    /// In insertion order; a key may occur twice, and the later one counts.
     Dict(Vec<(Id, Id)>),
     Callable(Callable),
-    /// A set, whose members are not needed.
+    /// A set, whose members are not kept.
     Set,
-    /// In boxes, since a hostile file may ask for millions of values.
+    /// Boxed, since a hostile file may ask for millions of values.
     Storage(Box<StorageName<'a>>),
     Tensor(Box<TensorParts>),
-    /// A class or function of Python's that means nothing here: module and name. It is never called, nor looked for.
+    /// A class or function of Python that is unknown here: module and name. It is never called or imported.
     Class(Box<(&'a str, &'a str)>),
-    /// What such a class would have made; which class it is. Its parts are not kept.
+    /// An object that such a class would have constructed; the index of the class. Its parts are not kept.
     Opaque(Id),
 }
 
 impl Value<'_> {
-    /// A word for messages and listings.
+    /// The kind in words, for messages and listings.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Value::None => "None",
@@ -54,7 +55,7 @@ impl Value<'_> {
         }
     }
 
-    /// The value as a count; none if it is no integer or a negative one.
+    /// The value as a count; none if it is not an integer or is negative.
     pub(super) fn as_size(&self) -> Option<usize> {
         match self {
             Value::Int(value) => usize::try_from(*value).ok(),
@@ -63,53 +64,55 @@ impl Value<'_> {
     }
 }
 
-/// What a global name of a pickle stands for.
+/// The meaning of a global name in a pickle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Callable {
     /// `collections.OrderedDict`
     OrderedDict,
-    /// `torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`: storage, offset, shape, strides, and what is not kept.
+    /// `torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`: storage, offset, shape, strides, and arguments that are
+    /// dropped.
     RebuildTensor,
-    /// `collections.defaultdict`: what fills it is not kept.
+    /// `collections.defaultdict`: its default factory is dropped.
     DefaultDict,
-    /// `torch._utils._rebuild_parameter` and `_rebuild_parameter_with_state`: a tensor, and what is not kept.
+    /// `torch._utils._rebuild_parameter` and `_rebuild_parameter_with_state`: a tensor, and arguments that are dropped.
     RebuildParameter,
-    /// `torch._tensor._rebuild_from_type_v2`: a function and its arguments, in between a class, and what is not kept.
+    /// `torch._tensor._rebuild_from_type_v2`: a function and its arguments, a class between them, and arguments that
+    /// are dropped.
     RebuildFromType,
     /// `builtins.getattr`: members of enums and methods of schedules are pickled as attributes.
     Attribute,
     /// `torch.Size`
     Size,
-    /// `torch.FloatStorage` and its kin: a word in the description of a storage, never called.
+    /// `torch.FloatStorage` and the like: a word in the description of a storage, never called.
     Storage(Dtype),
-    /// `torch.float32` and its kin: a value of its own, never called.
+    /// `torch.float32` and the like: a value itself, never called.
     ElementType,
 }
 
-/// The arguments of a tensor, not yet looked into: most checkpoints hold tensors that nobody asks for.
+/// The arguments of a tensor, not yet resolved: most checkpoints hold tensors that are never requested.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TensorParts {
     pub storage: Id,
     pub offset: Id,
     pub shape: Id,
     pub strides: Id,
-    /// Where in the pickle it is made.
+    /// The position in the pickle where it is constructed.
     pub at: usize,
 }
 
-/// A run of elements that tensors share.
+/// A block of elements that tensors share.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct StorageName<'a> {
-    /// Under which the file keeps the bytes.
+    /// The key under which the file stores the bytes.
     pub key: &'a str,
     pub dtype: Dtype,
     /// Elements of the whole storage.
     pub count: usize,
-    /// First element and elements of the part that tensors count from: files of PyTorch 0.3 and older.
+    /// First element and length of the part from which tensors count: files of PyTorch 0.3 and older.
     pub view: Option<(usize, usize)>,
 }
 
-/// `module.name`, printable and of a bounded length.
+/// `module.name`, printable and of bounded length.
 pub(super) fn full_name(module: &str, name: &str) -> String {
     format!("{module}.{name}").escape_debug().take(200).collect()
 }

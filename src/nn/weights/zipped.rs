@@ -1,4 +1,4 @@
-//! PyTorch's zip archives: `NAME/data.pkl` beside `NAME/data/KEY`, stored without compression.
+//! PyTorch's zip archives: `NAME/data.pkl` and `NAME/data/KEY`, stored without compression.
 
 use std::collections::HashMap;
 use std::io::{self, Cursor};
@@ -100,7 +100,7 @@ impl<'a> Archive<'a> {
         Ok(Self { file, bytes: bytes.as_ref(), zip })
     }
 
-    /// The folder that all entries of PyTorch lie in.
+    /// The folder that contains all entries of PyTorch.
     fn folder(&self) -> Result<String, WeightError> {
         let mut folders = self.zip.file_names_raw().filter_map(|name| {
             let folder = std::str::from_utf8(name).ok()?.strip_suffix(PICKLE)?;
@@ -129,7 +129,7 @@ impl<'a> Archive<'a> {
         self.zip.index_for_name(name)
     }
 
-    /// Where the bytes of an entry lie in the file.
+    /// The position of an entry's bytes in the file.
     fn region(&mut self, index: usize) -> Result<Region, WeightError> {
         let place = match self.zip.name_for_index(index) {
             Some(Ok(name)) => name.into_owned(),
@@ -137,7 +137,7 @@ impl<'a> Archive<'a> {
         };
         let entry = self.zip.by_index_raw(index).map_err(|error| damaged(self.file, &place, 0, error.to_string()))?;
         let (start, len) = (entry.data_start().unwrap_or(u64::MAX), entry.compressed_size());
-        // PyTorch can be told to write no checksums; it writes 0 then.
+        // PyTorch has an option to write no checksums; it writes 0 then.
         let has_checksum = entry.crc32() != 0;
         let plain = entry.compression() == CompressionMethod::Stored && !entry.encrypted() && entry.size() == len;
         drop(entry);

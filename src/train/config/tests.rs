@@ -122,7 +122,7 @@ fn a_frozen_backbone_lets_head_and_loss_learn() {
 }
 
 #[test]
-fn the_rate_of_the_loss_may_follow_the_networks_and_its_gradient_may_be_clipped() {
+fn the_rate_of_the_loss_may_follow_the_networks_and_its_gradient_be_clipped() {
     let plain = Config { learning_rate: 6e-4, ..Config::default() };
     let step = |config: &Config| config.step(Group::Loss, 0, 1, 1.0);
     assert_eq!((step(&plain).learning_rate, step(&plain).clip), (0.1, f32::INFINITY));

@@ -17,7 +17,7 @@ pub enum SelectOn {
 }
 
 impl SelectOn {
-    /// As pipelines write it.
+    /// Its name in pipelines.
     pub fn name(self) -> &'static str {
         match self {
             Self::Validation => "validation",
@@ -31,7 +31,7 @@ impl SelectOn {
 #[serde(try_from = "String", into = "String")]
 pub struct Criterion(pub(crate) Metric);
 
-/// A name that is no criterion.
+/// A name that is not a criterion.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("`{0}` cannot be used for model selection; expected map_at_r, p1, rp, or r@K such as r@1")]
 pub struct UnknownCriterion(String);
@@ -56,7 +56,7 @@ impl From<Criterion> for String {
 }
 
 impl Criterion {
-    /// As papers write it.
+    /// Its name in papers.
     pub fn title(self) -> String {
         match self.0 {
             Metric::MapAtR => "MAP@R".to_owned(),

@@ -1,4 +1,4 @@
-//! Adam, with weight decay in the gradient or apart from it (`torch.optim.Adam`, `torch.optim.AdamW`).
+//! Adam, with weight decay in the gradient or decoupled (`torch.optim.Adam`, `torch.optim.AdamW`).
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -53,7 +53,7 @@ impl Adam {
     }
 }
 
-/// The factors of a step, as in PyTorch: computed in double precision and rounded once, applied in its order of operations.
+/// The factors of a step, as in PyTorch: computed in double precision, rounded once, and applied in PyTorch's order.
 #[derive(Debug, Clone, Copy)]
 struct Factors {
     hyper: Step,

@@ -1,4 +1,4 @@
-//! Optimisers as PyTorch defines them, on the elements of tensors and named states, without a network.
+//! PyTorch's optimisers, on the elements of tensors and named states, independent of a network.
 //!
 //! | file | holds |
 //! | --- | --- |
@@ -7,7 +7,7 @@
 //! | `rmsprop` | RMSprop, centred or not, with momentum |
 //! | `clip` | clipping by the global gradient norm |
 //!
-//! Each formula is written once, as a [`Rule`] for an element, and runs where the vectors are.
+//! Each formula is written once, as a [`Rule`] for one element, and runs where the vectors are stored.
 
 mod adam;
 mod clip;
@@ -50,7 +50,7 @@ impl Default for OptimiserSpec {
 }
 
 impl OptimiserSpec {
-    /// What does not fit together: (path of the field, message) pairs.
+    /// Options that do not fit together: (path of the field, message) pairs.
     pub fn check(&self) -> Vec<(String, String)> {
         match self {
             Self::AdamW(adam) | Self::Adam(adam) => adam.check(),
@@ -59,10 +59,10 @@ impl OptimiserSpec {
         }
     }
 
-    /// Updates one tensor: `values` and `gradient` have its elements, in the same order. `state` is the tensor's own, empty before
-    /// its first step.
+    /// Updates one tensor: `values` and `gradient` have its elements, in the same order. `state` belongs to the tensor
+    /// and is empty before its first step.
     ///
-    /// Refused, with nothing changed, if the lengths differ.
+    /// Returns an error, and changes nothing, if the lengths differ.
     pub fn step<B: Backend>(
         &self,
         device: &B,
@@ -90,7 +90,7 @@ pub struct Step {
     pub weight_decay: f64,
     /// The number of this step of the tensor, from 1; 0 counts as 1.
     pub step: u32,
-    /// The first factor of the gradient: [`norm_factor`], divided by the number of batches that it is a sum of.
+    /// The first factor of the gradient: [`norm_factor`], divided by the number of accumulated batches.
     pub scale: f32,
     /// Then each element is clamped to `-clip..=clip`; infinite for no clipping.
     pub clip: f32,
@@ -115,15 +115,15 @@ impl Rule<0> for Sum {
     }
 }
 
-/// What an optimiser remembers of a tensor: vectors as long as the tensor, absent where it does not need them or before
-/// the first step.
+/// An optimiser's state for a tensor: vectors as long as the tensor, absent where it does not need them or before the
+/// first step.
 #[derive(Debug, Clone)]
 pub struct State<V> {
     /// Running mean of the gradient: `exp_avg`, or `grad_avg` of centred RMSprop.
     mean: Option<V>,
     /// Running mean of the squared gradient: `exp_avg_sq` or `square_avg`.
     square: Option<V>,
-    /// The direction that steps build up: `momentum_buffer`.
+    /// The momentum: `momentum_buffer`.
     momentum: Option<V>,
 }
 
@@ -137,7 +137,7 @@ impl<V> State<V> {
     /// The names of the vectors.
     pub const NAMES: [&'static str; 3] = ["mean", "square", "momentum"];
 
-    /// The vectors that there are, by name.
+    /// The existing vectors, by name.
     pub fn vectors(&self) -> impl Iterator<Item = (&'static str, &V)> {
         let vectors = [&self.mean, &self.square, &self.momentum];
         Self::NAMES.into_iter().zip(vectors).filter_map(|(name, vector)| Some((name, vector.as_ref()?)))
@@ -167,7 +167,7 @@ pub enum StepError {
     Device(#[from] nn::Error),
 }
 
-/// A gradient or a vector of state of another length than its tensor.
+/// A gradient or a state vector whose length differs from its tensor's.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("the {what} of a tensor of {expected} elements has {found}")]
 pub struct LengthError {
@@ -175,7 +175,7 @@ pub struct LengthError {
     pub what: &'static str,
     /// Its length.
     pub found: usize,
-    /// The tensor's.
+    /// The tensor's length.
     pub expected: usize,
 }
 
@@ -183,7 +183,7 @@ fn same_length(what: &'static str, found: usize, expected: usize) -> Result<(), 
     if found == expected { Ok(()) } else { Err(LengthError { what, found, expected }) }
 }
 
-/// A vector of state, zeros before the first step.
+/// A state vector, zeros before the first step.
 fn vector<'a, B: Backend>(
     device: &B,
     name: &'static str,
@@ -204,8 +204,8 @@ fn two_shares(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "items": share, "minItems": 2, "maxItems": 2 })
 }
 
-/// A number above 0 that single precision, which the steps are made in, rounds to 0 or to infinity. Stricter than PyTorch,
-/// where an `eps` of 0 is allowed and an element without gradient becomes NaN.
+/// Refuses a number above 0 that rounds to 0 or to infinity in single precision, in which steps are computed. Stricter
+/// than PyTorch, where an `eps` of 0 is allowed and an element without gradient becomes NaN.
 fn rounded_to_zero(path: &str, number: f64) -> Vec<(String, String)> {
     let rounded = number as f32;
     if number > 0.0 && !(rounded > 0.0 && rounded.is_finite()) {

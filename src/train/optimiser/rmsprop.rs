@@ -52,7 +52,7 @@ impl RmsProp {
             momentum: self.momentum as f32,
         };
         let square = vector(device, "square", &mut state.square, len)?;
-        // A rule for each set of vectors, so that no unused one is read.
+        // One rule per set of vectors, so that no unused one is read.
         match (self.centered, self.momentum > 0.0) {
             (false, false) => device.update(values, gradient, [square], With::<false, false>(factors))?,
             (false, true) => {
@@ -85,8 +85,8 @@ struct Factors {
     momentum: f32,
 }
 
-/// The step, centred or not and with or without momentum. Its state is the running mean of the square, that of the gradient if
-/// centred, and the momentum if there is one, in this order.
+/// The step, centred or not and with or without momentum. Its state is the running mean of the squared gradient, that
+/// of the gradient if centred, and the momentum if there is any, in this order.
 #[derive(Debug, Clone, Copy)]
 struct With<const CENTRED: bool, const MOMENTUM: bool>(Factors);
 

@@ -45,16 +45,16 @@ impl Sgd {
             return Ok(device.update(values, gradient, [], plain)?);
         }
         let decay = self.momentum as f32;
-        // The step is along `look_ahead * momentum + own * gradient`.
+        // The update direction is `look_ahead * momentum + own * gradient`.
         let (own, look_ahead) = if self.nesterov { (1.0, decay) } else { (0.0, 1.0) };
-        // The momentum starts as the gradient, undamped.
+        // The momentum is initialised to the gradient, without dampening.
         let share = if state.momentum.is_none() { 1.0 } else { (1.0 - self.dampening) as f32 };
         let momentum = vector(device, "momentum", &mut state.momentum, B::len(values))?;
         Ok(device.update(values, gradient, [momentum], WithMomentum { plain, decay, share, own, look_ahead })?)
     }
 }
 
-/// A step along the gradient.
+/// Gradient descent without momentum.
 #[derive(Debug, Clone, Copy)]
 struct Plain {
     hyper: Step,
@@ -77,7 +77,7 @@ impl Rule<0> for Plain {
     }
 }
 
-/// A step along the accumulated direction.
+/// Gradient descent with momentum.
 #[derive(Debug, Clone, Copy)]
 struct WithMomentum {
     plain: Plain,

@@ -1,4 +1,4 @@
-//! The optimisers against PyTorch's, step for step, and what must hold for all of them.
+//! The optimisers against PyTorch's, step for step, and properties that all of them have.
 
 use std::collections::BTreeSet;
 
@@ -9,12 +9,12 @@ use crate::nn::{Native, Portable};
 use crate::settings::Setting;
 use crate::train::schedule::{Schedule, WarmUp};
 
-/// Steps made by PyTorch in single precision; `tests/data/optimisers.py` made the file and states the problem.
+/// Steps computed by PyTorch in single precision; `tests/data/optimisers.py` wrote the file and defines the problem.
 const REFERENCE: &str = include_str!("../../../tests/data/optimisers.json");
 
-/// How far a parameter may be from PyTorch's, in shares of the largest that it or its update has been. The operations
-/// and their order are PyTorch's, so what differs is a rounding here and there (2^-24, carried through 12 steps), where
-/// PyTorch fuses a product with a sum. Seen: up to 3e-7.
+/// Tolerance to PyTorch's parameters, relative to the largest value of a parameter or its update so far. The operations
+/// and their order are PyTorch's, so the only difference is an occasional rounding (2^-24, carried through 12 steps),
+/// where PyTorch fuses a product with a sum. Observed: up to 3e-7.
 const TOLERANCE: f64 = 1e-6;
 
 #[derive(Deserialize)]
@@ -54,7 +54,7 @@ impl Problem {
     }
 }
 
-/// A vector that `device` has from the host for a moment.
+/// A vector copied from the host to `device`.
 fn on<B: Backend>(device: &B, values: &[f32]) -> B::Vector {
     device.vector(values).unwrap()
 }
@@ -63,7 +63,7 @@ fn host<B: Backend>(device: &B, vector: &B::Vector) -> Vec<f32> {
     device.read(vector, <[f32]>::to_vec)
 }
 
-/// The largest difference to PyTorch over all steps, in the measure of [`TOLERANCE`].
+/// The largest difference to PyTorch over all steps, in the unit of [`TOLERANCE`].
 fn largest_difference<B: Backend>(device: &B, problem: &Problem, case: &Case) -> f64 {
     let mut values = problem.start.clone();
     let mut vectors: Vec<B::Vector> = values.iter().map(|values| on(device, values)).collect();
@@ -111,7 +111,7 @@ fn twelve_steps_are_those_of_pytorch() {
         let native = largest_difference(&Native::default(), &problem, case);
         let portable = largest_difference(&Portable::new(Cpu::default()), &problem, case);
         assert!(native <= TOLERANCE && portable <= TOLERANCE, "{:?}: {native} {portable}", case.optimiser);
-        // The comparison means something: each step moves each parameter by more than the tolerance.
+        // The comparison is meaningful: each step moves each parameter by more than the tolerance.
         let starts = std::iter::once(&problem.start).chain(&case.after);
         for (before, after) in starts.zip(&case.after) {
             let moved = before.iter().flatten().zip(after.iter().flatten()).map(|(a, b)| (a - b).abs());
@@ -140,7 +140,7 @@ fn slightly_wrong_options_fail_the_reference_values() {
     }
 }
 
-/// Each optimiser with every vector of state that it can have.
+/// Each optimiser with every state vector that it can have.
 fn all() -> [OptimiserSpec; 7] {
     [
         OptimiserSpec::AdamW(Adam::default()),
@@ -175,7 +175,7 @@ fn stepped<B: Backend>(
 
 #[test]
 fn elements_do_not_depend_on_threads_or_on_their_neighbours() {
-    // Four pieces of a Native step, the last a short one.
+    // Four chunks of a Native step, the last one short.
     let (piece, native) = (1 << 16, Native::default());
     let len = 3 * piece + 17;
     for optimiser in all() {
@@ -217,7 +217,7 @@ fn state_goes_on<B: Backend>(device: &B) {
             state.vectors().map(|(name, vector)| (name, host(device, vector))).collect()
         };
         assert_eq!(remembered(&copy), remembered(&state), "{optimiser:?}");
-        // What is remembered matters: the same step without it goes elsewhere.
+        // The state matters: the same step without it gives another result.
         if state.vectors().next().is_some() {
             assert_ne!(step(2, &values, &mut State::default()), expected, "{optimiser:?}");
         }

@@ -25,7 +25,7 @@ fn images() -> (Vec<u8>, Vec<u32>) {
 
 fn config(fields: &str) -> Config {
     let text = r#"{"dim": 8, "epochs": 2, "steps_per_epoch": 4, "batch": {"classes": 4, "per_class": 4}, "seed": 9"#;
-    // Of a field that comes twice the second counts.
+    // Of a duplicate field the second counts.
     let fields: Value = serde_json::from_str(&format!("{text}{fields}}}")).unwrap();
     serde_json::from_value(fields).unwrap()
 }
@@ -48,7 +48,7 @@ fn bits(trained: &Trained<Native>) -> Vec<u32> {
     vectors.iter().chain(trained.loss_parameters.iter().flat_map(|p| &p.values)).map(|x| x.to_bits()).collect()
 }
 
-/// The network and the mean fields as the settings of [`config`] start them.
+/// The network and the mean fields as initialised by the settings of [`config`].
 fn beginning() -> (Model<Native>, Vec<f32>) {
     let (pooling, head) = (None, Head::Linear);
     let architecture = Architecture { backbone: config("").backbone, pooling, head, dim: 8, height: 16, width: 16 };
@@ -94,7 +94,7 @@ fn each_mode_updates_its_parameters_alone() {
     assert!(joint.loss_parameters[0].values != fields && parameters(&joint.model) != parameters(&network));
     let frozen = run(r#"{"kind": "frozen"}"#);
     assert!(frozen.loss_parameters[0].values == fields && parameters(&frozen.model) != parameters(&network));
-    // Turns longer than the training: the network's never comes.
+    // Phases longer than the training: the network's never starts.
     let turns = run(r#"{"kind": "alternating", "steps": 8}"#);
     assert!(turns.loss_parameters[0].values != fields && parameters(&turns.model) == parameters(&network));
     let later = run(r#"{"kind": "frozen", "after": 1}"#);
@@ -110,14 +110,14 @@ fn class_means_are_the_averages_of_the_embeddings() {
     let (network, _) = beginning();
     let averages = Averages::new(&embed(&Native::default(), &network, &pixels).unwrap(), &labels, 4, 8);
     let expected: Vec<f32> = averages.rows.iter().map(|&x| x as f32).collect();
-    // Both epochs have the averages of the start.
+    // Both epochs use the averages of the initial network.
     let fields = r#", "mean_fields": {"kind": "class_means", "every": 2}"#;
     let (found, _) = trained("mean_field_contrastive", &config(fields));
     assert_eq!(found.loss_parameters[0].values, expected);
     let fields = r#", "mean_fields": {"kind": "class_means", "every": 1}"#;
     let (found, _) = trained("mean_field_contrastive", &config(fields));
     assert_ne!(found.loss_parameters[0].values, expected);
-    // A moving average of averages of unit vectors is no longer than 1, whatever the vectors were at the start.
+    // A moving average of averages of unit vectors is no longer than 1, whatever the initial vectors.
     let fields = r#", "mean_fields": {"kind": "moving_average", "momentum": 0.99}"#;
     let (found, _) = trained("mean_field_contrastive", &config(fields));
     for field in found.loss_parameters[0].values.chunks(8) {
@@ -184,7 +184,7 @@ fn a_batch_that_cannot_be_drawn_and_pixels_that_do_not_fit_are_refused() {
     assert!(message.contains("30") && message.contains('4'), "30 classes of 4: {message}");
 }
 
-/// A training that keeps its state at `path`.
+/// A training that saves its state at `path`.
 fn kept(path: &Path, fields: &str, epochs: u32) -> Result<(Trained<Native>, Vec<EpochLog>), TrainError> {
     let (pixels, labels) = images();
     let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
@@ -198,7 +198,7 @@ fn kept(path: &Path, fields: &str, epochs: u32) -> Result<(Trained<Native>, Vec<
     train(&device, &config, &data, start, &mut |log| logs.push(log.clone())).map(|trained| (trained, logs))
 }
 
-/// What two logs of one training share: all but the clock and the memory of the process.
+/// The part that two logs of one training share: all but the clock and the memory of the process.
 fn told(logs: &[EpochLog]) -> Vec<(u32, u64, u64, Option<u64>)> {
     let bits = |log: &EpochLog| (log.mean_loss.to_bits(), log.learning_rate.to_bits(), log.score.map(f64::to_bits));
     logs.iter().map(|log| (log.epoch, bits(log).0, bits(log).1, bits(log).2)).collect()
@@ -216,7 +216,7 @@ fn a_resumed_training_has_the_bits_of_an_uninterrupted_one() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoint");
         let whole = kept(&folder.path().join("whole"), fields, 3).unwrap();
-        // A run of one epoch, then one that is longer, then the same again with nothing left to do.
+        // A run of one epoch, then a longer one, then the same again with nothing left to do.
         kept(&path, fields, 1).unwrap();
         let longer = kept(&path, fields, 3).unwrap();
         let again = kept(&path, fields, 3).unwrap();
@@ -243,7 +243,7 @@ fn the_state_of_another_training_is_refused_by_the_setting_that_differs() {
     assert!(message.ends_with("weight_decay: 0.0001 -> 0.5"), "{message}");
 }
 
-/// Losses of all epochs of a short training, and the network's parameters after it.
+/// The losses of all epochs of a short training, and the network's parameters after it.
 fn short<B: Backend>(device: &B, config: &Config) -> (Vec<f64>, Vec<f32>) {
     let (pixels, labels) = images();
     let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
@@ -256,7 +256,7 @@ fn short<B: Backend>(device: &B, config: &Config) -> (Vec<f64>, Vec<f32>) {
     (losses, learned.flat_map(|tensor| tensor.file_order(device)).collect())
 }
 
-/// The length of the differences.
+/// The norm of the difference.
 fn apart(found: &[f32], expected: &[f32]) -> f64 {
     found.iter().zip(expected).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
 }
@@ -269,13 +269,13 @@ fn trainings_on_a_dfdx_device_equal_native_ones_up_to_rounding() {
         r#", "optimiser": {"kind": "adamw", "eps": 1e-2}, "clip": 0.01, "weight_decay": 0.1"#,
         r#", "optimiser": {"kind": "adam", "eps": 1e-2}, "weight_decay": 0.1"#,
     ] {
-        // Where one divides by next to nothing, rounding would decide the direction.
+        // An optimiser that divides by almost nothing would let rounding decide the direction.
         let config = config(fields);
         let (native_losses, native) = short(&Native::default(), &config);
         let (losses, portable) = short(&Portable::new(dfdx::prelude::Cpu::default()), &config);
         let (error, moved) = (apart(&portable, &native), apart(&native, &parameters(&beginning().0)));
-        // Optimisers that divide by the size of a gradient enlarge a rounding at a ReLU's kink; options are compared to
-        // 1e-6 with PyTorch's steps.
+        // Optimisers that divide by the size of a gradient amplify a rounding at a ReLU's kink; their options are
+        // compared with PyTorch's steps to 1e-6.
         assert!(error < 0.2 * moved, "{fields}: {error} of {moved}");
         for (found, expected) in losses.iter().zip(&native_losses) {
             assert!((found / expected - 1.0).abs() < 1e-2, "{fields}: {losses:?} {native_losses:?}");
@@ -362,7 +362,7 @@ fn a_gradient_beyond_half_precision_lowers_the_scale_and_skips_the_step() {
         trained
             .map(|trained| (trained.model.tensors().flat_map(|t| t.file_order(&device)).collect::<Vec<f32>>(), scales))
     };
-    // Four steps an epoch; a scaled slope of 2^16 and more is infinite in half precision.
+    // Four steps per epoch; a scaled slope of 2^16 and more is infinite in half precision.
     let (_, scales) = run(1.0, 2, None).unwrap();
     assert!(scales[1].skipped >= 1 && scales[1].factor == 65536.0 / 2f32.powi(scales[1].skipped as i32), "{scales:?}");
     let (steep, scales) = run(2f32.powi(10), 1, None).unwrap();
@@ -379,20 +379,21 @@ fn a_gradient_beyond_half_precision_lowers_the_scale_and_skips_the_step() {
     assert!(unmoved(&steep));
     let (moved, scales) = run(2f32.powi(10), 4, None).unwrap();
     assert!(!unmoved(&moved) && scales[3].factor < 64.0, "{scales:?}");
-    // A resumed training has the scale with which it stopped.
+    // A resumed training continues with the scale at which it stopped.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("checkpoint");
     run(2f32.powi(10), 2, Some(&path)).unwrap();
     let again = run(2f32.powi(10), 4, Some(&path)).unwrap();
     assert!(again == (moved, scales));
-    // The scale cannot help a gradient that is too large by itself.
+    // The scale cannot help a gradient that is itself too large.
     let error = run(1e10, 8, None).err().unwrap().to_string();
     assert!(error.starts_with("epoch 5: a gradient of the network is not finite in half precision"), "{error}");
 }
 
 #[test]
 fn accumulated_batches_equal_one_large_batch() {
-    // Without batch statistics the mean gradient of two batches is that of both; one step of plain descent shows it.
+    // Without batch statistics the mean gradient of two batches is that of both together; one step of plain SGD shows
+    // it.
     let fields = r#", "steps_per_epoch": 2, "optimiser": {"kind": "sgd"}, "batch_norm": "frozen", "clip": 1e30, "weight_decay": 0"#;
     let text = |more: &str| {
         format!(r#"{{"dim": 8, "epochs": 1, "batch": {{"classes": 4, "per_class": 4}}, "seed": 9{fields}{more}}}"#)
@@ -406,12 +407,12 @@ fn accumulated_batches_equal_one_large_batch() {
         parameters(model).iter().zip(&start).map(|(a, b)| f64::from(a - b)).collect()
     };
     let gathered = moved(&run(r#", "accumulate": 2, "learning_rate": 1e-6"#).model);
-    // Tiny steps one after another move as far as the sum of both: twice the mean.
+    // Two consecutive tiny steps move as far as the sum of both: twice the mean.
     let apart = moved(&run(r#", "learning_rate": 1e-6"#).model);
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let ratio = dot(&apart, &gathered) / dot(&gathered, &gathered);
     assert!((ratio - 2.0).abs() < 0.1, "{ratio}");
-    // The length of the step is that of the gradient, which is cut.
+    // The length of the step is the norm of the gradient, which is clipped.
     let cut = moved(&run(r#", "accumulate": 2, "learning_rate": 1, "clip_norm": 0.001"#).model);
     assert!((dot(&cut, &cut).sqrt() - 0.001).abs() < 1e-5, "{}", dot(&cut, &cut).sqrt());
 }
@@ -461,7 +462,7 @@ fn a_weight_file_initialises_the_backbone_and_not_the_head() {
     assert!(message.contains("conv1.weight") && message.contains("blocks.0.conv.weight"), "{message}");
 }
 
-/// A training that is scored on its own images.
+/// A training scored on its own images.
 fn scored(fields: &str) -> Result<(Trained<Native>, Vec<EpochLog>), TrainError> {
     let (pixels, labels) = images();
     let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
@@ -476,7 +477,7 @@ fn scored(fields: &str) -> Result<(Trained<Native>, Vec<EpochLog>), TrainError> 
         .map(|trained| (trained, logs))
 }
 
-/// Rates at which the scores go up and down.
+/// Learning rates at which the scores rise and fall.
 const ROUGH: &str = r#", "learning_rate": 0.05, "optimiser": {"kind": "sgd", "momentum": 0.9}"#;
 
 #[test]
@@ -493,14 +494,14 @@ fn a_training_keeps_the_weights_of_its_best_epoch() {
     let first = scores.iter().position(|&score| score == top).unwrap() as u32 + 1;
     assert_eq!((best.epoch, last.epoch), (first, 9), "{scores:?}");
     assert!(first < 9, "this test needs a best epoch before the last: {scores:?}");
-    // As long as it was then: the last of a training that ends there.
+    // The best network equals the last one of a training that ends at that epoch.
     assert!(bits(&best) == bits(&with(first, r#", "keep": "last""#).0) && bits(&best) != bits(&last));
     // The score is that of the embeddings of the network it leaves.
     let vectors = embed(&Native::default(), &best.model, &images().0).unwrap();
     let (labels, options) = (images().1, crate::eval::Options::default());
     let queries = crate::eval::Labelled { vectors: &vectors, labels: &labels, dim: 8 };
     assert_eq!(crate::eval::retrieval(queries, None, &options).unwrap().r_precision, top);
-    // With patience the same training ends as soon as that many epochs were no better.
+    // With patience the same training ends as soon as that many epochs have brought no improvement.
     let patience = 1;
     let ends = (1..=scores.len()).find(|&epoch| {
         let best = scores[..epoch].iter().copied().fold(0.0, f64::max);
@@ -514,7 +515,7 @@ fn a_training_keeps_the_weights_of_its_best_epoch() {
 
 #[test]
 fn the_untrained_network_counts_as_epoch_0() {
-    // Steps that change nothing: every epoch has the score of the start, and of equals the first counts.
+    // Steps that change nothing: every epoch has the initial score, and among equals the first counts.
     let with = |more: &str| {
         let fields = r#", "learning_rate": 1e-12, "batch_norm": "frozen", "epochs": 9, "validate": {"on": "test", "patience": 2"#;
         let (trained, logs) = scored(&format!("{fields}{more}}}")).unwrap();
@@ -534,7 +535,7 @@ fn the_untrained_network_counts_as_epoch_0() {
 
 #[test]
 fn held_out_images_may_be_split_into_queries_and_gallery() {
-    // Labels that have nothing to do with the images.
+    // Labels that are independent of the images.
     let (pixels, labels) = (images().0, (0..32).map(|image| image % 4).collect::<Vec<u32>>());
     let (network, _) = beginning();
     let stored = Plain::new(&pixels, &labels, [16, 16]).unwrap();
@@ -559,7 +560,7 @@ fn a_scored_training_without_held_out_images_is_refused() {
     assert!(found.err().unwrap().to_string().contains("scored on its validation images, and there are none"));
 }
 
-/// A loss that is no number any more after so many batches.
+/// A loss that becomes NaN or infinite after so many batches.
 struct Lost {
     loss: Box<dyn Loss<f32>>,
     after: u32,
@@ -597,7 +598,7 @@ fn a_diverged_training_may_stop_with_the_previous_epoch() {
             train_with(&Native::default(), &config(fields), &data, &loss, Start::default(), &mut |_| epochs += 1);
         found.map(|trained| (trained, epochs))
     };
-    // Four batches an epoch: the third epoch ends in its second batch, after one step.
+    // Four batches per epoch: the third epoch ends in its second batch, after one step.
     assert!(matches!(run(r#", "epochs": 4"#, 9), Err(TrainError::NotFinite { .. })));
     let (trained, epochs) = run(r#", "epochs": 4, "not_finite": "stop""#, 9).unwrap();
     assert!(trained.not_finite.as_ref().is_some_and(|why| why.contains("epoch 3, step 2: the loss is not finite")));
@@ -645,7 +646,7 @@ fn crops_train_on_images_of_any_size_and_are_evaluated_at_their_centre() {
     let one = on(1);
     assert!(one == on(2) && one == on(5));
     assert!(one != go(&config(&fields.replace("\"size\": 16", "\"size\": 16, \"scale\": [0.5, 1]"))).unwrap());
-    // Without crops there is no batch of them.
+    // Without crops the images cannot form a batch.
     let message = go(&config(r#", "evaluation_short_side": 18"#)).err().unwrap().to_string();
     assert!(message.contains("augment: { kind: crop }"), "{message}");
     let small = config(r#", "augment": {"kind": "crop", "size": 16}, "evaluation_short_side": 15"#);

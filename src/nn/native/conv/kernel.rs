@@ -10,7 +10,7 @@ use crate::nn::native::product::{Finish, LANES, Product, Sizes};
 
 /// Pixels whose products are accumulated before the sums are written back to memory.
 const DEPTH: usize = 128;
-/// Gradients of a kernel's row with more elements are partitioned by elements, others by pixels.
+/// Gradients of kernels with more elements are partitioned by elements, others by pixels.
 const FEW_WEIGHTS: usize = 1 << 17;
 /// Number of parts into which the pixels are partitioned.
 const PARTS: usize = 4;

@@ -1,4 +1,4 @@
-//! Checkpoints as people save them; `tests/data/weights/checkpoints.py` made them.
+//! Checkpoints in the forms that occur in practice, made by `tests/data/weights/checkpoints.py`.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ fn choice(key: Option<&str>, prefix: Option<&str>) -> Choice {
     Choice { key: key.map(str::to_owned), prefix: prefix.map(str::to_owned) }
 }
 
-/// The network that all of them are of.
+/// The network to which all of them belong.
 fn fits<'f>(file: &'f WeightFile, choice: &Choice) -> Result<Fit<'f>, WeightError> {
     fit(file, &[("conv1.weight", vec![2, 2]), ("bn1.bias", vec![2])], &["fc.", "n_averaged"], no_alias, choice)
 }
@@ -50,10 +50,10 @@ fn the_weights_are_found_in_all_wrappers_and_the_rest_is_passed_over() {
         let file = open(name);
         let fit = fits(&file, &Choice::default()).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!((fit.choice.to_string().as_str(), fit.others, first(&file, &fit)), (place, others, 1.0), "{name}");
-        // What is listed is what may be asked for.
+        // Every listed choice may be requested.
         assert_eq!(first(&file, &fits(&file, &fit.choice).unwrap()), 1.0, "{name}");
     }
-    // One dict under two keys: either may be asked for.
+    // One dict under two keys: either may be requested.
     let file = open("twice.pth");
     assert_eq!(file.main().and_then(|set| set.key.as_deref()), Some("state_dict"));
     for key in ["state_dict", "ema"] {
@@ -163,7 +163,7 @@ fn what_is_no_weights_is_refused_with_the_call_that_helps() {
         let error = WeightFile::open(path(name)).unwrap_err().to_string();
         assert!(error.contains(what), "{name}: {error}");
     }
-    // A sparse tensor beside others is a fault only if it is needed.
+    // A sparse tensor next to others is an error only if it is needed.
     let file = open("one_sparse.pth");
     assert!(fit(&file, &[("conv1.weight", vec![2, 2])], &[], no_alias, &Choice::default()).is_ok());
     let error = fits(&file, &Choice::default()).unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! Pickles put together by hand: what is understood, what is refused, and what is broken.
+//! Hand-made pickles: those that are read, those that are refused, and broken ones.
 
 use proptest::prelude::*;
 use safetensors::tensor::Dtype;
@@ -64,7 +64,7 @@ fn integers_have_their_sign_and_long_ones_their_bytes() {
 #[test]
 fn the_opcodes_of_protocol_5_are_read_like_those_of_protocol_2() {
     let bytes = b"\x80\x05\x95\x10\0\0\0\0\0\0\0\x8c\x01a\x94]\x94(K\x01h\0\x88\x89NG\0\0\0\0\0\0\0\0C\x01xea\x85.";
-    // APPEND behind a whole list: below it lies the string.
+    // APPEND onto a whole list: below it is the string.
     let error = read(bytes).unwrap_err();
     assert_eq!(error, Flaw::Damaged { at: 38, what: "appending to a string".to_owned() });
     let bytes = b"\x80\x05\x95\x10\0\0\0\0\0\0\0\x8c\x01a\x94]\x94(K\x01h\0\x88\x89NG\0\0\0\0\0\0\0\0C\x01xe\x86.";
@@ -332,7 +332,7 @@ fn arguments_may_be_used_twice() {
     assert!(sizes.iter().all(|&size| matches!(pickle.get(size), Value::Tuple(items) if items.len() == 1)));
 }
 
-/// The start of an opcode's bytes: those that are understood come often, so that programs get somewhere.
+/// The start of an opcode's bytes: supported opcodes are frequent, so that programs run for some time.
 fn instruction() -> impl Strategy<Value = Vec<u8>> {
     let fixed = [
         &b"N"[..],

@@ -145,8 +145,8 @@ fn to_frequencies([d0, d1, d2, d3, d4, d5]: [&[f32]; 6], [v0, v1, v2, v3, v4, v5
     }
 }
 
-/// Output frequencies (`6 x panels x H x G x tiles x LANES`) of some panels to images (`G x H x W x O`): Lavin and Gray's A^T,
-/// per channel.
+/// Output frequencies (`6 x panels x H x G x tiles x LANES`) of some panels to images (`G x H x W x O`): Lavin and
+/// Gray's A^T, per channel.
 pub(super) fn transform_output(
     geometry: &Geometry,
     product: &[f32],
