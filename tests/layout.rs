@@ -1,9 +1,10 @@
 //! The architecture, held by the syntax trees of the sources: which room may use which, and who may print.
 //!
-//! A room is a folder or a file right below `src`. Rooms stand on floors: a room uses rooms of lower floors only. Two halves
-//! know nothing of each other: the engine half no machine learning, the learning half no YAML, cells or store. Inside a
-//! room, files do not use each other in circles; a file may use what its own folder's head (`mod.rs`, or the file of the
-//! folder's name) declares, since the two are one module. Tests are not looked at: they may use anything.
+//! A room is a folder or a file right below `src`. Rooms are layered in floors: a room uses rooms of lower floors only.
+//! Two halves are independent of each other: the engine half contains no machine learning, the learning half no YAML,
+//! cells or store. Inside a room, files do not use each other in cycles; a file may use what its own folder's head
+//! (`mod.rs`, or the file of the folder's name) declares, since the two are one module. Tests are not looked at: they
+//! may use anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -45,7 +46,7 @@ const CIRCLES: &[(&[&str], &str)] = &[
     (&["nn/weights/callable", "nn/weights/machine"], "the pickle machine calls built-ins, which make values on it"),
 ];
 
-/// Macros and functions that print or exit, or stand for code that is not there.
+/// Macros and functions that print or exit, or mark code that is missing.
 const LOUD: [&str; 9] =
     ["print", "println", "eprint", "eprintln", "dbg", "todo", "unimplemented", "process::exit", "process::abort"];
 
@@ -326,7 +327,7 @@ impl House {
         found
     }
 
-    /// Sets of files that use each other in a circle, arrows from a file to the head of its own folder left out.
+    /// Sets of files that use each other in a cycle, arrows from a file to the head of its own folder left out.
     fn circles(&self) -> Vec<Vec<String>> {
         let arrows: Vec<(&Module, Module)> =
             self.arrows().into_iter().filter(|(from, to)| !from.starts_with(to)).collect();

@@ -6,8 +6,8 @@
 //! | [`npy`] | the header of `.npy`, as every version of NumPy has written it |
 //! | [`npz`] | the `.npy` files in an archive of `numpy.savez` |
 //!
-//! A number is read as it is: halves widen exactly, nothing is rounded but integers beyond 2^53. Anything but numbers, or
-//! of another shape than a matrix, is refused with the NumPy call that helps.
+//! Numbers are read exactly: half-precision floats widen exactly, and only integers beyond 2^53 are rounded. An array
+//! that is not numeric or not a matrix is refused with the NumPy call that converts it.
 
 pub mod npy;
 pub mod npz;
@@ -46,7 +46,7 @@ pub struct Matrix {
     pub dim: usize,
 }
 
-/// What an element is.
+/// The type of an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ElementType {
     Bool,
@@ -63,9 +63,9 @@ pub enum ElementType {
     Bf16,
     F32,
     F64,
-    /// As many code points of 32 bits, those at the end zero.
+    /// This many 32-bit code points, padded with zeros at the end.
     Text(usize),
-    /// As many bytes, those at the end zero.
+    /// This many bytes, padded with zeros at the end.
     Bytes(usize),
 }
 
@@ -97,9 +97,9 @@ impl ElementType {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     pub kind: ElementType,
-    /// Whether the first byte of an element is the highest.
+    /// Whether elements are big-endian.
     pub big_endian: bool,
-    /// Whether the first axis moves fastest.
+    /// Whether the first axis varies fastest (column-major).
     pub fortran: bool,
     pub shape: Vec<usize>,
 }
@@ -124,7 +124,7 @@ pub struct Array<R> {
 }
 
 impl<R: Read> Array<R> {
-    /// An array in the first of `available` bytes of `data`. No memory is taken for what cannot be there.
+    /// An array in the first of `available` bytes of `data`. No memory is allocated for more than that.
     ///
     /// # Errors
     /// There are fewer bytes than the shape asks for.
@@ -140,7 +140,7 @@ impl<R: Read> Array<R> {
         }
     }
 
-    /// The array as vectors: a row each.
+    /// The array as vectors, one per row.
     ///
     /// # Errors
     /// It is not 2-d, empty, or not of numbers; its bytes cannot be read.
@@ -295,7 +295,7 @@ pub fn whole(number: f64) -> Result<String, String> {
     }
 }
 
-/// How to bring an array of another shape to rows.
+/// How to reshape an array of another shape into rows.
 fn reshape(shape: &[usize]) -> &'static str {
     match shape {
         [] | [_] | [_, _] => "",

@@ -1,6 +1,6 @@
 //! The header of `.npy`: type and memory layout of the elements.
 //!
-//! `npyz` reads the Python literal in it. What NumPy itself takes and `npyz` does not is rewritten first: `4L` of Python 2,
+//! `npyz` reads the Python literal in it. What NumPy accepts and `npyz` does not is rewritten first: `4L` of Python 2,
 //! `np.int64(4)` of scripts that print a shape of NumPy 2, and `=` for this machine's byte order.
 
 use std::fs::File;
@@ -14,7 +14,7 @@ use crate::format;
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 
-/// NumPy refuses longer headers too, for parsing them takes much memory (`numpy.lib.format`, `max_header_size`).
+/// NumPy refuses longer headers too, since parsing them takes much memory (`numpy.lib.format`, `max_header_size`).
 const LONGEST: usize = 10_000;
 
 /// Brackets within brackets that a header may have; a type of fields in fields needs six.
@@ -23,7 +23,7 @@ const DEEPEST: usize = 16;
 /// Opens the array at `path`.
 ///
 /// # Errors
-/// What the file is instead, what of the header is not understood, which call of NumPy writes what can be read.
+/// What the file is instead, what in the header is not understood, and which NumPy call writes a readable file.
 pub fn open(path: &Path) -> Result<Array<BufReader<File>>, String> {
     let file = File::open(path).map_err(|e| e.to_string())?;
     let size = file.metadata().map_err(|e| e.to_string())?.len();

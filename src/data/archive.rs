@@ -196,8 +196,8 @@ fn safe_path(name: &[u8]) -> Result<PathBuf, &'static str> {
 }
 
 /// The name of a zip's entry: UTF-8 where it is that, else as the format says of names without that mark (code page 437),
-/// and with the separators of this system. Windows tools write backslashes, which the format forbids; there they part folders.
-/// An ASCII name may be replaced by the one in Info-ZIP's extra field.
+/// and with the separators of this system. Windows tools write backslashes, which the format forbids; there they
+/// separate folders. An ASCII name may be replaced by the one in Info-ZIP's extra field.
 fn zip_name(raw: &[u8], decoded: &str) -> Vec<u8> {
     let name = std::str::from_utf8(raw).ok().filter(|name| !name.is_ascii()).unwrap_or(decoded);
     name.replace('\\', "/").into_bytes()
@@ -326,7 +326,7 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    /// A name that is taken was taken by an earlier entry, for the folder was empty.
+    /// A name that exists belongs to an earlier entry, since the folder was empty.
     fn not_made(&self, name: &[u8], error: io::Error) -> ArchiveError {
         match error.kind() {
             ErrorKind::AlreadyExists | ErrorKind::NotADirectory => self.refused(name, "is there twice"),

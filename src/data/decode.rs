@@ -100,7 +100,7 @@ impl Decoder {
             Some(format) if !format.reading_enabled() => return Err(not_read(bytes)),
             Some(ImageFormat::Jpeg) => contained(|| self.decode_jpeg(bytes, max_pixels, target))?,
             Some(_) => {
-                // A 16-bit RGBA image takes 8 bytes a pixel; as much again is left to the decoder.
+                // A 16-bit RGBA image takes 8 bytes per pixel; the decoder may use as much again.
                 let mut limits = Limits::default();
                 limits.max_alloc = Some(max_pixels.saturating_mul(16).max(1 << 20));
                 reader.limits(limits);
@@ -166,7 +166,7 @@ impl Decoder {
         self.filled = size.map(f64::from);
     }
 
-    /// Takes over an image of a set, decoding it if need be.
+    /// Takes over an image of a set, decoding it if needed.
     ///
     /// # Errors
     /// As [`Decoder::decode`].
@@ -285,7 +285,7 @@ fn resized_into(
     }
 }
 
-/// `resized_into` for one kind of pixel: the library's own choice by a value would compile its every kind.
+/// `resized_into` for one kind of pixel: the library's own choice by a value would compile every kind.
 fn resized_as<P: PixelTrait + InnerPixel>(
     resizer: &mut Resizer,
     from: Bitmap<'_>,
@@ -331,7 +331,7 @@ fn not_read(bytes: &[u8]) -> String {
 
 /// Whether an end mark (FF D9) follows the last start of a scan (FF DA); neither occurs within a scan.
 ///
-/// The decoder would fill what is missing with grey and say nothing.
+/// The decoder would silently fill what is missing with grey.
 fn jpeg_is_whole(bytes: &[u8]) -> bool {
     // Backwards from the end, where the mark of a whole file is.
     let last = |mark: [u8; 2]| bytes.windows(2).rposition(|pair| pair == mark);
@@ -339,13 +339,13 @@ fn jpeg_is_whole(bytes: &[u8]) -> bool {
     !bytes[end..].windows(2).any(|pair| pair == [0xff, 0xda]) || jpeg_ends(bytes)
 }
 
-/// Whether the image comes to its end mark, going from mark to mark: what follows it may look like the start of a scan.
+/// Whether the image reaches its end mark, going from mark to mark: what follows it may look like the start of a scan.
 fn jpeg_ends(bytes: &[u8]) -> bool {
     let mut at = 2;
     let mut scans = 0;
     loop {
         match bytes.get(at..) {
-            // Data of a scan, or bytes that fill: the next mark is sought.
+            // Data of a scan, or fill bytes: search for the next mark.
             Some([0xff, 0 | 0x01 | 0xd0..=0xd7, ..]) => at += 2,
             Some([0xff, 0xff, ..]) => at += 1,
             Some([0xff, 0xd9, ..]) => return scans > 0,

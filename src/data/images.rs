@@ -66,7 +66,7 @@ pub fn digest(images: &dyn Images) -> blake3::Hash {
     hasher.finalize()
 }
 
-/// An image that no network input can be made of.
+/// An image that cannot become a network input.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ImageError {
     /// Pixels and labels that do not belong together.

@@ -26,7 +26,7 @@ pub enum MatValue {
     Text(String),
     /// A cell array in the order of the file.
     Cells(Vec<MatValue>),
-    /// A struct array: each field with its values, one an element.
+    /// A struct array: each field with its values, one per element.
     Struct(Vec<(String, Vec<MatValue>)>),
     /// Anything else: complex or sparse numbers, objects, functions, text of several rows.
     Other,
@@ -108,7 +108,7 @@ pub fn read(file: &[u8]) -> Result<Vec<(String, MatValue)>, MatError> {
     Ok(variables)
 }
 
-/// Unpacks zlib data into what is left of `room`.
+/// Unpacks zlib data within the limit that is left in `room`.
 fn inflate(data: &[u8], room: &mut u64) -> Result<Vec<u8>, String> {
     let mut unpacked = Vec::new();
     ZlibDecoder::new(data).take(*room + 1).read_to_end(&mut unpacked).map_err(|e| e.to_string())?;
@@ -226,7 +226,7 @@ impl<'a> Reader<'a> {
         Ok(Reader { bytes: data, at: 0, place: "an array", ..*self }.array(depth + 1)?.1)
     }
 
-    /// Memory is only taken for arrays that can be there: each has a tag of eight bytes.
+    /// Memory is allocated only for arrays that can exist: each has a tag of eight bytes.
     fn must_hold(&self, count: usize) -> Result<(), MatError> {
         if count > self.rest().len() / 8 {
             return Err(self.damaged(format!("{count} arrays are announced, {} bytes follow", self.rest().len())));

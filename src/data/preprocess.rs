@@ -170,8 +170,8 @@ struct Ready {
 /// Decodes and resizes the images of a listing and writes an image set into `out`, in the order of the listing. The bytes do
 /// not depend on the number of threads. Memory holds three blocks of images at most.
 ///
-/// The set grows in the folder `work`, which may be `out` itself. If an earlier attempt at the same set ended there before its
-/// time, this one resumes after its last whole block, and the bytes are those of an attempt that was never stopped.
+/// The set grows in the folder `work`, which may be `out` itself. If an earlier attempt at the same set was interrupted
+/// there, this one resumes after its last whole block, and the bytes are those of an attempt that was never stopped.
 ///
 /// `progress` receives (images done, images in all).
 ///

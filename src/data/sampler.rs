@@ -34,7 +34,7 @@ pub enum Draw {
     /// that the Proxy-Anchor code and the mean-field code offer (paper notes 7, `IPC`).
     Balanced { classes: usize, per_class: usize },
     /// The classes in random order, `per_class` images of each, without replacement as far as a class has that many;
-    /// when all have been, a new order begins, in the midst of a batch if need be. MLRC's sampler (paper notes 8).
+    /// when all have been, a new order begins, in the middle of a batch if needed. MLRC's sampler (paper notes 8).
     InTurn { classes: usize, per_class: usize },
 }
 
@@ -81,7 +81,7 @@ impl Sampler {
         classes * per_class
     }
 
-    /// The images of a batch, those of a class side by side unless they are shuffled.
+    /// The images of a batch, those of a class adjacent unless they are shuffled.
     pub fn batch(&self, epoch: u64, step: u64) -> Vec<usize> {
         let mut random = stream(self.seed, "sampler", epoch, step);
         match self.draw {

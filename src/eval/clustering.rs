@@ -127,11 +127,12 @@ fn k_means<T: Real>(rows: &Index<'_, T>, k: usize, seed: u64) -> Vec<u32> {
     clusters
 }
 
-/// Rows to start from, each drawn with a probability in proportion to its squared distance from those before.
+/// The initial centres: rows, each drawn with a probability proportional to its squared distance from those before.
 ///
-/// A row is drawn by the distances from the first so many of them, and kept with the probability that the ones since leave of
-/// its squared distance: the same distribution, and the distances of all rows are brought up to date by a product with many
-/// rows at a time, when one is not kept.
+/// This is rejection sampling: a row is drawn by the distances from an earlier prefix of the centres, and accepted with
+/// a probability equal to the share of its squared distance that the later centres leave. The distribution is the same,
+/// and the distances of all rows are updated by a product with many centres at a time: when a row is rejected, or after
+/// a block of accepted ones.
 fn seeds<T: Real>(rows: &Index<'_, T>, k: usize, seed: u64) -> Vec<usize> {
     let mut random = stream(seed, "k-means++", 0, 0);
     let mut chosen = vec![random.below(rows.len() as u64) as usize];
@@ -140,7 +141,7 @@ fn seeds<T: Real>(rows: &Index<'_, T>, k: usize, seed: u64) -> Vec<usize> {
     let mut known = 1;
     while chosen.len() < k {
         let drawn = draw(&squares, &sums, random.uniform());
-        // Where rounding leaves nothing, and where every row is a centre's twin.
+        // Where rounding leaves nothing, and where every row equals a centre.
         let row = drawn.unwrap_or_else(|| random.below(rows.len() as u64) as usize);
         let left =
             chosen[known..].iter().map(|&c| 2.0 - 2.0 * rows.similarity(row, rows, c)).fold(squares[row], f64::min);

@@ -1,8 +1,8 @@
 //! Rows prepared for a search by cosine similarity, in two precisions.
 //!
 //! A search proposes by 32-bit products of unit vectors and decides by [`Index::similarity`], 64-bit cosines that depend on
-//! nothing but the two rows. [`Index::slack`] bounds the difference between the two, so a proposal only ever leaves open
-//! what is then decided: the result is that of a plain 64-bit computation.
+//! nothing but the two rows. [`Index::slack`] bounds the difference between the two, so whatever the 32-bit products
+//! leave open is decided in 64 bits: the result is that of a plain 64-bit computation.
 
 use std::ops::Range;
 
@@ -105,7 +105,7 @@ impl<'a, T: Real> Index<'a, T> {
     ///
     /// A sum of n products in any order errs by at most `n u / (1 - n u)` times the sum of their magnitudes, u being half an
     /// epsilon (Higham, *Accuracy and Stability of Numerical Algorithms*, 2002, section 3.1); that sum is at most 1 here, by
-    /// Cauchy and Schwarz. Rounding the two factors to 32 bits adds 2 u; 8 leave room for what the 64-bit side rounds.
+    /// Cauchy and Schwarz. Rounding the two factors to 32 bits adds 2 u; 8 u also cover 64-bit rounding.
     pub fn slack(&self) -> f64 {
         self.bound(f64::from(f32::EPSILON))
     }

@@ -56,7 +56,7 @@ pub fn neighbours<T: Real>(
 
 /// For each query, the `depth` nearest rows of the gallery (or as many as there are), nearest first, without its `own`.
 ///
-/// Memory: one block of similarities and `O(depth)` candidates a query of it, for each thread.
+/// Memory per thread: one block of similarities and `O(depth)` candidates per query of the block.
 fn nearest<T: Real>(
     queries: &Index<'_, T>,
     gallery: &Index<'_, T>,
@@ -128,7 +128,7 @@ impl Nearest {
             self.candidates.select_nth_unstable_by(self.wanted - 1, |a, b| b.0.total_cmp(&a.0));
         self.raise((f64::from(last) - 2.0 * slack) as f32);
         if self.candidates.len() > self.capacity * 3 / 4 {
-            // Too many within the slack of each other, such as twins: only their exact similarities decide.
+            // Too many within the slack of each other, such as duplicates: only their exact similarities decide.
             let mut scored: Vec<_> = self.candidates.iter().map(|&(near, i)| ((exact(i), i), near)).collect();
             let (_, &mut ((worst, _), _), _) =
                 scored.select_nth_unstable_by(self.wanted - 1, |a, b| closer(&a.0, &b.0));
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn any_blocks_and_threads_rank_as_the_double_loop() {
         let mut gallery = rows(83, 7, 1);
-        // Exact twins, and rows closer to each other than 32 bits can resolve.
+        // Exact duplicates, and rows closer to each other than 32 bits can resolve.
         gallery.copy_within(0..70, 7 * 40);
         for row in 60..80 {
             for k in 0..7 {

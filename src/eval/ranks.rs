@@ -7,8 +7,8 @@
 //! match's to decide in 32 bits is computed in 64: pair by pair, or for a whole tile where there are many, as in
 //! vectors that have collapsed onto one point. Counts are integers, so neither the tiles nor the threads can change them.
 //!
-//! A match whose rank has passed R no longer counts in any metric but for the first one; it is dropped, and what is below
-//! the last match still of interest is skipped by a loop of plain comparisons.
+//! A match whose rank has passed R no longer counts in any metric, except for the first one; it is dropped, and what is
+//! below the last match still of interest is skipped by a loop of plain comparisons.
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -43,20 +43,20 @@ pub(super) struct Search<'a, 'b, T> {
     pub all: bool,
     /// Rows and columns of a tile.
     pub tile: usize,
-    /// Matches in memory at a time, but for the last query's.
+    /// Matches in memory at a time, except the last query's.
     pub most_matches: usize,
 }
 
-/// Rows and columns of a tile: products of this size run near the machine's best rate, and their result is 4 MiB.
+/// Rows and columns of a tile: products of this size run near the machine's peak rate, and their result is 4 MiB.
 pub(super) const TILE: usize = 1024;
-/// 400 MiB of matches. Beyond, the queries are taken in bands, which search one another twice.
+/// 400 MiB of matches. Beyond, the queries are processed in bands, which search one another twice.
 pub(super) const MOST_MATCHES: usize = 1 << 24;
 
 /// One row of the query's class.
 struct Match {
     similarity: f64,
     row: u32,
-    /// Rows of other classes that rank above it and not above the match before it, but for those in `Block::above`.
+    /// Rows of other classes that rank above it and not above the match before it, except those in `Block::above`.
     passed: u32,
 }
 
@@ -122,7 +122,7 @@ impl<T: Real> Search<'_, '_, T> {
         let columns = self.searched().0.len().div_ceil(self.tile);
         let blocks: Vec<Mutex<Block>> =
             band.clone().into_par_iter().map(|block| Mutex::new(self.block(block, members))).collect();
-        // Within the band each pair of blocks comes once.
+        // Within the band each pair of blocks is visited once.
         let mirrored = |column: usize| self.gallery.is_none() && band.contains(&column);
         let tiles: Vec<(usize, usize)> = band
             .clone()
@@ -291,7 +291,7 @@ struct Doubt<'a> {
     pair: usize,
     /// How many pairs have been in doubt.
     asked: &'a mut usize,
-    /// The products of the tile in 64 bits; empty until they are worth it.
+    /// The products of the tile in 64 bits; empty until enough pairs are in doubt.
     products: &'a mut Vec<f64>,
 }
 
@@ -314,7 +314,7 @@ struct Tile {
 const STRETCH: usize = 64;
 
 impl Tile {
-    /// Counts what is certain by comparison alone, and notes where that does not do.
+    /// Counts what is certain by comparison alone, and marks where that does not suffice.
     fn count(&mut self, rows: &mut Block, columns: Option<&mut Block>) {
         Arch::new().dispatch(Count { tile: self, rows, columns });
     }
@@ -349,7 +349,7 @@ impl Tile {
     }
 }
 
-/// The loop over a tile that every pair of rows passes through, in the machine's vectors: the compiler makes none of it.
+/// The loop over a tile that every pair of rows passes through, in SIMD: the compiler does not vectorise it.
 struct Count<'a> {
     tile: &'a mut Tile,
     rows: &'a mut Block,

@@ -121,8 +121,9 @@ pub enum EvalError {
 /// never finds itself.
 ///
 /// Neighbours rank by cosine similarity, computed in 64 bits; equal ones as [`Options::ties`] says. The result is the same
-/// for any number of threads. Memory in addition to the vectors: a copy of them in 32 bits, 4 MiB a thread, and 16 bytes for each
-/// pair of a query and a match, up to 400 MiB. Queries without a match are left out; some codes count them as misses.
+/// for any number of threads. Memory in addition to the vectors: a copy of them in 32 bits, 4 MiB per thread, and 16
+/// bytes for each pair of a query and a match, up to 400 MiB. Queries without a match are left out; some
+/// implementations count them as misses.
 ///
 /// ```
 /// use meanfield::eval::{Labelled, Options, retrieval};
@@ -316,7 +317,7 @@ mod tests {
 
     #[test]
     fn twins_of_other_classes_do_not_hide_the_query_itself() {
-        // The query's exact twin has another class and a lower index.
+        // The query's exact duplicate has another class and a lower index.
         let vectors = [1.0f32, 0.0, 1.0, 0.0, 0.8, 0.1];
         let found = retrieval(
             Labelled { vectors: &vectors, labels: &[0, 1, 1], dim: 2 },

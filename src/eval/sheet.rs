@@ -38,7 +38,7 @@ const WRONG: [u8; 3] = [0xd5, 0x5e, 0x00];
 const INK: [u8; 3] = [0x16, 0x19, 0x1d];
 const PAPER: [u8; 3] = [0xff; 3];
 
-/// Pixels of a frame and of the room around a picture, and of a line of text.
+/// Pixels of a frame and of the padding around a picture, and of a line of text.
 const FRAME: usize = 4;
 const GAP: usize = 6;
 const TEXT: usize = 14;
@@ -140,7 +140,7 @@ impl Canvas {
         }
     }
 
-    /// As many letters of `text` as there is room for, the last a period doubled where some are missing.
+    /// As many letters of `text` as fit, the last a period doubled where some are missing.
     fn text(&mut self, [left, top]: [usize; 2], text: &str, room: usize) {
         let mut letters: Vec<char> = text.chars().collect();
         if letters.len() > room {

@@ -54,7 +54,7 @@ pub struct Other {
 /// Labels as read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Labels {
-    /// A text a row, none of them empty; an integer is its decimal digits.
+    /// One text per row, none of them empty; an integer is its decimal digits.
     pub texts: Vec<String>,
     /// The array or column that they are, if the file has names.
     pub name: Option<String>,
@@ -101,7 +101,7 @@ pub fn read_vectors(path: &Path, names: Names<'_>) -> Result<Vectors, ReadError>
 /// - `.txt`: a label per line.
 ///
 /// # Errors
-/// [`ReadError`], with the row or line of a label that is missing or no label.
+/// [`ReadError`], with the row or line of a label that is missing or invalid.
 pub fn read_labels(path: &Path, name: Option<&str>) -> Result<Labels, ReadError> {
     let expected = "labels in .npy, .npz, .safetensors, .pt, .parquet, .csv, .tsv or .txt";
     read(path, |format| match format {

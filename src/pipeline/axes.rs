@@ -253,7 +253,7 @@ impl Rules {
         }
     }
 
-    /// The rules as they bear on a stage of these axes.
+    /// The rules as they apply to a stage of these axes.
     pub(super) fn on(&self, axes: &[usize]) -> Filter<'_> {
         let exclude = self.exclude.iter().filter(|rule| rule.0.iter().all(|(axis, _)| axes.contains(axis))).collect();
         let shared = |rule: &Rule| {

@@ -95,7 +95,7 @@ impl<'k> Definitions<'k> {
         self.replaced
     }
 
-    /// The definition of that name. If there is none, or it is wrong, the report has heard of it.
+    /// The definition of that name. If there is none, or it is wrong, the problem is in the report.
     pub(super) fn get(&mut self, name: &str, span: Span, report: &mut Report) -> Option<Rc<Definition<'k>>> {
         if let Some(known) = self.read.get(name) {
             return known.clone();

@@ -1,4 +1,4 @@
-//! Kinds, definitions and files that the tests of this room share.
+//! Kinds, definitions and files that the tests of this module share.
 
 use std::path::Path;
 

@@ -44,7 +44,7 @@ impl<'k> Variants<'k> {
     }
 }
 
-/// Stages that read each other in a circle which the earlier cells of an axis break; or, mostly, one stage alone.
+/// Stages that read each other in a cycle which the earlier cells of an axis break; or, mostly, a single stage.
 pub(super) struct Group {
     /// Every stage after those that it reads the same cells of.
     pub(super) stages: Vec<usize>,
@@ -214,7 +214,7 @@ pub(super) fn recalls(stage: &Draft) -> BTreeSet<usize> {
     stages.collect()
 }
 
-/// Every group of stages after those that it reads. Stages in a circle that nothing breaks are reported.
+/// Every group of stages after those that it reads. Stages in a cycle that nothing breaks are reported.
 fn order(stages: &[Linked], report: &mut Report) -> Vec<Group> {
     let (mut reading, mut all): (DiGraphMap<usize, ()>, DiGraphMap<usize, ()>) = Default::default();
     for (index, stage) in stages.iter().enumerate() {
@@ -285,7 +285,7 @@ fn sorted(graph: &DiGraphMap<usize, ()>) -> Vec<usize> {
 }
 
 /// The axis by whose values the stages of a group take turns; nothing if none of them reads earlier cells of another. A
-/// circle that the axis does not break is reported.
+/// cycle that the axis does not break is reported.
 fn turns(group: &Group, stages: &[Linked], specs: &[AxisSpec], report: &mut Report) -> Option<usize> {
     let earlier =
         group.stages.iter().flat_map(|&index| &stages[index].draft.inputs).find_map(|input| match &input.from {

@@ -22,8 +22,8 @@ struct Change {
     value: Node,
 }
 
-/// Applies the cases that parameters pick, then every flag, to the tree of the file; changes of axes come back, to be
-/// applied once the axes are known.
+/// Applies the cases that parameters pick, then every flag, to the tree of the file; changes of axes are returned, to
+/// be applied once the axes are known.
 pub(super) fn apply(root: &mut Node, overrides: &[(String, String)], report: &mut Report) -> Vec<Restriction> {
     let mut flags = Vec::new();
     for (target, value) in overrides {

@@ -112,12 +112,12 @@ impl Report {
         }
     }
 
-    /// Says nothing more about a value that could not be looked up: the problem with it is known.
+    /// Reports nothing more about a value that could not be looked up: the problem with it is known.
     pub(super) fn give_up(&mut self, span: Span) {
         self.broken.insert(span);
     }
 
-    /// Tells where the values of the problems since `count` are used, if they are written elsewhere.
+    /// Adds to the problems since `count` where their values are used, if they are written elsewhere.
     pub(super) fn used_at(&mut self, count: usize, span: Span, label: &str) {
         for problem in &mut self.problems[count..] {
             if !span.contains(problem.span) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::problem::{Problem, Report, Span, nearest};
 
-/// Reads a file of text. If that fails, the report has heard why.
+/// Reads a file of text. If that fails, the problem is in the report.
 pub(super) fn read_text(path: &Path, report: &mut Report) -> Option<Arc<str>> {
     let mut refuse = |title: String, help: Option<String>| {
         let source = report.source(path, "".into());

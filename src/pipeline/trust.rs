@@ -1,9 +1,9 @@
-//! Where a project ends, and whose files in it are taken for code.
+//! Where a project ends, and whose files in it are trusted as code.
 //!
-//! A definition holds commands, so finding one decides what runs as the user. It is sought from the pipeline's folder up
-//! to the project's root: the nearest folder that holds `pipelines/` or `.git`. Where there is none, the project is the
-//! pipeline's folder. What another user owns, or every user may write to, is refused, as git does with repositories. Root's
-//! files are good for all, and those of whoever called `sudo` are good for root.
+//! A definition holds commands, so finding one decides what runs as the user. It is searched for from the pipeline's
+//! folder up to the project's root: the nearest folder that holds `pipelines/` or `.git`. Where there is none, the
+//! project is the pipeline's folder. What another user owns, or every user may write to, is refused, as git does with
+//! repositories. Root's files are trusted for every user, and those of the user who called `sudo` for root.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
@@ -30,7 +30,7 @@ pub(super) fn definitions_of(file: &Path) -> Option<PathBuf> {
     inside.map(|folder| folder.join("stages")).find(|folder| folder.is_dir())
 }
 
-/// A file or folder that is not taken for code, and why.
+/// A file or folder that is not trusted as code, and why.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The file or folder.
@@ -49,8 +49,8 @@ impl Refusal {
     }
 }
 
-/// Why the definition at `file` below `folder` is not taken for code, if it is not: that of the first folder above it, or
-/// of its own.
+/// Why the definition at `file` below `folder` is not trusted as code, if it is not: that of the first folder above it,
+/// or of its own.
 pub(super) fn refusal(folder: &Path, file: &Path) -> Option<Refusal> {
     // A project's folder may hold other people's files next to `stages/`, as `/tmp` does, where only its owner can move it away.
     let project = folder.parent().and_then(|project| refused(project, true));
@@ -59,7 +59,7 @@ pub(super) fn refusal(folder: &Path, file: &Path) -> Option<Refusal> {
     project.or_else(|| parts.into_iter().rev().find_map(|part| refused(part, false)))
 }
 
-/// Why the file or folder at `path` is not taken for code, if it is not.
+/// Why the file or folder at `path` is not trusted as code, if it is not.
 pub fn refusal_of(path: &Path) -> Option<Refusal> {
     refused(path, false)
 }
@@ -150,7 +150,7 @@ mod tests {
             let found = open(path, mode);
             assert_eq!(found.is_some(), refused, "{} {mode:o}", path.display());
         }
-        // Root's files are good for every user.
+        // Root's files are trusted for every user.
         let _ = std::os::unix::fs::chown(&file, Some(4711), None);
         let metadata = fs::metadata(&file).unwrap();
         let found = why(&file, &metadata, false, Uid::from_raw(1234)).unwrap();

@@ -117,7 +117,7 @@ impl Node {
     }
 }
 
-/// Reads one YAML document. What is wrong with it goes to the report; nothing comes back if it has no tree.
+/// Reads one YAML document. What is wrong with it goes to the report; returns nothing if it has no tree.
 pub(super) fn parse(report: &mut Report, source: u32) -> Option<Node> {
     parse_from(report, source, 0)
 }

@@ -68,8 +68,8 @@ struct Layout {
     rows: Vec<(Vec<String>, bool)>,
     columns: Vec<super::Column>,
     /// One row per value, sorted by row, column and run: `record`, `input`, `row` and `column` (indices), the labels of the run
-    /// ([`run`]), and `value`, null if it is not finite. The order makes that of the records immaterial, and sums round the same
-    /// way on any number of threads.
+    /// ([`run`]), and `value`, null if it is not finite. This order does not depend on that of the records, and sums
+    /// round the same way on any number of threads.
     values: DataFrame,
 }
 
@@ -245,8 +245,8 @@ impl Layout {
     }
 }
 
-/// The values of the wanted metrics with a label and a place for each level of rows, columns and runs; `contender`, whether a
-/// row is no baseline; `baseline place`, the order of the baselines; and `id`, the number of the value.
+/// The values of the wanted metrics with a label and a place for each level of rows, columns and runs; `contender`,
+/// whether a row is not a baseline; `baseline place`, the order of the baselines; and `id`, the number of the value.
 fn labelled(config: &Config, column_axes: &[String], metrics: &[String], records: &Records) -> PolarsResult<DataFrame> {
     let on = |name: &str| ([col(name)], [col(name)]);
     let mut frame = records.frame.clone().lazy().with_row_index("id", None);

@@ -1,4 +1,4 @@
-//! The best row of each column, and the rows that can be told from it.
+//! The best row of each column, and the rows that a test separates from it.
 
 use std::collections::BTreeMap;
 
@@ -66,7 +66,7 @@ pub(super) fn mark_best(
 }
 
 /// Joins the values of each cell with those of the best row of its column over the labels of the runs; by (column, row).
-/// Runs without any label are not of equal seed.
+/// Runs without any label do not share a seed.
 fn pairs(values: &DataFrame, best: &[(u32, u32)], levels: usize) -> PolarsResult<BTreeMap<(usize, usize), Pairs>> {
     let names: Vec<[String; 2]> = (0..levels).map(run).collect();
     let labels: Vec<Expr> = names.iter().map(|[label, _]| col(label.as_str())).collect();

@@ -8,7 +8,7 @@ use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
-/// The word among `columns` that stands for the metrics, which are no axis.
+/// The word in `columns` for the metrics, which are not an axis.
 pub const METRIC: &str = "metric";
 
 /// The most digits that [`Config::digits`] may ask for: a double has no more.

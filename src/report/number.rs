@@ -61,7 +61,7 @@ pub(super) fn signed(value: f64, metric: &str, digits: usize) -> String {
     format!("{sign}{}", number(value.abs(), metric, digits))
 }
 
-/// The mean of a cell, or the sign for its absence.
+/// The mean of a cell, or the placeholder for a missing one.
 pub(super) fn mean(cell: &Cell, metric: &str, digits: usize) -> String {
     match cell.mean {
         Some(mean) => number(mean, metric, digits),

@@ -6,7 +6,7 @@ use serde_json::{Number, Value};
 
 use super::{Setting, SettingType, Settings, TAG};
 
-/// A value that can be checked: JSON, or YAML whose nodes know their place.
+/// A value that can be checked: JSON, or YAML whose nodes have positions.
 pub trait Readable: Sized {
     /// What it is, one level deep.
     fn look(&self) -> Look<'_, Self>;
@@ -18,7 +18,7 @@ pub trait Readable: Sized {
 /// A value, one level deep.
 #[derive(Debug)]
 pub enum Look<'a, V> {
-    /// Nothing; JSON writes a number that is not finite so too.
+    /// Null, which JSON also writes for a number that is not finite.
     Null,
     /// True or false.
     Bool(bool),
@@ -85,7 +85,7 @@ impl<V: Readable> Settings<V> {
         found.faults
     }
 
-    /// Checks `values`, in which the key `tag` is no setting. `path` is empty or ends in a dot.
+    /// Checks `values`, in which the key `tag` is not a setting. `path` is empty or ends in a dot.
     fn walk<'a>(&'a self, tag: &str, values: &'a V, path: &str, found: &mut Found<'a, V>) {
         for (key, _) in values.pairs().filter(|(key, _)| *key != tag) {
             if self.get(key).is_none() {

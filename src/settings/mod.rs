@@ -1,9 +1,9 @@
 //! Settings: what a parameter is called, what it may be, and what it is when not given.
 //!
-//! Both halves use this room, and it knows neither. A type of the learning half declares its parameters once, as a Rust struct
-//! with doc comments, defaults and ranges; [`Settings::of`] reads that declaration. The pipeline reads the same description
-//! from stage definitions. [`Settings::check`] is the one check of a single value, whatever the value is written in, and its
-//! [`Fault`]s have one wording.
+//! Both halves use this module, which depends on neither. A type of the learning half declares its parameters once, as
+//! a Rust struct with doc comments, defaults and ranges; [`Settings::of`] reads that declaration. The pipeline reads
+//! the same description from stage definitions. [`Settings::check`] is the one check of a single value, whatever the
+//! value is written in, and its [`Fault`]s have one wording.
 //!
 //! | file | holds |
 //! | --- | --- |

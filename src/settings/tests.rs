@@ -83,7 +83,7 @@ fn a_rust_type_declares_names_types_docs_defaults_and_ranges() {
 }
 
 #[test]
-fn a_value_out_of_its_declaration_is_reported_with_its_path_and_what_was_expected() {
+fn an_invalid_value_is_reported_with_its_path_and_what_was_expected() {
     let settings = Settings::of::<Sample>();
     let values = json!({
         "dropout": 1, "epochs": 0, "limit": 0, "word": "third", "choice": { "kind": "step", "every": 0, "at": 1 },

@@ -71,7 +71,7 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
     writer.finish()
 }
 
-/// Gives a vector the length 1; nothing if it has no direction.
+/// Normalises a vector to unit length; nothing if it has no direction.
 fn normalise(vector: &mut [f32]) -> Option<()> {
     let length = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
     if !(length.is_finite() && length > 0.0) {
@@ -99,7 +99,7 @@ mod tests {
         )
     }
 
-    /// What comes of some vectors, or why nothing does.
+    /// The result for some vectors, or why there is none.
     fn concat(parts: &[Part]) -> Result<(Vec<f32>, Rows), String> {
         let folder = tempfile::tempdir().unwrap();
         let item = |(index, (vectors, rows)): (usize, &Part)| {

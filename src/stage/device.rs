@@ -6,12 +6,12 @@ use thiserror::Error;
 use crate::nn::Gpu;
 use crate::nn::{Backend, Native};
 
-/// Something to do on whichever device there is.
+/// Work that runs on any device.
 pub(super) trait Work {
-    /// What it gives.
+    /// Its result.
     type Output;
 
-    /// Does it.
+    /// Runs it.
     fn on<B: Backend>(self, device: &B) -> Self::Output;
 }
 

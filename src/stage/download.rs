@@ -1,4 +1,4 @@
-//! `download`: files from their mirrors, or a generated image set; a folder comes out.
+//! `download`: files from their mirrors, or a generated image set; the output is a folder.
 
 use std::path::Path;
 
@@ -32,7 +32,7 @@ pub(super) const KIND: Kind = Kind {
 /// What is asked for.
 enum Wanted {
     Generate(GeneratorSpec),
-    /// The first file and those of `more`, what to say where no URL gives one, and what to leave beside them.
+    /// The first file and those of `more`, the message where no URL gives one, and what to write next to them.
     Fetch(Vec<Wish>, Option<String>, Option<About>),
 }
 
@@ -161,7 +161,7 @@ fn wanted(map: &Map<String, Value>) -> Result<Wanted, Vec<ParameterProblem>> {
 }
 
 impl File {
-    /// `bytes` bounds what comes in and what comes out of it.
+    /// `bytes` limits both the download and what is extracted from it.
     fn wish(self, entries: u64, bytes: u64, patience: Patience) -> Wish {
         let File { urls, sha256, blake3, md5, size, unpack } = self;
         let known = DownloadConfig::default();
@@ -233,7 +233,7 @@ pub(super) fn run(job: &KindJob, report: Report<'_>) -> Result<(), JobError> {
     Ok(())
 }
 
-/// What the stage's secret is to the servers.
+/// The stage's secret as the servers receive it.
 fn token(job: &KindJob) -> Result<Option<HeaderValue>, JobError> {
     let Some(name) = job.secrets.first() else { return Ok(None) };
     let secret = std::env::var(name).map_err(|_| format!("the secret {name} is not set, or is no text"))?;
@@ -253,13 +253,13 @@ fn with_hint(error: JobError, by_hand: Option<&str>) -> JobError {
     }
 }
 
-/// Fetches one file, and adds it or what it unpacks to to `data`.
+/// Fetches one file, and adds it, or what is extracted from it, to `data`.
 fn fetch(wish: &Wish, job: &KindJob, data: &Path, report: Report<'_>) -> Result<(), JobError> {
     let mut progress = |done: u64, total: Option<u64>| {
         let total = total.unwrap_or(0);
         report(&Progress { done, total, unit: "byte".to_owned(), figures: Vec::new() });
     };
-    // Beside the output, on one file system: unpacked from there, or moved in under its own name.
+    // Next to the output, on the same file system: unpacked from there, or moved in under its own name.
     let fetched_to = data.with_file_name("fetched");
     let fetched = download(&wish.config, &job.resume, &fetched_to, &mut progress)?;
     if !wish.config.pins_content() {

@@ -1,4 +1,4 @@
-//! `evaluate`: metrics of vectors, as one small JSON object, and a table with a row a query.
+//! `evaluate`: metrics of vectors, as one small JSON object, and a table with one row per query.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -44,7 +44,7 @@ impl FileChecks {
     }
 }
 
-/// The side of a training's images, if it is known before they are there.
+/// The side of a training's images, if it is known before they exist.
 fn training_side(pipeline: &Pipeline, cell: CellId, parameters: &Map<String, Value>) -> Option<usize> {
     let side = side(&config(parameters)?, pipeline, cell)?;
     usize::try_from(side).ok()

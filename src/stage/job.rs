@@ -49,7 +49,7 @@ pub(super) fn required<'a>(job: &'a KindJob, name: &'static str) -> Result<&'a P
 pub(super) const HELD: &str = "held";
 
 /// Holds a resume folder, which is made if absent, until the file is closed: a job whose run was killed ends within a second,
-/// and must not write there beside this one meanwhile.
+/// and must not write there concurrently with this one.
 pub(super) fn hold(resume: &Path, what: &str) -> std::io::Result<std::fs::File> {
     fs_err::create_dir_all(resume)?;
     let held = fs_err::File::create(resume.join(HELD))?.into_file();

@@ -1,8 +1,9 @@
-//! The stage kinds: the only door between the engine and the learning half.
+//! The stage kinds: the only interface between the engine and the learning half.
 //!
-//! A kind is a thin bridge, and one row of `STAGES`. [`kinds`] declares them to the pipeline, [`run_job`] runs one in a process of its own: it
-//! reads the job that the engine wrote, calls one room of the other half, and writes the outputs. What a kind writes
-//! depends on its parameters and inputs alone: no clock, no host, no thread count.
+//! A kind is a thin adapter, and one row of `STAGES`. [`kinds`] declares them to the pipeline, [`run_job`] runs one in
+//! a process of its own: it reads the job that the engine wrote, calls one module of the other half, and writes the
+//! outputs. What a kind writes depends only on its parameters and inputs: not on the clock, the host or the number of
+//! threads.
 
 mod concat;
 #[cfg(test)]

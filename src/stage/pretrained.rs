@@ -11,7 +11,7 @@ use crate::nn::weights::WeightFile;
 use crate::nn::{self, Architecture, Normalisation, fit_backbone, normalisation_of};
 use crate::train::Config;
 
-/// The file beside fetched weights that holds [`About`].
+/// The file next to fetched weights that holds [`About`].
 pub(super) const ABOUT: &str = "about.json";
 
 /// What the stage that fetches weights knows of them, and their tensors do not tell.

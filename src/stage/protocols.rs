@@ -1,4 +1,4 @@
-//! The stage definitions of the two protocols, held against tables that were written by hand from the protocols
+//! The stage definitions of the two protocols, compared with tables that were written by hand from the protocols
 //! themselves, and the pipelines that use them.
 
 use std::collections::BTreeSet;
@@ -140,7 +140,7 @@ fn losses_of_the_traditional_protocol_have_the_parameters_of_its_codes() {
     let triplet = [("loss.margin", json!(0.1)), ("loss.triplets", json!("semi_hard"))];
     assert_rows(&of("triplet"), "triplet", &triplet);
     assert_rows(&of("contrastive"), "contrastive", &[("loss.neg_margin", json!(0.5))]);
-    // What a pipeline says wins, and leaves the rest.
+    // Values of the pipeline take precedence; the other defaults remain.
     let found =
         resolved("train/traditional/cub", "{ loss: { kind: triplet, margin: 0.3 }, validate: { patience: 4 } }");
     let given = [
@@ -273,7 +273,7 @@ fn cells(pipeline: &str, stage: &str, changes: &[(&str, &str)]) -> Vec<(String, 
 }
 
 #[test]
-fn every_fold_and_run_of_mlrc_has_a_seed_of_its_own_and_run_0_repeats_the_best_trial() {
+fn every_mlrc_fold_and_run_has_its_own_seed_and_run_0_repeats_the_best_trial() {
     for scale in ["full", "tiny"] {
         let small =
             [("scale", scale), ("axes.dataset", "[sop]"), ("axes.loss", "[contrastive]"), ("axes.trial", "0..2")];
@@ -305,7 +305,7 @@ fn a_search_of_mlrc_has_the_bounds_of_its_data_set() {
 }
 
 #[test]
-fn the_pipelines_select_as_the_released_commands_do_and_can_be_switched_to_proxy_anchors_rule() {
+fn pipelines_select_as_the_released_commands_or_by_proxy_anchors_rule() {
     for name in ["cub", "cars196", "sop", "inshop"] {
         let one = ("axes.loss", "[proxy_anchor]");
         let inshop = |part: &str| if name == "inshop" { json!(part) } else { Value::Null };

@@ -77,7 +77,8 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
 /// Metrics by name, and what the reader of a table must know of them.
 type Read = (Vec<(String, f64)>, Vec<String>);
 
-/// What a file of scores holds. What is no number is an error, unless the table has `wanted` metrics and it is none of these.
+/// The content of a file of scores. A value that is not a number is an error, unless the table has `wanted` metrics and
+/// it is not one of these.
 fn read(path: &Path, wanted: Option<&[String]>) -> Result<Read, ReportInputError> {
     let text = text::read(path)?;
     let no_number = |metric: &str, found: String| {
@@ -111,7 +112,7 @@ fn read(path: &Path, wanted: Option<&[String]>) -> Result<Read, ReportInputError
     Ok((metrics, remarks))
 }
 
-/// JSON as Python writes it, which has words for numbers that are none: outside of texts they become `null`.
+/// JSON as Python writes it, which has words for numbers that are not finite: outside of texts they become `null`.
 pub(super) fn without_nan(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for (part, piece) in text_parts(text) {
@@ -132,7 +133,7 @@ enum Part {
     Other,
 }
 
-/// The quoted texts of JSON and what lies between them.
+/// The quoted texts of JSON and what is between them.
 fn text_parts(json: &str) -> Vec<(Part, &str)> {
     let (mut parts, mut start, mut part, mut escaped) = (Vec::new(), 0, Part::Other, false);
     for (at, byte) in json.bytes().enumerate() {
@@ -154,7 +155,7 @@ fn text_parts(json: &str) -> Vec<(Part, &str)> {
     parts
 }
 
-/// Names and values of the last line of a CSV file with a heading, empty fields left out; none if that is no such file.
+/// Names and values of the last line of a CSV file with a heading, empty fields left out; none if it is not one.
 fn last_line(text: &str) -> Option<Vec<(String, String)>> {
     let rows = csv::rows(text, None).ok()?;
     let mut rows = rows.into_iter().filter(|row| !row.is_blank());

@@ -111,7 +111,7 @@ pub(super) fn run(job: &KindJob) -> Result<(), JobError> {
     Ok(())
 }
 
-/// Whole numbers are written without a point: parameters that are such take nothing else.
+/// Whole numbers are written without a point: integer parameters accept nothing else.
 fn number(space: &Space, name: &str, value: f64) -> Value {
     if space.is_integer(name) { json!(value as i64) } else { json!(value) }
 }
@@ -123,7 +123,7 @@ struct Tried {
 }
 
 impl Tried {
-    /// The mean of the scores; 0 if one of them is no number, or there is none.
+    /// The mean of the scores; 0 if one of them is not a number, or there is none.
     fn trial(&self) -> Trial {
         let mean = self.scores.iter().sum::<f64>() / self.scores.len() as f64;
         Trial { values: self.values.clone(), score: if mean.is_finite() { mean } else { 0.0 } }
@@ -173,7 +173,7 @@ fn gather(inputs: &[KindInput], objective: &str) -> Result<(Vec<String>, Vec<Tri
     Ok((names, trials))
 }
 
-/// A score among those of `evaluate`, or the greatest in the log of a training; NaN if it is no number anywhere.
+/// A score among those of `evaluate`, or the greatest in the log of a training; NaN if it is not a number anywhere.
 fn score(path: &Path, objective: &str) -> Result<f64, JobError> {
     let text = text::read(path)?;
     let missing =

@@ -36,7 +36,7 @@ pub(super) fn read(path: &Path) -> Result<Suggestion, JobError> {
     Ok(serde_json::from_slice(&fs_err::read(path)?)?)
 }
 
-/// Puts the suggestion in the file at `path` in the place of parameters, which must be there and numbers.
+/// Replaces parameters, which must exist and be numbers, by the suggestion in the file at `path`.
 pub(super) fn apply(path: &Path, parameters: &mut Map<String, Value>) -> Result<(), JobError> {
     for (path, value) in read(path)?.values {
         let known = numbers("", parameters);

@@ -52,17 +52,17 @@ const REMARKS: &str = "remarks";
 /// A file of vectors that is being written.
 pub(super) struct Writer {
     file: BufWriter<File>,
-    /// Bytes of vectors yet to come.
+    /// Bytes of vectors not written yet.
     left: usize,
     tail: Vec<u8>,
 }
 
 impl Writer {
-    /// Begins the file at `path` for one vector of length `dim` for each of `rows`.
+    /// Creates the file at `path` for one vector of length `dim` for each of `rows`.
     pub(super) fn create(path: &Path, rows: &Rows, dim: usize) -> Result<Writer, JobError> {
         let n = rows.labels.len();
         let (values, numbers) = (4 * n * dim, 4 * n);
-        // The format wants the data in one piece, and its beginning at a multiple of 8.
+        // The format requires contiguous data that begins at a multiple of 8.
         let mut header = json!({
             "__metadata__": {
                 CLASSES: serde_json::to_string(&rows.class_names)?,
@@ -91,7 +91,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the file.
+    /// Finishes the file.
     pub(super) fn finish(mut self) -> Result<(), JobError> {
         if self.left > 0 {
             return Err(Damaged(format!("{} bytes fewer than there are rows", self.left)).into());
@@ -103,7 +103,7 @@ impl Writer {
 
 /// Opens what a [`Writer`] wrote. The file must not be altered while it is open; an input of a job never is.
 pub(super) fn read(path: &Path) -> Result<Vectors, JobError> {
-    // SAFETY: the inputs of a job lie in the store, which nobody alters, or are the user's to keep unaltered.
+    // SAFETY: the inputs of a job are in the store, which is never altered, or the user must keep them unaltered.
     let file = unsafe { Mmap::map(&File::open(path)?) }?;
     let (_, header) = SafeTensors::read_metadata(&file)?;
     let tensors = SafeTensors::deserialize(&file)?;
@@ -155,10 +155,10 @@ impl Part<'_> {
 }
 
 impl Vectors {
-    /// `n x dim` numbers, row-major: where they lie, if the machine can read them there.
+    /// `n x dim` numbers, row-major: borrowed in place, if the machine can read them there.
     pub(super) fn values(&self) -> Cow<'_, [f32]> {
         let bytes = &self.file[self.values.clone()];
-        // SAFETY: every bit pattern is a number.
+        // SAFETY: every bit pattern is a valid number.
         let (before, values, _) = unsafe { bytes.align_to::<f32>() };
         if before.is_empty() && cfg!(target_endian = "little") {
             return Cow::Borrowed(values);

@@ -1,4 +1,4 @@
-//! What planned cells will reckon, told before anything runs: the multiplications and additions of networks.
+//! The compute of planned cells, reported before anything runs: the multiplications and additions of networks.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use crate::nn::{Architecture, Model, Native};
 use crate::pipeline::model::{CellId, Pipeline, Source, Task};
 use crate::train::Config;
 
-/// Reckons the work of cells, each kind of network once.
+/// Counts the operations of cells, each kind of network once.
 #[derive(Default)]
 pub struct Works {
     /// Multiplications of one image's forward pass.
@@ -22,7 +22,7 @@ pub struct Works {
 
 impl Works {
     /// Operations of a cell, two for each multiplication with its addition, as if a training ran for all its epochs; nothing
-    /// where the cell is no `train` or `embed`, or its images are not known before they are there.
+    /// where the cell is neither `train` nor `embed`, or its images are not known before they exist.
     pub fn operations(&mut self, pipeline: &Pipeline, cell: CellId) -> Option<f64> {
         let (kind, parameters) = task(pipeline, cell)?;
         let images = input(pipeline, cell, "images")?;

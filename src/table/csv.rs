@@ -88,6 +88,6 @@ fn most(header: Option<&str>) -> u8 {
         });
         outside.count()
     };
-    // The last of equal ones is taken.
+    // Of equal ones, the last is taken.
     *b"\t;,".iter().max_by_key(|separator| count(**separator)).unwrap_or(&b',')
 }

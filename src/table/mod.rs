@@ -135,7 +135,7 @@ impl Table {
     /// Columns of numbers side by side, or one column of lists, as the rows of a matrix.
     ///
     /// # Errors
-    /// A row without a value, or of another length; a column of no numbers; a damaged file.
+    /// A row without a value, or of another length; a column that is not numeric; a damaged file.
     pub fn matrix(&self, columns: &[usize]) -> Result<Matrix, String> {
         match &self.content {
             Content::Text { .. } => {

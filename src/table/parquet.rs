@@ -1,6 +1,6 @@
 //! Parquet, decoded column by column: what is not asked for is not read, whatever its type.
 //!
-//! It stays below polars's data frames, which refuse, and in part panic on, types that they were not built for
+//! It uses the layer below polars's data frames, which refuse, and in part panic on, types that they do not support
 //! (docs/decisions/0015). What a column is follows from the file's own schema and not from the Arrow schema that some
 //! writers add: there a categorical is its texts, and a list of fixed size a list.
 
@@ -52,7 +52,7 @@ impl File {
     /// Opens the file at `path` and reads what its columns are.
     ///
     /// # Errors
-    /// It is no Parquet file, or a damaged one.
+    /// It is not a Parquet file, or is damaged.
     pub fn open(path: &Path) -> Result<Self, String> {
         let mut file = fs::File::open(path).map_err(|e| e.to_string())?;
         let size = file.metadata().map_err(|e| e.to_string())?.len();
@@ -128,7 +128,7 @@ impl File {
                 if let Some(at) = (0..array.len()).find(|&at| array.is_null(at)) {
                     return Err(format!("column {name:?} has no value in row {}", row + at));
                 }
-                // Rows are only believed when the first column has shown them.
+                // The row count is trusted only once the first column has confirmed it.
                 match (&mut values, numbers(array, narrow)?) {
                     (Values::F32(all), Values::F32(some)) => scatter(all, &some, row, place, dim),
                     (Values::F64(all), Values::F64(some)) => scatter(all, &some, row, place, dim),
@@ -179,7 +179,7 @@ impl File {
         Ok(Matrix { values, rows, dim: dim.unwrap_or(0) })
     }
 
-    /// Hands the arrays of a column, a row group each, to `use_it`.
+    /// Passes the arrays of a column, one per row group, to `use_it`.
     fn each(&self, column: usize, mut use_it: impl FnMut(&dyn Array) -> Result<(), String>) -> Result<(), String> {
         let part = &self.parts[column];
         for group in &self.metadata.row_groups {
@@ -225,7 +225,7 @@ fn damaged(what: String) -> String {
 }
 
 /// The metadata at the end of a file of `size` bytes. polars-parquet allocates what its lists claim, 182 GiB from a file of
-/// 12 KiB, so it gets only what a stricter reader has read and written anew.
+/// 12 KiB, so it gets only what a stricter reader has read and rewritten.
 fn footer(file: &mut fs::File, size: u64) -> Result<FileMetadata, String> {
     let mut end = [0; 8];
     file.seek(SeekFrom::Start(size.saturating_sub(8)))
@@ -246,7 +246,7 @@ fn footer(file: &mut fs::File, size: u64) -> Result<FileMetadata, String> {
     deserialize_metadata(bytes.into()).map_err(|e| e.to_string())
 }
 
-/// Refuses counts and places that cannot be true, before the decoder takes memory for them.
+/// Refuses impossible counts and offsets before the decoder allocates memory for them.
 fn plausible(metadata: &FileMetadata, size: u64) -> Result<(), String> {
     // A run of equal values takes a few bytes, so there may be far more values than bytes, but not without any bound: as texts
     // they take less than a GiB.
@@ -313,7 +313,7 @@ fn index_columns(metadata: &FileMetadata) -> Vec<String> {
     let notes = metadata.key_value_metadata().iter().flatten();
     let pandas = notes.filter(|note| note.key == "pandas").find_map(|note| note.value.as_deref());
     let pandas: Json = pandas.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    // A range is an object that describes it, and no column.
+    // A range index is an object that describes it, not a column.
     pandas["index_columns"].as_array().into_iter().flatten().filter_map(Json::as_str).map(str::to_owned).collect()
 }
 

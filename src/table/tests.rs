@@ -186,7 +186,7 @@ fn what_is_no_parquet_is_refused_as_what_it_is() {
 }
 
 #[test]
-fn counts_that_a_file_cannot_hold_are_refused_before_memory_is_allocated_for_them() {
+fn impossible_counts_are_refused_before_memory_is_allocated_for_them() {
     let damaged = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/damaged");
     let error = Table::open(&damaged.join("footer_of_182_gib.parquet")).unwrap_err();
     assert!(error.contains("the file is damaged: its footer: "), "{error}");
@@ -195,7 +195,8 @@ fn counts_that_a_file_cannot_hold_are_refused_before_memory_is_allocated_for_the
     assert!(errors.iter().any(|error| error.contains("the file is damaged: a page header: ")), "{errors:#?}");
 }
 
-/// A decoder that panics must not end the program: every byte of a file, spoilt in several ways, gives a table or a message.
+/// A decoder that panics must not end the program: every byte of a file, corrupted in several ways, gives a table or a
+/// message.
 #[test]
 fn a_file_with_spoilt_bytes_never_panics() {
     let folder = tempfile::tempdir().unwrap();

@@ -93,7 +93,7 @@ stages:
 }
 
 #[test]
-fn a_value_that_cannot_be_quoted_is_refused_before_anything_runs_unless_it_is_marked_as_raw() {
+fn a_value_that_cannot_be_quoted_is_refused_up_front_unless_marked_raw() {
     let space = Space::new(
         "params: { flags: -n -e, who: a; touch ~/pwned }\nstages:\n  a: { run: 'sh -c \"echo ${params.who}\" > ${out.x}', out: [x] }\n",
     );

@@ -22,7 +22,7 @@ stages:
 ";
 
 #[test]
-fn crops_of_pixels_and_of_files_train_with_the_same_bits_on_any_number_of_threads() {
+fn crops_of_pixels_and_files_train_bit_identically_on_any_thread_count() {
     let (one, two) = (Space::new(CROPS), Space::new(CROPS));
     two.edit("    uses: train", "    uses: train\n    resources: { cpu: 2 }");
     for (space, more) in [(&one, ["--resource", "cpu=1"]), (&two, ["--resource", "cpu=2"])] {

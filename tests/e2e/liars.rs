@@ -21,7 +21,7 @@ use crate::space::Space;
 /// A run that takes longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// What is asked of the library's patience, so that a test need not have more.
+/// The timeouts that the library is given: short, so that a test ends soon.
 const FETCH: &str = "
 kind: download
 params:
@@ -145,7 +145,7 @@ struct State {
     pinned: bool,
     honest: AtomicBool,
     stopped: AtomicBool,
-    /// Bytes of content that left.
+    /// Bytes of content that were sent.
     sent: AtomicU64,
     lies: Mutex<Vec<Lie>>,
 }
@@ -195,7 +195,7 @@ impl State {
         let lie = match self.honest.load(Ordering::SeqCst) || random.one_in(4) {
             true => Lie::Truth,
             false if self.pinned && random.one_in(4) => BY_DIGEST[random.below(BY_DIGEST.len())],
-            // What costs a second of patience is rarer.
+            // Answers that cost a second of waiting are rarer.
             false => match DETECTED[random.below(DETECTED.len())] {
                 Lie::Drip | Lie::Silence if !random.one_in(4) => Lie::Cut,
                 lie => lie,
@@ -438,7 +438,7 @@ fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What came of one download.
+/// The outcome of one download.
 #[derive(Default)]
 struct Tally {
     downloads: usize,
@@ -509,7 +509,7 @@ fn one_download(seed: u64, tally: &mut Tally) {
         tally.refused += 1;
     }
     tally.lies += server.state.lies.lock().unwrap().iter().filter(|lie| **lie != Lie::Truth).count();
-    // The lies have left nothing behind that a truthful answer does not mend.
+    // The lies have left nothing behind that a truthful answer does not repair.
     server.state.honest.store(true, Ordering::SeqCst);
     if pinned {
         server.state.versions.lock().unwrap().0 = first.clone();

@@ -52,7 +52,7 @@ fn a_program_that_changes_while_it_runs_makes_no_result() {
 }
 
 #[test]
-fn a_relative_program_starts_from_every_folder_and_by_every_name_of_the_pipeline() {
+fn a_relative_program_starts_from_every_folder_and_pipeline_name() {
     let space = Space::new("stages: { a: { run: [./bin/tool.sh, '${out.x}'], out: { x: x } } }");
     program(&space, "bin/tool.sh", "touch $1");
     fs::create_dir_all(space.path("below/deep")).unwrap();

@@ -114,7 +114,7 @@ stages:
   two: { run: 'head -c 1300000 /dev/zero > ${out.x}; head -c 1300000 /dev/zero > out/y; cat < ~/fifo', in: { ok: ok }, out: { x: x, y: y } }
 ",
     );
-    // `two` ends when `big` has ended and its folder is gone: there is room again by then.
+    // `two` ends when `big` has ended and its folder is gone: there is space again by then.
     space.edit("; cat < ~/fifo", "; while [ -e ../*/out/big.bin ]; do :; done; head -c 9 big.bin");
     std::fs::create_dir(space.path("small")).unwrap();
     let mount = "mount -t tmpfs -o size=3m none small || exit 77; exec \"$0\" run --cache small/cache -j 2";
@@ -181,7 +181,7 @@ fn a_second_signal_kills_cells_that_do_not_end() {
 #[test]
 fn a_run_that_cannot_end_is_ended_by_its_third_signal() {
     let space = Space::new("stages: { a: { run: 'echo $PPID > ~/run; sleep 600; touch ${out.x}', out: [x] } }");
-    // Nothing reads what it says, which is more than a pipe holds: it waits in a write.
+    // Nothing reads its output, which is more than a pipe holds: it blocks in a write.
     let mut child = space.command(&["run", "-vv"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
     let stuffed = std::fs::File::options().write(true).open(format!("/proc/{}/fd/2", child.id())).unwrap();
     nix::fcntl::fcntl(&stuffed, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();

@@ -54,7 +54,7 @@ fn weights_of_another_network_are_refused_before_anything_runs() {
     let ran = space.run(&["run"]);
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("a Git-LFS pointer; fetch the file itself with `git lfs pull`"), "{}", ran.err);
-    // Of the right network, whatever stands before the names.
+    // Of the right network, whatever prefix the names have.
     space.write("others.safetensors", weights(&["module.backbone."]));
     space.edit("backbone: resnet18, loss", "loss");
     assert_eq!(space.executed(), set(&["raw", "images", "model", "vectors"]));
@@ -80,7 +80,7 @@ fn of_two_sets_of_weights_the_pipeline_names_one() {
 }
 
 #[test]
-fn a_vision_transformer_does_not_start_from_a_file_of_unknown_pixel_normalisation() {
+fn a_vision_transformer_refuses_a_file_of_unknown_pixel_normalisation() {
     let space = Space::new(TRAINING);
     space.write("others.safetensors", weights(&[""]));
     space.edit("loss: contrastive", "backbone: vit_small_16, loss: contrastive");
@@ -94,7 +94,7 @@ fn a_vision_transformer_does_not_start_from_a_file_of_unknown_pixel_normalisatio
 }
 
 #[test]
-fn pixels_are_part_of_the_key_go_with_the_model_and_hold_for_what_starts_from_it() {
+fn pixels_enter_the_key_and_pass_to_the_model_and_to_what_starts_from_it() {
     let space = Space::new(TRAINING);
     space.write("others.safetensors", weights(&[""]));
     space.executed();

@@ -1,4 +1,4 @@
-//! YAML as editors, mails and bad luck leave it: read rightly, or refused with its place and what to write instead.
+//! YAML as editors, mails and bad luck leave it: read correctly, or refused with its place and what to write instead.
 
 use crate::space::{Ran, Space};
 

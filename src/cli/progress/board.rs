@@ -44,7 +44,7 @@ impl RunningCell {
         now.saturating_duration_since(self.start).as_secs_f64()
     }
 
-    /// Seconds that are left by its own account.
+    /// Seconds that are left by its own estimate.
     fn left(&self, now: Instant) -> Option<f64> {
         let Progress { done, total, .. } = self.progress.as_ref()?;
         (*done > 0 && done <= total).then(|| self.elapsed(now) / *done as f64 * (total - done) as f64)
@@ -99,7 +99,7 @@ impl Board {
         let stage = |cell: &RunningCell| if cell.values.is_empty() { String::new() } else { cell.stage.clone() };
         let widest = cells.iter().map(|cell| width(&label(cell).join(" "))).max().unwrap_or(0);
         let stages = cells.iter().map(|cell| width(&stage(cell))).max().unwrap_or(0).min(room / 5);
-        // The labels leave room for how far a cell is and, if that takes little of the line, for the time left.
+        // The labels leave space for how far a cell is and, if that takes little of the line, for the time left.
         let needed = |count: usize| {
             let columns = |cell: &RunningCell| -> usize {
                 cell.parts(now).iter().take(count).map(|part| GAP + width(part)).sum()
@@ -135,7 +135,7 @@ impl Board {
         cells.iter().map(line).collect()
     }
 
-    /// Cells done, running and failed, and the time left, in as many words as there is room for.
+    /// Cells done, running and failed, and the time left, in as many words as fit.
     fn overall(&self, now: Instant, room: usize) -> String {
         let running: Vec<InProgress> = self
             .running

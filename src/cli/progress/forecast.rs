@@ -59,7 +59,7 @@ pub struct TimeLeft {
     pub complete: bool,
 }
 
-/// A running cell: for how long, and how long it will go on by its own account.
+/// A running cell: how long it has run, and how long it will continue by its own estimate.
 #[derive(Debug, Clone, Copy)]
 pub struct InProgress {
     pub cell: CellId,

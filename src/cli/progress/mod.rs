@@ -230,7 +230,7 @@ impl<'a> Watcher<'a> {
         self.screen.print(&format!("{verb} {text}\n"));
     }
 
-    /// Columns behind the verb, on a terminal that has room for words there.
+    /// Columns behind the verb, on a terminal that has space for words there.
     fn room(&self) -> Option<usize> {
         let room = self.screen.size()?.columns.checked_sub(VERB + 2)?;
         (room >= VERB).then_some(room)

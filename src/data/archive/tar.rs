@@ -12,7 +12,7 @@ use super::BLOCK;
 /// The most that the records of one member may take. GNU tar and bsdtar write a few hundred bytes.
 const RECORDS: u64 = 1 << 20;
 
-/// Beyond this no size is one: the sum of two does not overflow.
+/// Larger sizes are invalid: the sum of two valid ones does not overflow.
 const LARGEST: u64 = 1 << 60;
 
 /// One file or folder, or what else a tar may hold.
@@ -157,7 +157,7 @@ impl<R: Read> Read for Members<R> {
 }
 
 impl Records {
-    /// Reads `LENGTH KEY=VALUE\n` one after the other. The last one of a key counts, and an empty value is none.
+    /// Reads `LENGTH KEY=VALUE\n` one after the other. The last one of a key counts, and an empty value means none.
     fn parse(mut bytes: &[u8]) -> Option<Records> {
         let mut records = Records::default();
         while !bytes.is_empty() {

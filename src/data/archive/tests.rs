@@ -131,7 +131,7 @@ fn entries_that_lead_out_or_are_no_files_are_refused_by_name() {
     }
 }
 
-/// Backslashes part folders in archives of Windows tools; a name that is no UTF-8 is of code page 437.
+/// Backslashes separate folders in archives of Windows tools; a name that is not UTF-8 is in code page 437.
 #[test]
 fn names_of_other_systems_become_names_of_this_one() {
     let mut zip = zip_of(&[("a\\b\\1.png", 0o644, b"1"), ("X/2.png", 0o644, b"22")]);

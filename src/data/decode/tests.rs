@@ -200,7 +200,7 @@ fn a_jpeg_is_scaled_in_its_transform_only_to_twice_the_target() {
     assert!(off > 0 && off < 33, "{off}");
 }
 
-/// Found by tests/fuzz.rs: its frame and its scan speak of other components, on which the library panics.
+/// Found by tests/fuzz.rs: its frame and its scan name different components, on which the library panics.
 #[test]
 fn a_jpeg_on_which_the_decoder_panics_is_broken() {
     let bytes = include_bytes!("../../../tests/data/damaged/components.jpg");

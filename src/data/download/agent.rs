@@ -1,4 +1,4 @@
-//! The HTTP client: its patience, its proxies, and whose certificates it trusts.
+//! The HTTP client: its timeouts, its proxies, and whose certificates it trusts.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use super::{DownloadConfig, DownloadError};
 
 /// The environment variable that names the certificates to trust instead of Mozilla's, as in OpenSSL: a PEM file.
-/// Networks that look into TLS have one of their own.
+/// Networks that intercept TLS have one of their own.
 const TRUST: &str = "SSL_CERT_FILE";
 
 /// Redirects that are followed, to http and https only.

@@ -14,7 +14,7 @@ use super::reason::FetchError;
 
 const BUFFER: usize = 1 << 16;
 
-/// Pieces that are read before the first of them is taken.
+/// Pieces that are read ahead of the consumer.
 const AHEAD: usize = 8;
 
 /// Steps to an answer that may each take the patience of a download: names and connections, redirects, the header.
@@ -65,7 +65,7 @@ impl Head {
         words(header::CONTENT_ENCODING, "identity").or_else(|| words(header::TRANSFER_ENCODING, "chunked"))
     }
 
-    /// Whether a cut differs from the end.
+    /// Whether a lost connection can be distinguished from the end.
     pub(super) fn says_where_it_ends(&self) -> bool {
         self.length.is_some() || self.headers.contains_key(header::TRANSFER_ENCODING)
     }
@@ -200,10 +200,10 @@ pub(super) fn ask(
     })
 }
 
-/// How long bytes let wait, in windows of the patience of a download.
+/// How long the download waits for bytes, in windows of its patience.
 pub(super) struct Pace {
     patience: Duration,
-    /// Bytes a second.
+    /// Bytes per second.
     min_rate: u64,
     waited: Duration,
     bytes: u64,
@@ -296,7 +296,7 @@ mod tests {
             Head { status: 206, headers, length }.continues(&origin, 100)
         };
         assert_eq!(continues(&[], Some(100)), Ok(Range { first: 100, last: 199, total: 200 }));
-        // A part of the rest is asked on from its end, and a range need not have its date (RFC 9110, 15.3.7).
+        // A part of the rest is continued from its end, and a range need not have its date (RFC 9110, 15.3.7).
         assert!(continues(&[("content-range", "bytes 100-149/200"), ("last-modified", "")], None).is_ok());
         for (change, length, part) in [
             (("content-range", "bytes 99-199/200"), None, "begins at byte 99"),

@@ -154,8 +154,9 @@ pub enum DownloadError {
 
 /// Fetches one file to `destination`, whose folder exists.
 ///
-/// `part_dir` keeps the bytes of an unfinished download for the next call with the same URLs and expectations; of
-/// two processes, the second waits a few seconds for the first and then starts over. `progress` gets (bytes so far, bytes in all if known) as they arrive.
+/// `part_dir` keeps the bytes of an unfinished download for the next call with the same URLs and expectations; of two
+/// processes, the second waits a few seconds for the first and then starts over. `progress` receives (bytes so far,
+/// bytes in all if known) as they arrive.
 ///
 /// # Errors
 /// [`DownloadError::EveryUrlFailed`] with the last answer of each mirror; `destination` is then untouched.

@@ -108,9 +108,9 @@ impl PartialFile {
         Ok(PartialFile { file, note: bytes.with_extension("json"), bytes, _own: Some(path) })
     }
 
-    /// Forgets what is there and notes where the next bytes come from.
+    /// Discards the bytes so far and records where the next ones come from.
     ///
-    /// The bytes go first: a note next to an empty part resumes nothing.
+    /// The bytes are removed first: a note next to an empty part resumes nothing.
     pub(super) fn begin(&mut self, origin: &Origin) -> Result<(), DownloadError> {
         self.clear()?;
         let scratch = self.note.with_extension("json.new");

@@ -1,4 +1,4 @@
-//! The room on the disk that a download may take: one of unknown length ends before the disk is full.
+//! The disk space that a download may use: one of unknown length ends before the disk is full.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use nix::sys::statvfs::statvfs;
 const RESERVE: u64 = 1 << 30;
 const SHARE: u64 = 20;
 
-/// Bytes that are written between two looks at the disk.
+/// Bytes that are written between two checks of the disk.
 const STEP: u64 = 64 << 20;
 
 /// Free bytes and all bytes of a disk.
@@ -28,11 +28,11 @@ impl Disk {
     }
 }
 
-/// The room that one download may still take.
+/// The disk space that one download may still use.
 pub(super) struct Room {
     /// Whether the number of bytes to come is known and was found to fit.
     known: bool,
-    /// Bytes before the next look.
+    /// Bytes before the next check.
     left: u64,
 }
 
@@ -46,7 +46,7 @@ impl Room {
         }
     }
 
-    /// Takes room for `bytes` more; `look` returns how full the disk is.
+    /// Reserves space for `bytes` more; `look` returns how full the disk is.
     ///
     /// # Errors
     /// The free bytes, if the reserve would be touched.

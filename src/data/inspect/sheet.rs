@@ -1,4 +1,4 @@
-//! A contact sheet: some classes of a data set, one a row.
+//! A contact sheet: some classes of a data set, one per row.
 
 use image::{RgbImage, imageops};
 use rayon::prelude::*;

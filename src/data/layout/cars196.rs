@@ -1,5 +1,5 @@
-//! Cars-196 in each of the three forms that it is had in: all images in one folder and their classes in a MATLAB file; the
-//! authors' own halves with a MATLAB file each; one folder per class with two CSV files.
+//! Cars-196 in each of the three forms in which it is distributed: all images in one folder and their classes in a
+//! MATLAB file; the authors' own halves with a MATLAB file each; one folder per class with two CSV files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -378,7 +378,7 @@ pub(super) mod tests {
         let matched = found(&files, &listed).unwrap();
         assert_eq!(matched.paths, ["caf\u{e9}/1.JPG", "caf\u{e9}/2.jpg", "b/x\\y.jpg"]);
         assert_eq!(matched.unlisted, ["caf\u{e9}/3.jpg"]);
-        // The very name comes first.
+        // The exact name takes precedence.
         assert_eq!(found(&["a.jpg", "A.jpg"], &["A.jpg"]).unwrap().paths, ["A.jpg"]);
         let message = found(&["a.jpg", "A.jpg"], &["a.JPG"]).unwrap_err();
         assert!(message.contains("\"A.jpg\" or \"a.jpg\""), "{message}");

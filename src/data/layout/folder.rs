@@ -75,7 +75,7 @@ enum Look {
     Other(Option<String>),
 }
 
-/// Knows a file by its extension, else by its first bytes.
+/// Recognises a file by its extension, else by its first bytes.
 fn look(name: &str, path: &Path) -> Result<Look, DataError> {
     if is_image(name) {
         return Ok(Look::Image);

@@ -17,7 +17,8 @@ const PAGE: &str = "http://mmlab.ie.cuhk.edu.hk/projects/DeepFashion.html";
 const HOMES: [&str; 3] = ["Inshop_Clothes", "In-shop Clothes Retrieval Benchmark", ""];
 
 /// Reads `Eval/list_eval_partition.txt`, or the list in `Anno` or next to the images, in one of [`HOMES`]. The images
-/// are in `Img`, in `Img/img` or right there. Classes are items, in the order of the number behind their last underscore.
+/// are in `Img`, in `Img/img` or right there. Classes are items, in the order of the number after their last
+/// underscore.
 pub(super) fn read(root: &Path) -> Result<Found, DataError> {
     let with_list = [format!("Eval/{LIST}"), format!("Anno/{LIST}"), LIST.to_owned()];
     let with_list = with_list.each_ref().map(String::as_str);
@@ -64,7 +65,7 @@ struct Line {
     part: String,
 }
 
-/// The number of images, the names of the columns if they are there, and a line an image.
+/// The number of images, the names of the columns if they are there, and one line per image.
 fn partition(list: &Path) -> Result<Vec<Line>, DataError> {
     let text = text::read(list)?;
     let wrong = |line: usize, message: String| DataError::Line { path: list.to_owned(), line, message };

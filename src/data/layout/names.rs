@@ -1,4 +1,4 @@
-//! What the name of a file or folder says: an image, or nobody's data.
+//! What the name of a file or folder says: whether it is an image, and whether it is not data at all.
 
 /// What desktops, file servers and notebooks leave next to data. Never a class or an image, in any layout; neither is a name
 /// that begins with a dot (`._x.jpg`, `.ipynb_checkpoints`).

@@ -1,4 +1,4 @@
-//! Stanford Online Products: two lists, one a split.
+//! Stanford Online Products: two lists, one per split.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -32,8 +32,8 @@ fn within<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
 }
 
-/// Rows around the centres of their classes, with twins (of the same and of another class), rows closer than 32 bits can
-/// tell, and classes of one row.
+/// Rows around the centres of their classes, with duplicates (of the same and of another class), rows closer than 32
+/// bits can resolve, and classes of one row.
 fn rows(count: usize, dim: usize, classes: u64, s: &mut Stream) -> (Vec<f32>, Vec<u32>) {
     let mut centre = stream(1, "ranks test centres", 0, dim as u64);
     let centres: Vec<f64> = (0..classes as usize * dim).map(|_| centre.normal()).collect();

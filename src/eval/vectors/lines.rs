@@ -1,4 +1,4 @@
-//! Labels in text files: one a line, or a column of a table with a header.
+//! Labels in text files: one per line, or a column of a table with a header.
 
 use std::path::Path;
 
@@ -35,7 +35,7 @@ pub(super) fn labels(path: &Path, name: Option<&str>) -> Result<Labels, String> 
     }
 }
 
-/// The line of the first blank row; those at the end are not there any more.
+/// The line of the first blank row; those at the end are already removed.
 fn inner_blank(rows: &[csv::Row]) -> Option<usize> {
     rows.iter().find(|row| row.is_blank()).map(|row| row.line)
 }

@@ -356,7 +356,7 @@ fn read_by(pipeline: &Pipeline, cell: &str, input: usize) -> Vec<String> {
 }
 
 #[test]
-fn earlier_cells_are_those_of_the_values_before_and_every_cell_stands_after_them() {
+fn earlier_cells_have_earlier_values_and_every_cell_follows_them() {
     let pipeline = load_good(SEARCH, &[]);
     let names: Vec<&str> = pipeline.stages.iter().map(|stage| &*stage.name).collect();
     assert_eq!(names, ["suggest", "model", "scores", "best"]);
@@ -437,7 +437,7 @@ const PIECES: [&str; 40] = [
     "é\0",
 ];
 
-/// A place, as a share of the length, how much is taken out there, and what is put in.
+/// A place, as a share of the length, how much is removed there, and what is inserted.
 fn edits() -> impl Strategy<Value = Vec<(f64, usize, &'static str)>> {
     prop::collection::vec((0.0..1.0, 0usize..12, prop::sample::select(&PIECES[..])), 0..5)
 }

@@ -1,8 +1,8 @@
-//! docs/protocols.md held against the definitions: every value that stands in a column with a definition's name is what that
+//! docs/protocols.md compared with the definitions: every value in a column with a definition's name is what that
 //! definition sets, and every switch does what the page says.
 //!
-//! What is in `code` in such a column is YAML. `given` are the row's further parameters, `switch` what changes it, `then`
-//! what comes of that where it is more than the switch itself.
+//! What is in `code` in such a column is YAML. `given` are the row's further parameters, `switch` what changes it,
+//! `then` the result where that is more than the switch itself.
 
 use serde_json::{Map, Value, json};
 
@@ -18,12 +18,12 @@ fn tables() -> Vec<Vec<Vec<&'static str>>> {
     tables.map(|table| table.iter().map(cells).filter(|row| !row[0].starts_with("---")).collect()).collect()
 }
 
-/// What stands in `code` in a cell.
+/// What is in `code` in a cell.
 fn code(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).collect()
 }
 
-/// The mappings that stand in `code` in a cell, as one.
+/// The mappings in `code` in a cell, merged into one.
 fn settings(cell: &str) -> Value {
     let read = |text: &str| -> Map<String, Value> {
         serde_yaml::from_str(text).unwrap_or_else(|error| panic!("`{text}` is no `name: value`: {error}"))
@@ -57,7 +57,8 @@ fn missing(found: &Value, expected: &Value) -> Option<String> {
     }
 }
 
-/// Plans a stage of `definition` with `with`, and holds what became of it against `expected`. Returns the number of values held.
+/// Plans a stage of `definition` with `with`, and compares the result with `expected`. Returns the number of values
+/// compared.
 fn hold(definition: &str, with: &Value, expected: &Value) -> usize {
     let mut told = if definition.starts_with("search") { json!({ "at": 0 }) } else { json!({}) };
     put(&mut told, &json!({ "loss": "mean_field_class_wise_multi_similarity" }));
@@ -79,7 +80,7 @@ fn hold(definition: &str, with: &Value, expected: &Value) -> usize {
 }
 
 #[test]
-fn every_value_on_the_page_of_the_protocols_is_what_the_definitions_set_and_every_switch_works() {
+fn every_value_and_switch_on_the_protocols_page_matches_the_definitions() {
     let known: Vec<&str> = definitions().iter().map(|(name, _)| *name).collect();
     let of = |head: &str| -> Vec<&str> {
         let [name] = code(head)[..] else { return Vec::new() };
