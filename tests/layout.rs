@@ -1,10 +1,10 @@
-//! The architecture, held by the syntax trees of the sources: which room may use which, and who may print.
+//! The architecture, enforced on the syntax trees of the sources: which room may use which, and who may print.
 //!
 //! A room is a folder or a file right below `src`. Rooms are layered in floors: a room uses rooms of lower floors only.
 //! Two halves are independent of each other: the engine half contains no machine learning, the learning half no YAML,
 //! cells or store. Inside a room, files do not use each other in cycles; a file may use what its own folder's head
-//! (`mod.rs`, or the file of the folder's name) declares, since the two are one module. Tests are not looked at: they
-//! may use anything.
+//! (`mod.rs`, or the file of the folder's name) declares, since the two are one module. Tests are not checked: they may
+//! use anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -166,7 +166,7 @@ impl<'ast> Visit<'ast> for Reader {
         visit::visit_path(self, path);
     }
 
-    /// The arguments of a macro are tokens: every `a::b::c` among them counts as a path.
+    /// The arguments of a macro are tokens: each `a::b::c` among them counts as a path.
     fn visit_macro(&mut self, call: &'ast Macro) {
         self.source.macros.extend(call.path.segments.last().map(|segment| segment.ident.to_string()));
         let tokens = call.tokens.to_string();

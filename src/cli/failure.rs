@@ -102,7 +102,7 @@ impl Failure {
     /// Prints it to standard error. Names in it come from files and arguments: they do not act on the terminal.
     pub fn print(&self, paint: Paint) {
         let mut err = io::stderr().lock();
-        // Whatever read standard error may be gone.
+        // The reader of standard error may be gone.
         let _ = match self {
             Failure::Usage(message) | Failure::Broken(message) => message.print(&mut err, paint),
             Failure::Pipeline(problems) => writeln!(err, "{}", problems.render(paint.on())),

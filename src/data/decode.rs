@@ -1,8 +1,9 @@
 //! Image files to RGB pixels, and pixels to other sizes.
 //!
-//! JPEG goes through a port of libjpeg-turbo and has its very bytes, which are those of Pillow; docs/decisions/0009 says why.
-//! Everything else goes through the `image` crate. Resizing is the antialiased bilinear filter of Pillow, on the machine's
-//! vector instructions. An orientation tag is never applied: the published protocols open images with Pillow, which leaves it.
+//! JPEG is decoded by a port of libjpeg-turbo with bit-identical output, which is also that of Pillow;
+//! docs/decisions/0009 says why. Everything else is decoded by the `image` crate. Resizing is the antialiased bilinear
+//! filter of Pillow, on the machine's vector instructions. An orientation tag is never applied: the published protocols
+//! open images with Pillow, which leaves it.
 
 use std::cell::RefCell;
 use std::io::Cursor;
@@ -359,8 +360,8 @@ fn jpeg_ends(bytes: &[u8]) -> bool {
     }
 }
 
-/// Cyan, magenta, yellow and black in place to RGB and a fourth byte, as Pillow converts them: the inks of every JPEG are taken
-/// to be inverted, as Adobe's programs store them.
+/// Cyan, magenta, yellow and black in place to RGB and a fourth byte, as Pillow converts them: the inks of every JPEG
+/// are assumed to be inverted, as Adobe's programs store them.
 fn inks_to_rgb(pixels: &mut [u8]) {
     for pixel in pixels.as_chunks_mut::<4>().0 {
         let inks = pixel.map(|ink| u32::from(255 - ink));

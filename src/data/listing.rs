@@ -14,7 +14,8 @@ use super::split::Split;
 pub struct Listing {
     /// The folder that paths start from.
     pub root: PathBuf,
-    /// By split, then as the layout orders classes, then images within a class; the images of a class are contiguous within a split.
+    /// By split, then in the layout's order of classes, then of images within a class; the images of a class are
+    /// contiguous within a split.
     pub entries: Vec<Entry>,
     /// Files that are not images.
     pub ignored: usize,

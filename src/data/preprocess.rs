@@ -102,7 +102,7 @@ impl PreprocessConfig {
     }
 }
 
-/// What was made of a folder.
+/// The result of preprocessing a folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Images and classes of the train split.
@@ -312,7 +312,7 @@ fn group(config: &PreprocessConfig, entry: &Entry) -> Option<String> {
 
 /// One image, decoded and resized as the settings say, or why it is broken.
 ///
-/// A file that cannot be read is not a broken image: it may have been removed meanwhile.
+/// A file that cannot be read is not a broken image: it may have been removed in the meantime.
 fn read(config: &PreprocessConfig, listing: &Listing, entry: &Entry) -> Result<Result<Ready, String>, DataError> {
     let array = matches!(entry.location, Location::Element { .. });
     let path = listing.root.join(entry.location.file());

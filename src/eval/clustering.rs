@@ -38,8 +38,9 @@ pub struct Agreement {
 
 /// The agreement of the classes with k-means clusters of the vectors, as many as there are classes.
 ///
-/// The vectors are taken with unit length; k-means starts by k-means++ (Arthur and Vassilvitskii, SODA 2007), drawn from
-/// `seed`, and ends when no vector changes its cluster, or after 20 passes. Time: `21 N k dim` multiplications.
+/// The vectors are normalised to unit length; k-means is initialised by k-means++ (Arthur and Vassilvitskii, SODA
+/// 2007), drawn from `seed`, and ends when no vector changes its cluster, or after 20 passes. Time: `21 N k dim`
+/// multiplications.
 ///
 /// # Errors
 /// [`EvalError`], as [`retrieval`](super::retrieval()).

@@ -1,7 +1,7 @@
 //! Statistics of repeated runs: Student-t intervals, t-tests between two methods, Holm's correction.
 //!
 //! A few seeds per method are all that a comparison of losses can afford, so everything here is exact for small normal
-//! samples and nothing relies on n being large. Fewer than two values have no spread: the answer is then `None`,
+//! samples and nothing relies on n being large. Fewer than two values have no spread: the result is then `None`,
 //! never a number that looks like one. Sums run in the order of the slice.
 
 use statrs::distribution::{ContinuousCDF, StudentsT};

@@ -243,7 +243,7 @@ impl Rules {
         Rules { include: read("include", include), exclude: read("exclude", exclude) }
     }
 
-    /// Forgets the values that a flag took from an axis.
+    /// Drops the values that a flag removed from an axis.
     pub(super) fn restrict(&mut self, axis: usize, keep: &[bool]) {
         for rule in self.include.iter_mut().chain(&mut self.exclude) {
             for (_, values) in rule.0.iter_mut().filter(|(of, _)| *of == axis) {

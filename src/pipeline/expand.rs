@@ -28,7 +28,7 @@ const MAX_PATH: usize = 1024;
 /// Marks a point without a cell.
 const NO_CELL: u32 = u32::MAX;
 
-/// What the cells of all stages are made with.
+/// The context in which the cells of all stages are created.
 pub(super) struct Expansion<'a> {
     /// The pipeline's name.
     pub(super) name: &'a str,
@@ -82,7 +82,7 @@ impl Expansion<'_> {
         cells
     }
 
-    /// Refuses pipelines that would not fit, before anything is built.
+    /// Refuses pipelines that exceed the limits, before anything is built.
     fn check_counts(&self, report: &mut Report) -> bool {
         let count = |stage: &Linked| Grid::new(stage.axes.iter().copied(), self.axes).len();
         let total = self.stages.iter().map(count).fold(0, u64::saturating_add);

@@ -20,7 +20,7 @@ pub struct Kind {
     pub continues: &'static [&'static str],
     /// How many secrets it takes at most. It finds their names in the job and their values in its environment.
     pub secrets: usize,
-    /// Refuses resolved parameters that the kind cannot run with. An empty answer accepts them.
+    /// Refuses resolved parameters that the kind cannot run with. An empty result accepts them.
     pub check: fn(&Map<String, Value>) -> Vec<ParameterProblem>,
 }
 

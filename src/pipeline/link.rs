@@ -52,7 +52,7 @@ pub(super) struct Group {
     pub(super) axis: Option<usize>,
 }
 
-/// Joins the stages. The second answer is their order: every group after those that it reads, ties as in the file.
+/// Links the stages. The second result is their order: every group after those that it reads, ties as in the file.
 pub(super) fn link<'k>(
     drafts: Vec<Draft>,
     axes: &[AxisSpec],
@@ -196,7 +196,7 @@ fn check_inputs(stage: &Linked, stages: &[Linked], report: &mut Report) {
     }
 }
 
-/// The stages that an input entry of `stage` names, each once, but for those of which it reads earlier cells.
+/// The stages that an input entry of `stage` names, each once, except those of which it reads earlier cells.
 pub(super) fn reads(stage: &Draft) -> BTreeSet<usize> {
     let stages = stage.inputs.iter().filter_map(|input| match input.from {
         Some(Origin::Stage { stage, earlier: None, .. }) => Some(stage),

@@ -90,7 +90,7 @@ fn picked(root: &Node, flags: &[Change], report: &mut Report) -> Vec<Change> {
     found
 }
 
-/// Applies one change; `removed` are the stages that changes have taken away, which two may do.
+/// Applies one change; `removed` are the stages that changes have removed: two changes may remove the same one.
 fn change(
     root: &mut Node,
     change: Change,
@@ -177,7 +177,7 @@ fn stage_mut<'a>(root: &'a mut Node, stage: &str, place: Span) -> Result<&'a mut
     })
 }
 
-/// Adds a stage, puts another in its place, or takes it away where the value is nothing.
+/// Adds a stage, replaces it, or removes it if the value is null.
 fn set_stage(root: &mut Node, stage: &str, value: Node, place: Span) -> Result<(), Box<Problem>> {
     match value.data {
         Data::Map(_) => set_below(root, &["stages", stage], value, place),
@@ -196,7 +196,7 @@ fn set_stage(root: &mut Node, stage: &str, value: Node, place: Span) -> Result<(
     }
 }
 
-/// Gives a stage an input, or takes one away where the value is nothing.
+/// Sets an input of a stage, or removes it if the value is null.
 fn set_input(root: &mut Node, stage: &str, input: &str, value: Node, place: Span) -> Result<(), Box<Problem>> {
     if value.data == Data::Null {
         if let Some(Node { data: Data::Map(inputs), .. }) = child_mut(stage_mut(root, stage, place)?, "in") {
@@ -207,7 +207,7 @@ fn set_input(root: &mut Node, stage: &str, input: &str, value: Node, place: Span
     set_below(stage_mut(root, stage, place)?, &["in", input], value, place)
 }
 
-/// Sets what a chain of keys leads to, making the mappings on the way that are not there.
+/// Sets the value at a path of keys, creating the mappings on the way that do not exist.
 fn set_below(mut node: &mut Node, names: &[&str], value: Node, place: Span) -> Result<(), Box<Problem>> {
     for name in names.iter().copied() {
         if node.data == Data::Null {

@@ -40,7 +40,7 @@ pub(super) fn read_resources(node: Option<&Node>, report: &mut Report) -> BTreeM
     node.entries().iter().filter_map(read).collect()
 }
 
-/// Refuses what a stage asks for if the pipeline does not have it, or not so much of it.
+/// Refuses a request of a stage for a resource that does not exist, or for more than the pipeline has of it.
 pub(super) fn check_demand(
     node: &Node,
     wanted: &BTreeMap<String, u64>,

@@ -11,9 +11,9 @@
 //! ```
 //!
 //! `cases` are defaults that depend on the value of a parameter: its text, the `kind` of a union, a number or a boolean.
-//! They override `with`, later ones override earlier ones, and what a pipeline gives overrides all. Mappings join field by
-//! field, unless both are unions of different kinds. `null` takes a default away. `params` of the definition's own are for
-//! its `cases` and for `${with...}` in it; the definition that it builds on does not see them.
+//! They override `with`, later ones override earlier ones, and what a pipeline gives overrides all. Mappings merge
+//! field by field, unless both are unions of different kinds. `null` removes a default. `params` of the definition's
+//! own are for its `cases` and for `${with...}` in it; the definition that it builds on does not see them.
 
 use super::problem::{Problem, Report, suggest};
 use super::schema::{TAG, mismatch};

@@ -91,7 +91,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Takes a text in, so that spans can point into it.
+    /// Registers a text, so that spans can point into it.
     pub(super) fn source(&mut self, path: &Path, text: Arc<str>) -> u32 {
         self.sources.push(Source { path: path.to_owned(), text });
         (self.sources.len() - 1) as u32

@@ -118,7 +118,7 @@ enum Frame {
     Backquote,
     /// `${...}`
     Parameter,
-    /// `((...))` with so many open parentheses.
+    /// `((...))` with this many open parentheses.
     Arithmetic(u32),
     /// `[[ ... ]]`
     Test,

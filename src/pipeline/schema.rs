@@ -9,10 +9,11 @@
 //! ```
 //!
 //! Types: `any`, `bool`, `int`, `float`, `string`, `size` (`8GiB`, becomes bytes), `duration` (`90s`, becomes seconds),
-//! `seed` (a whole number, or a list of them such as `[${fold}, ${run}]`), `list` of one type, `map` of fields, and `union`: a mapping whose key `kind` says which variant's fields it has; the
-//! variant's bare name is short for `{ kind: name }`. A parameter is required unless it has a `default` or says
-//! `required: false`. A `range` includes both ends; null leaves an end open; `above` and `below` are ends that are not
-//! included. A `unit` says what a number counts or measures.
+//! `seed` (a whole number, or a list of them such as `[${fold}, ${run}]`), `list` of one type, `map` of fields, and
+//! `union`: a mapping whose key `kind` names the variant whose fields it has; the variant's bare name is short for
+//! `{ kind: name }`. A parameter is required unless it has a `default` or says `required: false`. A `range` includes
+//! both ends; null leaves an end open; `above` and `below` are ends that are not included. A `unit` says what a number
+//! counts or measures.
 
 use serde_json::Number;
 

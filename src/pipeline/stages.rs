@@ -64,7 +64,7 @@ pub(super) enum Origin {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Earlier {
     pub(super) axis: usize,
-    /// Blocks of so many values of the axis, counted from the first: none of a block is earlier than another.
+    /// Blocks of this many values of the axis, counted from the first: no value of a block is earlier than another.
     pub(super) block: u32,
 }
 

@@ -35,7 +35,7 @@ pub use format::{FORMATS, Format, JSON, TEXT};
 pub use records::{Axis, Record, Records};
 pub use table::{Cell, Column, Comparison, Footnote, Row, Sample, Table, Test};
 
-/// Writes `table` into `directory`, made if absent, in every one of [`FORMATS`].
+/// Writes `table` into `directory`, created if absent, in every one of [`FORMATS`].
 pub fn write(table: &Table, directory: &Path) -> Result<(), ReportError> {
     let io = |path: &Path, source| ReportError::Write { path: path.to_owned(), source };
     std::fs::create_dir_all(directory).map_err(|error| io(directory, error))?;

@@ -11,7 +11,7 @@ use super::markup::escape;
 use super::number::{column_label, in_unit, number, plus_minus};
 use super::table::{Cell, Table};
 
-/// Panels side by side.
+/// Panels per row.
 const PANELS: usize = 3;
 /// Width of every drawing, so that text has the same size in all of them.
 const WIDTH: f64 = 1120.0;

@@ -1,4 +1,4 @@
-//! The job that the engine hands to a stage kind: its inputs, outputs and parameters, and why they may not fit.
+//! The job that the engine passes to a stage kind: its inputs, outputs and parameters, and why they may not fit.
 
 use std::error::Error;
 use std::fs::TryLockError;
@@ -20,7 +20,7 @@ pub type JobError = Box<dyn Error + Send + Sync>;
 /// Receives a job's progress.
 pub type Report<'a> = &'a mut dyn FnMut(&Progress);
 
-/// A job that does not fit its kind: the engine and the kinds disagree, or somebody wrote a job file by hand.
+/// A job that does not fit its kind: the engine and the kinds disagree, or a job file was written by hand.
 #[derive(Debug, Error)]
 pub(super) enum JobMismatch {
     #[error("{} is not a job", path.display())]
@@ -48,8 +48,8 @@ pub(super) fn required<'a>(job: &'a KindJob, name: &'static str) -> Result<&'a P
 /// The file in a resume folder whose lock says that a job is at work there.
 pub(super) const HELD: &str = "held";
 
-/// Holds a resume folder, which is made if absent, until the file is closed: a job whose run was killed ends within a second,
-/// and must not write there concurrently with this one.
+/// Locks a resume folder, which is created if absent, until the file is closed: a job whose run was killed ends within
+/// a second, and must not write there concurrently with this one.
 pub(super) fn hold(resume: &Path, what: &str) -> std::io::Result<std::fs::File> {
     fs_err::create_dir_all(resume)?;
     let held = fs_err::File::create(resume.join(HELD))?.into_file();

@@ -82,8 +82,8 @@ impl Pretrained {
         }
     }
 
-    /// Refuses weights that are not the backbone's, for images of `side` rows and columns. Without `side` it asks nothing of a
-    /// network whose tensors depend on it. Reads no values. What was found, in words.
+    /// Refuses weights that are not the backbone's, for images of `side` rows and columns. Without `side`, a network
+    /// whose tensors depend on it is not checked. Reads no values. Returns what was found, in words.
     pub(super) fn check(&self, config: &Config, side: Option<usize>) -> Result<Option<String>, JobError> {
         // Any size that all of them take.
         let Some(side) = side.or((!config.backbone.positions).then_some(224)) else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! What a search hands to a training: values for some of its parameters, by name.
+//! What a search passes to a training: values for some of its parameters, by name.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -72,7 +72,7 @@ impl Work for Training<'_> {
     fn on<B: Backend>(self, device: &B) -> Self::Output {
         let Self { config, data, start, on_epoch } = self;
         let trained = match train(device, config, &data, start, on_epoch) {
-            // The state of another training, or a broken one: this one starts from scratch and replaces it.
+            // The state of another training, or a damaged one: this one starts from scratch and replaces it.
             Err(TrainError::Checkpoint(error)) if error.is_useless() => {
                 tracing::warn!("restarting from scratch: {error}");
                 if let Some(path) = start.checkpoint {
@@ -80,7 +80,8 @@ impl Work for Training<'_> {
                 }
                 train(device, config, &data, start, on_epoch)?
             }
-            // That of a run of another length, which may still be extended: this one starts from scratch in a file of its own.
+            // The state of a run of another length, which may still be extended: this one starts from scratch in its
+            // own file.
             Err(TrainError::Checkpoint(error @ (CheckpointError::Total(_) | CheckpointError::Beyond { .. }))) => {
                 tracing::info!("restarting from scratch: {error}");
                 let name = format!("checkpoint-{}.safetensors", config.epochs);

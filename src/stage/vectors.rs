@@ -1,4 +1,4 @@
-//! What `embed` hands to `evaluate`: one safetensors file with vectors, labels, groups and their names.
+//! What `embed` passes to `evaluate`: one safetensors file with vectors, labels, groups and their names.
 //!
 //! It is written row by row and read in place, so that neither side holds the vectors twice.
 

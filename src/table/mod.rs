@@ -132,7 +132,7 @@ impl Table {
         }
     }
 
-    /// Columns of numbers side by side, or one column of lists, as the rows of a matrix.
+    /// Several columns of numbers, or one column of lists, as the rows of a matrix.
     ///
     /// # Errors
     /// A row without a value, or of another length; a column that is not numeric; a damaged file.

@@ -248,8 +248,8 @@ fn footer(file: &mut fs::File, size: u64) -> Result<FileMetadata, String> {
 
 /// Refuses impossible counts and offsets before the decoder allocates memory for them.
 fn plausible(metadata: &FileMetadata, size: u64) -> Result<(), String> {
-    // A run of equal values takes a few bytes, so there may be far more values than bytes, but not without any bound: as texts
-    // they take less than a GiB.
+    // A run of equal values takes a few bytes, so there may be far more values than bytes, but there is a bound: as
+    // texts they take less than a GiB.
     let most = (1 << 24) + (size << 8);
     let count = |count: i64| u64::try_from(count).is_ok_and(|count| count <= most);
     let mut rows = 0_u64;

@@ -79,7 +79,7 @@ enum Lie {
     ChunkIsNoNumber,
     /// From now on the file is another one, and says so.
     NewVersion,
-    // What only a digest can tell:
+    // What only a digest can detect:
     ShortLength,
     OtherVersionSameTag,
     FlippedBit,
@@ -474,7 +474,7 @@ fn one_download(seed: u64, tally: &mut Tally) {
     let pinned = random.one_in(2);
     let length = [0, 1, 3000, 70_000, 70_000, 300_000, 300_000][random.below(7)];
     let length = length / 2 + random.below(length / 2 + 1);
-    // Of one length as often as not, so that only tags and digests tell.
+    // Of equal length at least half of the time, so that only tags and digests differ.
     let second = if random.one_in(2) { length } else { length / 2 + random.below(length + 1) };
     let first = Version { bytes: random.bytes(length), tag: "\"one\"".to_owned() };
     let second = Version { bytes: random.bytes(second), tag: "\"two\"".to_owned() };

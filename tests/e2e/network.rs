@@ -28,7 +28,7 @@ fn serve_as(status: &'static str, body: &'static str) -> (u16, String) {
         for stream in listener.incoming() {
             let connection = ServerConnection::new(config.clone()).unwrap();
             let mut stream = BufReader::new(StreamOwned::new(connection, stream.unwrap()));
-            // A client that does not trust the certificate hangs up during the handshake.
+            // A client that does not trust the certificate closes the connection during the handshake.
             let mut line = String::new();
             while stream.read_line(&mut line).is_ok_and(|read| read > 2) {
                 line.clear();

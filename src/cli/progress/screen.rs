@@ -76,7 +76,7 @@ fn body(lines: &[String]) -> String {
     lines.iter().map(|line| format!("{line}\x1b[K\n")).collect()
 }
 
-/// In one write, so that no half of it is seen. Whoever read standard error may have gone away, which does not stop a run.
+/// In one write, so that no half of it is seen. The reader of standard error may be gone, which does not stop a run.
 fn write(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }

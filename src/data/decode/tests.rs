@@ -14,7 +14,7 @@ fn decode(path: &Path, size: u32, max_pixels: u64) -> Result<Vec<u8>, String> {
     })
 }
 
-/// Images of every format and mode, and what Pillow makes of them at 8 x 8; `make.py` next to them made both.
+/// Images of every format and mode, and their pixels by Pillow at 8 x 8; `make.py` next to them wrote both.
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/images")
 }

@@ -2,8 +2,8 @@
 //!
 //! Bytes go to a `.part` file in a directory that outlives the process. Next to it, a `.json` file says which URL they
 //! come from and the ETag, Last-Modified and size that the server gave. A later attempt asks for the rest with `Range` and
-//! `If-Range` (RFC 9110, sections 13.1.5 and 14.2) and compares all of these with the answer, so a file that changed
-//! meanwhile is fetched whole. What is verified is the finished file on the disk. The rules are in docs/downloads.md.
+//! `If-Range` (RFC 9110, sections 13.1.5 and 14.2) and compares all of these with the answer, so a file that changed in
+//! between is fetched whole. What is verified is the finished file on the disk. The rules are in docs/downloads.md.
 
 mod agent;
 mod answer;

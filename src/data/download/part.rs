@@ -189,7 +189,8 @@ impl Drop for PartialFile {
     }
 }
 
-/// Opens the file at `path`, made if absent, for reading and appending. A link, a pipe or a folder there was not made by this program.
+/// Opens the file at `path`, created if absent, for reading and appending. A link, a pipe or a folder there was not
+/// created by this program and is removed.
 fn open(path: &Path) -> io::Result<File> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path)?,

@@ -13,7 +13,7 @@ use crate::data::checksum::Verifier;
 enum Answer {
     /// As RFC 9110 says, `Range` and `If-Range` included.
     Properly,
-    /// Announces everything, sends only so many bytes, and hangs up.
+    /// Announces everything, sends only this many bytes, and closes the connection.
     Cut(usize),
     /// As a cut, but the connection stays open and silent.
     Stall(usize),
@@ -34,7 +34,7 @@ struct Server {
     ranges: Arc<Mutex<Vec<Option<String>>>>,
 }
 
-/// Serves `content` under one tag; answers by `script`, then properly for ever.
+/// Serves `content` under one tag; answers by `script`, then always properly.
 fn serve(content: &[u8], tag: Option<&str>, script: &[Answer]) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/file.bin", listener.local_addr().unwrap());

@@ -92,7 +92,7 @@ impl Texture {
             sum += self.cell_weight * cells.at(p);
             weights += self.cell_weight;
         }
-        // Waves seldom peak together: stretch the middle of the range.
+        // Waves rarely peak together: stretch the middle of the range.
         0.5 + 0.5 * (1.4 * sum / weights).tanh() / 1.4f64.tanh()
     }
 }

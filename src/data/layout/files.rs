@@ -1,8 +1,9 @@
 //! The files of a data set: which ones every layout ignores, and which one a path of a list means.
 //!
-//! Lists travel. A spreadsheet or a script of Windows writes `001.Albatross\a.JPG`, a Mac keeps `é` as two characters, and
-//! the file is named slightly differently. A path therefore means the file of that exact name; else the one file that differs
-//! only in separators, `./`, upper and lower case or Unicode form. Two such files are an error, not a choice.
+//! Lists are edited on other systems. A spreadsheet or a script of Windows writes `001.Albatross\a.JPG`, a Mac keeps
+//! `é` as two characters, and the file is named slightly differently. A path therefore means the file of that exact
+//! name; else the one file that differs only in separators, `./`, upper and lower case or Unicode form. Two such files
+//! are an error, not a choice.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;

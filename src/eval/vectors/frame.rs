@@ -117,7 +117,7 @@ fn by_rule(columns: &[Column], label: Option<usize>) -> Result<Candidate, String
     }
 }
 
-/// Groups of two columns and more, numbers among them, whose names differ in a number only. They come in its order.
+/// Groups of columns, at least two of them numeric, whose names differ only in a number, in the order of that number.
 fn series(columns: &[Column], among: impl Iterator<Item = usize>) -> Vec<Candidate> {
     let mut groups: std::collections::BTreeMap<(&str, &str), Vec<(u64, usize)>> = std::collections::BTreeMap::new();
     for at in among {

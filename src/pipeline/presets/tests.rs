@@ -32,7 +32,7 @@ fn defaults_stand_below_what_is_given_and_above_those_of_the_definition_below() 
     let short = json!({ "epochs": 3, "rate": 0.1, "seed": 0, "backbone": "resnet50", "loss": contrastive });
     assert_eq!(told("train/short", "{ loss: contrastive }"), short);
     assert_eq!(told("train/short", "{ loss: contrastive, epochs: 4 }")["epochs"], 4);
-    // `null` takes the default away: the one below counts.
+    // `null` removes the default: that of the base applies.
     assert_eq!(told("train/short", "{ loss: contrastive, epochs: null }")["epochs"], 12);
 }
 
