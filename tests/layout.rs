@@ -292,7 +292,7 @@ impl House {
 
     /// Rooms that use another of their own floor or of a higher one, and rooms that are on no floor.
     fn arrows_up(&self, floors: &[&[&str]]) -> Vec<String> {
-        let floor = |room: &str| floors.iter().position(|floor| floor.iter().any(|name| *name == room));
+        let floor = |room: &str| floors.iter().position(|floor| floor.contains(&room));
         let rooms: BTreeSet<&String> = self.sources.keys().filter_map(|module| module.first()).collect();
         let mut found: Vec<String> = rooms
             .into_iter()

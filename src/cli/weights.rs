@@ -124,7 +124,7 @@ fn fits(file: &WeightFile) -> (Vec<Fits>, Option<String>) {
             (_, [only]) => only.name().to_owned(),
             (_, several) => {
                 let names: Vec<&str> = several.iter().map(|one| one.name()).collect();
-                format!("{}, which the tensors do not tell", names.join(" or "))
+                format!("{}, which the tensors do not say", names.join(" or "))
             }
         };
         Some(Fits { backbone, found, pixels })

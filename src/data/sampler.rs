@@ -28,13 +28,13 @@ pub enum Draw {
     /// that many.
     Classes { classes: usize, per_class: usize },
     /// The images in random order, `size` at a time; the last ones that fill no batch are left out, and a new order
-    /// begins. The order is that of the epoch. The traditional protocol draws so (paper notes 7).
+    /// begins. The order is that of the epoch. The traditional protocol draws so.
     Shuffled { size: usize },
     /// `classes` classes without replacement and `per_class` images of each with replacement: the balanced sampler
-    /// that the Proxy-Anchor code and the mean-field code offer (paper notes 7, `IPC`).
+    /// that the Proxy-Anchor code and the mean-field code offer.
     Balanced { classes: usize, per_class: usize },
     /// The classes in random order, `per_class` images of each, without replacement as far as a class has that many;
-    /// when all have been, a new order begins, in the middle of a batch if needed. MLRC's sampler (paper notes 8).
+    /// when all have been, a new order begins, in the middle of a batch if needed. MLRC's sampler.
     InTurn { classes: usize, per_class: usize },
 }
 

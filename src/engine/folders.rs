@@ -61,7 +61,8 @@ impl FolderChange {
                     if a.node != b.node {
                         add(b, FileChangeKind::Changed);
                     }
-                    (old.next(), new.next());
+                    old.next();
+                    new.next();
                 }
                 (Some(a), b) if b.is_none_or(|b| a.path.as_bytes() < b.path.as_bytes()) => {
                     add(a, FileChangeKind::Removed);

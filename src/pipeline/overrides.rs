@@ -191,7 +191,7 @@ fn set_stage(root: &mut Node, stage: &str, value: Node, place: Span) -> Result<(
         _ => {
             let title = format!("a stage cannot be set to {}", value.described());
             let problem = Problem::new("wrong_type", value.span, title);
-            Err(Box::new(problem.label("expected a stage, or nothing, which takes it away")))
+            Err(Box::new(problem.label("expected a stage, or nothing, which removes it")))
         }
     }
 }

@@ -66,8 +66,9 @@ impl Records {
             record.metrics.iter().for_each(|(metric, _)| append_new(&mut metrics, metric));
         }
         metrics.sort_by_key(|metric| metric == "seconds" || metric == "peak_bytes");
-        // (number of the record, record, its metric and value)
-        let rows: Vec<(u32, &Record, Option<&(String, f64)>)> = (0..)
+        // Number of the record, record, its metric and value.
+        type Measured<'a> = (u32, &'a Record, Option<&'a (String, f64)>);
+        let rows: Vec<Measured> = (0..)
             .zip(records)
             .flat_map(|(number, record)| {
                 let values = (0..record.metrics.len().max(1)).map(|at| record.metrics.get(at));

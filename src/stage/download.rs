@@ -68,7 +68,7 @@ pub(super) struct Fetch {
     /// Further files for the same folder.
     #[serde(default)]
     more: Vec<Further>,
-    /// About weights: what their tensors do not say; `train` reads it from about.json beside the file.
+    /// About weights: what their tensors do not say; `train` reads it from about.json next to the file.
     about: Option<About>,
     /// Message shown when no mirror works.
     by_hand: Option<String>,

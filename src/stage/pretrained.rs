@@ -14,7 +14,7 @@ use crate::train::Config;
 /// The file next to fetched weights that holds [`About`].
 pub(super) const ABOUT: &str = "about.json";
 
-/// What the stage that fetches weights knows of them, and their tensors do not tell.
+/// What the stage that fetches weights knows of them, and their tensors do not say.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct About {
@@ -26,7 +26,7 @@ pub(super) struct About {
 #[derive(Debug, Error)]
 enum Unfit {
     #[error(
-        "{}: its tensors do not tell how it wants pixels, and weights of {backbone} differ: give the stage \
+        "{}: its tensors do not say how it wants pixels, and weights of {backbone} differ: give the stage \
          `pixels: imagenet` for DINO, DeiT and most others, or `pixels: half` for timm's AugReg",
         file.display()
     )]
@@ -35,9 +35,9 @@ enum Unfit {
         "{}: `pixels: {}` is asked for, and {who} says `{}`: leave `pixels` out",
         file.display(),
         asked.name(),
-        told.name()
+        known.name()
     )]
-    Otherwise { file: PathBuf, asked: Normalisation, told: Normalisation, who: &'static str },
+    Otherwise { file: PathBuf, asked: Normalisation, known: Normalisation, who: &'static str },
     #[error("{}", file.display())]
     Network { file: PathBuf, source: nn::Error },
     #[error("{}: expected `{{\"pixels\": \"imagenet\"}}` or the like", file.display())]
@@ -64,19 +64,19 @@ impl Pretrained {
     /// contradict the file or the stage that fetched it; else as these say.
     pub(super) fn normalisation(&self, config: &Config) -> Result<Option<Normalisation>, JobError> {
         let file = || self.file.path().to_path_buf();
-        let told = match self.about {
+        let known = match self.about {
             Some(about) => Some((about.pixels, "the stage that fetched it")),
             None => {
                 let own = normalisation_of(&self.file).map_err(|source| Unfit::Network { file: file(), source })?;
                 own.map(|pixels| (pixels, "the file itself"))
             }
         };
-        match (config.pixels, told) {
-            (Some(asked), Some((told, who))) if asked != told => {
-                Err(Unfit::Otherwise { file: file(), asked, told, who }.into())
+        match (config.pixels, known) {
+            (Some(asked), Some((known, who))) if asked != known => {
+                Err(Unfit::Otherwise { file: file(), asked, known, who }.into())
             }
             (Some(asked), _) => Ok(Some(asked)),
-            (None, Some((told, _))) => Ok(Some(told).filter(|told| *told != config.backbone.normalisation())),
+            (None, Some((known, _))) => Ok(Some(known).filter(|known| *known != config.backbone.normalisation())),
             (None, None) if config.backbone.normalisations.len() == 1 => Ok(None),
             (None, None) => Err(Unfit::Pixels { file: file(), backbone: config.backbone.name }.into()),
         }

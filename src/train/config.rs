@@ -23,7 +23,7 @@ use crate::settings::Settings;
 pub use measure::Measure;
 pub use validate::{Criterion, KeepEpoch, SelectOn, UnknownCriterion, Untrained, Validate};
 
-/// What happens to a training whose loss, or a gradient of it, is no finite number any more.
+/// What happens to a training whose loss, or a gradient of it, is no longer finite.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NotFinite {
@@ -31,7 +31,7 @@ pub enum NotFinite {
     #[default]
     Fail,
     /// It ends there, with the network of the epoch before, and says so in its log: a search counts such a trial as 0,
-    /// as MLRC does (paper notes 8).
+    /// as MLRC does.
     Stop,
 }
 
@@ -47,9 +47,9 @@ pub enum BatchNorm {
     Frozen,
     /// By the running statistics, which stay as they are; scale and shift learn as the rest of the backbone does.
     ///
-    /// With `freeze_backbone_epochs` of 1 or more it is what the official code of the mean-field paper does when told to
-    /// freeze batch normalisation: the end of its warm-up makes scale and shift trainable again, so that `frozen` is
-    /// what it says and this what it does (paper notes 7.1, quirk 3). It is MLRC's evaluation mode too.
+    /// With `freeze_backbone_epochs` of 1 or more it is what the official code of the mean-field paper does with its
+    /// option to freeze batch normalisation: the end of its warm-up makes scale and shift trainable again. `frozen` is
+    /// what that option says, and this is what it does. It is MLRC's evaluation mode too.
     FrozenStatistics,
 }
 

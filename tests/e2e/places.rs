@@ -70,9 +70,7 @@ fn as_a_user(space: &Space, words: &[&str]) -> Ran {
     };
     let output = command(given.get_program()).output().or_else(|_| {
         // The binary is in a folder that only its owner can read.
-        let copy = space.path("program");
-        fs::copy(given.get_program(), &copy)?;
-        command(copy.as_os_str()).output()
+        command(space.copy_of_program("program").as_os_str()).output()
     });
     Ran::from(output.unwrap())
 }

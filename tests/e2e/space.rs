@@ -76,6 +76,15 @@ impl Space {
         Ran::from(self.command(words).output().unwrap())
     }
 
+    /// Copies the program to `name`. A process of its own writes the copy: what this one has open for writing, a command that
+    /// another test starts at that moment would hold open too, and the copy could not be executed.
+    pub fn copy_of_program(&self, name: &str) -> PathBuf {
+        let copy = self.path(name);
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_meanfield")).arg(&copy).status().unwrap();
+        assert!(copied.success());
+        copy
+    }
+
     /// Runs a shell command in the folder; true if it succeeds.
     pub fn shell(&self, command: &str) -> bool {
         Command::new("sh").args(["-ec", command]).current_dir(self.folder.path()).status().unwrap().success()

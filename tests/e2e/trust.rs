@@ -85,7 +85,7 @@ fn a_run_outlives_its_own_program() {
 "
             ),
         );
-        fs::copy(env!("CARGO_BIN_EXE_meanfield"), space.path("mf")).unwrap();
+        space.copy_of_program("mf");
         let mut command = Command::new(space.path("mf"));
         command.args(["run", "-j", "1"]).current_dir(space.path(".")).env("HOME", space.path("."));
         let ran = Ran::from(command.output().unwrap());

@@ -86,7 +86,7 @@ fn a_vision_transformer_refuses_a_file_of_unknown_pixel_normalisation() {
     space.edit("loss: contrastive", "backbone: vit_small_16, loss: contrastive");
     let ran = space.run(&["run"]);
     assert_eq!(ran.code, 1);
-    assert!(ran.err.contains("its tensors do not tell how it wants pixels"), "{}", ran.err);
+    assert!(ran.err.contains("its tensors do not say how it wants pixels"), "{}", ran.err);
     assert!(ran.err.contains("`pixels: imagenet` for DINO, DeiT"), "{}", ran.err);
     space.edit("backbone: vit_small_16,", "backbone: vit_small_16, pixels: imagenet,");
     let ran = space.run(&["run"]);

@@ -169,7 +169,7 @@ impl Board {
             return cut(text, room);
         }
         let ended = self.done + self.failed + self.not_run;
-        let filled = if self.total == 0 { bar } else { bar * ended.min(self.total) / self.total };
+        let filled = (bar * ended.min(self.total)).checked_div(self.total).unwrap_or(bar);
         let bar = format!("[{}{}]", "=".repeat(filled), " ".repeat(bar - filled));
         format!("{} {text}", self.paint.busy(bar))
     }

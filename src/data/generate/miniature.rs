@@ -16,7 +16,7 @@ use super::{GeneratorSpec, class_of};
 use crate::data::error::DataError;
 use crate::data::mat::{self, MatValue};
 
-/// How generated images lie in their folder.
+/// The layout of generated images in their folder.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GeneratedLayout {

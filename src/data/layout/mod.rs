@@ -25,7 +25,7 @@ use super::error::DataError;
 use super::listing::{Entry, Listing};
 use super::split::{Split, SplitRule};
 
-/// How a data set lies in its folder.
+/// The layout of a data set in its folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Layout {

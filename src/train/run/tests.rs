@@ -557,7 +557,7 @@ fn a_scored_training_without_held_out_images_is_refused() {
     let data = TrainSet { images: &stored, height: 16, width: 16, classes: 4 };
     let loss = LossSpec::named("contrastive").unwrap().build::<f32>().unwrap();
     let found = train_with(&Native::default(), &config, &data, &*loss, Start::default(), &mut |_| {});
-    assert!(found.err().unwrap().to_string().contains("scored on its validation images, and there are none"));
+    assert!(found.err().unwrap().to_string().contains("scored on its validation images, but there are none"));
 }
 
 /// A loss that becomes NaN or infinite after so many batches.
