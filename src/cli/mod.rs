@@ -1,7 +1,7 @@
 //! The command line: one file per command, and the only module that prints.
 //!
 //! Results go to standard output; progress, notes and errors to standard error. Exit codes: 0 all done or up to date,
-//! 1 a cell, a check or a file failed, 2 the pipeline or the command line is wrong (see [`failure`] for which is which), 128
+//! 1 a cell, a check or a file failed, 2 the pipeline or the command line is wrong (`failure.rs` says which is which), 128
 //! plus its number for a signal that ended the run (130: Ctrl-C).
 
 mod bench;
