@@ -157,6 +157,22 @@ fn line(before: &str) -> usize {
     1 + before.matches('\n').count()
 }
 
+/// Asserts that the committed file at `path` is `content`, which the program generates; with `MEANFIELD_BLESS` set it is
+/// written anew. `tests` is the filter that selects the caller's test.
+#[cfg(test)]
+pub(crate) fn assert_committed(path: &std::path::Path, content: &str, tests: &str) {
+    if std::env::var_os("MEANFIELD_BLESS").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+    let found = std::fs::read_to_string(path).unwrap_or_default();
+    let path = path.display();
+    assert!(
+        found == content,
+        "{path} differs from what the program generates: MEANFIELD_BLESS=1 cargo test --lib {tests}"
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,10 +1,12 @@
 //! The command reference `docs/commands.md`: written from the command line's own definition, and compared with it.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use clap::{Arg, Command, CommandFactory, Parser};
 
 use super::Cli;
+use crate::text::assert_committed;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/commands.md");
 
@@ -117,12 +119,7 @@ fn all(command: &Command) -> Vec<Command> {
 
 #[test]
 fn the_command_reference_is_what_the_command_line_says() {
-    let page = page();
-    if std::env::var_os("MEANFIELD_BLESS").is_some() {
-        std::fs::write(PATH, &page).unwrap();
-    }
-    let written = std::fs::read_to_string(PATH).unwrap_or_default();
-    assert!(written == page, "docs/commands.md differs from the command line; MEANFIELD_BLESS=1 writes it anew");
+    assert_committed(Path::new(PATH), &page(), "reference");
 }
 
 #[test]

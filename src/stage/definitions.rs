@@ -192,22 +192,17 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::text::assert_committed;
 
     #[test]
     fn the_definitions_of_kinds_are_what_the_declarations_say() {
-        let write = std::env::var_os("MEANFIELD_BLESS").is_some();
         for definition in generated() {
             let path = format!("{}/stages/{}.yaml", env!("CARGO_MANIFEST_DIR"), definition.kind);
             let yaml = definition.yaml();
-            if write {
-                std::fs::write(&path, &yaml).unwrap();
-            }
-            let found = std::fs::read_to_string(&path).unwrap();
-            assert!(
-                found == yaml,
-                "{path} differs from its declaration: MEANFIELD_BLESS=1 cargo test --lib definitions"
-            );
+            assert_committed(Path::new(&path), &yaml, "definitions");
             let read: Value = serde_yaml::from_str(&yaml).unwrap();
             let written = Value::Object(definition.parameters.definition());
             assert_eq!(plain(&read["params"]), plain(&written), "{path}");

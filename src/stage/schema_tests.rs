@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{definitions, kinds};
 use crate::pipeline::{definition_schema, pipeline_schema};
+use crate::text::assert_committed;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -58,13 +59,7 @@ fn the_committed_schemas_are_those_of_the_program() {
         [("pipeline", pipeline_schema(&kinds(), &definitions())), ("definition", definition_schema(&kinds()))];
     for (name, schema) in schemas {
         let path = root().join(format!("docs/schema/{name}.json"));
-        let text = format!("{schema:#}\n");
-        if std::env::var_os("MEANFIELD_BLESS").is_some() {
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(&path, &text).unwrap();
-        }
-        let found = fs::read_to_string(&path).unwrap_or_default();
-        assert!(found == text, "{} differs: MEANFIELD_BLESS=1 cargo test --lib committed_schemas", path.display());
+        assert_committed(&path, &format!("{schema:#}\n"), "committed_schemas");
     }
 }
 
